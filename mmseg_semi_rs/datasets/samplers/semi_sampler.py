@@ -1,0 +1,133 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Batches of labelled and unlabelled samples in a fixed ratio, resumable in O(1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmseg.registry import DATA_SAMPLERS
+from torch.utils.data import Sampler
+
+from ..randomness import Draw, derive_seed
+from ..semi_dataset import SemiDataset
+
+
+@DATA_SAMPLERS.register_module()
+class SemiSampler(Sampler[int]):
+    """Endless sampler: in each batch the labelled samples first, then the unlabelled ones.
+
+    Each source is an endless sequence of seeded permutations of its samples. Rank r of W takes, in
+    step t, the positions ``t * W * n + r * n ... + n - 1`` of each source, n being the source's
+    share of the batch. So the shards are disjoint, W ranks of batch B see what one rank of batch
+    W * B sees, and any step is reached by arithmetic, without reading data.
+
+    Args:
+        dataset (SemiDataset): The dataset to sample from.
+        batch_size (int): Samples per batch on one rank; must be the dataloader's.
+        source_ratio (Sequence[int]): Ratio labelled : unlabelled, e.g. ``[1, 1]``; ``[1, 0]`` uses
+            labelled samples only. Defaults to (1, 1).
+        seed (int, optional): Seed of the order and of every sample's transforms. The runner passes
+            its own. Defaults to None, a random seed shared by all ranks.
+
+    Raises:
+        ValueError: If the ratio does not divide the batch size or a source that the ratio asks for
+            is empty.
+        TypeError: If the dataset is no ``SemiDataset``.
+    """
+
+    def __init__(
+        self,
+        dataset: SemiDataset,
+        batch_size: int,
+        source_ratio: Sequence[int] = (1, 1),
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(dataset, SemiDataset):
+            raise TypeError(
+                f'{type(self).__name__} samples from a SemiDataset(labelled=..., unlabelled=...), '
+                f'got {type(dataset).__name__}.'
+            )
+        self.sizes = dataset.source_sizes
+        ratio = tuple(source_ratio)
+        if len(ratio) != 2 or min(ratio) < 0 or sum(ratio) == 0:
+            raise ValueError(
+                f'source_ratio={list(ratio)} must be two non-negative numbers, labelled and '
+                'unlabelled, not both 0.'
+            )
+        if batch_size < 1 or batch_size % sum(ratio):
+            raise ValueError(
+                f'batch_size={batch_size} cannot be split in the ratio source_ratio={list(ratio)} '
+                f'(labelled : unlabelled): use a multiple of {sum(ratio)}.'
+            )
+        for name, size, part in zip(('labelled', 'unlabelled'), self.sizes, ratio, strict=True):
+            if part and not size:
+                raise ValueError(
+                    f'source_ratio={list(ratio)} with batch_size={batch_size} asks for {name} '
+                    f'samples, but the dataset has {self.sizes[0]} labelled and {self.sizes[1]} '
+                    'unlabelled ones: give a list with samples or set that part of the ratio to 0.'
+                )
+        self.batch_size = batch_size
+        self.per_batch = [batch_size * part // sum(ratio) for part in ratio]
+        self.rank, self.world_size = get_dist_info()
+        self.seed = sync_random_seed() if seed is None else seed
+        self._first_step = 0
+        self._permutation = lru_cache(maxsize=4)(self._make_permutation)
+
+    def skip(self, steps: int) -> None:
+        """Start the next iteration over the sampler at a later step; costs no reading.
+
+        Args:
+            steps (int): Number of batches that were already trained on.
+        """
+        self._first_step = steps
+
+    def _make_permutation(self, source: int, epoch: int) -> list[int]:
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.seed, source, epoch))
+        return torch.randperm(self.sizes[source], generator=generator).tolist()
+
+    def draw(self, source: int, position: int) -> int:
+        """Return the sample at a position of a source's endless sequence.
+
+        Args:
+            source (int): 0 labelled, 1 unlabelled.
+            position (int): Any non-negative position.
+
+        Returns:
+            int: Index within the source.
+        """
+        epoch, offset = divmod(position, self.sizes[source])
+        return self._permutation(source, epoch)[offset]
+
+    def batch(self, step: int) -> list[Draw]:
+        """Return the batch of one step on this rank, labelled samples first.
+
+        Args:
+            step (int): Training step, from 0.
+
+        Returns:
+            list[Draw]: ``batch_size`` indices into the dataset.
+        """
+        draws = []
+        for source, count in enumerate(self.per_batch):
+            first = (step * self.world_size + self.rank) * count
+            for position in range(first, first + count):
+                index = self.draw(source, position) + (self.sizes[0] if source else 0)
+                draws.append(Draw(index, (self.seed, source, position)))
+        return draws
+
+    def __iter__(self) -> Iterator[int]:
+        step = self._first_step
+        while True:
+            yield from self.batch(step)
+            step += 1
+
+    def __len__(self) -> int:
+        """Samples of one nominal pass over the larger source (the sampler itself is endless)."""
+        return max(self.sizes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the sequence is endless and depends on the step only."""

@@ -1,0 +1,16 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Transforms that make several views of one sample and keep track of its geometry."""
+
+from .formatting import AddValidMask, PackSemiInputs
+from .geometry import GeometryStep, TrackGeometry, homography, replay
+from .multi_branch import MultiBranch
+
+__all__ = [
+    'AddValidMask',
+    'GeometryStep',
+    'MultiBranch',
+    'PackSemiInputs',
+    'TrackGeometry',
+    'homography',
+    'replay',
+]

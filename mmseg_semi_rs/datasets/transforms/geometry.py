@@ -1,0 +1,149 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Geometry that is remembered: what happened to a tile can be replayed on any map of that tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mmcv
+import numpy as np
+from mmcv.transforms import (
+    BaseTransform,
+    RandomChoiceResize,
+    RandomFlip,
+    RandomResize,
+    Resize,
+)
+from mmcv.transforms.utils import cache_random_params
+from mmseg.datasets.transforms import RandomCrop
+from mmseg.registry import TRANSFORMS
+
+
+class GeometryStep(NamedTuple):
+    """One geometric operation.
+
+    Attributes:
+        op (str): ``'resize'`` with params (height, width); ``'crop'`` with params (top, left,
+            height, width); ``'flip'`` with params (0,) horizontal, (1,) vertical, (2,) both axes.
+        params (tuple[int, ...]): See ``op``; all in pixels.
+    """
+
+    op: str
+    params: tuple[int, ...]
+
+
+_FLIPS = {'horizontal': 0, 'vertical': 1, 'diagonal': 2}
+
+
+def replay(image: np.ndarray, steps: Sequence[GeometryStep], interpolation: str = 'nearest') -> Any:
+    """Apply recorded steps to a map of the whole tile.
+
+    Args:
+        image (np.ndarray): Shape (H, W) or (H, W, C), of the tile's size.
+        steps (Sequence[GeometryStep]): As ``TrackGeometry`` recorded them.
+        interpolation (str): Interpolation of resize steps. Defaults to 'nearest', which gives for
+            a label map exactly what the pipeline gave for the sample's own.
+
+    Returns:
+        np.ndarray: The map in the sample's frame (without batch padding).
+    """
+    for op, params in steps:
+        if op == 'resize':
+            image = mmcv.imresize(image, params[::-1], interpolation=interpolation, backend='cv2')
+        elif op == 'crop':
+            top, left, height, width = params
+            image = image[top : top + height, left : left + width]
+        else:
+            direction = next(name for name, code in _FLIPS.items() if (code,) == params)
+            image = mmcv.imflip(image, direction=direction)
+    return image
+
+
+def homography(steps: Sequence[GeometryStep], size: tuple[int, int]) -> np.ndarray:
+    """Compose recorded steps into one matrix from tile to sample coordinates.
+
+    Pixel areas are continuous: the top-left pixel covers [0, 1) x [0, 1).
+
+    Args:
+        steps (Sequence[GeometryStep]): As ``TrackGeometry`` recorded them.
+        size (tuple[int, int]): Height and width of the tile in pixels.
+
+    Returns:
+        np.ndarray: Shape (3, 3), float64, acting on column vectors (x, y, 1).
+    """
+    height, width = size
+    matrix = np.eye(3)
+    for op, params in steps:
+        step = np.eye(3)
+        if op == 'resize':
+            step[0, 0], step[1, 1] = params[1] / width, params[0] / height
+            height, width = params
+        elif op == 'crop':
+            step[0, 2], step[1, 2] = -params[1], -params[0]
+            height, width = min(params[2], height), min(params[3], width)
+        else:
+            if params[0] in (0, 2):
+                step[0, 0], step[0, 2] = -1, width
+            if params[0] in (1, 2):
+                step[1, 1], step[1, 2] = -1, height
+        matrix = step @ matrix
+    return matrix
+
+
+@TRANSFORMS.register_module()
+class TrackGeometry(BaseTransform):
+    """Run geometric transforms and write down what they did.
+
+    Adds ``geometry`` (tuple of :class:`GeometryStep`) and ``homography`` (3 x 3, tile to sample) to
+    the results, so that evidence made once on the stored tile can be replayed into the crop.
+
+    Args:
+        transforms (Sequence[dict]): Configs of Resize, RandomResize, RandomChoiceResize, RandomCrop
+            and RandomFlip transforms, in order.
+
+    Raises:
+        ValueError: If a transform is of a kind whose geometry cannot be followed.
+    """
+
+    FOLLOWED = (Resize, RandomResize, RandomChoiceResize, RandomCrop, RandomFlip)
+
+    def __init__(self, transforms: Sequence[dict]) -> None:
+        self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
+        for transform in self.transforms:
+            if not isinstance(transform, self.FOLLOWED):
+                names = ', '.join(kind.__name__ for kind in self.FOLLOWED)
+                raise ValueError(
+                    f'TrackGeometry cannot follow {type(transform).__name__}: use {names}, or '
+                    'put it outside of TrackGeometry if it moves no pixel.'
+                )
+
+    def transform(self, results: dict) -> dict:
+        """Transform the sample and add ``geometry`` and ``homography``.
+
+        Args:
+            results (dict): With ``img`` (H, W, C) and the maps named in ``seg_fields``.
+
+        Returns:
+            dict: The transformed sample.
+        """
+        tile_size = results['img'].shape[:2]
+        steps: list[GeometryStep] = []
+        for transform in self.transforms:
+            before = results['img'].shape[:2]
+            with cache_random_params(transform):
+                results = transform(results)
+                if isinstance(transform, RandomCrop):
+                    top, _, left, _ = transform.crop_bbox(results)  # the cached box of this call
+                    steps.append(GeometryStep('crop', (top, left, *results['img'].shape[:2])))
+            if isinstance(transform, RandomFlip):
+                if results.get('flip'):
+                    steps.append(GeometryStep('flip', (_FLIPS[results['flip_direction']],)))
+            elif not isinstance(transform, RandomCrop) and results['img'].shape[:2] != before:
+                steps.append(GeometryStep('resize', tuple(results['img'].shape[:2])))
+        results['geometry'] = tuple(steps)
+        results['homography'] = homography(steps, tile_size)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(transforms={self.transforms})'

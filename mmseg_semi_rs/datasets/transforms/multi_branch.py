@@ -1,0 +1,67 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Several views of one sample that share its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmcv.transforms import BaseTransform, Compose
+from mmseg.registry import TRANSFORMS
+
+
+def _separate(results: dict) -> dict:
+    """Copy a sample so far that a branch's transforms do not change another branch's sample.
+
+    Transforms replace arrays and append to lists; they do not write into the shared pixels.
+    """
+    return {key: list(value) if isinstance(value, list) else value for key, value in results.items()}
+
+
+@TRANSFORMS.register_module()
+class MultiBranch(BaseTransform):
+    """Send a sample through one pipeline per branch and pack the results by branch.
+
+    Branches of ``branch_field`` without a pipeline are filled with None, so that labelled and
+    unlabelled samples of one batch have the same keys and the default collate function works;
+    ``SemiDataPreprocessor`` drops the Nones.
+
+    Args:
+        branch_field (Sequence[str]): All branch names that occur in a batch, e.g.
+            ``['sup', 'weak', 'strong']``.
+        **pipelines (list[dict]): One pipeline per branch, each ending with a packing transform.
+            Only the given branches are computed.
+
+    Raises:
+        ValueError: If a pipeline is given for a name that is not in ``branch_field``.
+    """
+
+    def __init__(self, branch_field: Sequence[str], **pipelines: list[dict]) -> None:
+        self.branch_field = tuple(branch_field)
+        unknown = sorted(set(pipelines) - set(branch_field))
+        if unknown or not pipelines:
+            raise ValueError(
+                f'MultiBranch got pipelines for {sorted(pipelines)} but branch_field is '
+                f'{list(branch_field)}: name at least one branch, and each in both.'
+            )
+        self.pipelines = {name: Compose(pipeline) for name, pipeline in pipelines.items()}
+
+    def transform(self, results: dict) -> dict:
+        """Compute the views.
+
+        Args:
+            results (dict): The sample after loading and geometry.
+
+        Returns:
+            dict: ``{'inputs': {branch: Tensor | None}, 'data_samples': {branch: SegDataSample |
+            None}}``.
+        """
+        packed: dict[str, dict] = {'inputs': {}, 'data_samples': {}}
+        for branch in self.branch_field:
+            pipeline = self.pipelines.get(branch)
+            view = {} if pipeline is None else pipeline(_separate(results))
+            packed['inputs'][branch] = view.get('inputs')
+            packed['data_samples'][branch] = view.get('data_samples')
+        return packed
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(branch_field={self.branch_field}, {self.pipelines})'

@@ -1,0 +1,14 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Hooks that connect the models to the runner."""
+
+from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
+from .mean_teacher_hook import MeanTeacherHook, ema_momentum
+from .pseudo_label_stats_hook import PseudoLabelStatsHook, pseudo_label_stats
+
+__all__ = [
+    'DeferredRuntimeInfoHook',
+    'MeanTeacherHook',
+    'PseudoLabelStatsHook',
+    'ema_momentum',
+    'pseudo_label_stats',
+]

@@ -1,0 +1,75 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Losses reach the log without making every step wait for the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+
+@HOOKS.register_module()
+class DeferredRuntimeInfoHook(RuntimeInfoHook):
+    """``RuntimeInfoHook`` that reads the losses once per logging interval.
+
+    mmengine's own calls ``.item()`` on every loss in every iteration, which makes the host wait for
+    the device each time. Here the values stay on the device and are fetched together when they are
+    logged, validated or saved. The logged history is the same.
+
+    Args:
+        interval (int, optional): Iterations between fetches. Defaults to None, the logger hook's
+            interval.
+    """
+
+    def __init__(self, interval: int | None = None) -> None:
+        self.interval = interval
+        self._pending: list[dict[str, Any]] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Adopt the logger's interval."""
+        super().before_train(runner)
+        if self.interval is None:
+            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+            self.interval = min((hook.interval for hook in loggers), default=1)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Keep the losses; fetch all kept ones when the interval is full."""
+        if outputs is not None:
+            self._pending.append({
+                key: value.detach() if isinstance(value, Tensor) else value
+                for key, value in outputs.items()
+            })  # fmt: skip
+        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+            self.flush(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        """Fetch what is pending, so that it stands in the log before the validation."""
+        self.flush(runner)
+        super().before_val(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Fetch what is pending, so that a resumed log continues without a gap."""
+        if self._pending:
+            self.flush(runner)
+            if 'message_hub' in checkpoint:
+                checkpoint['message_hub'] = runner.message_hub.state_dict()
+
+    def flush(self, runner: Runner) -> None:
+        """Hand the kept losses to the message hub with one transfer from the device."""
+        pending, self._pending = self._pending, []
+        tensors = [v for step in pending for v in step.values() if isinstance(v, Tensor)]
+        numbers = iter(torch.stack([v.float().mean() for v in tensors]).tolist() if tensors else [])
+        for step in pending:
+            for key, value in step.items():
+                number = next(numbers) if isinstance(value, Tensor) else value
+                runner.message_hub.update_scalar(f'train/{key}', number)

@@ -1,0 +1,76 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Parameter groups: only what trains, and as few groups as there are settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's constructor with equal groups merged and frozen parameters left out.
+
+    mmengine makes one group per parameter, so that an optimizer steps hundreds of times over one
+    tensor each; parameters of equal settings are one group here, which multi-tensor optimizers
+    need to be fast. Takes the usual ``paramwise_cfg``. Frozen parameters, such as an EMA teacher's,
+    enter no group.
+
+    Raises:
+        ValueError: If the model has no trainable parameter, or a key of
+            ``paramwise_cfg.custom_keys`` matches none.
+    """
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper.
+
+        Args:
+            model (nn.Module): The model, wrapped or not.
+
+        Returns:
+            OptimWrapper: Over the trainable parameters.
+        """
+        inner = model.module if is_model_wrapper(model) else model
+        names = [name for name, param in inner.named_parameters() if param.requires_grad]
+        if not names:
+            raise ValueError(f'{type(inner).__name__} has no trainable parameter.')
+        for key in self.paramwise_cfg.get('custom_keys', {}):
+            if not any(key in name for name in names):
+                raise ValueError(
+                    f'paramwise_cfg.custom_keys has {key!r}, which is part of no trainable '
+                    f"parameter's name; names begin like {names[0]!r}."
+                )
+        if not self.paramwise_cfg:
+            self.paramwise_cfg = {'norm_decay_mult': None}  # an empty one takes frozen parameters
+        return super().__call__(inner)
+
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: int | float | None = None,
+    ) -> None:
+        """Add a module's trainable parameters to the groups, merging groups of equal settings.
+
+        Args:
+            params (list[dict]): Groups so far; changed in place.
+            module (nn.Module): The module to add.
+            prefix (str): Its name. Defaults to ''.
+            is_dcn_module (int | float, optional): See mmengine.
+        """
+        if not any(param.requires_grad for param in module.parameters()):
+            return
+        super().add_params(params, module, prefix, is_dcn_module)
+        if prefix:
+            return
+        merged: dict[tuple, dict[str, Any]] = {}
+        for group in params:
+            settings = {key: value for key, value in group.items() if key != 'params'}
+            key = tuple(sorted(settings.items()))
+            merged.setdefault(key, {**settings, 'params': []})['params'] += group['params']
+        params[:] = merged.values()

@@ -1,0 +1,117 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Batches of several branches on the device, normalised and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import PixelData
+from mmseg.models import SegDataPreProcessor
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from mmseg.utils import stack_batch
+from torch import Tensor
+
+
+@MODELS.register_module()
+class SemiDataPreprocessor(SegDataPreProcessor):
+    """``SegDataPreProcessor`` for batches with branches.
+
+    Every branch is padded (right and bottom, raw value ``pad_val``) and normalised; all branches
+    get one size, since labelled and strong images go through the student together. Padded pixels
+    become label ``seg_pad_val`` and ``valid`` False. Batches without branches, as in validation,
+    are handled by the parent.
+
+    Args:
+        **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, 0-255 scale),
+            ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``, ``seg_pad_val``,
+            ``test_cfg``.
+    """
+
+    def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
+        """Prepare one batch.
+
+        Args:
+            data (dict): ``inputs`` and ``data_samples``, each ``{branch: list}`` with None where a
+                sample has no such branch, or plain lists.
+            training (bool): Whether the batch is a training batch. Defaults to False.
+
+        Returns:
+            dict: ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples``
+            ``{branch: list[SegDataSample]}``; only branches that have samples.
+        """
+        if not isinstance(data['inputs'], dict):
+            return super().forward(data, training)
+        data = self.cast_data(data)
+        images = {
+            branch: kept
+            for branch, listed in data['inputs'].items()
+            if (kept := [image for image in listed if image is not None])
+        }
+        size = self._common_size(images)
+        inputs, samples = {}, {}
+        for branch in images:
+            stacked, samples[branch] = stack_batch(
+                images[branch],
+                [sample for sample in data['data_samples'][branch] if sample is not None],
+                size=size,
+                pad_val=self.pad_val,
+                seg_pad_val=self.seg_pad_val,
+            )
+            if self.channel_conversion:
+                stacked = stacked[:, [2, 1, 0]]
+            stacked = stacked.float()
+            if self._enable_normalize:
+                stacked = (stacked - self.mean) / self.std
+            inputs[branch] = stacked
+            for sample in samples[branch]:
+                _pad_valid(sample, stacked.shape[-2:])
+        return {'inputs': inputs, 'data_samples': samples}
+
+    def _common_size(self, images: dict[str, list[Tensor]]) -> tuple[int, int]:
+        if self.size is not None:
+            return self.size
+        shapes = [image.shape[-2:] for listed in images.values() for image in listed]
+        height, width = (max(sides) for sides in zip(*shapes, strict=True))
+        divisor = self.size_divisor or 1
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def _pad_valid(sample: SegDataSample, size: Sequence[int]) -> None:
+    """Extend a sample's valid mask to the batch's size; what is added is not valid."""
+    if 'valid' in sample:
+        valid = _pad_false(sample.valid.data, size)
+        del sample.valid
+        sample.set_data({'valid': PixelData(data=valid)})
+
+
+def _pad_false(mask: Tensor, size: Sequence[int]) -> Tensor:
+    return F.pad(mask, (0, size[1] - mask.shape[-1], 0, size[0] - mask.shape[-2]), value=False)
+
+
+def stack_valid(samples: Sequence[SegDataSample], size: Sequence[int], device: Any) -> Tensor:
+    """Stack the valid masks of a branch.
+
+    Args:
+        samples (Sequence[SegDataSample]): B samples; one without ``valid`` counts as valid except
+            where the preprocessor padded it.
+        size (Sequence[int]): Height and width of the batch in pixels.
+        device (torch.device): Device of the result.
+
+    Returns:
+        Tensor: Shape (B, H, W), bool.
+    """
+    masks = []
+    for sample in samples:
+        if 'valid' in sample:
+            masks.append(_pad_false(sample.valid.data[0], size))
+            continue
+        _, right, _, bottom = sample.metainfo.get('padding_size', (0, 0, 0, 0))
+        mask = torch.ones(tuple(size), dtype=torch.bool, device=device)
+        mask[size[0] - bottom :] = False
+        mask[:, size[1] - right :] = False
+        masks.append(mask)
+    return torch.stack(masks)

@@ -1,0 +1,97 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Cross entropy over valid pixels, with denominators that do not depend on the ranks."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from .rank_sum import RankSum
+
+
+def consistency_loss(
+    logits: Tensor, labels: Tensor, weight: Tensor, denominator: RankSum
+) -> Tensor:
+    """Weighted cross entropy against pseudo labels (RS-MTDF's L_s, FixMatch eq. 4).
+
+    ``sum(weight * CE(logits, labels)) / #valid``: confident or not, every valid pixel counts in the
+    denominator.
+
+    Args:
+        logits (Tensor): Student on the strong view, shape (B, K, H, W).
+        labels (Tensor): Class ids, shape (B, H, W), int64 in [0, K).
+        weight (Tensor): Shape (B, H, W), in [0, 1]; 0 on padding.
+        denominator (RankSum): The number of valid pixels.
+
+    Returns:
+        Tensor: Scalar, float32. 0 where every weight is 0.
+    """
+    loss = F.cross_entropy(logits.float(), labels, reduction='none')
+    return (loss * weight).sum() / denominator.per_rank()
+
+
+@MODELS.register_module()
+class ValidCrossEntropyLoss(nn.Module):
+    """Mean cross entropy over the pixels that are not ignored, of all ranks together.
+
+    Unlike mmseg's ``CrossEntropyLoss`` it never divides by ignored pixels, its value does not
+    depend on how a batch is split over ranks, and it makes no host sync.
+
+    Args:
+        class_weight (list[float], optional): Weight of each class. As in torch, the denominator is
+            then the sum of the weights of the counted pixels. Defaults to None.
+        loss_weight (float): Factor on the loss. Defaults to 1.0.
+        loss_name (str): Key of the loss in the log; must begin with ``loss_``. Defaults to
+            'loss_ce'.
+    """
+
+    def __init__(
+        self,
+        class_weight: list[float] | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str = 'loss_ce',
+    ) -> None:
+        super().__init__()
+        self.class_weight = class_weight
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        weight: Tensor | None = None,
+        ignore_index: int = 255,
+        **kwargs: object,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits (Tensor): Shape (B, K, H, W).
+            labels (Tensor): Class ids, shape (B, H, W), int64; ``ignore_index`` is left out.
+            weight (Tensor, optional): Weight of each pixel, shape (B, H, W), as mmseg's pixel
+                samplers give it; does not change the denominator. Defaults to None.
+            ignore_index (int): Label that is left out. Defaults to 255.
+            **kwargs: Ignored; mmseg's heads hand all losses the same arguments.
+
+        Returns:
+            Tensor: Scalar, float32.
+        """
+        counted = labels != ignore_index
+        if self.class_weight is None:
+            class_weight, count = None, counted.sum()
+        else:
+            class_weight = logits.new_tensor(self.class_weight, dtype=logits.float().dtype)
+            count = (class_weight[labels.masked_fill(~counted, 0)] * counted).sum()
+        denominator = RankSum(count)
+        loss = F.cross_entropy(
+            logits.float(),
+            labels,
+            weight=class_weight,
+            ignore_index=ignore_index,
+            reduction='none',
+        )
+        if weight is not None:
+            loss = loss * weight
+        return self.loss_weight * loss.sum() / denominator.per_rank()

@@ -1,0 +1,49 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What the segmentors expect of the parts they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..structures import PseudoLabel
+
+
+@runtime_checkable
+class HeadWithFeatureLosses(Protocol):
+    """A decode head that also has losses on features, as distillation heads do."""
+
+    def forward_train(
+        self, feats: tuple, valid: Tensor, branches: Mapping[str, slice] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode and compare features in one pass.
+
+        Args:
+            feats (tuple): What the segmentor's ``extract_feat`` returned.
+            valid (Tensor): False on padding, shape (B, H, W), bool, at image size.
+            branches (Mapping[str, slice], optional): Where in the batch the images of each branch
+                ('sup', 'strong') are. Defaults to None, unknown.
+
+        Returns:
+            tuple[Tensor, dict[str, Tensor]]: Logits (B, K, h, w) and named scalar losses.
+        """
+        ...
+
+
+class Purifier(Protocol):
+    """Corrects pseudo labels before they are mixed and used."""
+
+    def __call__(self, pseudo: PseudoLabel, samples: list) -> PseudoLabel:
+        """Return corrected targets.
+
+        Args:
+            pseudo (PseudoLabel): The teacher's targets for the weak views, (B, H, W).
+            samples (list[SegDataSample]): The weak views' samples, with ``geometry`` in their
+                metainfo.
+
+        Returns:
+            PseudoLabel: Targets of the same shape.
+        """
+        ...

@@ -1,0 +1,7 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Segmentors that learn from labelled and unlabelled images."""
+
+from .distill_encoder_decoder import DistillEncoderDecoder, DistillFeatures
+from .mean_teacher import MeanTeacherSegmentor
+
+__all__ = ['DistillEncoderDecoder', 'DistillFeatures', 'MeanTeacherSegmentor']

@@ -1,0 +1,124 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""CutMix of strong views and their pseudo labels."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import torch
+from torch import Tensor
+
+from ...structures import PseudoLabel
+
+
+class CutMix:
+    """Paste a box of another image of the batch, targets included (Yun et al., ICCV 2019).
+
+    Box and partner are drawn on the host from python's ``random``, so drawing costs no device sync
+    and is covered by the per-step seeding of ``SemiTrainLoop``.
+
+    Args:
+        prob (float): Probability that an image receives a box. Defaults to 0.5.
+        area (tuple[float, float]): Range of the box's area as a share of the image. Defaults to
+            (0.02, 0.4).
+        aspect (tuple[float, float]): Range of the box's height / width. Defaults to
+            (0.3, 1 / 0.3).
+        partner (str): ``'roll'``: image i receives pixels of image i - s, s drawn from 1 to B - 1,
+            so never its own. ``'reverse'``: of image B - 1 - i, as released; the middle image of an
+            odd batch is then left as it is. Defaults to 'roll'.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        area: tuple[float, float] = (0.02, 0.4),
+        aspect: tuple[float, float] = (0.3, 1 / 0.3),
+        partner: str = 'roll',
+    ) -> None:
+        if not 0 <= prob <= 1:
+            raise ValueError(f'cutmix prob={prob} must be in [0, 1].')
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError(f'cutmix area={area} must be a range within (0, 1].')
+        if not 0 < aspect[0] <= aspect[1]:
+            raise ValueError(f'cutmix aspect={aspect} must be a positive range.')
+        if partner not in ('roll', 'reverse'):
+            raise ValueError(f"cutmix partner={partner!r} must be 'roll' or 'reverse'.")
+        self.prob, self.area, self.aspect, self.partner = prob, area, aspect, partner
+
+    def draw_partners(self, batch: int) -> Tensor:
+        """Draw whose pixels each image receives.
+
+        Args:
+            batch (int): Number of images.
+
+        Returns:
+            Tensor: Shape (B,), int64, CPU. Entry i equals i only where no other image is there to
+            be pasted (B = 1, or the middle of an odd batch under 'reverse').
+        """
+        own = torch.arange(batch)
+        if self.partner == 'reverse':
+            return own.flip(0)
+        shift = random.randrange(1, batch) if batch > 1 else 0
+        return (own - shift) % batch
+
+    def draw_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Draw one box that fits into the image, redrawing until it does.
+
+        Args:
+            height (int): Of the image, pixels.
+            width (int): Of the image, pixels.
+
+        Returns:
+            tuple[int, int, int, int]: top, left, height, width in pixels.
+        """
+        for _ in range(100):
+            area = height * width * random.uniform(*self.area)
+            aspect = random.uniform(*self.aspect)
+            box_h, box_w = int(math.sqrt(area * aspect)), int(math.sqrt(area / aspect))
+            if 0 < box_h <= height and 0 < box_w <= width:
+                break
+        else:
+            raise ValueError(
+                f'No box with area={self.area} (share of the image) and aspect={self.aspect} fits '
+                f'into an image of {height} x {width} pixels: widen the ranges.'
+            )
+        top, left = random.randint(0, height - box_h), random.randint(0, width - box_w)
+        return top, left, box_h, box_w
+
+    def draw_mask(self, partners: Tensor, height: int, width: int) -> Tensor:
+        """Draw the pasted region of every image.
+
+        Args:
+            partners (Tensor): Shape (B,), as ``draw_partners`` gave it.
+            height (int): Pixels.
+            width (int): Pixels.
+
+        Returns:
+            Tensor: Shape (B, H, W), bool, CPU; all False for an image that is its own partner.
+        """
+        mask = torch.zeros(len(partners), height, width, dtype=torch.bool)
+        for index, partner in enumerate(partners.tolist()):
+            if index != partner and random.random() < self.prob:
+                top, left, box_h, box_w = self.draw_box(height, width)
+                mask[index, top : top + box_h, left : left + box_w] = True
+        return mask
+
+    def __call__(self, images: Tensor, target: PseudoLabel) -> tuple[Tensor, PseudoLabel]:
+        """Mix a batch with itself.
+
+        Args:
+            images (Tensor): Strong views, shape (B, C, H, W).
+            target (PseudoLabel): Of the same images, (B, H, W).
+
+        Returns:
+            tuple[Tensor, PseudoLabel]: Mixed images and targets; neither input is changed.
+        """
+        partners = self.draw_partners(len(images))
+        mask = self.draw_mask(partners, *images.shape[-2:])
+        partners = partners.to(images.device, non_blocking=True)
+        mask = mask.to(images.device, non_blocking=True)
+        return torch.where(mask[:, None], images[partners], images), target.mix(partners, mask)

@@ -1,0 +1,32 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What every test starts from."""
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+import mmseg_semi_rs  # noqa: F401 - mends the OpenMMLab packages before a test imports them
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope():
+    """Let configs name mmseg's parts by their bare names, whatever an earlier test left behind."""
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def plain_config_text(monkeypatch):
+    """Write configs without yapf, whose formatting takes longer than a tiny training."""
+    monkeypatch.setattr(
+        Config,
+        'pretty_text',
+        property(lambda cfg: ''.join(f'{k} = {v!r}\n' for k, v in cfg.to_dict().items())),
+    )

@@ -1,0 +1,189 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import RuntimeInfoHook
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from mmseg_semi_rs.engine import MeanTeacherHook, MergedParamGroupsConstructor
+from mmseg_semi_rs.engine.hooks import pseudo_label_stats
+from mmseg_semi_rs.structures import PseudoLabel
+from tests.engine.test_resume import config, train
+from tests.tools.tiny_training import write_training
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_training(tmp_path / 'data')
+
+
+def test_teacher_lags_behind_the_student_by_the_published_schedule(tiny, tmp_path):
+    averages, students = [], []
+    original = MeanTeacherHook.after_train_iter
+
+    def spy(self, runner, *args, **kwargs):
+        students.append(runner.model.student.backbone.conv1.weight.detach().clone())
+        original(self, runner, *args, **kwargs)
+        averages.append(runner.model.teacher.backbone.conv1.weight.detach().clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MeanTeacherHook, 'after_train_iter', spy)
+        train(config(tiny, tmp_path / 'run', iters=4))
+    expected = students[0]
+    for t, student in enumerate(students):
+        ratio = min(1 - 1 / (t + 1), 0.996)
+        expected = ratio * expected + (1 - ratio) * student
+        torch.testing.assert_close(averages[t], expected)
+    assert not torch.equal(averages[-1], students[-1])
+
+
+def test_I12_deferred_log_equals_the_immediate_one(tiny, tmp_path):
+    curves = {}
+    for kind in ('DeferredRuntimeInfoHook', 'RuntimeInfoHook'):
+        cfg = config(tiny, tmp_path / kind, iters=5)
+        cfg.default_hooks.runtime_info = dict(type=kind)
+        cfg.default_hooks.logger.interval = 2
+        runner, losses = train(cfg)
+        curves[kind] = list(losses)
+    assert curves['DeferredRuntimeInfoHook'] == curves['RuntimeInfoHook']
+    assert len(curves['RuntimeInfoHook']) == 5
+
+
+def test_I12_losses_are_read_once_per_interval(tiny, tmp_path, monkeypatch):
+    cfg = config(tiny, tmp_path / 'run', iters=4)
+    cfg.default_hooks.logger.interval = 4
+    cfg.default_hooks.checkpoint.interval = 4
+    runner = Runner.from_cfg(cfg)
+    seen = []
+    original = type(runner.message_hub).update_scalar
+
+    def spy(self, key, value, *args, **kwargs):
+        if key == 'train/loss':
+            seen.append((runner.iter, type(value)))
+        return original(self, key, value, *args, **kwargs)
+
+    monkeypatch.setattr(type(runner.message_hub), 'update_scalar', spy)
+    runner.train()
+    assert seen == [(3, float)] * 4
+
+
+def test_resumed_log_has_no_gap_when_saving_between_two_logs(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=3)
+    cfg.default_hooks.logger.interval = 50
+    cfg.default_hooks.checkpoint.interval = 2
+    train(cfg)
+    saved = torch.load(tmp_path / 'run' / 'iter_2.pth', weights_only=True)
+    assert len(saved['message_hub']['log_scalars']['train/loss'].data[0]) == 2
+
+
+def pseudo():
+    labels = torch.tensor([[[0, 0, 1, 2]], [[1, 1, 1, 1]]])
+    confidence = torch.tensor([[[0.9, 0.6, 0.9, 0.9]], [[0.9, 0.9, 0.2, 0.9]]])
+    valid = torch.tensor([[[True, True, True, False]], [[True] * 4]])
+    weight = ((confidence > 0.8) & valid).float()
+    return PseudoLabel(labels, confidence, weight, valid)
+
+
+def test_pseudo_label_stats_are_the_counted_shares():
+    truth = SegDataSample()
+    truth.gt_sem_seg = PixelData(data=torch.tensor([[[0, 1, 2, 2]]]))
+    stats = pseudo_label_stats(pseudo(), [truth, SegDataSample()], ['a', 'b', 'c'])
+    assert stats['pseudo_kept'] == pytest.approx(5 / 7)
+    assert stats['pseudo_confidence'] == pytest.approx((0.9 * 5 + 0.6 + 0.2) / 7)
+    assert [stats[f'pseudo_share/{c}'] for c in 'abc'] == pytest.approx([1 / 5, 4 / 5, 0])
+    assert stats['pseudo_accuracy'] == pytest.approx(1 / 3)
+    assert stats['pseudo_accuracy_kept'] == pytest.approx(1 / 2)
+
+
+def test_pseudo_label_stats_without_truth_claim_no_accuracy():
+    stats = pseudo_label_stats(pseudo(), [SegDataSample(), SegDataSample()], ['a', 'b', 'c'])
+    assert not [name for name in stats if 'accuracy' in name]
+
+
+def test_stats_reach_the_log(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=2)
+    cfg.custom_hooks.append(dict(type='PseudoLabelStatsHook', interval=1))
+    runner, _ = train(cfg)
+    kept = runner.message_hub.get_scalar('train/pseudo_kept').data[0]
+    assert len(kept) == 2 and all(0 <= value <= 1 for value in kept)
+
+
+@pytest.mark.parametrize('arguments', [dict(momentum=1.0), dict(momentum=-0.1), dict(interval=0)])
+def test_bad_hook_settings_are_told(arguments):
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(ValueError, match=f'{name}={value}'):
+        MeanTeacherHook(**arguments)
+
+
+def test_mean_teacher_hook_without_a_teacher_is_told(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=1)
+    cfg.model = dict(cfg.model.student, data_preprocessor=dict(type='SegDataPreProcessor'))
+    with pytest.raises(TypeError, match='remove the hook'):
+        Runner.from_cfg(cfg).train()
+
+
+def test_validation_reports_both_networks_and_a_plain_key(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=2)
+    cfg.train_cfg.val_interval = 2
+    cfg.default_hooks.checkpoint.update(save_best='mIoU')
+    runner, _ = train(cfg)
+    scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
+    assert scalars['val/mIoU'] == scalars['val/teacher/mIoU']
+    assert 'val/student/mIoU' in scalars
+    assert list((tmp_path / 'run').glob('best_mIoU*.pth'))
+
+
+def test_validation_of_one_network_equals_validating_it_alone(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=1)
+    runner, _ = train(cfg)
+    with torch.no_grad():
+        for parameter in runner.model.teacher.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    both = runner.val_loop.run()
+    for name in ('teacher', 'student'):
+        runner.model.predict_on = name
+        assert runner.val_loop.run()['mIoU'] == both[f'{name}/mIoU']
+
+
+def constructor(paramwise=None):
+    return MergedParamGroupsConstructor(
+        dict(optimizer=dict(type='AdamW', lr=2e-4, weight_decay=0.01)), paramwise
+    )
+
+
+@pytest.mark.parametrize('paramwise', [None, dict(custom_keys={'backbone': dict(lr_mult=0.025)})])
+def test_R4_optimizer_holds_trainable_parameters_only_in_merged_groups(tiny, paramwise):
+    from mmseg.registry import MODELS
+
+    model = MODELS.build(Config.fromfile(tiny).model)
+    optimizer = constructor(paramwise)(model).optimizer
+    held = [param for group in optimizer.param_groups for param in group['params']]
+    expected = {id(param) for param in model.parameters() if param.requires_grad}
+    assert {id(param) for param in held} == expected and len(held) == len(expected)
+    assert {round(group['lr'], 9) for group in optimizer.param_groups} == (
+        {2e-4} if paramwise is None else {2e-4, 5e-6}
+    )
+    assert len(optimizer.param_groups) == (1 if paramwise is None else 2)
+
+
+def test_learning_rate_key_that_matches_nothing_is_told(tiny):
+    from mmseg.registry import MODELS
+
+    model = MODELS.build(Config.fromfile(tiny).model)
+    with pytest.raises(ValueError, match="'backbon_'"):
+        constructor(dict(custom_keys={'backbon_': dict(lr_mult=0.1)}))(model)
+
+
+def test_deferred_hook_is_a_runtime_info_hook():
+    from mmseg_semi_rs.engine import DeferredRuntimeInfoHook
+
+    assert issubclass(DeferredRuntimeInfoHook, RuntimeInfoHook)
+
+
+def test_batch_size_that_differs_from_the_samplers_is_told(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=1)
+    cfg.train_dataloader.batch_size = 6
+    with pytest.raises(ValueError, match='batch_size=6.*batch_size=4'):
+        Runner.from_cfg(cfg).train()

@@ -1,0 +1,151 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""I9: a killed and resumed training equals an uninterrupted one, bit by bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmseg_semi_rs.datasets import SemiSampler
+from tests.tools.tiny_training import ROOT, write_training
+
+
+def config(path, work_dir, iters=6, **options):
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
+    cfg.train_cfg.update(max_iters=iters, val_interval=1000)
+    cfg.param_scheduler.update(end=100)
+    cfg.default_hooks.checkpoint.interval = 3
+    cfg.model.student.decode_head.dropout_ratio = 0.3
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def train(cfg):
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    return runner, losses
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_I9_R24_resumed_training_equals_an_uninterrupted_one(tmp_path, workers):
+    path = write_training(tmp_path / 'data')
+    options = {
+        'train_dataloader.num_workers': workers,
+        'train_dataloader.persistent_workers': workers > 0,
+    }
+    whole, expected = train(config(path, tmp_path / 'whole', **options))
+    train(config(path, tmp_path / 'part', iters=3, **options))
+    resumed, losses = train(
+        config(path, tmp_path / 'part', resume=True,
+               load_from=str(tmp_path / 'part' / 'iter_3.pth'), **options)  # fmt: skip
+    )
+    assert list(losses)[-3:] == list(expected)[-3:]
+    assert len(set(expected)) == len(expected) == 6
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    state = whole.optim_wrapper.optimizer.state_dict()['state']
+    other = resumed.optim_wrapper.optimizer.state_dict()['state']
+    assert all(torch.equal(state[i]['exp_avg'], other[i]['exp_avg']) for i in state)
+
+
+def test_I9_workers_do_not_change_the_result(tmp_path):
+    path = write_training(tmp_path / 'data')
+    alone, first = train(config(path, tmp_path / 'a'))
+    workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+    two, second = train(config(path, tmp_path / 'b', **workers))
+    assert list(first) == list(second)
+
+
+def test_R23_same_seed_same_losses_other_seed_other_losses(tmp_path):
+    path = write_training(tmp_path / 'data')
+    curves = [
+        list(train(config(path, tmp_path / f'{run}', iters=3, **{'randomness.seed': seed}))[1])
+        for run, seed in enumerate((0, 0, 1))
+    ]
+    assert curves[0] == curves[1] != curves[2]
+
+
+def test_I8_resume_reads_no_skipped_data(tmp_path, monkeypatch):
+    path = write_training(tmp_path / 'data')
+    train(config(path, tmp_path / 'run', iters=3))
+    state = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
+    state['meta']['iter'] = 40_000
+    torch.save(state, tmp_path / 'forged.pth')
+    steps = []
+    original = SemiSampler.batch
+    monkeypatch.setattr(
+        SemiSampler, 'batch', lambda self, step: steps.append(step) or original(self, step)
+    )
+    late = config(
+        path, tmp_path / 'late', iters=40_001, resume=True, load_from=str(tmp_path / 'forged.pth')
+    )
+    late.param_scheduler.end = 50_000
+    train(late)
+    assert steps[0] == 40_000 and max(steps) < 40_010
+
+
+def test_I3_R1_R2_checkpoint_holds_student_ema_and_optimizer_only(tmp_path):
+    path = write_training(tmp_path / 'data')
+    train(config(path, tmp_path / 'run', iters=3))
+    saved = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
+    assert {key.split('.')[0] for key in saved['state_dict']} == {'student', 'teacher'}
+    trained = sum(key.startswith('student.') for key in saved['state_dict'])
+    assert trained * 2 == len(saved['state_dict'])
+    assert 'optimizer' in saved and 'param_schedulers' in saved
+
+
+@pytest.mark.slow
+def test_I9_killed_process_resumes_bit_equal(tmp_path):
+    path = write_training(tmp_path / 'data')
+    script = tmp_path / 'go.py'
+    script.write_text(
+        'import sys\n'
+        f'sys.path.insert(0, {str(ROOT)!r})\n'
+        'import mmseg_semi_rs\n'
+        'from tests.engine.test_resume import config, train\n'
+        "iters, where, resume = int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'resume'\n"
+        f"cfg = config({str(path)!r}, where, iters=iters, resume=resume,\n"
+        "             **{'train_dataloader.num_workers': 2,\n"
+        "                'train_dataloader.persistent_workers': True,\n"
+        "                'default_hooks.checkpoint.interval': 2})\n"
+        "train(cfg)\n"
+    )
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, '-W', 'ignore', str(script), *map(str, arguments)],
+            env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+    killed = start(100_000, tmp_path / 'killed', 'fresh')
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / 'killed').glob('iter_*.pth')) and killed.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    last = max(
+        int(file.stem.split('_')[1]) for file in (tmp_path / 'killed').glob('iter_*.pth')
+    )
+    target = last + 4
+    for arguments in ((target, tmp_path / 'killed', 'resume'), (target, tmp_path / 'whole', 'new')):
+        done = start(*arguments)
+        assert done.wait(timeout=200) == 0, done.stderr.read()
+    name = f'iter_{target - target % 2}.pth'
+    resumed, whole = (
+        torch.load(tmp_path / run / name, weights_only=True)['state_dict']
+        for run in ('killed', 'whole')
+    )
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
