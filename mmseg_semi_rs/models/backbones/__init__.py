@@ -1,0 +1,8 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Foundation-model encoders: NCHW feature tuples out, any image size in."""
+
+from .clip_vision import CLIPVision
+from .dinov2 import DINOv2
+from .foundation import FoundationBackbone
+
+__all__ = ['CLIPVision', 'DINOv2', 'FoundationBackbone']

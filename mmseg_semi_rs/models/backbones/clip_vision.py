@@ -1,0 +1,290 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""CLIP's vision tower (Radford et al., arXiv 2103.00020) as a backbone, on open_clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import open_clip
+import torch
+from mmengine.model import BaseModule
+from mmseg.registry import MODELS
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..weights import WeightFile, read_neighbour
+from .foundation import FoundationBackbone, resolve_taps, to_map
+
+_Arch = dict[str, Any]
+
+_ARCH_KEYS = {'width', 'layers', 'heads', 'patch_size', 'image_size'}
+_ARCH_OPTIONS = {'mlp_ratio', 'quick_gelu'}
+# OpenAI's file for each architecture (openai/CLIP, MIT).
+_OPENAI_FILES = {
+    'ViT-B-32': 'ViT-B-32.pt',
+    'ViT-B-16': 'ViT-B-16.pt',
+    'ViT-L-14': 'ViT-L-14.pt',
+    'ViT-L-14-336': 'ViT-L-14-336px.pt',
+}
+_PLAIN_EXAMPLES = ('ViT-B-32', 'ViT-B-16', 'ViT-L-14', 'ViT-L-14-quickgelu', 'ViT-H-14')
+
+
+def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Resize a position embedding: bicubic, not antialiased, to the wanted size.
+
+    Args:
+        embedding (Tensor): Shape (1 + H * W, C), the class token's first.
+        stored (tuple[int, int]): H, W.
+        grid (tuple[int, int]): Wanted h, w.
+
+    Returns:
+        Tensor: Shape (1 + h * w, C); as it is where the grids are equal.
+    """
+    if stored == grid:
+        return embedding
+    patches = embedding[1:].unflatten(0, stored).permute(2, 0, 1)[None]
+    # Cubic interpolation in half precision is inexact, and missing on some devices.
+    patches = F.interpolate(patches.float(), size=grid, mode='bicubic')[0]
+    patches = patches.to(embedding.dtype).flatten(1).transpose(0, 1)
+    return torch.cat([embedding[:1], patches])
+
+
+@MODELS.register_module()
+class CLIPVision(FoundationBackbone):
+    """CLIP vision transformer that hands out the patch maps of some blocks.
+
+    The maps are the blocks' own outputs, before the final LayerNorm and the projection, as RS-MTDF
+    takes its CLIP target; the class token is dropped. Only the vision tower up to the last tap is
+    built: no text tower, no ``ln_post``, no projection. The image may have any size in whole
+    patches: the position embedding is resized in the forward pass.
+
+    Args:
+        arch (str | dict): Name of an open_clip model whose vision tower is a plain ViT ('ViT-L-14',
+            'ViT-B-16', 'ViT-L-14-quickgelu', ...; 'ViT-L/14' is understood); or a dict with
+            **width**, **layers**, **heads**, **patch_size** and **image_size**, and optionally
+            **mlp_ratio** (default 4) and **quick_gelu** (default False). Defaults to
+            'ViT-L-14-quickgelu'.
+        out_indices (Sequence[int] | int | None): Blocks to hand out, 0-based, ascending, negative
+            from the end. None takes the last. Defaults to None.
+        quick_gelu (bool | None): Whether the activation is x * sigmoid(1.702 x), with which OpenAI
+            trained, rather than GELU. None takes what the arch says (names that end in -quickgelu,
+            or the dict); then weights known to want the other one are refused. Defaults to None.
+        frozen (bool): Take the whole backbone out of training. Defaults to False.
+        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
+        checkpoint (str | None): Local weight file: OpenAI's TorchScript archive, or with the names
+            of open_clip (whole or vision tower alone), Hugging Face, timm or mmpretrain, or a
+            checkpoint that contains this backbone; loaded by ``init_weights``. None starts at
+            random. Defaults to None.
+        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
+            way to give the checkpoint. Defaults to None.
+
+    Raises:
+        ValueError: An argument is out of its range; the message names it.
+
+    Examples:
+        >>> tiny = dict(width=16, layers=2, heads=2, patch_size=8, image_size=32)
+        >>> [tuple(level.shape) for level in CLIPVision(arch=tiny)(torch.rand(1, 3, 16, 24))]
+        [(1, 16, 2, 3)]
+    """
+
+    family = 'CLIP'
+    block_prefix = 'transformer.resblocks.'
+    position_name = 'positional_embedding'
+
+    def __init__(
+        self,
+        arch: str | _Arch = 'ViT-L-14-quickgelu',
+        out_indices: Sequence[int] | int | None = None,
+        quick_gelu: bool | None = None,
+        frozen: bool = False,
+        with_cp: bool = False,
+        checkpoint: str | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        BaseModule.__init__(self)
+        name = arch.replace('/', '-') if isinstance(arch, str) else ''
+        vision, activation = _named(name) if isinstance(arch, str) else _custom(arch)
+        self.label = f'CLIPVision {arch!r}'
+        self.origin = _origin(name)
+        self.depth = vision['layers']
+        self.quick_gelu = bool(activation) if quick_gelu is None else quick_gelu
+        self._activation_given = quick_gelu is not None
+        self._activation_named = activation is not None
+        self.out_indices = resolve_taps(out_indices, [-1], self.depth, self.label)
+        tower = _build_vision_tower(
+            embed_dim=1,
+            vision_cfg=CLIPVisionCfg(**{**vision, 'layers': self.out_indices[-1] + 1}),
+            quick_gelu=self.quick_gelu,
+        )
+        self.embed_dims = vision['width']
+        self.patch_size = vision['patch_size']
+        self.grid_size: tuple[int, int] = tuple(tower.grid_size)
+        self.conv1 = tower.conv1
+        self.class_embedding = tower.class_embedding
+        self.positional_embedding = tower.positional_embedding
+        self.ln_pre = tower.ln_pre
+        self.transformer = tower.transformer
+        self._fixed_positions = not tower.positional_embedding.requires_grad
+        # open_clip before 2.25 runs its blocks with the sequence first.
+        self._batch_first = getattr(tower.transformer, 'batch_first', False)
+        self._settle(frozen, with_cp, checkpoint, init_cfg)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks, up to the last tap."""
+        return self.transformer.resblocks
+
+    def _init_random(self) -> None:
+        super()._init_random()
+        nn.init.trunc_normal_(self.class_embedding, std=0.02)
+        if not self._fixed_positions:
+            nn.init.trunc_normal_(self.positional_embedding, std=0.02)
+
+    def position_embedding(self, grid: tuple[int, int]) -> Tensor:
+        """Position embedding for an image of ``grid`` patches, see :func:`resize_position`.
+
+        Args:
+            grid (tuple[int, int]): Patches down and across.
+
+        Returns:
+            Tensor: Shape (1 + h * w, C).
+        """
+        return resize_position(self.positional_embedding, self.grid_size, grid)
+
+    def fit_position(self, embedding: Tensor) -> Tensor:
+        """Resize a stored position embedding to this model's own grid.
+
+        Args:
+            embedding (Tensor): Shape (1 + n * n, C).
+
+        Returns:
+            Tensor: Shape (1 + h * w, C).
+        """
+        side = round((embedding.shape[0] - 1) ** 0.5)
+        return resize_position(embedding, (side, side), self.grid_size)
+
+    def check_weights(self, file: WeightFile, format_name: str) -> None:
+        """Refuse weights that were trained with the other activation.
+
+        Args:
+            file (WeightFile): The file.
+            format_name (str): Whose names it has.
+
+        Raises:
+            ValueError: The file wants the other activation; or neither the file nor the arguments
+                tell which one it was trained with.
+        """
+        if self._activation_given:
+            return
+        wanted = _wants_quick_gelu(file)
+        if wanted is None:
+            if self._activation_named or format_name not in ('Hugging Face', 'timm', 'mmpretrain'):
+                return
+            raise ValueError(
+                f'The weight file {file.path} (CLIP, {format_name} names) does not tell its '
+                f'activation, nor does {self.label}: set quick_gelu=True if it stems from OpenAI, '
+                'else quick_gelu=False.'
+            )
+        if wanted != self.quick_gelu:
+            trained, built = ('QuickGELU', 'GELU') if wanted else ('GELU', 'QuickGELU')
+            raise ValueError(
+                f'The weight file {file.path} was trained with {trained}, while {self.label} is '
+                f'built with {built}: set quick_gelu={wanted}.'
+            )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Extract patch maps.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W), normalised with CLIP's mean and std; H and W
+                multiples of ``patch_size``.
+
+        Returns:
+            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / patch, W / patch).
+
+        Raises:
+            ValueError: A side is no multiple of the patch size.
+        """
+        grid = self.grid(images)
+        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_embedding.expand(len(images), 1, -1), patches], dim=1)
+        tokens = self.ln_pre(tokens + self.position_embedding(grid))
+        if self._batch_first:
+            return self._run_blocks(tokens, lambda found: to_map(found[:, 1:], grid))
+        return self._run_blocks(
+            tokens.transpose(0, 1), lambda found: to_map(found[1:].transpose(0, 1), grid)
+        )
+
+
+def _named(name: str) -> tuple[_Arch, bool | None]:
+    """Look a vision tower up in open_clip; its activation is None where the name leaves it open."""
+    config = open_clip.get_model_config(name)
+    vision = dict(config['vision_cfg']) if config else {}
+    if not isinstance(vision.get('layers'), int) or 'timm_model_name' in vision:
+        known = [other for other in open_clip.list_models() if other in _PLAIN_EXAMPLES]
+        raise ValueError(
+            f'CLIPVision has no arch {name!r}: give the name of an open_clip model whose vision '
+            f'tower is a plain ViT, such as {", ".join(known)}, or a dict with '
+            f'{", ".join(sorted(_ARCH_KEYS))}.'
+        )
+    # The part behind the blocks is not built; patches are never dropped.
+    vision.update(attentional_pool=False, patch_dropout=0.0)
+    vision = {field.name: vision.get(field.name, field.default) for field in fields(CLIPVisionCfg)}
+    return vision, True if config.get('quick_gelu') else None
+
+
+def _custom(arch: _Arch) -> tuple[_Arch, bool | None]:
+    """Turn a dict into open_clip's settings; its activation is None where it does not say."""
+    wrong = sorted((_ARCH_KEYS - arch.keys()) | (arch.keys() - _ARCH_KEYS - _ARCH_OPTIONS))
+    if wrong:
+        raise ValueError(
+            f'CLIPVision got arch={arch}, where {", ".join(wrong)} is missing or unknown: give '
+            f'{", ".join(sorted(_ARCH_KEYS))}, and optionally {", ".join(sorted(_ARCH_OPTIONS))}.'
+        )
+    width, heads, side, patch = (
+        arch[key] for key in ('width', 'heads', 'image_size', 'patch_size')
+    )
+    if width % heads or side % patch:
+        raise ValueError(
+            f'CLIPVision got arch={arch}: give heads that divide width, and an image_size that is '
+            'a multiple of patch_size.'
+        )
+    vision = dict(
+        width=width,
+        layers=arch['layers'],
+        head_width=width // heads,
+        patch_size=patch,
+        image_size=side,
+        mlp_ratio=arch.get('mlp_ratio', 4.0),
+    )
+    return vision, arch.get('quick_gelu')
+
+
+def _origin(name: str) -> str:
+    base = name.removesuffix('-quickgelu')
+    if base in _OPENAI_FILES:
+        return (
+            f'it is published as {_OPENAI_FILES[base]} by openai/CLIP (MIT), and by others for '
+            'open_clip (licence on each model card)'
+        )
+    return 'CLIP files are published by openai/CLIP (MIT) and for open_clip (see each model card)'
+
+
+def _wants_quick_gelu(file: WeightFile) -> bool | None:
+    """Tell from a file, or from the config next to it, with which activation it was trained."""
+    if file.kind == 'torchscript' or 'input_resolution' in file.tensors:
+        return True  # OpenAI's own archive, or the state dict taken out of it
+    clip = read_neighbour(file.path, 'open_clip_config.json').get('model_cfg')
+    if isinstance(clip, dict) and file.path.name.startswith('open_clip'):
+        return bool(clip.get('quick_gelu', False))
+    config = read_neighbour(file.path, 'config.json')
+    if str(config.get('model_type', '')).startswith('clip'):
+        # Hugging Face leaves defaults out, and quick_gelu is the default there.
+        vision = config.get('vision_config', config)
+        return bool(vision.get('hidden_act', 'quick_gelu') == 'quick_gelu')
+    if 'architecture' in config:  # timm
+        return 'quickgelu' in str(config['architecture'])
+    return None

@@ -1,0 +1,464 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Distillation from several frozen foundation models, around any decode head (RS-MTDF)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from ..data_preprocessor import stack_valid
+from ..losses import RankSum
+from .decode_head_wrapper import DecodeHeadWrapper
+from .distill_features import DistillFeatures
+from .distill_options import BRANCHES, DistillLossOptions, only, positive_int, weights_by_name
+from .feature_distillation import masked_feature_mse, normalise_target, valid_tokens
+from .translators import TokenProjection, TokenTranslator, resample_tokens
+
+STUDENT_VIEWS = ('resized', 'shared')
+
+
+class Teacher(Protocol):
+    """What the head asks of a teacher; :class:`FrozenTeacher` is one.
+
+    Attributes:
+        channels: Width of the features.
+        input_size: Long side in pixels to which it resizes its input; None keeps the size.
+    """
+
+    channels: int
+    input_size: int | None
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width to which an image of the given size is resized."""
+        ...
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the features of an image of the given size."""
+        ...
+
+    def build(self, device: torch.device) -> Any:
+        """Make the real network with its weights, once."""
+        ...
+
+    def bind_source(self, mean: Sequence[float], std: Sequence[float]) -> Any:
+        """Learn with which statistics (0-255 scale) the incoming images are normalised."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of normalised images (B, 3, H, W), shape (B, channels, h, w), float32."""
+        ...
+
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> Any: ...
+
+
+@MODELS.register_module()
+class MultiTeacherDistillHead(DecodeHeadWrapper):
+    r"""Decode head whose student also predicts the patch features of frozen teachers.
+
+    For each teacher :math:`i`, with student tokens :math:`F_i` on the teacher's grid, a translator
+    :math:`T_i` (Linear, ReLU, Linear) predicts the teacher's features :math:`G_i`, and the
+    prediction is fused into the deepest input :math:`F` of the wrapped decode head:
+
+    .. math::
+
+        L_i = \frac{1}{n} \operatorname{mean}\bigl(T_i(F_i) - G_i\bigr)^2, \qquad
+        F' = w_0 F + \sum_i w_i P_i\bigl(U(T_i(F_i))\bigr)
+
+    with :math:`P_i` one linear layer and :math:`U` bilinear resizing (align_corners) to the grid
+    of :math:`F`. What is fused is the student's own prediction, so that inference needs no teacher
+    and builds none. Nothing is detached: the segmentation loss also trains translators,
+    projections and, through them, the encoder (RS-MTDF, arXiv 2506.08772, and its release).
+
+    The teachers are no sub-modules: they are in no ``parameters()``, ``state_dict()``, optimizer,
+    EMA or DDP bucket, and copies of the head share them. They follow ``.to()``.
+
+    Args:
+        decode_head: Config of any registered decode head. All that a segmentor asks of a head
+            (losses, prediction, class count ...) is answered by it.
+        teachers: Config of a ``FrozenTeacher`` by name; the name appears in ``loss_distill_<name>``
+            and in the checkpoint. An empty dict leaves the plain decode head.
+        translator: ``dict(hidden=1024)``, the width between the two layers of each :math:`T_i`.
+        fusion: ``dict(weights=...)`` with :math:`w_0` and :math:`w_i` by name,
+            ``dict(student=0.8, dino=0.1, clip=0.1)``; a sequence student first will do where all
+            teachers have the same weight. None or no weights takes 0.8 and an equal share of 0.2:
+            0.8 / 0.1 / 0.1 for two teachers as published, 0.8 / 0.2 for one. A teacher with weight
+            0 gets no projection; 1 / 0 / 0 is no fusion.
+        student_view: Where :math:`F_i` comes from when the teacher looks at another size than the
+            student. 'resized', as published: a second pass of the student over the image at that
+            size, with gradient, also at inference (needs ``DistillEncoderDecoder``). 'shared': the
+            student's deepest map resampled to the teacher's grid; one pass, cheaper, another
+            method.
+        loss_distill: Options of the distillation loss:
+
+            - ``loss_weight`` (float): Factor on every :math:`L_i`. 0 builds and runs no teacher
+              at all. Defaults to 1.0.
+            - ``mask`` (str): 'valid' leaves out every token that touches padding; 'none' keeps
+              all, as released. Defaults to 'valid'.
+            - ``target_norm`` (str): 'none' as published, 'channel' or 'layernorm', see
+              :func:`~.feature_distillation.normalise_target`. Defaults to 'none'.
+            - ``views`` (sequence of str): Which images of the student's batch are distilled, out
+              of 'sup' (labelled) and 'strong' (unlabelled). Defaults to both, as published.
+            - ``interval`` (int): Distil in every k-th iteration only; the loss is 0 in the others.
+              Defaults to 1.
+        deepest_index: Which entry of the encoder's outputs is distilled and fused. None takes the
+            last that the decode head reads. Defaults to None.
+        init_cfg: Initialisation of this module; None leaves PyTorch's for translators and
+            projections, as published. Defaults to None.
+
+    Raises:
+        ValueError: If an option is unknown or out of range, the number of weights does not fit the
+            teachers, a teacher has neither a loss nor a weight, or ``deepest_index`` is no input
+            of the decode head.
+    """
+
+    def __init__(
+        self,
+        decode_head: dict[str, Any],
+        teachers: Mapping[str, dict[str, Any]],
+        translator: Mapping[str, Any] | None = None,
+        fusion: Mapping[str, Any] | None = None,
+        student_view: str = 'resized',
+        loss_distill: Mapping[str, Any] | None = None,
+        deepest_index: int | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(decode_head, deepest_index, init_cfg)
+        if student_view not in STUDENT_VIEWS:
+            raise ValueError(
+                f'student_view must be one of {STUDENT_VIEWS}, got {student_view!r}: '
+                "'resized' runs the student again at a teacher's size, 'shared' resamples tokens."
+            )
+        self.student_view = student_view
+        self.options = DistillLossOptions.read(loss_distill or {})
+        self.teachers = _build_teachers(teachers)
+        weights = only(fusion or {}, {'weights': None}, 'fusion')['weights']
+        self.fusion_weights = weights_by_name(weights, list(self.teachers))
+        self.student_weight = self.fusion_weights.pop('student')
+        self._check_roles()
+        width = self.deepest_channels
+        hidden = only(translator or {}, {'hidden': 1024}, 'translator')['hidden']
+        hidden = positive_int(hidden, 'translator.hidden')
+        self.translators = nn.ModuleDict(
+            {
+                name: TokenTranslator(width, hidden, teacher.channels)
+                for name, teacher in self.teachers.items()
+            }
+        )
+        self.projections = nn.ModuleDict(
+            {
+                name: TokenProjection(self.teachers[name].channels, width)
+                for name, weight in self.fusion_weights.items()
+                if weight
+            }
+        )
+
+    def _check_roles(self) -> None:
+        """Refuse weights under which a part would do nothing."""
+        idle = [name for name, weight in self.fusion_weights.items() if not weight]
+        if idle and not self.options.loss_weight:
+            raise ValueError(
+                f'The teachers {idle} have fusion weight 0 while loss_distill.loss_weight is 0, so '
+                'that nothing would train their translators: remove them from teachers.'
+            )
+        if len(idle) == len(self.teachers) and self.student_weight != 1:
+            raise ValueError(
+                'Nothing is fused where no teacher has a weight, so the weight of the student must '
+                f'be 1.0, got {self.student_weight}.'
+            )
+
+    # Teachers: not registered, so what nn.Module does for children is done here.
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        super()._apply(fn, recurse)
+        for teacher in self.teachers.values():
+            teacher._apply(fn)
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise the wrapped head and this one, then load the teachers if they are needed."""
+        super().init_weights()
+        self._load_teachers()
+
+    def _load_teachers(self) -> None:
+        if self.options.loss_weight:
+            device = next(self.parameters()).device
+            for teacher in self.teachers.values():
+                teacher.build(device)
+
+    def bind_source(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tell all teachers with which statistics the images they get are normalised.
+
+        Args:
+            mean: Per channel, 0-255 scale.
+            std: Per channel, 0-255 scale.
+        """
+        for teacher in self.teachers.values():
+            teacher.bind_source(mean, std)
+
+    # Forward.
+
+    def _needed(self, distil: bool) -> list[str]:
+        """Names of the teachers whose features must be predicted."""
+        return [name for name, weight in self.fusion_weights.items() if distil or weight]
+
+    def _view_size(self, teacher: Teacher, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Size of the extra student pass for a teacher; None when it uses the main one."""
+        if self.student_view == 'shared' or teacher.input_size is None:
+            return None
+        view = teacher.input_shape(*size)
+        return None if view == size else view
+
+    def view_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Tell which extra sizes of the images the student has to look at.
+
+        Args:
+            size: Height and width of the images in pixels.
+
+        Returns:
+            list[tuple[int, int]]: Each size once; empty for ``student_view='shared'``. In
+            evaluation only those that the fusion needs.
+        """
+        distil = self.training and self.options.loss_weight > 0
+        sizes = (self._view_size(self.teachers[name], size) for name in self._needed(distil))
+        return list(dict.fromkeys(view for view in sizes if view is not None))
+
+    def predict_teachers(self, feats: Sequence[Tensor], distil: bool) -> dict[str, Tensor]:
+        """Predict the teachers' features from the student's.
+
+        Args:
+            feats: The encoder's outputs; :class:`DistillFeatures` if any teacher is needed.
+            distil: Whether all teachers are needed, or only those that are fused.
+
+        Returns:
+            dict[str, Tensor]: By teacher, shape (B, C_i, h_i, w_i) on the teacher's grid.
+
+        Raises:
+            ValueError: If ``feats`` does not carry the images or a view that is needed.
+        """
+        names = self._needed(distil)
+        if not names:
+            return {}
+        if not isinstance(feats, DistillFeatures):
+            raise ValueError(
+                'MultiTeacherDistillHead needs the images beside the features but got a plain '
+                f"{type(feats).__name__}: set type='DistillEncoderDecoder' for the segmentor."
+            )
+        size = (feats.images.shape[2], feats.images.shape[3])
+        predictions = {}
+        for name in names:
+            teacher = self.teachers[name]
+            view = self._view_size(teacher, size)
+            if view is not None and view not in feats.views:
+                raise ValueError(
+                    f'The teacher {name!r} needs the student at {view} px but the features carry '
+                    f'views at {sorted(feats.views)}: put the model in train mode before asking '
+                    "for losses, or set student_view='shared'."
+                )
+            student = feats[self.deepest_index] if view is None else feats.views[view]
+            student = resample_tokens(student, teacher.grid(*size))
+            predictions[name] = self.translators[name](student)
+        return predictions
+
+    def fuse(self, feats: Sequence[Tensor], predictions: Mapping[str, Tensor]) -> Sequence[Tensor]:
+        """Mix the predicted teacher features into the deepest input of the decode head.
+
+        The projection runs on the teacher's grid, before resizing. Being affine it commutes with
+        bilinear interpolation, whose weights sum to one, and the resized map has the student's
+        width instead of the teacher's.
+
+        Args:
+            feats: The encoder's outputs.
+            predictions: Of :meth:`predict_teachers`.
+
+        Returns:
+            Sequence[Tensor]: ``feats`` with one level replaced.
+        """
+        if not self.projections or not isinstance(feats, DistillFeatures):
+            return feats
+        deepest = feats[self.deepest_index]
+        fused = self.student_weight * deepest
+        for name, projection in self.projections.items():
+            projected = projection(predictions[name])
+            if projected.shape[2:] != deepest.shape[2:]:
+                projected = F.interpolate(
+                    projected, deepest.shape[2:], mode='bilinear', align_corners=True
+                )
+            fused = fused + self.fusion_weights[name] * projected
+        return feats.with_level(self.deepest_index, fused)
+
+    def forward(self, feats: Sequence[Tensor]) -> Any:
+        """Decode without a teacher, as at inference.
+
+        Args:
+            feats: The encoder's outputs, :class:`DistillFeatures` if any fusion weight is not 0.
+
+        Returns:
+            Any: What the wrapped head returns, in general logits of shape (B, K, h, w).
+        """
+        return self.decode_head(self.fuse(feats, self.predict_teachers(feats, distil=False)))
+
+    def predict(
+        self, feats: Sequence[Tensor], batch_img_metas: list[dict], test_cfg: Any
+    ) -> Tensor:
+        """Predict logits at image size by the wrapped head; no teacher is built or run.
+
+        Args:
+            feats: As in :meth:`forward`.
+            batch_img_metas: Metainfo of each image.
+            test_cfg: Test options of the segmentor.
+
+        Returns:
+            Tensor: Logits, shape (B, K, H, W).
+        """
+        fused = self.fuse(feats, self.predict_teachers(feats, distil=False))
+        return self.decode_head.predict(fused, batch_img_metas, test_cfg)
+
+    def forward_train(
+        self,
+        feats: Sequence[Tensor],
+        valid: Tensor,
+        branches: Mapping[str, slice] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode and compare with the teachers in one pass.
+
+        Args:
+            feats: :class:`DistillFeatures` of the student's batch.
+            valid: False on padding, shape (B, H, W), bool, at image size.
+            branches: Which images are labelled ('sup') and which unlabelled ('strong'). Needed
+                only when ``loss_distill.views`` is not both. Defaults to None.
+
+        Returns:
+            tuple[Tensor, dict[str, Tensor]]: Logits (B, K, h, w) and ``loss_distill_<name>`` for
+            each teacher; their sum is L_dis.
+
+        Raises:
+            ValueError: If the wrapped head does not return one map of logits.
+        """
+        fused, losses = self._fuse_and_distil(feats, valid, branches)
+        logits = self.decode_head(fused)
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f'{type(self.decode_head).__name__} returns a {type(logits).__name__} in training '
+                'but semi-supervised losses need one map of logits: use a head that returns a '
+                'single Tensor.'
+            )
+        return logits, losses
+
+    def loss(
+        self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg: Any
+    ) -> dict[str, Tensor]:
+        """Segmentation and distillation losses of labelled images, as EncoderDecoder wants them.
+
+        Padding is what the samples' ``valid`` field or the preprocessor's metainfo says; pixels
+        with the ignored label do have an appearance and are distilled.
+
+        Args:
+            feats: :class:`DistillFeatures` of the batch.
+            batch_data_samples: B samples with ``gt_sem_seg``.
+            train_cfg: Training options of the segmentor.
+
+        Returns:
+            dict[str, Tensor]: The wrapped head's losses and ``loss_distill_<name>``.
+        """
+        valid = None
+        if isinstance(feats, DistillFeatures):
+            images = feats.images
+            valid = stack_valid(batch_data_samples, images.shape[2:], images.device)
+        fused, losses = self._fuse_and_distil(feats, valid, {'sup': slice(None)})
+        return {**self.decode_head.loss(fused, batch_data_samples, train_cfg), **losses}
+
+    def _fuse_and_distil(
+        self,
+        feats: Sequence[Tensor],
+        valid: Tensor | None,
+        branches: Mapping[str, slice] | None,
+    ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        distil = bool(self.teachers) and self.options.loss_weight > 0
+        predictions = self.predict_teachers(feats, distil)
+        losses: dict[str, Tensor] = {}
+        if distil and isinstance(feats, DistillFeatures) and valid is not None:
+            losses = self._distillation_losses(feats.images, valid, predictions, branches)
+        return self.fuse(feats, predictions), losses
+
+    def _distillation_losses(
+        self,
+        images: Tensor,
+        valid: Tensor,
+        predictions: Mapping[str, Tensor],
+        branches: Mapping[str, slice] | None,
+    ) -> dict[str, Tensor]:
+        """Run the teachers on the images that are distilled and take the squared errors."""
+        rows = self._distilled_rows(branches)
+        if not rows or not self._is_distilling_step():
+            # Zeros with a gradient: every rank must touch every translator in every step (I13).
+            return {f'loss_distill_{name}': 0.0 * p.mean() for name, p in predictions.items()}
+        self._load_teachers()
+        images, valid = _take(images, rows), _take(valid, rows)
+        counted, denominators = {}, {}
+        for name, prediction in predictions.items():
+            grid = (prediction.shape[2], prediction.shape[3])
+            mask = valid if self.options.mask == 'valid' else torch.ones_like(valid)
+            counted[name] = valid_tokens(mask, grid)
+            denominators[name] = RankSum(counted[name].sum())
+        factor = self.options.loss_weight / len(predictions)
+        losses = {}
+        for name, prediction in predictions.items():
+            with torch.no_grad():
+                target = self.teachers[name](images)
+                target = normalise_target(target.float(), counted[name], self.options.target_norm)
+            losses[f'loss_distill_{name}'] = factor * masked_feature_mse(
+                _take(prediction, rows), target, counted[name], denominators[name]
+            )
+        return losses
+
+    def _distilled_rows(self, branches: Mapping[str, slice] | None) -> list[slice]:
+        if branches is None:
+            if set(self.options.views) != set(BRANCHES):
+                raise ValueError(
+                    f'loss_distill.views={self.options.views} needs to know which images of the '
+                    'batch are labelled: give forward_train its argument branches, or distil both '
+                    f'views {BRANCHES}.'
+                )
+            return [slice(None)]
+        return [branches[name] for name in self.options.views if name in branches]
+
+    def _is_distilling_step(self) -> bool:
+        """Whether this iteration is a k-th one; always true outside mmengine's training loop."""
+        if self.options.interval == 1:
+            return True
+        iteration = MessageHub.get_current_instance().get_info('iter', 0)
+        return int(iteration) % self.options.interval == 0
+
+    def extra_repr(self) -> str:
+        """Name the teachers, which ``repr`` does not list since they are no sub-modules."""
+        weights = {'student': self.student_weight, **self.fusion_weights}
+        return f'teachers={list(self.teachers)}, fusion={weights}, view={self.student_view!r}'
+
+
+def _build_teachers(configs: Mapping[str, dict[str, Any]]) -> dict[str, Teacher]:
+    """Build the teachers in the order of their names.
+
+    mmengine sorts the keys of the config it saves. Any other order would change with it, and with
+    the order of the teachers that of the parameters, by which an optimizer's state is resumed.
+
+    A plain dict keeps them: nn.Module registers neither its values nor their parameters.
+    """
+    for name in configs:
+        if not name.isidentifier() or name == 'student':
+            raise ValueError(
+                f"A teacher cannot be called {name!r}: give it a Python name other than 'student'."
+            )
+    return {
+        name: MODELS.build({'type': 'FrozenTeacher', **configs[name]}) for name in sorted(configs)
+    }
+
+
+def _take(batch: Tensor, rows: Sequence[slice]) -> Tensor:
+    taken = [batch[row] for row in rows]
+    return taken[0] if len(taken) == 1 else torch.cat(taken)

@@ -1,0 +1,466 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""A frozen network whose features others are to predict (RS-MTDF, arXiv 2506.08772)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..backbones import FoundationBackbone
+from ..weights import check_pretrained
+
+_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+# Their weights are held in the teacher's dtype; norms, embeddings and scales stay float32.
+_MATMUL_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+
+_Stats = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@MODELS.register_module()
+class FrozenTeacher:
+    """Any registered backbone as a frozen teacher: images in, one feature map out.
+
+    It is deliberately **no** ``nn.Module``: an owner may keep it in an attribute, and still it is
+    absent from the owner's parameters, state dict, EMA copy, optimizer and DDP buckets; nobody can
+    put it into training mode. The owner forwards its moves with :meth:`_apply`; besides, a teacher
+    follows the device of the images. A deep copy is the teacher itself, so that the EMA copy of an
+    owner shares it.
+
+    At construction only the structure is made, on the meta device, to learn ``channels`` and
+    :meth:`grid`. Weight files are read by :meth:`build`, which the first call does at the latest:
+    inference with the owner never needs them.
+
+    Images arrive as the student's preprocessor normalised them. The teacher undoes that, resizes
+    them (aspect kept, antialiased), and normalises them as it was trained.
+
+    Args:
+        backbone (dict): Config of a registered backbone with its weights: ``checkpoint`` of
+            ``DINOv2`` and ``CLIPVision``, ``init_cfg`` of mmseg's.
+        out_index (int): Which of its outputs is the target. Of ``DINOv2`` and ``CLIPVision`` the
+            blocks behind are not built. Defaults to -1.
+        input_size (int | None): Long side of what the teacher sees, in pixels; None for the
+            student's own size. Both sides are rounded to whole patches in any case. Defaults to
+            None.
+        input_stats (dict | None): ``mean`` and ``std`` per channel (0-255 scale, in the channel
+            order of the images) with which it was trained; None takes the pixels as they come.
+            Defaults to None.
+        dtype (str): 'float32', 'bfloat16' or 'float16': the dtype of its matrix products, whatever
+            autocast is on around it. Weights of linear and convolution layers are held in it.
+            Defaults to 'float32'.
+        antialias (bool): Whether a smaller image is made with antialiasing. Defaults to True.
+        align_corners (bool): Whether corner pixels are aligned in resizing. Defaults to False.
+        seed (int): Seed of the weights that no file gives, so that they are equal in all processes
+            and after a resume. Defaults to 0.
+
+    Attributes:
+        channels (int): Channels of the feature map.
+        patch_size (int): Sides of what the teacher sees are multiples of it; 1 for CNNs.
+        device (torch.device): Where it is, or will be built.
+
+    Raises:
+        ValueError: An argument is out of its range, or the backbone has no such output.
+
+    Examples:
+        >>> tiny = dict(embed_dims=16, num_layers=2, num_heads=2)
+        >>> teacher = FrozenTeacher(dict(type='DINOv2', arch=tiny, img_size=56), input_size=28)
+        >>> teacher.channels, teacher.input_shape(64, 128), teacher.grid(64, 128)
+        (16, (14, 28), (1, 2))
+        >>> tuple(teacher(torch.rand(2, 3, 64, 128)).shape)
+        (2, 16, 1, 2)
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        out_index: int = -1,
+        input_size: int | None = None,
+        input_stats: dict[str, Sequence[float]] | None = None,
+        dtype: str = 'float32',
+        antialias: bool = True,
+        align_corners: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(
+                f'FrozenTeacher got dtype={dtype!r}: give one of {", ".join(map(repr, _DTYPES))}.'
+            )
+        if input_size is not None and input_size < 1:
+            raise ValueError(
+                f'FrozenTeacher got input_size={input_size}: give a number of pixels, or None.'
+            )
+        self.backbone_cfg = copy.deepcopy(backbone)
+        self.out_index = out_index
+        self.input_size = input_size
+        self.input_stats = None if input_stats is None else _input_stats(input_stats)
+        self.dtype = _DTYPES[dtype]
+        self.antialias = antialias
+        self.align_corners = align_corners
+        self.seed = seed
+        self.device = torch.device('cpu')
+        self._source: _Stats | None = None
+        self._module: nn.Module | None = None
+        self._affine: dict[tuple[_Stats, torch.device], tuple[Tensor, Tensor]] = {}
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._structure, self._structure_device = self._build_structure()
+        self.patch_size = _patch_size(self._structure)
+        self.channels = self._probe(self.input_size or 224, self.input_size or 224)[0]
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}({self.backbone_cfg.get("type")}, channels={self.channels}, '
+            f'input_size={self.input_size}, dtype={self.dtype}, built={self.is_built})'
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
+        return self
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the weights are there."""
+        return self._module is not None
+
+    @property
+    def module(self) -> nn.Module:
+        """The frozen network itself.
+
+        Raises:
+            RuntimeError: It is not built yet.
+        """
+        if self._module is None:
+            raise RuntimeError('The FrozenTeacher has no weights yet: call build() first.')
+        return self._module
+
+    def _new_module(self, device: str) -> nn.Module:
+        """Build the backbone as its config says, without weights of a file."""
+        with _own_randomness(self.seed), torch.device(device):
+            module = MODELS.build(copy.deepcopy(self.backbone_cfg))
+        if isinstance(module, FoundationBackbone):
+            module.keep_tap(self.out_index)
+        return _frozen(module)
+
+    def _build_structure(self) -> tuple[nn.Module, str]:
+        """Build the network without memory for its weights, as far as it lets us."""
+        try:
+            module = self._new_module('meta')
+        except (NotImplementedError, RuntimeError):  # it reads values of tensors while it is built
+            module = self._new_module('cpu').to('meta')
+        side = 8 * max(8, _patch_size(module))
+        try:
+            with torch.no_grad(), torch.device('meta'):
+                module(torch.zeros(1, 3, side, side))
+        except (NotImplementedError, RuntimeError):  # an operator without a meta kernel
+            return self._new_module('cpu'), 'cpu'
+        return module, 'meta'
+
+    def _probe(self, height: int, width: int) -> tuple[int, int, int]:
+        """Find channels and grid for a student image by running the structure."""
+        device = self._structure_device
+        with torch.no_grad(), torch.device(device), torch.autocast('cpu', enabled=False):
+            features = self._structure(torch.zeros(1, 3, *self.input_shape(height, width)))
+        _, channels, *grid = self._pick(features).shape
+        return channels, grid[0], grid[1]
+
+    def _pick(self, features: Any) -> Tensor:
+        levels = [features] if isinstance(features, Tensor) else list(features)
+        # A foundation backbone hands out nothing but the wanted map.
+        index = 0 if isinstance(self._structure, FoundationBackbone) else self.out_index
+        if not -len(levels) <= index < len(levels):
+            raise ValueError(
+                f'FrozenTeacher got out_index={index}, but {self.backbone_cfg.get("type")} hands '
+                f'out {len(levels)} feature maps: choose one of them, or set its out_indices.'
+            )
+        level = levels[index]
+        if not isinstance(level, Tensor) or level.dim() != 4:
+            raise ValueError(
+                f'FrozenTeacher needs feature maps (B, C, h, w), but output {index} of '
+                f'{self.backbone_cfg.get("type")} is no such tensor: choose another out_index, or '
+                'options under which that backbone hands out maps only.'
+            )
+        return level
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Size in pixels at which the teacher sees an image.
+
+        The long side becomes ``input_size``, the other follows; each is rounded to whole patches,
+        at least one.
+
+        Args:
+            height (int): Of the student's image, in pixels.
+            width (int): Of the student's image, in pixels.
+
+        Returns:
+            tuple[int, int]: Height, width.
+        """
+        scale = 1.0 if self.input_size is None else self.input_size / max(height, width)
+        patch = self.patch_size
+        sides = [max(1, int(side * scale / patch + 0.5)) * patch for side in (height, width)]
+        return sides[0], sides[1]
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the feature map of an image.
+
+        Args:
+            height (int): Of the student's image, in pixels.
+            width (int): Of the student's image, in pixels.
+
+        Returns:
+            tuple[int, int]: h, w of the feature map.
+        """
+        shape = self.input_shape(height, width)
+        if shape not in self._grids:
+            self._grids[shape] = self._probe(height, width)[1:]
+        return self._grids[shape]
+
+    def bind_source(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Tell how the incoming images were normalised.
+
+        Args:
+            mean (Sequence[float]): Per channel, 0-255 scale.
+            std (Sequence[float]): Per channel, 0-255 scale.
+        """
+        self._source = _stats('the source statistics', mean, std)
+
+    def build(self, device: torch.device | str | None = None) -> FrozenTeacher:
+        """Make the network with its weights, once, and move it.
+
+        Args:
+            device (torch.device | str | None): Where to; None for where its owner is. Defaults to
+                None.
+
+        Returns:
+            FrozenTeacher: Itself.
+
+        Raises:
+            FileNotFoundError: Its weight file does not exist; the message says where it comes from.
+            ValueError: The weight file does not fit.
+        """
+        if self._module is None:
+            if isinstance(self._structure, FoundationBackbone) and self._structure.checkpoint:
+                # Its file sets every tensor, so that the time for random ones is spared.
+                module = self._new_module('meta').to_empty(device='cpu')
+            else:
+                module = self._new_module('cpu')
+            for init_cfg in _pretrained_cfgs(module):
+                check_pretrained(module, init_cfg)
+            init_weights = getattr(module, 'init_weights', None)
+            if init_weights is not None:
+                with _own_randomness(self.seed), _quiet():
+                    init_weights()
+            for parameter in _matmul_parameters(module):
+                parameter.data = parameter.data.to(self.dtype)
+            self._module = _frozen(module).to(self.device)
+        return self if device is None else self.to(device)
+
+    def to(self, device: torch.device | str) -> FrozenTeacher:
+        """Move to a device; dtypes stay.
+
+        Args:
+            device (torch.device | str): Where to. The meta device is ignored: the one copy of the
+                weights is not thrown away because one owner is looked at without weights.
+
+        Returns:
+            FrozenTeacher: Itself.
+        """
+        device = torch.device(device)
+        if device.type != 'meta' and device != self.device:
+            self.device = device
+            if self._module is not None:
+                self._module.to(device)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenTeacher:
+        """Follow a move of the owner, which calls this in its own ``_apply``.
+
+        Args:
+            fn (Callable[[Tensor], Tensor]): What ``nn.Module._apply`` runs on every tensor. Only
+                the device that it moves to counts, not a dtype: ``owner.half()`` changes nothing.
+            recurse (bool): Unused, as in ``nn.Module._apply``. Defaults to True.
+
+        Returns:
+            FrozenTeacher: Itself.
+        """
+        return self.to(fn(torch.empty(0, device=self.device)).device)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Turn the student's pixels into those that the teacher was trained on.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W), normalised with the statistics of
+                :meth:`bind_source`.
+
+        Returns:
+            Tensor: Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the
+            very same values where neither size nor statistics differ.
+
+        Raises:
+            RuntimeError: ``input_stats`` is set, but the source statistics are not known.
+        """
+        images = images.float()
+        shape = self.input_shape(*images.shape[-2:])
+        if shape != tuple(images.shape[-2:]):
+            images = F.interpolate(
+                images,
+                size=shape,
+                mode='bilinear',
+                align_corners=self.align_corners,
+                antialias=self.antialias,
+            )
+        if self.input_stats is None:
+            return images
+        if self._source is None:
+            raise RuntimeError(
+                'The FrozenTeacher has input_stats but does not know how its images were '
+                'normalised: call bind_source(mean, std) with the statistics of the '
+                'data_preprocessor, or set input_stats=None to take the pixels as they come.'
+            )
+        if self._source == self.input_stats:
+            return images
+        # Both normalisations in one step, which commutes with resizing.
+        scale, shift = self._renormalisation(images.device)
+        return images * scale + shift
+
+    def _renormalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        assert self._source is not None and self.input_stats is not None
+        key = (self._source, device)
+        if key not in self._affine:  # kept on the device: making it anew waits for the host
+            (mean, std), (own_mean, own_std) = (
+                [torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in stats]
+                for stats in (self._source, self.input_stats)
+            )
+            scale, shift = std / own_std, (mean - own_mean) / own_std
+            self._affine[key] = (scale.float().to(device), shift.float().to(device))
+        return self._affine[key]
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.dtype == torch.float32:
+            return torch.autocast(device.type, enabled=False)
+        if self.dtype == torch.float16 and device.type == 'cpu' and not _cpu_has_half():
+            return self._upcast()
+        return torch.autocast(device.type, dtype=self.dtype)
+
+    @contextlib.contextmanager
+    def _upcast(self) -> Iterator[None]:
+        """Compute in float32 with weights rounded to the dtype, where its products do not exist."""
+        parameters = list(_matmul_parameters(self.module))
+        held = [parameter.data for parameter in parameters]
+        try:
+            for parameter in parameters:
+                parameter.data = parameter.data.float()
+            with torch.autocast('cpu', enabled=False):
+                yield
+        finally:
+            for parameter, weights in zip(parameters, held, strict=True):
+                parameter.data = weights
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Extract the target features of a batch.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W), as the student gets them.
+
+        Returns:
+            Tensor: Shape (B, channels, *grid(H, W)), float32, without gradient.
+
+        Raises:
+            FileNotFoundError: See :meth:`build`.
+            RuntimeError: See :meth:`prepare`.
+            ValueError: See :meth:`build`.
+        """
+        module = self.build(images.device).module
+        pixels = self.prepare(images)
+        with self._precision(images.device):
+            features = module(pixels)
+        return self._pick(features).float()
+
+
+def _stats(what: str, mean: Sequence[float], std: Sequence[float]) -> _Stats:
+    stats = tuple(float(value) for value in mean), tuple(float(value) for value in std)
+    if len(stats[0]) != len(stats[1]) or not stats[0] or min(stats[1]) <= 0:
+        raise ValueError(
+            f'{what} of a FrozenTeacher are mean={list(mean)}, std={list(std)}: give one mean and '
+            'one positive std per channel, on the 0-255 scale.'
+        )
+    return stats
+
+
+def _input_stats(stats: Mapping[str, Sequence[float]]) -> _Stats:
+    if set(stats) != {'mean', 'std'}:
+        raise ValueError(
+            f'FrozenTeacher got input_stats={dict(stats)}: give dict(mean=[...], std=[...]) on the '
+            '0-255 scale, or None to take the pixels as they come.'
+        )
+    return _stats('input_stats', stats['mean'], stats['std'])
+
+
+def _patch_size(module: nn.Module) -> int:
+    """What a backbone wants its input's sides to be multiples of."""
+    patch = getattr(module, 'patch_size', 1)
+    return max(int(side) for side in (patch if isinstance(patch, Sequence) else (patch,)))
+
+
+def _matmul_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    for layer in module.modules():
+        if isinstance(layer, _MATMUL_LAYERS):
+            yield from layer.parameters(recurse=False)
+
+
+@functools.cache
+def _cpu_has_half() -> bool:
+    """Whether this PyTorch multiplies and convolves float16 on the CPU (old ones do not)."""
+    pixels = torch.zeros(1, 1, 2, 2)
+    try:
+        with warnings.catch_warnings(), torch.autocast('cpu', dtype=torch.float16):
+            warnings.simplefilter('ignore')
+            product = F.linear(pixels, torch.zeros(2, 2, dtype=torch.float16))
+            mapped = F.conv2d(pixels, torch.zeros(1, 1, 1, 1, dtype=torch.float16))
+    except RuntimeError:
+        return False
+    return product.dtype == mapped.dtype == torch.float16
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    module.requires_grad_(False)
+    module.eval()
+    return module
+
+
+def _pretrained_cfgs(module: nn.Module) -> list[dict[str, Any]]:
+    """Where mmengine will load a backbone from; ours load, and check, for themselves."""
+    init_cfg = getattr(module, 'init_cfg', None)
+    if isinstance(module, FoundationBackbone) or not init_cfg:
+        return []
+    cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
+    return [cfg for cfg in cfgs if cfg.get('type') == 'Pretrained']
+
+
+@contextlib.contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed what is made inside, and leave the random stream of the training as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep mmengine from listing every tensor that it initialises."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,162 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Reads weight files of any kind that is in use, and only tensors out of them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+# What checkpoints of DINO, mmengine, open_clip and plain PyTorch training loops nest weights in.
+_WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'student', 'module')
+# A snapshot folder of the Hugging Face hub, in the order of preference.
+_IN_FOLDER = (
+    'model.safetensors',
+    'open_clip_model.safetensors',
+    'pytorch_model.bin',
+    'open_clip_pytorch_model.bin',
+)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The tensors of one file.
+
+    Attributes:
+        path (Path): The file that was read.
+        kind (str): ``'safetensors'``, ``'torchscript'`` or ``'torch'``.
+        tensors (dict[str, Tensor]): On the CPU, in the file's dtypes; possibly mapped from the file
+            (not to be written to).
+        beside (tuple[str, ...]): Entries next to the weights that were not read (optimizer,
+            iteration, ...).
+    """
+
+    path: Path
+    kind: str
+    tensors: dict[str, Tensor]
+    beside: tuple[str, ...] = ()
+
+
+def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a weight file.
+
+    Args:
+        path (str | Path): See :func:`read_weight_file`.
+
+    Returns:
+        dict[str, Tensor]: Tensors under the file's own names, without checkpoint wrappers.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged or holds no weights.
+    """
+    return read_weight_file(path).tensors
+
+
+def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
+    """Read a weight file without running any code that it may contain.
+
+    Args:
+        path (str | Path): A ``.safetensors`` file, a file of ``torch.save`` (``.pth``, ``.pt``,
+            ``.bin``), a TorchScript archive as OpenAI publishes CLIP, or a snapshot folder of the
+            Hugging Face hub. ``~`` is expanded. Nothing is ever downloaded.
+        origin (str): Where the file comes from and its licence, for the message when it is not
+            there. Defaults to ''.
+
+    Returns:
+        WeightFile: Unwrapped tensors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, holds other objects than tensors, or no tensor at all.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = next((path / name for name in _IN_FOLDER if (path / name).exists()), path / 'model')
+    if not path.is_file():
+        hint = f' {origin};' if origin else ''
+        raise FileNotFoundError(
+            f'The weight file {path} does not exist:{hint} nothing is downloaded automatically, so '
+            'fetch the file and give its path as checkpoint.'
+        )
+    try:
+        kind, content = _read(path)
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
+        raise ValueError(
+            f'The weight file {path} cannot be read as tensors alone, since it is damaged or '
+            f'holds other objects ({reason}): fetch it again, or save its bare state dict with '
+            'torch.save.'
+        ) from error
+    return _unwrap(path, kind, content)
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    if path.suffix == '.safetensors':
+        return 'safetensors', safetensors.torch.load_file(str(path), device='cpu')
+    zipped = zipfile.is_zipfile(path)
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            scripted = any(name.endswith('/constants.pkl') for name in archive.namelist())
+        if scripted:
+            # torch.load refuses these with weights_only=True; torch.jit unpickles no objects.
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                module = torch.jit.load(str(path), map_location='cpu')
+            return 'torchscript', dict(module.state_dict())
+    # Only the zip layout can be mapped, which spares the memory of a second copy.
+    return 'torch', torch.load(str(path), map_location='cpu', weights_only=True, mmap=zipped)
+
+
+def _unwrap(path: Path, kind: str, content: Any) -> WeightFile:
+    beside: list[str] = []
+    while isinstance(content, Mapping):
+        inner = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        beside += [str(key) for key in content if key != inner]
+        content = content[inner]
+    entries = content if isinstance(content, Mapping) else {}
+    tensors = {str(key): value for key, value in entries.items() if isinstance(value, Tensor)}
+    beside += [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
+    if not tensors:
+        found = ', '.join(beside[:5]) or type(content).__name__
+        raise ValueError(
+            f'The weight file {path} holds no tensors (found: {found}): give a file with a state '
+            'dict, bare or under "state_dict", "model" or "teacher".'
+        )
+    return WeightFile(path, kind, tensors, tuple(beside))
+
+
+def read_neighbour(path: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file next to a weight file, as the Hugging Face hub stores a model's config.
+
+    Args:
+        path (Path): The weight file.
+        name (str): File name of the neighbour, e.g. ``'config.json'``.
+
+    Returns:
+        dict[str, Any]: Its content; empty where there is no such readable file.
+    """
+    try:
+        content = json.loads(path.with_name(name).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

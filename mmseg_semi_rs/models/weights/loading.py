@@ -1,0 +1,233 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Puts a weight file into a backbone, whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .files import WeightFile, read_weight_file
+from .formats import Translation, translate
+
+
+class Loadable(Protocol):
+    """What :func:`load_pretrained` asks of a backbone.
+
+    Attributes:
+        family (str): ``'DINOv2'`` or ``'CLIP'``.
+        label (str): How messages call this very model.
+        origin (str): File, project and licence of its public weights.
+        depth (int): Number of blocks of the whole architecture.
+        block_prefix (str): Name of the list of blocks, with the final dot.
+        position_name (str): Name of the position embedding.
+        name_aliases (Mapping[str, str]): Further renaming within a block, where this very model
+            names a layer differently than the format's table.
+    """
+
+    family: str
+    label: str
+    origin: str
+    depth: int
+    block_prefix: str
+    position_name: str
+    name_aliases: Mapping[str, str]
+
+    def fit_position(self, embedding: Tensor) -> Tensor:
+        """Resize a file's position embedding to this model's own grid."""
+        ...
+
+    def check_weights(self, file: WeightFile, format_name: str) -> None:
+        """Refuse weights that fit by shape but not by what they were trained with."""
+        ...
+
+    def state_dict(self, *, keep_vars: bool) -> dict[str, Tensor]:
+        """All tensors of the model, by name."""
+        ...
+
+
+@dataclass
+class LoadReport:
+    """What became of a file's tensors.
+
+    Attributes:
+        path (Path): The file.
+        format (str): Whose names it has.
+        loaded (list[str]): Our names of the tensors that were set: all that the model has.
+        resized (list[str]): Those among them that were resized; all others are bit-equal.
+        dropped (dict[str, list[str]]): Reason to names in the file that were left out.
+    """
+
+    path: Path
+    format: str
+    loaded: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f'{len(self.loaded)} tensors from {self.path} ({self.format} names)']
+        if self.resized:
+            lines.append(f'resized, all others bit-equal: {", ".join(self.resized)}')
+        lines += [f'left out, {why}: {_first(keys)}' for why, keys in self.dropped.items()]
+        return '; '.join(lines)
+
+
+def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = None) -> LoadReport:
+    """Set every tensor of a backbone from a public weight file.
+
+    Every tensor of the file is used or reported as left out with a reason; if anything does not
+    fit, nothing is changed.
+
+    Args:
+        backbone (Loadable): ``DINOv2`` or ``CLIPVision``.
+        path (str | Path): See :func:`~mmseg_semi_rs.models.weights.read_weight_file`.
+        prefix (str | None): Where in the file the backbone is; None finds it. Defaults to None.
+
+    Returns:
+        LoadReport: What was set, resized and left out.
+
+    Raises:
+        FileNotFoundError: There is no such file; the message says where it comes from.
+        ValueError: The file is unreadable, of another model, or does not fit; the message names the
+            first keys that differ.
+    """
+    file = read_weight_file(path, backbone.origin)
+    found = translate(file.tensors, backbone.family, file.path, prefix)
+    backbone.check_weights(file, found.format.name)
+    targets = backbone.state_dict(keep_vars=True)
+    report = LoadReport(file.path, found.format.name, dropped=found.dropped)
+    blocks = _count_blocks(backbone, targets)
+
+    values: dict[str, Tensor] = {}
+    unexpected: list[str] = []
+    misshaped: list[str] = []
+    for name, tensor in found.tensors.items():
+        source = found.sources[name]
+        for old, new in backbone.name_aliases.items():
+            name = name.replace(old, new)
+        target = targets.get(name)
+        if target is None:
+            if blocks <= _block_index(backbone, name) < backbone.depth:
+                found.drop('blocks behind the last one that is read', source)
+            else:
+                unexpected.append(source)
+            continue
+        while tensor.dim() > target.dim() and tensor.shape[0] == 1:
+            tensor = tensor[0]
+        if name == backbone.position_name and tensor.shape != target.shape:
+            resized = backbone.fit_position(tensor) if _is_grid(tensor, target) else tensor
+            if resized.shape == target.shape:
+                report.resized.append(f'{name} {tuple(tensor.shape)} -> {tuple(target.shape)}')
+                tensor = resized
+        if tensor.shape != target.shape:
+            misshaped.append(
+                f'{source} is {tuple(tensor.shape)}, the model has {tuple(target.shape)}'
+            )
+        values[name] = tensor
+    missing = [name for name in targets if name not in values]
+    if missing or unexpected or misshaped:
+        raise ValueError(_misfit(backbone, file, found, missing, unexpected, misshaped))
+    with torch.no_grad():
+        for name, tensor in values.items():
+            targets[name].copy_(tensor)
+    report.loaded = list(values)
+    if file.beside:
+        report.dropped['not weights'] = list(file.beside)
+    print_log(f'{backbone.label}: {report}', logger='current', level=logging.INFO)
+    return report
+
+
+def _block_index(backbone: Loadable, name: str) -> int:
+    match = re.match(re.escape(backbone.block_prefix) + r'(\d+)\.', name)
+    return int(match[1]) if match else -1
+
+
+def _count_blocks(backbone: Loadable, names: Mapping[str, Tensor]) -> int:
+    return 1 + max(_block_index(backbone, name) for name in names)
+
+
+def _is_grid(embedding: Tensor, target: Tensor) -> bool:
+    """Whether only the (square) number of patches differs."""
+    if embedding.dim() != target.dim() or embedding.shape[-1] != target.shape[-1]:
+        return False
+    patches = embedding.shape[-2] - 1
+    return patches > 0 and round(patches**0.5) ** 2 == patches
+
+
+def _first(names: Sequence[str], count: int = 3) -> str:
+    more = f' and {len(names) - count} more' if len(names) > count else ''
+    return ', '.join(names[:count]) + more
+
+
+def _misfit(
+    backbone: Loadable,
+    file: WeightFile,
+    found: Translation,
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+) -> str:
+    parts = []
+    if misshaped:
+        parts.append(f'of other shape: {_first(misshaped)}')
+    if missing:
+        parts.append(f'missing in the file: {_first(missing)}')
+    if unexpected:
+        parts.append(f'not in the model: {_first(unexpected)}')
+    return (
+        f'The weight file {file.path} ({found.format.family}, {found.format.name} names) does not '
+        f'fit {backbone.label}; {"; ".join(parts)}: set arch to the model that the file holds, or '
+        'give the file of this one.'
+    )
+
+
+def check_pretrained(module: nn.Module, init_cfg: Mapping[str, Any]) -> None:
+    """Check that a file covers a whole module, before mmengine loads it without being strict.
+
+    mmengine's ``Pretrained`` initialiser leaves a tensor at random, with a mere warning, if the
+    file lacks it. For a frozen network that is never what is wanted.
+
+    Args:
+        module (nn.Module): Any module.
+        init_cfg (Mapping[str, Any]): ``dict(type='Pretrained', checkpoint=..., prefix=...)``; only
+            local files are checked, what mmengine fetches (``torchvision://`` ...) is not.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A tensor of the module is missing in the file or has another shape there.
+    """
+    checkpoint = str(init_cfg['checkpoint'])
+    if '://' in checkpoint:
+        return
+    file = read_weight_file(checkpoint)
+    prefix = str(init_cfg.get('prefix') or '')
+    prefix += '.' if prefix and not prefix.endswith('.') else ''
+    stored = {
+        key.removeprefix('module.').removeprefix(prefix): value
+        for key, value in file.tensors.items()
+        if key.removeprefix('module.').startswith(prefix)
+    }
+    missing, misshaped = [], []
+    for name, target in module.state_dict().items():
+        if name not in stored:
+            if not name.endswith('num_batches_tracked'):
+                missing.append(name)
+        elif stored[name].shape != target.shape:
+            misshaped.append(
+                f'{name} is {tuple(stored[name].shape)}, the model has {tuple(target.shape)}'
+            )
+    if missing or misshaped:
+        parts = [f'of other shape: {_first(misshaped)}'] if misshaped else []
+        parts += [f'missing in the file: {_first(missing)}'] if missing else []
+        raise ValueError(
+            f'The weight file {file.path} does not cover {type(module).__name__}; '
+            f'{"; ".join(parts)}: give the file of this very network, and set prefix in init_cfg '
+            f'where its names (first {_first(list(file.tensors), 1)}) begin with something else.'
+        )
