@@ -25,6 +25,8 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
             ``paramwise_cfg.custom_keys`` matches none.
     """
 
+    paramwise_cfg: dict[str, Any]
+
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper.
 
@@ -34,7 +36,7 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
         Returns:
             OptimWrapper: Over the trainable parameters.
         """
-        inner = model.module if is_model_wrapper(model) else model
+        inner: Any = model.module if is_model_wrapper(model) else model
         names = [name for name, param in inner.named_parameters() if param.requires_grad]
         if not names:
             raise ValueError(f'{type(inner).__name__} has no trainable parameter.')

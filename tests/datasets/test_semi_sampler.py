@@ -14,7 +14,7 @@ from mmseg_semi_rs.datasets.randomness import Draw, derive_seed, seeded
 class Numbers(BaseDataset):
     """Its samples tell their index and a draw of each global generator."""
 
-    METAINFO = dict(classes=('a', 'b'))
+    METAINFO = dict(classes=('a', 'b'))  # noqa: RUF012 - as mmengine's datasets declare it
 
     def __init__(self, size, name='x'):
         self.name = name

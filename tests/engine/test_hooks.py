@@ -45,7 +45,7 @@ def test_I12_deferred_log_equals_the_immediate_one(tiny, tmp_path):
         cfg = config(tiny, tmp_path / kind, iters=5)
         cfg.default_hooks.runtime_info = dict(type=kind)
         cfg.default_hooks.logger.interval = 2
-        runner, losses = train(cfg)
+        _, losses = train(cfg)
         curves[kind] = list(losses)
     assert curves['DeferredRuntimeInfoHook'] == curves['RuntimeInfoHook']
     assert len(curves['RuntimeInfoHook']) == 5
@@ -185,5 +185,5 @@ def test_deferred_hook_is_a_runtime_info_hook():
 def test_batch_size_that_differs_from_the_samplers_is_told(tiny, tmp_path):
     cfg = config(tiny, tmp_path / 'run', iters=1)
     cfg.train_dataloader.batch_size = 6
-    with pytest.raises(ValueError, match='batch_size=6.*batch_size=4'):
+    with pytest.raises(ValueError, match=r'batch_size=6.*batch_size=4'):
         Runner.from_cfg(cfg).train()

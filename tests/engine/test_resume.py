@@ -46,8 +46,13 @@ def test_I9_R24_resumed_training_equals_an_uninterrupted_one(tmp_path, workers):
     whole, expected = train(config(path, tmp_path / 'whole', **options))
     train(config(path, tmp_path / 'part', iters=3, **options))
     resumed, losses = train(
-        config(path, tmp_path / 'part', resume=True,
-               load_from=str(tmp_path / 'part' / 'iter_3.pth'), **options)  # fmt: skip
+        config(
+            path,
+            tmp_path / 'part',
+            resume=True,
+            load_from=str(tmp_path / 'part' / 'iter_3.pth'),
+            **options,
+        )
     )
     assert list(losses)[-3:] == list(expected)[-3:]
     assert len(set(expected)) == len(expected) == 6
@@ -60,9 +65,9 @@ def test_I9_R24_resumed_training_equals_an_uninterrupted_one(tmp_path, workers):
 
 def test_I9_workers_do_not_change_the_result(tmp_path):
     path = write_training(tmp_path / 'data')
-    alone, first = train(config(path, tmp_path / 'a'))
+    _, first = train(config(path, tmp_path / 'a'))
     workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
-    two, second = train(config(path, tmp_path / 'b', **workers))
+    _, second = train(config(path, tmp_path / 'b', **workers))
     assert list(first) == list(second)
 
 
@@ -114,20 +119,23 @@ def test_I9_killed_process_resumes_bit_equal(tmp_path):
         'import mmseg_semi_rs\n'
         'from tests.engine.test_resume import config, train\n'
         "iters, where, resume = int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'resume'\n"
-        f"cfg = config({str(path)!r}, where, iters=iters, resume=resume,\n"
+        f'cfg = config({str(path)!r}, where, iters=iters, resume=resume,\n'
         "             **{'train_dataloader.num_workers': 2,\n"
         "                'train_dataloader.persistent_workers': True,\n"
         "                'default_hooks.checkpoint.interval': 2})\n"
-        "train(cfg)\n"
+        'train(cfg)\n'
     )
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
 
     def start(*arguments):
         return subprocess.Popen(
             [sys.executable, '-W', 'ignore', str(script), *map(str, arguments)],
-            env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
             start_new_session=True,
-        )  # fmt: skip
+        )
 
     killed = start(100_000, tmp_path / 'killed', 'fresh')
     deadline = time.monotonic() + 120
@@ -136,9 +144,7 @@ def test_I9_killed_process_resumes_bit_equal(tmp_path):
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    last = max(
-        int(file.stem.split('_')[1]) for file in (tmp_path / 'killed').glob('iter_*.pth')
-    )
+    last = max(int(file.stem.split('_')[1]) for file in (tmp_path / 'killed').glob('iter_*.pth'))
     target = last + 4
     for arguments in ((target, tmp_path / 'killed', 'resume'), (target, tmp_path / 'whole', 'new')):
         done = start(*arguments)

@@ -79,7 +79,8 @@ def test_box_statistics_follow_the_published_ranges():
     aspect = boxes[:, 2] / boxes[:, 3]
     assert area.min() > 0.018 and area.max() <= 0.4
     assert aspect.min() > 0.28 and aspect.max() < 3.45
-    assert (boxes[:, 0] + boxes[:, 2] <= height).all() and (boxes[:, 1] + boxes[:, 3] <= width).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= height).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= width).all()
     assert abs(area.mean() - 0.2) < 0.03
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 
 from mmseg_semi_rs.models.losses import RankSum, ValidCrossEntropyLoss, consistency_loss
 from mmseg_semi_rs.structures import PseudoLabel

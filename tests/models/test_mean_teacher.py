@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
@@ -20,20 +20,31 @@ CLASSES, SIZE = 3, 32
 def student(layer='GN', aux=False):
     norm_cfg = dict(type='GN', num_groups=2) if layer == 'GN' else dict(type=layer)
     head = dict(
-        type='FCNHead', in_channels=32, in_index=3, channels=8, num_convs=1, concat_input=False,
-        num_classes=CLASSES, norm_cfg=norm_cfg, dropout_ratio=0.0,
+        type='FCNHead',
+        in_channels=32,
+        in_index=3,
+        channels=8,
+        num_convs=1,
+        concat_input=False,
+        num_classes=CLASSES,
+        norm_cfg=norm_cfg,
+        dropout_ratio=0.0,
         loss_decode=dict(type='ValidCrossEntropyLoss'),
-    )  # fmt: skip
+    )
     return dict(
         type='EncoderDecoder',
         backbone=dict(
-            type='ResNet', depth=18, base_channels=4, stem_channels=4, norm_cfg=norm_cfg,
+            type='ResNet',
+            depth=18,
+            base_channels=4,
+            stem_channels=4,
+            norm_cfg=norm_cfg,
             norm_eval=False,
         ),
         decode_head=head,
         auxiliary_head=dict(head, in_channels=16, in_index=2) if aux else None,
         test_cfg=dict(mode='whole'),
-    )  # fmt: skip
+    )
 
 
 def build(layer='GN', aux=False, ema=True, **settings):
@@ -41,8 +52,13 @@ def build(layer='GN', aux=False, ema=True, **settings):
     semi = dict(conf_thresh=0.0, cutmix=None)
     semi.update(settings)
     model = MODELS.build(
-        dict(type='MeanTeacherSegmentor', student=student(layer, aux), ema=ema, semi_train_cfg=semi,
-             data_preprocessor=dict(type='SemiDataPreprocessor'))  # fmt: skip
+        dict(
+            type='MeanTeacherSegmentor',
+            student=student(layer, aux),
+            ema=ema,
+            semi_train_cfg=semi,
+            data_preprocessor=dict(type='SemiDataPreprocessor'),
+        )
     )
     model.init_weights()
     with torch.no_grad():  # decided predictions
@@ -95,6 +111,7 @@ def test_loss_is_the_restated_formula(reduce, divisor):
     inputs, data = batch()
     losses = model.loss(inputs, data)
     with torch.no_grad():
+
         def up(network, x):
             scores = network.decode_head(network.backbone(x))
             return F.interpolate(scores, (SIZE, SIZE), mode='bilinear', align_corners=False)
@@ -347,10 +364,12 @@ def test_cutmix_moves_labels_with_images():
         (dict(semi_train_cfg=dict(loss_weight=dict(dist=1))), 'dist'),
         (dict(semi_test_cfg=dict(predict_on='both')), "predict_on='both'"),
         (dict(semi_test_cfg=dict(predict_on='teacher'), ema=False), 'needs ema=True'),
-        (dict(student=dict(student(), data_preprocessor=dict(type='SegDataPreProcessor'))),
-         'data_preprocessor'),
+        (
+            dict(student=dict(student(), data_preprocessor=dict(type='SegDataPreProcessor'))),
+            'data_preprocessor',
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_settings_are_told(change, word):
     config = dict(type='MeanTeacherSegmentor', student=student())
     config.update(change)
@@ -360,8 +379,13 @@ def test_bad_settings_are_told(change, word):
 
 def test_R9_preprocessor_marks_padding_and_gives_all_branches_one_size():
     preprocessor = MODELS.build(
-        dict(type='SemiDataPreprocessor', mean=[10.0] * 3, std=[2.0] * 3, bgr_to_rgb=True,
-             size=(40, 48))  # fmt: skip
+        dict(
+            type='SemiDataPreprocessor',
+            mean=[10.0] * 3,
+            std=[2.0] * 3,
+            bgr_to_rgb=True,
+            size=(40, 48),
+        )
     )
     labels = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
     image = torch.arange(3, dtype=torch.uint8).view(3, 1, 1).expand(3, SIZE, SIZE).contiguous()

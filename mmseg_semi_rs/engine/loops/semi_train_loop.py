@@ -105,11 +105,12 @@ class SemiTrainLoop(IterBasedTrainLoop):
         dataset = self.dataloader.dataset
         problem: list[Exception | None] = [None]
         if is_main_process():
-            check = check_semi_dataset
-            if not isinstance(dataset, SemiDataset):
-                check = check_segmentation_dataset
             try:
-                print_log(str(check(dataset)), logger='current')
+                if isinstance(dataset, SemiDataset):
+                    summary = str(check_semi_dataset(dataset))
+                else:
+                    summary = str(check_segmentation_dataset(dataset))
+                print_log(summary, logger='current')
             except (ValueError, FileNotFoundError) as error:
                 problem[0] = error
         broadcast_object_list(problem)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
-from mmengine.runner.amp import autocast
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, ValLoop
+from mmengine.runner.amp import autocast
 from mmseg.registry import LOOPS
 from torch.utils.data import DataLoader
 
@@ -78,7 +79,7 @@ class TeacherStudentValLoop(ValLoop):
         return metrics
 
     @torch.no_grad()
-    def _predict(self, model: torch.nn.Module, name: str | None, data_batch: dict) -> list:
+    def _predict(self, model: Any, name: str | None, data_batch: dict) -> list:
         if name is None:
             with autocast(enabled=self.fp16):
                 return self.runner.model.val_step(data_batch)

@@ -106,13 +106,13 @@ class MeanTeacherSegmentor(BaseSegmentor):
                 'The student has a data_preprocessor, which would never run: give it to '
                 f'{type(self).__name__} instead.'
             )
-        self.student = MODELS.build(student)
+        self.student: Any = MODELS.build(student)
         if isinstance(self.student.decode_head, nn.ModuleList):
             raise ValueError(
                 f'student type {student["type"]!r} has a cascade of decode heads; '
                 f'{type(self).__name__} works with one decode_head.'
             )
-        self.teacher: nn.Module | None = None
+        self.teacher: Any = None
         if ema:
             self.teacher = deepcopy(self.student).eval().requires_grad_(False)
         self.train_settings = _read_cfg(semi_train_cfg, _TRAIN_DEFAULTS, 'semi_train_cfg')
@@ -121,7 +121,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         )['predict_on']
         self._check_settings()
         cutmix = self.train_settings['cutmix']
-        self.cutmix = None if cutmix is None else CutMix(**cutmix)
+        self.cutmix: CutMix | None = None if cutmix is None else CutMix(**cutmix)
         self.purifiers: list[Purifier] = []
         self.last_step: dict[str, Any] = {}
         if hasattr(self.student.decode_head, 'bind_source'):
@@ -166,7 +166,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         return self.student.decode_head.align_corners
 
     @property
-    def predictor(self) -> nn.Module:
+    def predictor(self) -> Any:
         """The network that predicts: teacher or student."""
         return self.teacher if self.predict_on == 'teacher' else self.student
 
@@ -196,7 +196,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         """
         if self.teacher is None:
             return
-        pairs = [
+        pairs: list[tuple[Tensor, Tensor]] = [
             (mean, new)
             for mean, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True)
             if new.requires_grad
@@ -208,7 +208,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
             if not mean.is_floating_point():
                 mean.copy_(new)
 
-    def decode(self, model: nn.Module, images: Tensor) -> Tensor:
+    def decode(self, model: Any, images: Tensor) -> Tensor:
         """Return a network's logits at the images' size.
 
         Args:
@@ -289,8 +289,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
                 )
             share = count / (count + len(strong))
             distill = {
-                name: share * distill.get(name, 0.0) + (1 - share) * more.get(name, 0.0)
-                for name in {**distill, **more}
+                name: share * value + (1 - share) * more[name] for name, value in distill.items()
             }
         strong_logits = self._upsample(strong_logits, strong)
         unsup = consistency_loss(strong_logits, target.labels, target.weight, denominator)
@@ -313,7 +312,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         aux_heads = self._auxiliary_heads() if aux else []
         return logits, [aux_head(feats) for aux_head in aux_heads], feature_losses
 
-    def _auxiliary_heads(self) -> list[nn.Module]:
+    def _auxiliary_heads(self) -> list[Any]:
         if not self.student.with_auxiliary_head:
             return []
         heads = self.student.auxiliary_head
@@ -372,15 +371,13 @@ class MeanTeacherSegmentor(BaseSegmentor):
         return self.predictor._forward(inputs, data_samples)
 
 
-def _head_losses(
-    head: nn.Module, logits: Tensor, samples: SampleList, prefix: str
-) -> dict[str, Tensor]:
+def _head_losses(head: Any, logits: Tensor, samples: SampleList, prefix: str) -> dict[str, Tensor]:
     """Compute a decode head's supervised losses.
 
     Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its accuracy, whose
     boolean indexing makes the host wait for the device; heads with their own are called.
     """
-    inner = getattr(head, 'decode_head', head)
+    inner: Any = getattr(head, 'decode_head', head)
     if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
         losses = inner.loss_by_feat(logits, samples)
         return {f'{prefix}.{name}': value for name, value in losses.items()}

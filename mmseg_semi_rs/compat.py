@@ -1,0 +1,270 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The only module that knows versions of mmengine, mmcv, mmseg, mmpretrain, torch and numpy.
+
+Importing it mends, in memory and only where needed, what keeps the released OpenMMLab packages from
+working together on today's Python and PyTorch:
+
+=============================== ====================================================================
+what is wrong                   what :func:`apply` does
+=============================== ====================================================================
+mmseg imports ``mmcv.ops``,     ``load_ext`` answers with a stand-in whose operators raise when they
+mmcv-lite has no ``mmcv._ext``  are *called*; nothing is put into ``sys.modules``, since mmengine
+                                takes any ``mmcv._ext`` for the full mmcv
+torch >= 2.6 loads with         the classes of mmengine's message hub and of numpy scalars are
+``weights_only=True``, which    declared safe; ``weights_only`` itself stays on
+refuses mmengine's checkpoints
+mmpretrain's backbones return   ``train()`` returns the module again, so that ``.eval()`` chains
+None from ``train()``
+``pkgutil.find_loader`` warns   mmengine and mmcv see one that asks ``importlib.util.find_spec``
+on 3.12, is gone on 3.14
+mmcv's ``adjust_hue`` makes a   negative rotations are done as positive ones of the image with its
+negative number a ``uint8``,    red and blue exchanged, which is the same
+which numpy 2 refuses
+mmengine formats the whole      the text of an unchanged config is kept, so that only the first of a
+config at every checkpoint,     run's checkpoints costs that second
+about a second each
+=============================== ====================================================================
+
+Every function may be called any number of times.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+__all__ = ['MissingOps', 'apply', 'require_openmmlab']
+
+# import name -> (what to install, the same from the maintained fork)
+_FAMILIES = {
+    'mmengine': 'mmengine',
+    'mmcv': 'mmcv-lite==2.1.0',
+    'mmseg': 'mmsegmentation==1.2.2',
+    'mmpretrain': 'mmpretrain==1.2.0',
+}
+
+
+def require_openmmlab(names: Sequence[str] = tuple(_FAMILIES)) -> None:
+    """Check that the OpenMMLab packages are there, without importing them.
+
+    They are no hard requirement of this distribution because two distributions own each import name
+    (``mmsegmentation`` and ``onedl-mmsegmentation``, ...), and installing both overwrites files.
+
+    Args:
+        names: Import names to look for.
+
+    Raises:
+        ImportError: One or several are missing; the message says what to type.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        requirements = ' '.join(f'"{_FAMILIES.get(name, name)}"' for name in missing)
+        raise ImportError(
+            f'mmseg_semi_rs needs {", ".join(missing)}, which this Python does not have: type '
+            f'`{sys.executable} -m pip install {requirements}` (or install mmseg_semi_rs with its '
+            'extra "mmlab"; with the onedl-* distributions install their counterparts instead).'
+        )
+
+
+class MissingOps:
+    """Stands where mmcv's compiled extension module would stand; calling an operator raises.
+
+    Args:
+        module: Full name of the missing extension, e.g. ``'mmcv._ext'``.
+        names: The operators that the importing file wants to find in it.
+    """
+
+    def __init__(self, module: str, names: Sequence[str]) -> None:
+        for name in names:
+            setattr(self, name, functools.partial(self._raise, module, name))
+
+    @staticmethod
+    def _raise(module: str, name: str, *args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError(
+            f'The operator {name!r} lives in the compiled module {module}, which mmcv-lite does '
+            'not have: install the full mmcv (built for your PyTorch) to use this model, or '
+            'choose one that needs no compiled operator.'
+        )
+
+
+def _mend_ext_loader() -> None:
+    """Let ``mmcv.ops`` be imported without its compiled extension."""
+    ext_loader = importlib.import_module('mmcv.utils.ext_loader')
+    original = ext_loader.load_ext
+    if getattr(original, 'mended', False):
+        return
+
+    @functools.wraps(original)
+    def load_ext(name: str, funcs: Sequence[str]) -> Any:
+        # Only the absent file is forgiven. One that is there but does not load (built for another
+        # PyTorch) keeps its own error.
+        if importlib.util.find_spec('mmcv.' + name) is None:
+            return MissingOps('mmcv.' + name, funcs)
+        return original(name, funcs)
+
+    load_ext.mended = True  # type: ignore[attr-defined]
+    ext_loader.load_ext = load_ext  # type: ignore[attr-defined]
+
+
+def _history_buffer_attribute(owner: Any, name: str) -> Any:
+    """What ``builtins.getattr`` is allowed to be inside a checkpoint: a statistic's lookup.
+
+    mmengine pickles ``HistoryBuffer.mean`` and its sisters as ``getattr(HistoryBuffer, 'mean')``.
+    The plain builtin would let a forged file read any attribute of any allowed object.
+    """
+    from mmengine.logging import HistoryBuffer
+
+    if owner is HistoryBuffer and not name.startswith('_') and hasattr(owner, name):
+        return getattr(owner, name)
+    raise ValueError(
+        f'The checkpoint asks for the attribute {name!r} of {owner!r}, which no checkpoint written '
+        'by mmengine does: load it only after you have checked where it comes from.'
+    )
+
+
+def _numpy_core() -> ModuleType:
+    try:
+        return importlib.import_module('numpy._core.multiarray')
+    except ImportError:  # numpy 1
+        return importlib.import_module('numpy.core.multiarray')
+
+
+def _safe_globals() -> list[Any]:
+    """Everything but tensors that an mmengine checkpoint holds."""
+    from mmengine.logging import HistoryBuffer
+
+    core = _numpy_core()
+    dtype_classes = {type(np.dtype(code)) for code in np.typecodes['AllInteger'] + '?efd'}
+    names: list[Any] = [
+        HistoryBuffer,
+        (_history_buffer_attribute, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *sorted(dtype_classes, key=lambda cls: cls.__name__),
+    ]
+    # A file written under numpy 1 is read under numpy 2, and the reverse.
+    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        names.append((core._reconstruct, f'{module}._reconstruct'))
+        names.append((core.scalar, f'{module}.scalar'))
+    return names
+
+
+def _mend_checkpoints() -> None:
+    """Declare the contents of mmengine checkpoints safe for ``torch.load(weights_only=True)``."""
+    version = tuple(int(part) for part in torch.__version__.split('.')[:2])
+    if version >= (2, 6):  # from here on weights_only is the default
+        torch.serialization.add_safe_globals(_safe_globals())
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    children: list[type] = cls.__subclasses__()
+    for child in children:
+        yield from _subclasses(child)
+
+
+def _returning_self(train: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(train)
+    def wrapper(self: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+        train(self, mode)
+        return self
+
+    wrapper.mended = True  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _mend_train() -> None:
+    """Let ``train()`` and ``eval()`` of mmpretrain's backbones return the module."""
+    backbones = importlib.import_module('mmpretrain.models.backbones.base_backbone')
+    importlib.import_module('mmpretrain.models')  # so that all subclasses exist
+    for cls in _subclasses(backbones.BaseBackbone):
+        train = cls.__dict__.get('train')
+        if (
+            train is not None
+            and cls.__module__.startswith('mmpretrain.')
+            and not getattr(train, 'mended', False)
+        ):
+            cls.train = _returning_self(train)  # type: ignore[attr-defined]
+
+
+def _mend_find_loader() -> None:
+    """Give mmengine and mmcv a ``pkgutil.find_loader`` that neither warns nor is missing."""
+    if sys.version_info < (3, 12):
+        return
+
+    def find_loader(fullname: str) -> Any:
+        spec = importlib.util.find_spec(fullname)
+        return None if spec is None else spec.loader
+
+    replacement = SimpleNamespace(**{**vars(pkgutil), 'find_loader': find_loader})
+    for name in ('mmengine.utils.dl_utils.misc', 'mmcv.utils.ext_loader'):
+        module = importlib.import_module(name)
+        if getattr(module, 'pkgutil', None) is pkgutil:
+            module.pkgutil = replacement  # type: ignore[attr-defined]
+
+
+def _mend_adjust_hue() -> None:
+    """Let ``mmcv.adjust_hue`` turn hues backwards under numpy 2."""
+    mmcv: Any = importlib.import_module('mmcv')
+    original = mmcv.adjust_hue
+    if getattr(original, 'mended', False) or int(np.__version__.split('.')[0]) < 2:
+        return
+
+    @functools.wraps(original)
+    def adjust_hue(img: np.ndarray, hue_factor: float, backend: str | None = None) -> np.ndarray:
+        if hue_factor >= 0:
+            return original(img, hue_factor, backend=backend)
+        # Exchanging red and blue mirrors the hue circle: h -> 240 degrees - h.
+        mirrored = np.ascontiguousarray(img[..., ::-1])
+        turned = original(mirrored, -hue_factor, backend=backend)
+        return np.ascontiguousarray(turned[..., ::-1])
+
+    adjust_hue.mended = True  # type: ignore[attr-defined]
+    mmcv.adjust_hue = adjust_hue
+
+
+def _mend_pretty_text() -> None:
+    """Let mmengine format an unchanged config once, not at every checkpoint."""
+    config_class = importlib.import_module('mmengine.config').Config
+    original = config_class.pretty_text.fget
+    if getattr(original, 'mended', False):
+        return
+    texts: dict[str, str] = {}
+
+    @functools.wraps(original)
+    def pretty_text(self: Any) -> str:
+        key = repr(self._cfg_dict)
+        if key not in texts:
+            texts.clear()  # a process trains one config at a time
+            texts[key] = original(self)
+        return texts[key]
+
+    pretty_text.mended = True  # type: ignore[attr-defined]
+    config_class.pretty_text = property(pretty_text)
+
+
+def apply() -> None:
+    """Mend everything; runs once when this module is imported.
+
+    Raises:
+        ImportError: mmengine, mmcv, mmseg or mmpretrain is not installed.
+    """
+    require_openmmlab()
+    _mend_find_loader()
+    _mend_ext_loader()
+    _mend_checkpoints()
+    _mend_train()
+    _mend_adjust_hue()
+    _mend_pretty_text()
+
+
+apply()

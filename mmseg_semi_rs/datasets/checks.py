@@ -1,0 +1,503 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Checks of the data before the first step.
+
+A wrong file is told here, in one sentence with its path and the offending values, rather than as a
+stack trace from inside a worker in the third hour. No label of an unlabelled image is opened.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LISTED = 10  # problems that an error message spells out
+
+_EXIF_ORIENTATION = 0x0112
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
+
+
+@dataclass
+class DatasetSummary:
+    """What a dataset holds.
+
+    Attributes:
+        name: Class of the dataset, and its list.
+        images: Number of samples.
+        duplicates: Samples whose image occurs earlier in the list.
+        sizes: Number of images of each (width, height), largest number first.
+        class_pixels: Pixels of each class; empty when labels were not read.
+        ignored_pixels: Pixels without a class.
+    """
+
+    name: str
+    images: int
+    duplicates: int = 0
+    sizes: dict[tuple[int, int], int] = field(default_factory=dict)
+    class_pixels: dict[str, int] = field(default_factory=dict)
+    ignored_pixels: int = 0
+
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Share of each class among the pixels that have one, in [0, 1]."""
+        labelled = max(1, sum(self.class_pixels.values()))
+        return {name: count / labelled for name, count in self.class_pixels.items()}
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of pixels without a class, in [0, 1]."""
+        return self.ignored_pixels / max(1, self.ignored_pixels + sum(self.class_pixels.values()))
+
+    @property
+    def absent_classes(self) -> list[str]:
+        """Classes without a single pixel."""
+        return [name for name, count in self.class_pixels.items() if count == 0]
+
+    def __str__(self) -> str:
+        sizes = ', '.join(f'{count} of {w} x {h}' for (w, h), count in list(self.sizes.items())[:3])
+        if len(self.sizes) > 3:
+            sizes += f', {len(self.sizes) - 3} other sizes'
+        lines = [f'{self.name}: {self.images} images ({sizes})']
+        if self.duplicates:
+            lines.append(f'  {self.duplicates} of them occur more than once')
+        if self.class_pixels:
+            shares = ', '.join(f'{n} {share:.1%}' for n, share in self.class_shares.items())
+            lines.append(f'  {shares}; ignored {self.ignored_share:.1%} of all pixels')
+        if self.class_pixels and self.absent_classes:
+            lines.append(f'  no pixel of {", ".join(self.absent_classes)}')
+        return '\n'.join(lines)
+
+
+@dataclass
+class SemiSummary:
+    """What a labelled and an unlabelled dataset hold."""
+
+    labelled: DatasetSummary
+    unlabelled: DatasetSummary | None
+
+    def __str__(self) -> str:
+        lines = [f'labelled   {self.labelled}']
+        if self.unlabelled is not None:
+            lines.append(f'unlabelled {self.unlabelled}')
+            total = self.labelled.images + self.unlabelled.images
+            lines.append(f'labelled share: {self.labelled.images / max(1, total):.2%} of {total}')
+        return '\n'.join(lines)
+
+
+@dataclass
+class _Sample:
+    """One sample as its dataset describes it, and how its dataset reads ids."""
+
+    image: str
+    label: str | None
+    ids: _IdRule
+    backend_args: dict | None
+
+
+@dataclass(frozen=True)
+class _IdRule:
+    """How raw ids become class ids: mmseg's ``LoadAnnotations``, as a table."""
+
+    num_classes: int
+    ignore_index: int
+    reduce_zero_label: bool
+    label_map: tuple[tuple[int, int], ...] | None
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Class id of each raw uint8 id, and whether it is a class or ignored."""
+        raw = np.arange(256)
+        reduced = raw
+        if self.reduce_zero_label:  # 0 is ignored, explicitly and not by integer wrap-around
+            reduced = np.where(raw == 0, 255, np.where(raw == 255, 255, raw - 1))
+        final = reduced.copy()
+        for old, new in self.label_map or ():
+            final[reduced == old] = new
+        return final, (final < self.num_classes) | (final == self.ignore_index)
+
+    def describe(self) -> str:
+        last = self.num_classes - 1 if self.label_map is None else len(self.label_map) - 1
+        first = 1 if self.reduce_zero_label else 0
+        ignored = f'0 or {self.ignore_index}' if self.reduce_zero_label else f'{self.ignore_index}'
+        return f'{first}..{first + last} and {ignored} (ignored)'
+
+
+@dataclass
+class _Finding:
+    """What was seen of one sample."""
+
+    problems: list[str] = field(default_factory=list)
+    missing: int = 0
+    size: tuple[int, int] | None = None
+    pixels: np.ndarray | None = None
+
+
+def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
+    """Check a dataset *config* before it is built: its lists and folders must exist.
+
+    mmseg itself stops with a bare assertion, or takes the whole folder when a list is not named.
+
+    Args:
+        cfg: Config of a dataset; wrappers (``labelled``, ``unlabelled``, ``dataset``, ``datasets``)
+            are followed.
+        name: What to call it in the message.
+
+    Raises:
+        FileNotFoundError: Names the first path that is not there.
+        ValueError: Names the first list that is empty.
+    """
+    for key in ('labelled', 'unlabelled', 'dataset'):
+        if isinstance(cfg.get(key), Mapping):
+            check_dataset_paths(cfg[key], f'{name}.{key}')
+    for number, part in enumerate(cfg.get('datasets') or ()):
+        if isinstance(part, Mapping):
+            check_dataset_paths(part, f'{name}.datasets[{number}]')
+    if cfg.get('backend_args') or '://' in str(cfg.get('data_root')):
+        return  # not on this machine's disk
+    root = Path(cfg.get('data_root') or '')
+    if cfg.get('data_root') and not root.is_dir():
+        raise FileNotFoundError(
+            f'{name}.data_root is {root}, which is no folder: convert the data set with '
+            'tools/dataset_converters, or correct data_root.'
+        )
+    list_path = root / cfg['ann_file'] if cfg.get('ann_file') else None
+    if list_path is not None and not list_path.exists():
+        raise FileNotFoundError(
+            f'{name}.ann_file is {list_path}, which does not exist: write the lists with '
+            'tools/make_splits.py, or correct ann_file.'
+        )
+    if list_path is not None and list_path.is_file() and not list_path.read_text().strip():
+        raise ValueError(
+            f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
+            'tools/make_splits.py.'
+        )
+    for key, prefix in (cfg.get('data_prefix') or {}).items():
+        if prefix and not (root / prefix).is_dir():
+            raise FileNotFoundError(
+                f'{name}.data_prefix.{key} is {root / prefix}, which is no folder: convert the '
+                'data set with tools/dataset_converters, or correct data_prefix.'
+            )
+
+
+def check_segmentation_dataset(
+    dataset: Any,
+    with_labels: bool = True,
+    name: str | None = None,
+    decode_images: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> DatasetSummary:
+    """Check the files of a dataset.
+
+    Every image must exist and be readable. With labels, every label file must exist, be readable
+    as one channel, have its image's size and hold only ids that become a class or the ignore index
+    under the dataset's ``reduce_zero_label`` and ``label_map``.
+
+    Args:
+        dataset: An mmseg ``BaseSegDataset``, or ``ConcatDataset`` / ``RepeatDataset`` around such
+            datasets. A repeated dataset is checked once.
+        with_labels: Whether to open label files.
+        name: What to call it in messages. Defaults to the class and its list.
+        decode_images: Whether images are decoded whole, which also finds those that were cut off;
+            otherwise only their headers are read.
+        workers: Threads. Defaults to twice the number of processors, at most 16.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Counts, sizes and class shares.
+
+    Raises:
+        ValueError: Something is wrong with the files; the first ten problems are listed.
+        FileNotFoundError: The same, when all problems are absent files.
+    """
+    leaves = list(_leaves(dataset))
+    title = name or ', '.join(dict.fromkeys(_title(leaf) for leaf in leaves))
+    samples = [sample for leaf in leaves for sample in _samples(leaf, with_labels)]
+    if not samples:
+        raise ValueError(
+            f'{title} is empty: check its ann_file and data_prefix, or write its list with '
+            'tools/make_splits.py.'
+        )
+    if with_labels:
+        for sample in samples:
+            if sample.label is None:
+                raise ValueError(
+                    f'{title} is to be labelled but {sample.image} has no label path: give its '
+                    'dataset a data_prefix with seg_map_path.'
+                )
+
+    def examine(sample: _Sample) -> _Finding:
+        return _examine(sample, decode_images)
+
+    findings = _map(examine, samples, workers, f'checking {title}' if progress else None)
+    _raise_problems(title, findings)
+
+    summary = DatasetSummary(title, len(samples))
+    summary.duplicates = len(samples) - len({_identity(sample.image) for sample in samples})
+    summary.sizes = dict(Counter(f.size for f in findings if f.size is not None).most_common())
+    if with_labels:
+        classes = [str(c) for c in leaves[0].metainfo.get('classes') or ()]
+        totals = sum((f.pixels for f in findings if f.pixels is not None), np.zeros(256, np.int64))
+        summary.class_pixels = {label: int(totals[k]) for k, label in enumerate(classes)}
+        summary.ignored_pixels = int(totals.sum()) - sum(summary.class_pixels.values())
+    return summary
+
+
+def check_semi_dataset(
+    dataset: Any,
+    decode_images: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> SemiSummary:
+    """Check a labelled and an unlabelled dataset, and that no image is in both.
+
+    Args:
+        dataset: Anything with ``labelled`` and ``unlabelled`` (None for supervised training).
+        decode_images: See :func:`check_segmentation_dataset`.
+        workers: See :func:`check_segmentation_dataset`.
+        progress: See :func:`check_segmentation_dataset`.
+
+    Raises:
+        ValueError: See :func:`check_segmentation_dataset`; or the lists overlap.
+        FileNotFoundError: See :func:`check_segmentation_dataset`.
+    """
+    if dataset.unlabelled is not None:
+        check_disjoint({'labelled': dataset.labelled, 'unlabelled': dataset.unlabelled})
+    labelled = check_segmentation_dataset(
+        dataset.labelled, True, None, decode_images, workers, progress
+    )
+    if dataset.unlabelled is None:
+        return SemiSummary(labelled, None)
+    unlabelled = check_segmentation_dataset(
+        dataset.unlabelled, False, None, decode_images, workers, progress
+    )
+    return SemiSummary(labelled, unlabelled)
+
+
+def check_disjoint(datasets: Mapping[str, Any]) -> None:
+    """Check that no two datasets share an image.
+
+    Args:
+        datasets: Datasets by the name that messages use, e.g. labelled and validation images.
+
+    Raises:
+        ValueError: Names both, how many images they share and the first ten.
+    """
+    images = {
+        name: {
+            _identity(sample.image): sample.image
+            for leaf in _leaves(dataset)
+            for sample in _samples(leaf, False)
+        }
+        for name, dataset in datasets.items()
+    }
+    names = list(images)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            shared = sorted(images[first].keys() & images[second].keys())
+            if shared:
+                raise ValueError(
+                    f'{len(shared)} images are both in the {first} list '
+                    f'({_list_of(datasets[first])}) and in the {second} list '
+                    f'({_list_of(datasets[second])}): write the lists again with '
+                    f'tools/make_splits.py ({_listed([images[first][key] for key in shared])}).'
+                )
+
+
+def _leaves(dataset: Any) -> Iterator[Any]:
+    """The datasets inside wrappers."""
+    if getattr(dataset, 'datasets', None) is not None:
+        for part in dataset.datasets:
+            yield from _leaves(part)
+    elif getattr(dataset, 'dataset', None) is not None:
+        yield from _leaves(dataset.dataset)
+    else:
+        yield dataset
+
+
+def _title(leaf: Any) -> str:
+    return f'{type(leaf).__name__} ({_list_of(leaf)})'
+
+
+def _list_of(dataset: Any) -> str:
+    leaf = next(_leaves(dataset))
+    prefix = getattr(leaf, 'data_prefix', None) or {}
+    return str(getattr(leaf, 'ann_file', '') or prefix.get('img_path', ''))
+
+
+def _samples(leaf: Any, with_labels: bool) -> Iterator[_Sample]:
+    if hasattr(leaf, 'full_init'):
+        leaf.full_init()
+    label_map = getattr(leaf, 'label_map', None)
+    rule = _IdRule(
+        len(leaf.metainfo.get('classes') or ()) or 256,
+        getattr(leaf, 'ignore_index', 255),
+        bool(getattr(leaf, 'reduce_zero_label', False)),
+        None if label_map is None else tuple(sorted(label_map.items())),
+    )
+    for index in range(len(leaf)):
+        info = leaf.get_data_info(index)
+        label = info.get('seg_map_path') if with_labels else None
+        yield _Sample(info['img_path'], label, rule, getattr(leaf, 'backend_args', None))
+
+
+def _identity(path: str) -> str:
+    return path if '://' in path else os.path.realpath(path)
+
+
+def _map(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    workers: int | None,
+    description: str | None,
+) -> list[_Result]:
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn('{task.description}', markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=description is None or not console.is_terminal,
+    )
+    threads = workers or min(16, 2 * (os.cpu_count() or 1))
+    with bar, ThreadPoolExecutor(threads) as pool:
+        return list(
+            bar.track(pool.map(function, items), total=len(items), description=description or '')
+        )
+
+
+def _raise_problems(title: str, findings: Sequence[_Finding]) -> None:
+    problems = [problem for finding in findings for problem in finding.problems]
+    if not problems:
+        return
+    missing = sum(finding.missing for finding in findings)
+    message = (
+        f'{title} has {len(problems)} {"problem" if len(problems) == 1 else "problems"}: '
+        f'{_listed(problems)}; convert the data set again or correct the lists (tools/'
+        'dataset_converters, tools/make_splits.py).'
+    )
+    raise FileNotFoundError(message) if missing == len(problems) else ValueError(message)
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = len(items) - LISTED
+    return '; '.join(items[:LISTED]) + (f'; and {more} more' if more > 0 else '')
+
+
+def _open(path: str, backend_args: dict | None) -> Image.Image:
+    if not backend_args and '://' not in path:
+        return Image.open(path)
+    from mmengine import fileio
+
+    return Image.open(io.BytesIO(fileio.get(path, backend_args=backend_args)))
+
+
+def _exists(path: str, backend_args: dict | None) -> bool:
+    if not backend_args and '://' not in path:
+        return Path(path).is_file()
+    from mmengine import fileio
+
+    return bool(fileio.exists(path, backend_args=backend_args))
+
+
+def _image_size(path: str, backend_args: dict | None, decode: bool) -> tuple[int, int]:
+    """Width and height as the loader sees them, which turns photographs upright."""
+    try:
+        image = _open(path, backend_args)
+    except UnidentifiedImageError:  # many bands, or many bits: left to the loader's own decoder
+        size = _raster_size(path)
+        if size is None:
+            raise
+        return size
+    with image:
+        if decode:
+            image.load()
+        width, height = image.size
+        # only photographs are turned, and only theirs is found without decoding the image
+        photograph = image.format in ('JPEG', 'MPO')
+        turned = photograph and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+def _raster_size(path: str) -> tuple[int, int] | None:
+    import cv2
+
+    pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
+    return None if pixels is None else (pixels.shape[1], pixels.shape[0])
+
+
+def _examine(sample: _Sample, decode_image: bool) -> _Finding:
+    finding = _Finding()
+    if not _exists(sample.image, sample.backend_args):
+        finding.problems.append(f'image {sample.image} does not exist')
+        finding.missing += 1
+    else:
+        try:
+            finding.size = _image_size(sample.image, sample.backend_args, decode_image)
+        except Exception as error:  # Pillow raises a dozen kinds for damaged files
+            finding.problems.append(f'image {sample.image} cannot be read ({_short(error)})')
+    if sample.label is None:
+        return finding
+    if not _exists(sample.label, sample.backend_args):
+        finding.problems.append(f'label {sample.label} does not exist')
+        finding.missing += 1
+        return finding
+    try:
+        with _open(sample.label, sample.backend_args) as image:
+            ids = np.array(image)
+    except Exception as error:
+        finding.problems.append(f'label {sample.label} cannot be read ({_short(error)})')
+        return finding
+    _examine_label(finding, sample, ids)
+    return finding
+
+
+def _examine_label(finding: _Finding, sample: _Sample, ids: np.ndarray) -> None:
+    """Check decoded ids (H, W) against the image's size and the classes, and count them."""
+    if ids.ndim != 2:
+        finding.problems.append(
+            f'label {sample.label} has {ids.shape[2]} channels, one channel of class ids is needed'
+        )
+        return
+    if ids.dtype.kind not in 'bui':
+        finding.problems.append(f'label {sample.label} holds {ids.dtype} numbers, not class ids')
+        return
+    size = (ids.shape[1], ids.shape[0])
+    if finding.size is not None and size != finding.size:
+        finding.problems.append(
+            f'label {sample.label} is {size[0]} x {size[1]} pixels but its image '
+            f'{finding.size[0]} x {finding.size[1]}'
+        )
+    if ids.dtype == np.uint8:
+        counts = np.bincount(ids.ravel(), minlength=256)
+        values = np.flatnonzero(counts)
+    else:  # 16 or 32 bits: mmseg would fold 256 into 0
+        values, value_counts = np.unique(ids.astype(np.int64), return_counts=True)
+        inside = (values >= 0) & (values < 256)
+        counts = np.zeros(256, np.int64)
+        counts[values[inside]] = value_counts[inside]
+    final, allowed = sample.ids.table()
+    wrong = [int(v) for v in values if not 0 <= v < 256 or not allowed[v]]
+    if wrong:
+        shown = ', '.join(map(str, wrong[:8])) + (', ...' if len(wrong) > 8 else '')
+        finding.problems.append(
+            f'label {sample.label} has ids {shown} outside {sample.ids.describe()}'
+        )
+        return
+    finding.pixels = np.bincount(final, weights=counts, minlength=256).astype(np.int64)
+
+
+def _short(error: Exception) -> str:
+    return f'{type(error).__name__}: {error}'.split('\n')[0]

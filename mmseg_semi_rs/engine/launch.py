@@ -1,0 +1,448 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What the command line tools do with a config before a Runner is built from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_dist_info
+from mmengine.hooks import Hook
+from mmengine.runner import Runner, find_latest_checkpoint
+from mmseg.registry import MODELS
+
+from ..datasets.checks import check_dataset_paths
+
+__all__ = [
+    'BAD_INPUT',
+    'Faults',
+    'batch_summary',
+    'check_paths',
+    'leave_process_group',
+    'load_config',
+    'section',
+    'set_amp',
+    'set_launcher',
+    'set_resume',
+]
+
+#: Exit code of a tool whose config, data or weights are wrong.
+BAD_INPUT = 2
+_WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors', '.npz', '.tar')
+
+
+class Faults:
+    """Tells bad input in one sentence on stderr, and leaves with exit code 2.
+
+    Only what this package raises itself, to tell the user about a config, data or weight file, is
+    shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
+    and so does everything after :meth:`begun`, when the training is under way.
+
+    Args:
+        show_traceback: Never shorten.
+        tool: Module name of the tool, whose own errors are shortened too.
+
+    Examples:
+        >>> with Faults() as faults:
+        ...     faults.begun()  # from here on errors keep their traceback
+    """
+
+    def __init__(self, show_traceback: bool = False, tool: str = '__main__') -> None:
+        self.show_traceback, self.tool = show_traceback, tool
+
+    def begun(self) -> None:
+        """Say that the training is under way."""
+        self.show_traceback = True
+
+    def watch(self, runner: Runner) -> None:
+        """Call :meth:`begun` when the first iteration of a runner begins."""
+        runner.register_hook(_BegunHook(self), priority='VERY_HIGH')
+
+    def __enter__(self) -> Faults:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or self.show_traceback or not _is_told(error, self.tool):
+            return
+        rank, world_size = get_dist_info()
+        where = f' (rank {rank})' if world_size > 1 else ''
+        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        print(f'error{where}: {message}', file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+
+
+class _BegunHook(Hook):
+    def __init__(self, faults: Faults) -> None:
+        self.faults = faults
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self.faults.begun()
+
+
+def _is_told(error: BaseException, tool: str) -> bool:
+    """Whether an error is meant to be read: raised here, or by a registry for a wrong name."""
+    if not isinstance(error, (ValueError, TypeError, KeyError, FileNotFoundError, ImportError)):
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    origin = str(frames[-1][0].f_globals.get('__name__', '')) if frames else ''
+    if isinstance(error, KeyError):
+        return origin == 'mmengine.registry.build_functions'
+    return origin == tool or origin.split('.')[0] == 'mmseg_semi_rs'
+
+
+def load_config(
+    path: str | Path,
+    options: Mapping[str, Any] | None = None,
+    work_dir: str | None = None,
+    seed: int | None = None,
+) -> Config:
+    """Read a config and apply the command line to it.
+
+    Args:
+        path: The config file.
+        options: ``--cfg-options``: values by dotted key.
+        work_dir: Where logs and checkpoints go. None: the config's own, else
+            ``work_dirs/<name of the config>``.
+        seed: Replaces ``randomness.seed``.
+
+    Returns:
+        The config, with ``work_dir`` set.
+
+    Raises:
+        FileNotFoundError: The config or one of its bases does not exist.
+        ValueError: The config cannot be read, or an option does not fit it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
+        hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
+        raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
+    try:
+        cfg = Config.fromfile(str(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'The config {path} names a base that does not exist ({error}): correct _base_.'
+        ) from error
+    except (SyntaxError, NameError, KeyError, OSError, TypeError, AttributeError) as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'The config {path} cannot be read ({type(error).__name__}: {reason}): correct it.'
+        ) from error
+    if options:
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            reason = ' '.join(str(error).split())
+            raise ValueError(
+                f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
+                f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
+            ) from error
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / path.stem)
+    if seed is not None:
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': seed}
+    return cfg
+
+
+def section(cfg: Config | ConfigDict, *keys: str) -> ConfigDict:
+    """A nested part of a config, made where it is absent or None.
+
+    ``cfg.setdefault(key, {})`` hands out a dict that the config does not hold.
+
+    Args:
+        cfg: The config; changed in place.
+        *keys: The way to the part.
+
+    Returns:
+        The part itself: what is set in it is set in the config.
+    """
+    node = cfg
+    for key in keys:
+        if node.get(key) is None:
+            node[key] = ConfigDict()
+        node = node[key]
+    return node
+
+
+def has_gpu() -> bool:
+    """Whether training would run on a CUDA device."""
+    return torch.cuda.is_available()
+
+
+def set_launcher(cfg: Config, launcher: str) -> None:
+    """Set the launcher, and start the process group where mmengine would not on a CPU machine.
+
+    mmengine's launchers select a CUDA device whatever the backend. Without one the group is started
+    here, with gloo, so that the Runner finds it, and the model is wrapped without device ids.
+
+    Args:
+        cfg: The config; changed in place.
+        launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``.
+
+    Raises:
+        ValueError: The launcher's environment variables are missing.
+    """
+    cfg.launcher = launcher
+    if launcher == 'none':
+        return
+    needed = {'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), 'slurm': ('SLURM_PROCID',)}[launcher]
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        command = {'pytorch': 'torchrun (tools/dist_train.sh)', 'slurm': 'srun'}[launcher]
+        raise ValueError(
+            f'--launcher {launcher} needs the environment variables {missing}: start through '
+            f'{command}, or leave --launcher out for one process.'
+        )
+    if has_gpu():
+        return
+    if launcher == 'slurm':
+        os.environ.update(_slurm_environment(os.environ))
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    section(cfg, 'env_cfg', 'dist_cfg').update(backend='gloo')
+    cfg.model_wrapper_cfg = {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': cfg.get('find_unused_parameters', False),
+        **cfg.get('model_wrapper_cfg', {}),
+        'device_ids': None,
+    }
+
+
+def leave_process_group() -> None:
+    """End the process group, if there is one, once all its processes are done.
+
+    Without waiting, the first to leave closes connections that others still send on.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """Torchrun's variables from those of a SLURM task."""
+    found = {
+        'RANK': env['SLURM_PROCID'],
+        'WORLD_SIZE': env.get('SLURM_NTASKS', '1'),
+        'LOCAL_RANK': env.get('SLURM_LOCALID', '0'),
+        'MASTER_PORT': env.get('MASTER_PORT', '29500'),
+    }
+    if 'MASTER_ADDR' not in env:
+        listing = subprocess.run(
+            ['scontrol', 'show', 'hostnames', env.get('SLURM_NODELIST', '')],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found['MASTER_ADDR'] = listing.stdout.split()[0]
+    return found
+
+
+def set_amp(cfg: Config, amp: bool) -> str | None:
+    """Switch mixed precision on, or off where there is no GPU.
+
+    bfloat16 has the range of float32, so there is no loss scaling and with it no check for
+    infinities that makes the host wait in each step. GPUs without bfloat16 get float16 with dynamic
+    scaling.
+
+    Args:
+        cfg: The config; changed in place.
+        amp: Whether ``--amp`` was given.
+
+    Returns:
+        What to warn about, if anything.
+
+    Raises:
+        ValueError: ``--amp`` with another optimizer wrapper than mmengine's two.
+    """
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is None:
+        return None
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        if amp:
+            raise ValueError(
+                f'--amp replaces OptimWrapper, but optim_wrapper.type is {kind!r}: give it its '
+                'precision in the config.'
+            )
+        return None
+    if not has_gpu():
+        for key in ('dtype', 'loss_scale', 'use_fsdp'):
+            wrapper.pop(key, None)
+        wrapper.type = 'OptimWrapper'
+        if amp or kind == 'AmpOptimWrapper':
+            return 'Mixed precision needs a GPU, and there is none: training in float32.'
+        return None
+    if not amp or kind == 'AmpOptimWrapper':
+        return None
+    wrapper.type = 'AmpOptimWrapper'
+    if torch.cuda.get_device_capability()[0] >= 8:
+        wrapper.update(dtype='bfloat16', loss_scale={'enabled': False})
+        return None
+    wrapper.update(dtype='float16', loss_scale='dynamic')
+    return (
+        f'{torch.cuda.get_device_name()} computes no bfloat16: training in float16 with dynamic '
+        'loss scaling.'
+    )
+
+
+def set_resume(cfg: Config, resume: str | None) -> str | None:
+    """Tell the Runner from which checkpoint to go on.
+
+    Args:
+        cfg: The config with its ``work_dir``; changed in place.
+        resume: A checkpoint, ``'auto'`` for the latest one in the work folder, None to start anew
+            unless the config itself says ``resume = True``.
+
+    Returns:
+        What to tell the user, if anything.
+
+    Raises:
+        FileNotFoundError: The named checkpoint does not exist.
+    """
+    if resume is None:
+        return None
+    if resume != 'auto':
+        if not Path(resume).is_file():
+            raise FileNotFoundError(
+                f'--resume {resume} does not exist: name a checkpoint, or use --resume alone for '
+                f'the latest one in {cfg.work_dir}.'
+            )
+        cfg.resume, cfg.load_from = True, resume
+        return None
+    latest = None
+    if (Path(cfg.work_dir) / 'last_checkpoint').exists():
+        latest = find_latest_checkpoint(cfg.work_dir)
+    if latest is None or not Path(latest).is_file():
+        cfg.resume = False
+        return f'{cfg.work_dir} has no checkpoint to resume from: starting from the beginning.'
+    # Not through load_from of the config, which would be resumed from in its place.
+    cfg.resume, cfg.load_from = True, str(latest)
+    return None
+
+
+def _nodes(node: Any, at: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """All dicts of a config with their dotted keys."""
+    if isinstance(node, Mapping):
+        yield at, node
+        for key, value in node.items():
+            yield from _nodes(value, f'{at}.{key}' if at else str(key))
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _nodes(value, f'{at}.{index}')
+
+
+def check_paths(
+    cfg: Config,
+    loaders: Sequence[str] = ('train_dataloader', 'val_dataloader', 'test_dataloader'),
+    weights: bool = True,
+) -> list[Path]:
+    """Check that the folders, lists and weight files that a config names exist.
+
+    Args:
+        cfg: The config.
+        loaders: The dataloaders that will be used.
+        weights: Whether the model's pretrained weights will be read (not so for testing).
+
+    Returns:
+        The weight files found.
+
+    Raises:
+        FileNotFoundError: One does not exist; the message names its key.
+    """
+    for loader in loaders:
+        if cfg.get(loader) is not None:
+            check_dataset_paths(cfg[loader]['dataset'], f'{loader}.dataset')
+    found = []
+    for key, node in _nodes(cfg.get('model'), 'model') if weights else ():
+        checkpoint = node.get('checkpoint')
+        if isinstance(checkpoint, (str, Path)) and _is_local_file(str(checkpoint)):
+            path = Path(checkpoint).expanduser()
+            if not path.exists():
+                raise FileNotFoundError(
+                    f'The weight file {checkpoint} ({key}.checkpoint) does not exist:'
+                    f'{_origin(node)} put it there, or set another path by --cfg-options '
+                    f'{key}.checkpoint=PATH, or None for random weights.'
+                )
+            found.append(path)
+    start = cfg.get('load_from')
+    if start and _is_local_file(str(start)):
+        if not Path(start).is_file():
+            raise FileNotFoundError(
+                f'The checkpoint {start} (load_from) does not exist: correct the path, or set '
+                'load_from=None.'
+            )
+        found.append(Path(start))
+    return found
+
+
+def _is_local_file(name: str) -> bool:
+    """Whether a checkpoint is meant as a file: no URL, no model name of a hub."""
+    if '://' in name or name.startswith('hf-hub:'):
+        return False
+    return name.endswith(_WEIGHT_SUFFIXES) or name.startswith(('.', '/', '~'))
+
+
+def _origin(node: Mapping[str, Any]) -> str:
+    """Where a backbone's weights come from and their licence, as the backbone itself says."""
+    origin = ''
+    with contextlib.suppress(Exception), torch.device('meta'):
+        origin = str(getattr(MODELS.build(dict(node)), 'origin', ''))
+    return f' {origin};' if origin else ''
+
+
+def batch_summary(cfg: Config, world_size: int) -> str:
+    """Say what one optimizer step and the whole training see.
+
+    The releases keep learning rate and epochs whatever the number of GPUs, so that the recipe
+    changes with it; here the length is fixed and the batch is told.
+
+    Args:
+        cfg: The config.
+        world_size: Number of processes.
+
+    Returns:
+        One line.
+    """
+    loader = cfg.train_dataloader
+    per_process = int(loader.batch_size)
+    accumulate = int(cfg.get('optim_wrapper', {}).get('accumulative_counts', 1))
+    total = per_process * world_size * accumulate
+    parts = f'{per_process} per process x {world_size} process{"es" if world_size > 1 else ""}'
+    if accumulate > 1:
+        parts += f' x {accumulate} accumulated steps'
+    ratio = loader.get('sampler', {}).get('source_ratio')
+    if ratio:
+        labelled = total * ratio[0] // sum(ratio)
+        parts += f' ({labelled} labelled + {total - labelled} unlabelled)'
+    text = f'Effective batch: {parts} = {total} images'
+    iterations = cfg.get('train_cfg', {}).get('max_iters')
+    if iterations:
+        text += f', {iterations} iterations'
+    scale = cfg.get('auto_scale_lr') or {}
+    base = scale.get('base_batch_size')
+    if base and base != total:
+        text += (
+            f'; the learning rate is scaled by {total / base:g} (auto_scale_lr)'
+            if scale.get('enable')
+            else f'; the recipe was written for {base}, its learning rate is kept (auto_scale_lr '
+            'is off)'
+        )
+    return text + '.'

@@ -1,0 +1,236 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .dry_run import hidden_modules
+
+__all__ = ['Stopwatch', 'TimeStepsHook', 'matmul_peak']
+
+#: Parts of a step in the order of execution, as :class:`TimeStepsHook` reports them.
+PARTS = (
+    'data',
+    'preprocess',
+    'EMA forward',
+    'frozen teachers',
+    'student forward',
+    'backward',
+    'optimizer',
+    'EMA update',
+    'rest',
+)
+
+
+class Stopwatch:
+    """Times parts of a step without making the host wait for the device.
+
+    On a GPU events are recorded and read after the last step; on the CPU the clock is read.
+
+    Args:
+        cuda: Whether the work runs on a GPU.
+    """
+
+    def __init__(self, cuda: bool) -> None:
+        self.cuda = cuda
+        self._spans: list[tuple[int, str, Any, Any]] = []
+        self.step = -1
+
+    def now(self) -> Any:
+        """A point in time: an event or seconds."""
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: Any, end: Any) -> float:
+        """Seconds between two points in time; on a GPU both must be over."""
+        return start.elapsed_time(end) / 1000 if self.cuda else end - start
+
+    def add(self, part: str, start: Any) -> None:
+        """Book the time from ``start`` until now on a part of the current step."""
+        self._spans.append((self.step, part, start, self.now()))
+
+    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a function book its time on a part."""
+
+        @functools.wraps(function)  # keeps the mark by which mmengine's schedulers know step()
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = self.now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.add(part, start)
+
+        return timed
+
+    def watch(self, part: str, module: nn.Module) -> None:
+        """Book the forward passes of a module on a part."""
+        starts: list[Any] = []
+        module.register_forward_pre_hook(lambda *_: starts.append(self.now()))
+        module.register_forward_hook(lambda *_: self.add(part, starts.pop()))
+
+    def totals(self, first: int) -> list[dict[str, float]]:
+        """Seconds by part for each step from ``first`` on."""
+        sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for step, part, start, end in self._spans:
+            if step >= first:
+                sums[step][part] += self.between(start, end)
+        return [dict(sums[step]) for step in sorted(sums)]
+
+
+class TimeStepsHook(Hook):
+    """Times a number of training steps, after some to warm up, and ends the training.
+
+    The parts are disjoint and add up to the step: 'EMA forward' is ``pseudo_label`` of the
+    segmentor, 'frozen teachers' all of them, 'student forward' the rest of ``loss``, 'data' the
+    time that the training waits for the loader.
+
+    Args:
+        steps: Steps that are timed.
+        warmup: Steps before them.
+        repeat_batch: Train on the first batch again and again, to leave the loader out.
+        count_flops: Count the operations of the first step, forward and backward.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(
+        self,
+        steps: int = 20,
+        warmup: int = 5,
+        repeat_batch: bool = False,
+        count_flops: bool = False,
+    ) -> None:
+        if steps < 1 or warmup < 1:
+            raise ValueError(f'steps={steps} and warmup={warmup} must be at least 1.')
+        self.steps, self.warmup = steps, warmup
+        self.repeat_batch, self.count_flops = repeat_batch, count_flops
+        self.flops = 0
+        self.images = 0
+        self._begins: list[Any] = []
+        self._ends: list[Any] = []
+        self._counter: FlopCounterMode | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Put the timers into model and optimizer."""
+        self.watch = Stopwatch(torch.cuda.is_available())
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.watch.watch('preprocess', model.data_preprocessor)
+        for name, part in (
+            ('loss', 'loss'),
+            ('pseudo_label', 'EMA forward'),
+            ('update_teacher', 'EMA update'),
+        ):
+            if hasattr(model, name):
+                setattr(model, name, self.watch.wrap(part, getattr(model, name)))
+        for _, teacher in hidden_modules(model):
+            self.watch.watch('frozen teachers', teacher)
+        wrapper = runner.optim_wrapper
+        wrapper.backward = self.watch.wrap('backward', wrapper.backward)
+        wrapper.step = self.watch.wrap('optimizer', wrapper.step)
+        wrapper.zero_grad = self.watch.wrap('optimizer', wrapper.zero_grad)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Begin a step."""
+        if self.repeat_batch and self.watch.step < 0:
+            runner.train_loop.dataloader_iterator = iter(lambda: data_batch, None)
+        self.watch.step += 1
+        if self.watch.step == self.warmup and self.watch.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        if self.count_flops and self.watch.step == 0:
+            self._counter = FlopCounterMode(display=False)
+            self._counter.__enter__()
+        self._begins.append(self.watch.now())
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """End a step, and the training after the last."""
+        self._ends.append(self.watch.now())
+        if self._counter is not None:
+            self._counter.__exit__(None, None, None)
+            self.flops, self._counter = self._counter.get_total_flops(), None
+        if self.watch.step == self.warmup + self.steps - 1:
+            self.images = runner.train_dataloader.batch_size
+            if self.watch.cuda:
+                torch.cuda.synchronize()
+            runner.train_loop.stop_training = True
+
+    def report(self) -> dict[str, Any]:
+        """The figures.
+
+        Returns:
+            ``step`` (median seconds), ``images_per_second``, ``parts`` (median seconds of each part
+            of the step), ``flops`` of a step (0 if not counted).
+        """
+        first = self.warmup
+        last = len(self._begins)
+        # A step lasts from the end of the one before, so that waiting for data belongs to it.
+        steps = [
+            self.watch.between(self._ends[index - 1], self._ends[index])
+            for index in range(first, last)
+        ]
+        waits = [
+            self.watch.between(self._ends[index - 1], self._begins[index])
+            for index in range(first, last)
+        ]
+        rows = []
+        for step, wait, parts in zip(steps, waits, self.watch.totals(first), strict=True):
+            loss = parts.pop('loss', 0.0)
+            inner = parts.get('EMA forward', 0.0) + parts.get('frozen teachers', 0.0)
+            parts = {'data': wait, 'student forward': loss - inner, **parts}
+            rows.append({**parts, 'rest': max(0.0, step - sum(parts.values()))})
+        median = statistics.median(steps)
+        return {
+            'step': median,
+            'images_per_second': self.images / median,
+            'parts': {
+                part: statistics.median(row.get(part, 0.0) for row in rows)
+                for part in PARTS
+                if any(part in row for row in rows)
+            },
+            'flops': self.flops,
+        }
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """Measure how fast a large matrix product is here.
+
+    Args:
+        device: Where.
+        dtype: In which precision.
+        seconds: How long to measure.
+
+    Returns:
+        Floating-point operations per second, the best of all repetitions.
+    """
+    size = 8192 if device.type == 'cuda' else 1024
+    left = torch.randn(size, size, device=device, dtype=dtype)
+    right = torch.randn(size, size, device=device, dtype=dtype)
+    watch = Stopwatch(device.type == 'cuda')
+    best = float('inf')
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = watch.now()
+        torch.mm(left, right)
+        stop = watch.now()
+        if watch.cuda:
+            torch.cuda.synchronize()
+        best = min(best, watch.between(start, stop))
+    return 2 * size**3 / best

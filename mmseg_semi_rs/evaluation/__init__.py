@@ -1,0 +1,6 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Metrics."""
+
+from .subset_iou_metric import SubsetIoUMetric, confusion_matrix, scores_per_class
+
+__all__ = ['SubsetIoUMetric', 'confusion_matrix', 'scores_per_class']

@@ -1,0 +1,213 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Images, label maps and masks side by side in one picture. Needs no display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+__all__ = ['colorize', 'denormalise', 'draw_panels', 'legend', 'overlay', 'save_picture']
+
+Palette = Sequence[Sequence[int]]
+
+_GAP = 6
+_TITLE = 22
+_PAPER = 255
+_INK = (20, 20, 20)
+_FRAME = (160, 160, 160)  # so that a white mask stands out from the paper
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Turn a normalised image back into pixels.
+
+    Args:
+        image: (3, H, W), normalised as ``(pixel - mean) / std``, channels R, G, B.
+        mean: Per channel, 0-255 scale.
+        std: Per channel, 0-255 scale.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    pixels = image.detach().float().cpu().permute(1, 2, 0).numpy()
+    pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return np.clip(pixels.round(), 0, 255).astype(np.uint8)
+
+
+def colorize(
+    labels: np.ndarray | Tensor,
+    palette: Palette,
+    ignore_index: int = 255,
+    ignore_colour: Sequence[int] = (128, 128, 128),
+) -> np.ndarray:
+    """Paint a label map.
+
+    Args:
+        labels: (H, W) class ids.
+        palette: RGB colour of each class, 0-255.
+        ignore_index: Id without a class.
+        ignore_colour: RGB colour of it.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        ValueError: An id has no colour.
+    """
+    ids = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = np.asarray(palette, np.uint8)
+    colours[ignore_index] = np.asarray(ignore_colour, np.uint8)
+    outside = np.setdiff1d(np.unique(ids), [*range(len(palette)), ignore_index])
+    if outside.size:
+        raise ValueError(
+            f'The label map holds the ids {outside.tolist()[:8]}, for which the palette of '
+            f'{len(palette)} colours has none: give the palette of all classes.'
+        )
+    return colours[ids.astype(np.uint8)]
+
+
+def overlay(
+    image: np.ndarray, colours: np.ndarray, mask: np.ndarray | None = None, opacity: float = 0.5
+) -> np.ndarray:
+    """Lay a painted map over an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        colours: (H, W, 3) uint8, as :func:`colorize` gives it.
+        mask: (H, W) bool, where the colours are laid. None: everywhere.
+        opacity: Share of the colours, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    mixed = (image * (1.0 - opacity) + colours * opacity).round().astype(np.uint8)
+    return mixed if mask is None else np.where(mask[..., None], mixed, image)
+
+
+def _fit(panel: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale a panel into a cell, aspect kept, on paper."""
+    if panel.ndim == 2:
+        grey = panel.astype(np.uint8) * 255 if panel.dtype == bool else panel
+        panel = np.repeat(grey[..., None], 3, axis=2)
+    scale = min(height / panel.shape[0], width / panel.shape[1])
+    size = (max(1, round(panel.shape[1] * scale)), max(1, round(panel.shape[0] * scale)))
+    if size != (panel.shape[1], panel.shape[0]):
+        # Enlarged pixels stay sharp, so that small label maps can be read.
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+        panel = cv2.resize(np.ascontiguousarray(panel), size, interpolation=how)
+    cell = np.full((height, width, 3), _PAPER, np.uint8)
+    cell[: panel.shape[0], : panel.shape[1]] = panel
+    return cell
+
+
+def _write(picture: np.ndarray, text: str, left: int, bottom: int, width: int) -> None:
+    """Write one line, shrunk until it fits."""
+    scale = 0.45
+    while scale > 0.25 and cv2.getTextSize(text, _FONT, scale, 1)[0][0] > width:
+        scale -= 0.05
+    cv2.putText(picture, text, (left, bottom), _FONT, scale, _INK, 1, cv2.LINE_AA)
+
+
+def draw_panels(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    row_titles: Sequence[str] | None = None,
+    cell: int | None = None,
+) -> np.ndarray:
+    """Draw a grid of panels with a title over each column.
+
+    Args:
+        rows: Panels of each row: (h, w, 3) uint8 RGB, (h, w) uint8 grey or (h, w) bool; sizes may
+            differ. A row may be shorter than the titles.
+        titles: Title of each column.
+        row_titles: Written above each row, at its left. None: nothing.
+        cell: Longer side of a cell in pixels. None: that of the largest panel, 128 to 512.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        ValueError: There is nothing to draw, or a row has more panels than there are titles.
+    """
+    panels = [panel for row in rows for panel in row]
+    if not panels:
+        raise ValueError('There is no panel to draw: give at least one row with one image.')
+    longest = max(len(row) for row in rows)
+    if longest > len(titles):
+        raise ValueError(f'A row has {longest} panels for {len(titles)} titles: title each column.')
+    tall = max(panel.shape[0] for panel in panels)
+    wide = max(panel.shape[1] for panel in panels)
+    target = cell or min(512, max(128, tall, wide))
+    height = round(tall * target / max(tall, wide))
+    width = round(wide * target / max(tall, wide))
+    head = _TITLE if row_titles is not None else 0
+    picture = np.full(
+        (
+            _TITLE + len(rows) * (head + height + _GAP) + _GAP,
+            len(titles) * (width + _GAP) + _GAP,
+            3,
+        ),
+        _PAPER,
+        np.uint8,
+    )
+    for column, title in enumerate(titles):
+        _write(picture, title, _GAP + column * (width + _GAP), _TITLE - 6, width)
+    for index, row in enumerate(rows):
+        top = _TITLE + index * (head + height + _GAP)
+        if row_titles is not None:
+            _write(picture, row_titles[index], _GAP, top + head - 6, picture.shape[1] - 2 * _GAP)
+        for column, panel in enumerate(row):
+            left = _GAP + column * (width + _GAP)
+            drawn = _fit(panel, height, width)
+            picture[top + head : top + head + height, left : left + width] = drawn
+            corner = (left + width, top + head + height)
+            cv2.rectangle(picture, (left - 1, top + head - 1), corner, _FRAME, 1)
+    return picture
+
+
+def legend(classes: Sequence[str], palette: Palette, width: int) -> np.ndarray:
+    """Draw which colour means which class, to stack below a grid.
+
+    Args:
+        classes: Class names.
+        palette: Their RGB colours.
+        width: Width of the picture in pixels.
+
+    Returns:
+        (h, width, 3) uint8, RGB.
+    """
+    entry = 40 + max(cv2.getTextSize(name, _FONT, 0.45, 1)[0][0] for name in classes)
+    columns = max(1, (width - _GAP) // entry)
+    lines = -(-len(classes) // columns)
+    picture = np.full((lines * _TITLE + _GAP, width, 3), _PAPER, np.uint8)
+    for index, (name, colour) in enumerate(zip(classes, palette, strict=True)):
+        line, column = divmod(index, columns)
+        left, top = _GAP + column * entry, line * _TITLE + 4
+        cv2.rectangle(picture, (left, top), (left + 18, top + 14), tuple(map(int, colour)), -1)
+        cv2.rectangle(picture, (left, top), (left + 18, top + 14), _INK, 1)
+        _write(picture, name, left + 24, top + 12, entry - 28)
+    return picture
+
+
+def save_picture(picture: np.ndarray, path: str | Path) -> Path:
+    """Write a picture under a temporary name and rename it.
+
+    Args:
+        picture: (H, W, 3) uint8, RGB.
+        path: Where to; folders are made.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.part')
+    Image.fromarray(picture).save(partial, format='PNG')
+    partial.replace(path)
+    return path

@@ -1,0 +1,124 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""I10: two gloo processes with half the batch each train like one with the whole batch."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.tools.tiny_training import ROOT, write_training
+
+SCRIPT = """
+import os, random, sys
+sys.path.insert(0, {root!r})
+import torch
+import torch.distributed as dist
+
+import mmseg_semi_rs
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+
+world = int(os.environ['WORLD_SIZE'])
+if world > 1:
+    dist.init_process_group('gloo')
+torch.set_num_threads(1)
+init_default_scope('mmseg')
+cfg = Config.fromfile({config!r})
+group = dict(type='GN', num_groups=2)
+student = cfg.model.student
+student.backbone.norm_cfg = student.decode_head.norm_cfg = group
+student.backbone.norm_eval = False
+student.decode_head.dropout_ratio = 0.0
+student.decode_head.loss_decode = dict(type='ValidCrossEntropyLoss')
+if {local}:
+    import mmseg_semi_rs.models.losses.rank_sum as rank_sum
+
+    rank_sum.get_world_size = lambda: 1
+cfg.model.semi_train_cfg = dict(conf_thresh=0.34, cutmix=None)
+cfg.train_dataloader.batch_size = cfg.train_dataloader.sampler.batch_size = 8 // world
+torch.manual_seed(0)
+model = MODELS.build(cfg.model)
+model.init_weights()
+with torch.no_grad():
+    model.student.decode_head.conv_seg.weight.mul_(30)
+model.update_teacher(0.0)
+loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+if world > 1:
+    from mmengine.model import MMDistributedDataParallel
+
+    wrapped = MMDistributedDataParallel(model, device_ids=None, find_unused_parameters=False)
+else:
+    wrapped = model
+wrapped.train()
+batch = model.data_preprocessor(next(iter(loader)), True)
+losses = wrapped(**batch, mode='loss')
+kept = model.last_step['pseudo']
+sum(v for k, v in losses.items() if 'loss' in k).backward()
+if int(os.environ['RANK']) == 0:
+    gradients = {{n: p.grad for n, p in model.named_parameters() if p.requires_grad}}
+    torch.save(dict(gradients=gradients, valid=kept.valid.float().mean(),
+                    kept=kept.weight.mean()), {out!r})
+"""
+
+
+def gradients(tmp_path, world, local_denominators=False):
+    folder = tmp_path / 'data'
+    config = folder / 'tiny.py'
+    if not folder.exists():
+        write_training(folder)
+        (folder / 'labelled.txt').write_text(''.join(f'tile_{i}\n' for i in (0, 1, 2, 3)))
+        (folder / 'unlabelled.txt').write_text(''.join(f'tile_{i}\n' for i in (4, 5, 6)))
+    out = tmp_path / f'{local_denominators}_{world}.pth'
+    script = tmp_path / f'{local_denominators}_{world}.py'
+    script.write_text(
+        SCRIPT.format(root=str(ROOT), config=str(config), local=local_denominators, out=str(out))
+    )
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    started = [
+        subprocess.Popen(
+            [sys.executable, '-W', 'ignore', str(script)],
+            env={
+                **os.environ,
+                'RANK': str(rank),
+                'LOCAL_RANK': str(rank),
+                'OMP_NUM_THREADS': '1',
+                'WORLD_SIZE': str(world),
+                'MASTER_ADDR': '127.0.0.1',
+                'MASTER_PORT': str(port),
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.slow
+def test_I10_C16_two_ranks_give_the_gradients_of_one_process(tmp_path):
+    one, two = gradients(tmp_path, 1), gradients(tmp_path, 2)
+    assert one['valid'] < 1, 'the case has padding, which differs between the ranks'
+    assert 0 < one['kept'] < 1
+    for name, gradient in one['gradients'].items():
+        torch.testing.assert_close(two['gradients'][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_I10_denominators_of_each_rank_alone_would_give_other_gradients(tmp_path):
+    one = gradients(tmp_path, 1)
+    local = gradients(tmp_path, 2, local_denominators=True)
+    assert any(
+        not torch.allclose(local['gradients'][name], gradient, atol=1e-6, rtol=1e-4)
+        for name, gradient in one['gradients'].items()
+    )

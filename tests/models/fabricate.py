@@ -1,0 +1,234 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Weight files with the names and shapes of public ones, and made-up values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def fill(shapes: Shapes, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Give every tensor its own values, as overlapping windows of one small buffer.
+
+    ``torch.save`` stores the buffer once, so that a full-size file takes a few hundred kilobytes.
+    """
+    generator = torch.Generator().manual_seed(7)
+    buffer = (torch.rand(400_000, generator=generator) - 0.5).to(dtype)
+    tensors = {}
+    for index, (name, shape) in enumerate(shapes.items()):
+        strides = [1] * len(shape)  # not symmetric, so that a transposed tensor differs
+        for axis in reversed(range(len(shape) - 1)):
+            strides[axis] = strides[axis + 1] + 2
+        tensors[name] = buffer.as_strided(shape, strides, storage_offset=17 * index)
+    return tensors
+
+
+def meta_dinov2(
+    width: int,
+    depth: int,
+    hidden: int | None = None,
+    grid: int = 37,
+    patch: int = 14,
+    swiglu: bool = False,
+) -> Shapes:
+    """dinov2_vit*14_pretrain.pth of facebookresearch/dinov2."""
+    hidden = hidden or 4 * width
+    shapes: Shapes = {
+        'cls_token': (1, 1, width),
+        'pos_embed': (1, grid * grid + 1, width),
+        'mask_token': (1, width),
+        'patch_embed.proj.weight': (width, 3, patch, patch),
+        'patch_embed.proj.bias': (width,),
+    }
+    for i in range(depth):
+        block = f'blocks.{i}.'
+        shapes |= {
+            block + 'norm1.weight': (width,),
+            block + 'norm1.bias': (width,),
+            block + 'attn.qkv.weight': (3 * width, width),
+            block + 'attn.qkv.bias': (3 * width,),
+            block + 'attn.proj.weight': (width, width),
+            block + 'attn.proj.bias': (width,),
+            block + 'ls1.gamma': (width,),
+            block + 'norm2.weight': (width,),
+            block + 'norm2.bias': (width,),
+        }
+        first, second = ('w12', 'w3') if swiglu else ('fc1', 'fc2')
+        shapes |= {
+            f'{block}mlp.{first}.weight': ((2 if swiglu else 1) * hidden, width),
+            f'{block}mlp.{first}.bias': ((2 if swiglu else 1) * hidden,),
+            f'{block}mlp.{second}.weight': (width, hidden),
+            f'{block}mlp.{second}.bias': (width,),
+            block + 'ls2.gamma': (width,),
+        }
+    return shapes | {'norm.weight': (width,), 'norm.bias': (width,)}
+
+
+META_DINOV2 = {
+    'small': dict(width=384, depth=12),
+    'base': dict(width=768, depth=12),
+    'large': dict(width=1024, depth=24),
+    'giant': dict(width=1536, depth=40, hidden=4096, swiglu=True),
+}
+
+
+def hf_dinov2_from_meta(meta: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What transformers' convert_dinov2_to_hf.py makes of Meta's file (Dinov2Model)."""
+    embeddings = {
+        'cls_token': 'cls_token',
+        'mask_token': 'mask_token',
+        'pos_embed': 'position_embeddings',
+        'patch_embed.proj.weight': 'patch_embeddings.projection.weight',
+        'patch_embed.proj.bias': 'patch_embeddings.projection.bias',
+    }
+    inner = {
+        'ls1.gamma': 'layer_scale1.lambda1',
+        'ls2.gamma': 'layer_scale2.lambda1',
+        'attn.proj.weight': 'attention.output.dense.weight',
+        'attn.proj.bias': 'attention.output.dense.bias',
+        'mlp.w12.weight': 'mlp.weights_in.weight',
+        'mlp.w12.bias': 'mlp.weights_in.bias',
+        'mlp.w3.weight': 'mlp.weights_out.weight',
+        'mlp.w3.bias': 'mlp.weights_out.bias',
+    }
+    converted = {}
+    for key, tensor in meta.items():
+        if key in embeddings:
+            converted['embeddings.' + embeddings[key]] = tensor
+        elif key.startswith('norm.'):
+            converted['layernorm.' + key[5:]] = tensor
+        else:
+            _, index, rest = key.split('.', 2)
+            layer = f'encoder.layer.{index}.'
+            if rest.startswith('attn.qkv.'):
+                kind = rest.rsplit('.', 1)[1]
+                for name, part in zip(('query', 'key', 'value'), tensor.chunk(3), strict=True):
+                    converted[f'{layer}attention.attention.{name}.{kind}'] = part
+            else:
+                converted[layer + inner.get(rest, rest)] = tensor
+    return converted
+
+
+def mmpretrain_name(meta_key: str) -> str:
+    """mmpretrain's name of one of Meta's tensors, written out by hand."""
+    if meta_key.startswith('patch_embed.proj.'):
+        return 'patch_embed.projection.' + meta_key.rsplit('.', 1)[1]
+    if meta_key.startswith('norm.'):
+        return 'ln1.' + meta_key[5:]
+    if not meta_key.startswith('blocks.'):
+        return meta_key
+    _, index, rest = meta_key.split('.', 2)
+    module, kind = rest.rsplit('.', 1)
+    names = {
+        'norm1': 'ln1',
+        'norm2': 'ln2',
+        'attn.qkv': 'attn.qkv',
+        'attn.proj': 'attn.proj',
+        'mlp.fc1': 'ffn.layers.0.0',
+        'mlp.fc2': 'ffn.layers.1',
+        'mlp.w12': 'ffn.w12',
+        'mlp.w3': 'ffn.w3',
+    }
+    gammas = {'ls1': 'attn.gamma1.weight', 'ls2': 'ffn.gamma2.weight'}
+    return f'layers.{index}.' + (gammas.get(module) or f'{names[module]}.{kind}')
+
+
+def openai_clip(
+    width: int = 1024,
+    depth: int = 24,
+    patch: int = 14,
+    grid: int = 16,
+    embed: int = 768,
+    text_width: int = 768,
+    text_depth: int = 12,
+    vocabulary: int = 49408,
+) -> Shapes:
+    """State dict of OpenAI's ViT-L-14.pt: both towers and three numbers."""
+
+    def blocks(prefix: str, width: int, depth: int) -> Shapes:
+        found: Shapes = {}
+        for i in range(depth):
+            block = f'{prefix}transformer.resblocks.{i}.'
+            found |= {
+                block + 'attn.in_proj_weight': (3 * width, width),
+                block + 'attn.in_proj_bias': (3 * width,),
+                block + 'attn.out_proj.weight': (width, width),
+                block + 'attn.out_proj.bias': (width,),
+                block + 'ln_1.weight': (width,),
+                block + 'ln_1.bias': (width,),
+                block + 'mlp.c_fc.weight': (4 * width, width),
+                block + 'mlp.c_fc.bias': (4 * width,),
+                block + 'mlp.c_proj.weight': (width, 4 * width),
+                block + 'mlp.c_proj.bias': (width,),
+                block + 'ln_2.weight': (width,),
+                block + 'ln_2.bias': (width,),
+            }
+        return found
+
+    return {
+        'positional_embedding': (77, text_width),
+        'text_projection': (text_width, embed),
+        'logit_scale': (),
+        'visual.class_embedding': (width,),
+        'visual.positional_embedding': (grid * grid + 1, width),
+        'visual.proj': (width, embed),
+        'visual.conv1.weight': (width, 3, patch, patch),
+        'visual.ln_pre.weight': (width,),
+        'visual.ln_pre.bias': (width,),
+        **blocks('visual.', width, depth),
+        'visual.ln_post.weight': (width,),
+        'visual.ln_post.bias': (width,),
+        **blocks('', text_width, text_depth),
+        'token_embedding.weight': (vocabulary, text_width),
+        'ln_final.weight': (text_width,),
+        'ln_final.bias': (text_width,),
+        'input_resolution': (),
+        'context_length': (),
+        'vocab_size': (),
+    }
+
+
+def hf_clip_from_openai(openai: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The vision part of transformers' CLIPModel, plus one tensor of its text part."""
+    converted = {
+        'logit_scale': openai['logit_scale'],
+        'text_model.final_layer_norm.weight': openai['ln_final.weight'],
+        'visual_projection.weight': openai['visual.proj'].T,
+    }
+    top = {
+        'class_embedding': 'embeddings.class_embedding',
+        'positional_embedding': 'embeddings.position_embedding.weight',
+        'conv1.weight': 'embeddings.patch_embedding.weight',
+        'ln_pre.weight': 'pre_layrnorm.weight',
+        'ln_pre.bias': 'pre_layrnorm.bias',
+        'ln_post.weight': 'post_layernorm.weight',
+        'ln_post.bias': 'post_layernorm.bias',
+    }
+    inner = {
+        'attn.out_proj': 'self_attn.out_proj',
+        'ln_1': 'layer_norm1',
+        'ln_2': 'layer_norm2',
+        'mlp.c_fc': 'mlp.fc1',
+        'mlp.c_proj': 'mlp.fc2',
+    }
+    for key, tensor in openai.items():
+        name = key.removeprefix('visual.')
+        if name == key or name == 'proj':
+            continue
+        if name in top:
+            converted['vision_model.' + top[name]] = tensor
+            continue
+        _, _, index, rest = name.split('.', 3)
+        layer = f'vision_model.encoder.layers.{index}.'
+        if rest.startswith('attn.in_proj_'):
+            kind = rest.rsplit('_', 1)[1]
+            for part, piece in zip('qkv', tensor.chunk(3), strict=True):
+                converted[f'{layer}self_attn.{part}_proj.{kind}'] = piece
+        else:
+            module, kind = rest.rsplit('.', 1)
+            converted[f'{layer}{inner[module]}.{kind}'] = tensor
+    count = openai['visual.positional_embedding'].shape[0]
+    converted['vision_model.embeddings.position_ids'] = torch.arange(count)[None]
+    return converted
