@@ -65,6 +65,11 @@ if 'PixelRecorder' not in MODELS.module_dict:
     MODELS.register_module('PixelRecorder', module=Recorder)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 # Any backbone.
 
 
@@ -186,7 +191,7 @@ def test_R3_always_in_evaluation_and_without_gradient(name):
     assert not any(p.requires_grad for p in teacher.module.parameters())
     assert not found.requires_grad
     # BatchNorm statistics and DropPath would show otherwise
-    torch.testing.assert_close(found[:1], teacher(images[:1]), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[:1], teacher(images[:1]), rtol=1e-3, atol=1e-4)
     assert torch.equal(teacher(images), found)
     assert all(torch.equal(before[k], v) for k, v in teacher.module.state_dict().items())
 
