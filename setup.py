@@ -1,0 +1,81 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Packaging. Ranges say what can work; ``requirements/constraints.txt`` pins what was tested."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+REQUIRES = [
+    'torch>=2.1',  # scaled_dot_product_attention and bilinear antialias on all devices
+    'torchvision>=0.16',  # the one that belongs to torch 2.1
+    'numpy>=1.24',  # both majors work; 1.24 is the first with wheels for Python 3.11
+    'pillow>=9.5',  # image files with palettes, as the data sets have them
+    'open_clip_torch>=2.24',  # vision tower with intermediate blocks, text tower, tokenizer
+    'timm>=1.0.20',  # the first with DINOv3; open_clip asks for it in any case
+    'safetensors>=0.4',  # weight files from the Hugging Face hub
+    'rich>=13',  # tables and progress bars, as mmengine
+    'tqdm>=4.60',  # plain progress of converters when the output is no terminal
+]
+
+EXTRAS = {
+    # Two families of distributions own the import names mmengine, mmcv, mmseg and mmpretrain, and
+    # installing both overwrites files; so none is required outright. These are the official ones.
+    'mmlab': [
+        'mmengine>=0.10.4,<1.0',  # 0.10.4: loads checkpoints under numpy 2
+        'mmcv-lite==2.1.0',  # mmseg 1.2.2 refuses 2.2; nothing here needs compiled operators
+        'mmsegmentation==1.2.2',  # last release
+        'mmpretrain==1.2.0',  # last release
+        'opencv-python>=4.7',  # 4.10 or newer with numpy 2
+        'ftfy>=6.0',  # mmseg imports it, and does not say so
+        'regex>=2022.1.18',  # likewise
+    ],
+    'vlm': ['transformers>=4.51'],  # the first with the generative VLMs that verify labels
+    'geo': ['rasterio>=1.3'],  # windowed reads of GeoTIFF, wheels with GDAL inside
+    'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
+}
+EXTRAS['dev'] = [*EXTRAS['test'], 'ruff>=0.8', 'mypy>=1.8']
+
+
+def version() -> str:
+    """Read ``__version__`` without importing the package."""
+    text = (ROOT / 'mmseg_semi_rs' / '__init__.py').read_text(encoding='utf-8')
+    match = re.search(r"^__version__ = '([^']+)'$", text, re.MULTILINE)
+    if match is None:
+        raise ValueError("mmseg_semi_rs/__init__.py has no line `__version__ = '...'`")
+    return match.group(1)
+
+
+def long_description() -> str:
+    """The README, where there is one."""
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.exists() else ''
+
+
+setup(
+    name='mmseg_semi_rs',
+    version=version(),
+    description='Semi-supervised semantic segmentation of remote-sensing images for MMSegmentation',
+    long_description=long_description(),
+    long_description_content_type='text/markdown',
+    author='mmseg_semi_rs contributors',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mmseg_semi_rs', 'mmseg_semi_rs.*']),
+    package_data={'mmseg_semi_rs': ['py.typed']},
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)

@@ -1,0 +1,161 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The package as a whole: imports, registration, packaging."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmseg_semi_rs
+
+ROOT = Path(mmseg_semi_rs.__file__).parents[1]
+PACKAGE = ROOT / 'mmseg_semi_rs'
+
+
+def modules() -> list[str]:
+    return sorted(
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+        for path in PACKAGE.rglob('*.py')
+    )
+
+
+def test_every_module_can_be_the_first_import():
+    """No circle: each module is imported in a child of one process that has only mmseg loaded."""
+    code = (
+        'import os, sys, traceback\n'
+        'import mmseg_semi_rs.compat\n'
+        "ours = [name for name in sys.modules if name.startswith('mmseg_semi_rs')]\n"
+        'for name in sys.argv[1:]:\n'
+        '    child = os.fork()\n'
+        '    if child == 0:\n'
+        '        from mmengine.registry import Registry\n'
+        '        register = Registry._register_module\n'
+        '        def again(self, module, module_name=None, force=False):\n'
+        '            return register(self, module, module_name, True)\n'
+        '        Registry._register_module = again\n'
+        '        for key in ours: sys.modules.pop(key, None)\n'
+        '        try: __import__(name)\n'
+        '        except BaseException: traceback.print_exc(); os._exit(1)\n'
+        '        os._exit(0)\n'
+        '    if os.waitpid(child, 0)[1]: sys.exit(name)\n'
+    )
+    outcome = subprocess.run(
+        [sys.executable, '-c', code, *modules()], capture_output=True, text=True, cwd=ROOT
+    )
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+
+
+# A lower layer never imports an upper one.
+LAYERS = {
+    'structures': set(),
+    'datasets': {'structures'},
+    'evaluation': {'structures'},
+    'visualization': {'structures'},
+    'models': {'structures'},
+    'purification': {'structures', 'models'},
+    'engine': {'structures', 'models', 'purification', 'datasets', 'visualization', 'evaluation'},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """First-level sub-packages of mmseg_semi_rs that a file imports at its top level."""
+    parts = path.relative_to(ROOT).parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.ImportFrom):
+            base = list(parts[: -node.level]) if node.level else []
+            target = [*base, *(node.module or '').split('.')] if node.module or base else []
+            if target[:1] == ['mmseg_semi_rs']:
+                names = target[1:2] or [alias.name for alias in node.names]
+                found.update(name for name in names if name)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                target = alias.name.split('.')
+                if target[0] == 'mmseg_semi_rs' and len(target) > 1:
+                    found.add(target[1])
+    return found - {'compat'}
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_imports_point_downwards(layer):
+    for path in (PACKAGE / layer).rglob('*.py'):
+        above = imported_packages(path) - LAYERS[layer] - {layer}
+        assert not above, f'{path.relative_to(ROOT)} imports {above}'
+
+
+def test_one_custom_imports_line_registers_everything():
+    code = (
+        'from mmengine.config import Config\n'
+        'from mmengine.utils import import_modules_from_strings\n'
+        "import_modules_from_strings(['mmseg_semi_rs'], allow_failed_imports=False)\n"
+        'from mmseg.registry import *\n'
+        "assert MODELS.get('MeanTeacherSegmentor')\n"
+        "assert METRICS.get('SubsetIoUMetric')\n"
+        "assert HOOKS.get('MeanTeacherHook')\n"
+        "assert LOOPS.get('SemiTrainLoop')\n"
+        "assert DATA_SAMPLERS.get('SemiSampler')\n"
+        "assert TRANSFORMS.get('MultiBranch')\n"
+    )
+    outcome = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+
+
+def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Run setup.py with a setuptools that only listens."""
+    setuptools = pytest.importorskip('setuptools')
+    caught: dict = {}
+    monkeypatch.setattr(setuptools, 'setup', lambda **arguments: caught.update(arguments))
+    source = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    exec(compile(source, ROOT / 'setup.py', 'exec'), {'__file__': str(ROOT / 'setup.py')})
+    return caught
+
+
+def test_setup_offers_the_extras_and_requires_no_openmmlab_family(monkeypatch):
+    from packaging.requirements import Requirement
+
+    arguments = setup_arguments(monkeypatch)
+    assert arguments['version'] == mmseg_semi_rs.__version__
+    assert set(arguments['extras_require']) == {'mmlab', 'vlm', 'geo', 'test', 'dev'}
+    required = {Requirement(line).name for line in arguments['install_requires']}
+    assert not {name for name in required if re.match('mm|onedl|opencv', name)}
+    for extra in arguments['extras_require'].values():
+        for line in extra:
+            Requirement(line)
+    assert any(
+        Requirement(line).name == 'mmsegmentation' for line in arguments['extras_require']['mmlab']
+    )
+    assert 'mmseg_semi_rs.evaluation' in arguments['packages']
+
+
+@pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
+def test_constraints_pin_each_requirement_once_inside_its_range(monkeypatch, python):
+    from packaging.requirements import Requirement
+
+    arguments = setup_arguments(monkeypatch)
+    lines = (ROOT / 'requirements' / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+    pins: dict[str, str] = {}
+    for line in lines:
+        if not line or line.startswith('#'):
+            continue
+        pin = Requirement(line)
+        if pin.marker is None or pin.marker.evaluate({'python_version': python}):
+            name = pin.name.lower().replace('_', '-')
+            assert name not in pins, f'{name} is pinned twice for Python {python}'
+            pins[name] = str(pin.specifier).removeprefix('==')
+    groups = [arguments['install_requires'], *arguments['extras_require'].values()]
+    for wanted in [Requirement(line) for group in groups for line in group]:
+        pin_version = pins.get(wanted.name.lower().replace('_', '-'))
+        if pin_version is not None:
+            assert wanted.specifier.contains(pin_version), f'{wanted} against {pin_version}'
+    assert {'torch', 'torchvision', 'mmengine', 'mmcv-lite', 'mmsegmentation'} <= set(pins)
+
+
+def test_every_source_file_names_its_licence():
+    head = '# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0'
+    for folder in ('mmseg_semi_rs', 'tools', 'tests', 'configs', 'projects'):
+        for path in (ROOT / folder).rglob('*.py'):
+            assert head in path.read_text(encoding='utf-8')[:200], path
+    assert 'Version 2.0, January 2004' in (ROOT / 'LICENSE').read_text(encoding='utf-8')
