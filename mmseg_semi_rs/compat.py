@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
+import cv2
 import numpy as np
 import torch
 
@@ -223,10 +224,10 @@ def _mend_adjust_hue() -> None:
     def adjust_hue(img: np.ndarray, hue_factor: float, backend: str | None = None) -> np.ndarray:
         if hue_factor >= 0:
             return original(img, hue_factor, backend=backend)
-        # Exchanging red and blue mirrors the hue circle: h -> 240 degrees - h.
-        mirrored = np.ascontiguousarray(img[..., ::-1])
-        turned = original(mirrored, -hue_factor, backend=backend)
-        return np.ascontiguousarray(turned[..., ::-1])
+        # Exchanging red and blue mirrors the hue circle, h -> 240 degrees - h, so a turn forwards
+        # in the exchanged image is one backwards in the image.
+        swap = functools.partial(cv2.cvtColor, code=cv2.COLOR_BGR2RGB)
+        return swap(original(swap(img), -hue_factor, backend=backend))
 
     adjust_hue.mended = True  # type: ignore[attr-defined]
     mmcv.adjust_hue = adjust_hue

@@ -81,6 +81,8 @@ class MeanTeacherSegmentor(BaseSegmentor):
             with ``ema``, else student.
         data_preprocessor (dict, optional): Config of a ``SemiDataPreprocessor``.
         init_cfg (dict, optional): See mmengine's BaseModule.
+        pretrained (None): Must be None; mmseg's ``init_model`` sets it.
+        train_cfg (None): Likewise.
 
     Attributes:
         purifiers (list[Purifier]): Called in turn on the pseudo labels of every step.
@@ -99,8 +101,15 @@ class MeanTeacherSegmentor(BaseSegmentor):
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
+        pretrained: None = None,
+        train_cfg: None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if pretrained is not None or train_cfg is not None:
+            raise ValueError(
+                f'{type(self).__name__} takes no pretrained={pretrained!r} and no '
+                f'train_cfg={train_cfg!r}: give them to the student.'
+            )
         if 'data_preprocessor' in student:
             raise ValueError(
                 'The student has a data_preprocessor, which would never run: give it to '

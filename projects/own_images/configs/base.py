@@ -7,8 +7,8 @@ compare.py fills in the data (root, lists, classes), the length and the seed.
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)
 
-crop_size = (192, 192)
-batch_size = 16  # 8 labelled + 8 unlabelled
+crop_size = (160, 160)
+batch_size = 8  # 4 labelled + 4 unlabelled
 
 geometry = dict(
     type='TrackGeometry',

@@ -4,7 +4,7 @@
 _base_ = './base.py'
 
 train_dataloader = dict(
-    batch_size=8,
-    sampler=dict(batch_size=8, source_ratio=[1, 0]),
+    batch_size=4,
+    sampler=dict(batch_size=4, source_ratio=[1, 0]),
     dataset=dict(unlabelled=None),
 )
