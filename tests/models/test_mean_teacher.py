@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmseg_semi_rs.engine.hooks import ema_momentum
 from mmseg_semi_rs.models.utils import keep_running_statistics
 
-CLASSES, SIZE = 3, 32
+CLASSES, SIZE = 3, 64
 
 
 def student(layer='GN', aux=False):
@@ -321,7 +321,7 @@ def test_without_ema_the_student_labels_in_eval_mode():
 @pytest.mark.parametrize('predict_on', ['teacher', 'student'])
 def test_predicts_with_the_named_network(mode, predict_on):
     config = student()
-    config['test_cfg'] = ConfigDict(mode=mode, crop_size=(24, 24), stride=(16, 16))
+    config['test_cfg'] = ConfigDict(mode=mode, crop_size=(48, 48), stride=(32, 32))
     model = MODELS.build(
         dict(type='MeanTeacherSegmentor', student=config, semi_test_cfg=dict(predict_on=predict_on))
     ).eval()
@@ -387,7 +387,7 @@ def test_R9_preprocessor_marks_padding_and_gives_all_branches_one_size():
             mean=[10.0] * 3,
             std=[2.0] * 3,
             bgr_to_rgb=True,
-            size=(40, 48),
+            size=(72, 80),
         )
     )
     labels = torch.zeros(1, SIZE, SIZE, dtype=torch.long)
@@ -397,7 +397,7 @@ def test_R9_preprocessor_marks_padding_and_gives_all_branches_one_size():
         data_samples=dict(sup=[samples(1, labels)[0], None], weak=[None, samples(1)[0]]),
     )
     done = preprocessor(data, training=True)
-    assert done['inputs']['sup'].shape == done['inputs']['weak'].shape == (1, 3, 40, 48)
+    assert done['inputs']['sup'].shape == done['inputs']['weak'].shape == (1, 3, 72, 80)
     assert done['inputs']['sup'][0, :, 0, 0].tolist() == [-4.0, -4.5, -5.0]
     assert done['inputs']['sup'][0, 0, -1, -1] == -5.0, 'padding is raw 0, then normalised'
     truth = done['data_samples']['sup'][0].gt_sem_seg.data[0]
