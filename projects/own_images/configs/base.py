@@ -13,7 +13,7 @@ batch_size = 8  # 4 labelled + 4 unlabelled
 geometry = dict(
     type='TrackGeometry',
     transforms=[
-        dict(type='RandomResize', scale=(256, 256), ratio_range=(0.5, 2.0), keep_ratio=True),
+        dict(type='RandomResize', scale=(256, 256), ratio_range=(0.75, 1.5), keep_ratio=True),
         dict(type='RandomCrop', crop_size=crop_size),
         dict(type='RandomFlip', prob=0.5),
     ],
@@ -135,8 +135,8 @@ model = dict(
 optim_wrapper = dict(
     type='OptimWrapper',
     constructor='MergedParamGroupsConstructor',
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.01),
-    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.3)}),
+    optimizer=dict(type='AdamW', lr=5e-3, weight_decay=0.01),
+    paramwise_cfg=dict(custom_keys={'backbone': dict(lr_mult=0.4)}),
 )
 param_scheduler = [dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, by_epoch=False)]
 train_cfg = dict(type='SemiTrainLoop', max_iters=300, val_interval=300)
