@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..datasets.checks import check_disjoint, check_segmentation_dataset, check_semi_dataset
+from ..models.teachers import FrozenTeacher
 from .launch import batch_summary, section
 
 __all__ = ['dry_run', 'parameter_counts', 'peak_memory']
@@ -35,22 +36,20 @@ def peak_memory() -> int:
     return peak if sys.platform == 'darwin' else peak * 1024
 
 
-def hidden_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Networks that a model uses without owning them, as a head does its frozen teachers.
+def frozen_teachers(model: nn.Module) -> Iterator[tuple[str, FrozenTeacher]]:
+    """Teachers that the heads of a model keep, outside its parameters and modules.
 
     Args:
         model: The model to look through.
 
     Yields:
-        Name and network.
+        Name and teacher, each teacher once.
     """
-    own = {id(module) for module in model.modules()}
     seen: set[int] = set()
     for module in model.modules():
         for attribute in list(vars(module).values()):
-            entries = attribute.items() if type(attribute) is dict else ()
-            for name, entry in entries:
-                if isinstance(entry, nn.Module) and id(entry) not in own and id(entry) not in seen:
+            for name, entry in attribute.items() if type(attribute) is dict else ():
+                if isinstance(entry, FrozenTeacher) and id(entry) not in seen:
                     seen.add(id(entry))
                     yield str(name), entry
 
@@ -63,7 +62,7 @@ def parameter_counts(model: nn.Module) -> list[tuple[str, int, int]]:
 
     Returns:
         (part, trainable, frozen) for each child with parameters, then for each frozen teacher that
-        is no child. Parameters of teachers that are not built yet count by their shape.
+        is built.
     """
     rows = []
     for name, child in model.named_children():
@@ -71,8 +70,10 @@ def parameter_counts(model: nn.Module) -> list[tuple[str, int, int]]:
         if sizes:
             trainable = sum(size for size, trains in sizes if trains)
             rows.append((name, trainable, sum(size for size, _ in sizes) - trainable))
-    for name, teacher in hidden_modules(model):
-        rows.append((f'teacher {name}', 0, sum(p.numel() for p in teacher.parameters())))
+    for name, teacher in frozen_teachers(model):
+        if teacher.is_built:
+            size = sum(parameter.numel() for parameter in teacher.module.parameters())
+            rows.append((f'frozen teacher {name}', 0, size))
     return rows
 
 
@@ -202,17 +203,17 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
             [f'{path}  {path.stat().st_size / 2**20:.1f} MiB' for path in weight_files]
             or ['none: all networks start from random weights'],
         )
-        tell(
-            'Parameters (millions)',
-            [
-                f'{name:<24} trainable {trainable / 1e6:8.2f}   frozen {frozen / 1e6:8.2f}'
-                for name, trainable, frozen in parameter_counts(model)
-            ],
-        )
         tell('Step', [batch_summary(cfg, get_world_size())])
         step = _OneStep()
         runner.register_hook(step, priority='LOWEST')
         runner.train()
+        tell(
+            'Parameters (millions)',
+            [
+                f'{name:<26} trainable {trainable / 1e6:8.2f}   frozen {frozen / 1e6:8.2f}'
+                for name, trainable, frozen in parameter_counts(model)
+            ],
+        )
         optimizer = runner.optim_wrapper.optimizer
         saved = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         saved += sum(

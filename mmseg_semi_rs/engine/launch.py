@@ -258,6 +258,8 @@ def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
 def set_amp(cfg: Config, amp: bool) -> str | None:
     """Switch mixed precision on, or off where there is no GPU.
 
+    Frozen teachers that name no ``dtype`` are held in bfloat16 too.
+
     bfloat16 has the range of float32, so there is no loss scaling and with it no check for
     infinities that makes the host wait in each step. GPUs without bfloat16 get float16 with dynamic
     scaling.
@@ -293,6 +295,9 @@ def set_amp(cfg: Config, amp: bool) -> str | None:
     if not amp or kind == 'AmpOptimWrapper':
         return None
     wrapper.type = 'AmpOptimWrapper'
+    for _, node in _nodes(cfg.get('model', {})):  # half of a step's work is the frozen teachers'
+        if node.get('type') == 'FrozenTeacher':
+            node.setdefault('dtype', 'bfloat16')
     if torch.cuda.get_device_capability()[0] >= 8:
         wrapper.update(dtype='bfloat16', loss_scale={'enabled': False})
         return None
@@ -338,7 +343,7 @@ def set_resume(cfg: Config, resume: str | None) -> str | None:
     return None
 
 
-def _nodes(node: Any, at: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _nodes(node: Any, at: str = '') -> Iterator[tuple[str, Any]]:
     """All dicts of a config with their dotted keys."""
     if isinstance(node, Mapping):
         yield at, node

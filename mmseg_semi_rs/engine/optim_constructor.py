@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -48,7 +50,21 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
                 )
         if not self.paramwise_cfg:
             self.paramwise_cfg = {'norm_decay_mult': None}  # an empty one takes frozen parameters
-        return super().__call__(inner)
+        # mmengine logs three lines per parameter; what counts is the groups.
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(logging.WARNING)
+        try:
+            wrapper = super().__call__(inner)
+        finally:
+            logger.setLevel(level)
+        for group in wrapper.optimizer.param_groups:
+            count = sum(param.numel() for param in group['params'])
+            logger.info(
+                f'{len(group["params"])} tensors ({count / 1e6:.2f} M parameters): '
+                f'lr {group["lr"]:g}, weight decay {group.get("weight_decay", 0):g}'
+            )
+        return wrapper
 
     def add_params(
         self,

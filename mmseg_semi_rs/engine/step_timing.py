@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .dry_run import hidden_modules
+from ..models.teachers import FrozenTeacher
 
 __all__ = ['Stopwatch', 'TimeStepsHook', 'matmul_peak']
 
@@ -138,12 +138,18 @@ class TimeStepsHook(Hook):
         ):
             if hasattr(model, name):
                 setattr(model, name, self.watch.wrap(part, getattr(model, name)))
-        for _, teacher in hidden_modules(model):
-            self.watch.watch('frozen teachers', teacher)
+        # Teachers are called, and are no modules with hooks.
+        self._teacher_call = FrozenTeacher.__call__
+        timed = self.watch.wrap('frozen teachers', self._teacher_call)
+        FrozenTeacher.__call__ = timed  # type: ignore[method-assign]
         wrapper = runner.optim_wrapper
         wrapper.backward = self.watch.wrap('backward', wrapper.backward)
         wrapper.step = self.watch.wrap('optimizer', wrapper.step)
         wrapper.zero_grad = self.watch.wrap('optimizer', wrapper.zero_grad)
+
+    def after_train(self, runner: Runner) -> None:
+        """Take the timer of the teachers away, which is on their class."""
+        FrozenTeacher.__call__ = self._teacher_call  # type: ignore[method-assign]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin a step."""

@@ -14,7 +14,9 @@ def _separate(results: dict) -> dict:
 
     Transforms replace arrays and append to lists; they do not write into the shared pixels.
     """
-    return {key: list(value) if isinstance(value, list) else value for key, value in results.items()}
+    return {
+        key: list(value) if isinstance(value, list) else value for key, value in results.items()
+    }
 
 
 @TRANSFORMS.register_module()

@@ -1,0 +1,13 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+# 12,045 training patches, 1 % labelled: 120, unlabelled U = 11,925.
+_base_ = [
+    '../_base_/datasets/deepglobe_dwl.py',
+    '../_base_/models/fixmatch_dinov2-s.py',
+    '../_base_/schedules/semi_adamw_poly.py',
+    '../_base_/default_runtime.py',
+]
+labelled = dict(ann_file='splits/dwl/1pct/labeled.txt')
+unlabelled = dict(ann_file='splits/dwl/1pct/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+# 60 epochs over U, 8 per GPU, 4 GPUs: floor(ceil(11925 / 4) / 8) * 60
+train_cfg = dict(max_iters=22320)

@@ -1,0 +1,13 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+# 12,050 training patches, 1/4 labelled: 3,012, unlabelled U = 9,038.
+_base_ = [
+    '../_base_/datasets/deepglobe_scene.py',
+    '../_base_/models/rsmtdf_dinov2-s.py',
+    '../_base_/schedules/semi_adamw_poly.py',
+    '../_base_/default_runtime.py',
+]
+labelled = dict(ann_file='splits/scene/1-4/labeled.txt')
+unlabelled = dict(ann_file='splits/scene/1-4/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+# 60 epochs over U, 8 per GPU, 4 GPUs: floor(ceil(9038 / 4) / 8) * 60
+train_cfg = dict(max_iters=16920)

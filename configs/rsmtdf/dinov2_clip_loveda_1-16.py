@@ -1,0 +1,14 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+# 10,060 training patches, 1/16 labelled: 628, unlabelled U = 9,432.
+_base_ = [
+    '../_base_/datasets/loveda_scene.py',
+    '../_base_/models/rsmtdf_dinov2-s.py',
+    '../_base_/schedules/semi_adamw_poly.py',
+    '../_base_/default_runtime.py',
+]
+labelled = dict(ann_file='splits/scene/1-16/labeled.txt')
+unlabelled = dict(ann_file='splits/scene/1-16/unlabeled.txt')
+train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+# 60 epochs over U, 8 per GPU, 4 GPUs: floor(ceil(9432 / 4) / 8) * 60
+train_cfg = dict(max_iters=17640)
+model = dict(student=dict(decode_head=dict(decode_head=dict(num_classes=7))))
