@@ -3,6 +3,7 @@
 
 import math
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -231,7 +232,9 @@ def shard(rank: int, world: int, port: int, count: int, folder: str) -> None:
 def test_R15_two_processes_and_an_odd_number_of_images_give_the_scores_of_one(tmp_path):
     """Five images on two ranks: the sampler doubles one, the sum must not."""
     count = 5
-    port = 20000 + os.getpid() % 20000
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
     mp.spawn(shard, (2, port, count, str(tmp_path)), nprocs=2)
     together = torch.load(tmp_path / 'scores.pth')
     alone = evaluate([random_pair(index) for index in range(count)], ignore_gt=['clutter'])

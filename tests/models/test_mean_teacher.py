@@ -256,7 +256,8 @@ class NoHostSync(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('norm', ['joint', 'separate'])
-def test_I12_training_step_makes_no_host_sync(norm):
+def test_I12_R30_training_step_makes_no_host_sync_and_no_barrier(norm, monkeypatch):
+    monkeypatch.setattr(torch.distributed, 'barrier', lambda *_, **__: pytest.fail('barrier'))
     model = build('BN', aux=True, cutmix={}, norm=norm)
     inputs, data = batch()
     with NoHostSync():
@@ -319,7 +320,7 @@ def test_without_ema_the_student_labels_in_eval_mode():
 
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
 @pytest.mark.parametrize('predict_on', ['teacher', 'student'])
-def test_predicts_with_the_named_network(mode, predict_on):
+def test_R17_R28_predicts_with_the_named_network_whole_or_by_windows(mode, predict_on):
     config = student()
     config['test_cfg'] = ConfigDict(mode=mode, crop_size=(48, 48), stride=(32, 32))
     model = MODELS.build(

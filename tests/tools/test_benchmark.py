@@ -1,0 +1,142 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""benchmark.py: parts that add up, and a loader measurement that sees every transform."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+from mmseg.registry import MODELS
+from torch import nn
+
+from mmseg_semi_rs.engine.dry_run import parameter_counts
+from mmseg_semi_rs.engine.step_timing import Stopwatch, TimeStepsHook, matmul_peak
+from mmseg_semi_rs.models.teachers import FrozenTeacher
+from tests.tools.tiny_training import run_here, write_training
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    return write_training(tmp_path_factory.mktemp('benchmark'))
+
+
+@pytest.mark.slow
+def test_steps_are_split_into_parts_that_add_up(config, tmp_path, capsys):
+    figures_file = tmp_path / 'figures.json'
+    run_here('benchmark', config, '--steps', 3, '--warmup', 1, '--mfu', '--json', figures_file)
+    figures = json.loads(figures_file.read_text())
+    parts = figures['parts']
+    assert {'data', 'EMA forward', 'student forward', 'backward', 'optimizer', 'EMA update'} <= set(
+        parts
+    )
+    assert all(seconds >= 0 for seconds in parts.values())
+    assert parts['backward'] > 0 < parts['EMA forward']
+    assert sum(parts.values()) == pytest.approx(figures['step'], rel=0.5)
+    assert figures['flops'] > 1e6
+    assert 0 < figures['mfu'] < 1
+    told = capsys.readouterr().out
+    assert 'images/s' in told
+    assert 'peak process memory' in told
+
+
+def test_loader_names_every_transform(config, tmp_path):
+    figures_file = tmp_path / 'figures.json'
+    run_here('benchmark', config, '--loader', '--samples', 4, '--json', figures_file)
+    unlabelled = json.loads(figures_file.read_text())['unlabelled']
+    names = set(unlabelled['transforms_ms'])
+    assert {
+        'LoadImageFromFile',
+        'TrackGeometry',
+        'TrackGeometry.RandomResize',
+        'MultiBranch.strong.PhotoMetricDistortion',
+        'MultiBranch.weak.PackSemiInputs',
+    } <= names
+    assert 'LoadAnnotations' not in names
+    assert unlabelled['median_ms'] > 0
+
+
+def test_time_within_a_teacher_is_not_the_students():
+    """The report's student time is the loss without EMA pass and teachers."""
+    hook = TimeStepsHook(steps=1, warmup=1)
+    hook.watch = Stopwatch(cuda=False)
+    hook.images = 4
+    hook._begins, hook._ends = [0.0, 11.0], [10.0, 21.0]
+    hook.watch._spans = [
+        (1, 'loss', 11.0, 17.0),
+        (1, 'EMA forward', 11.0, 12.0),
+        (1, 'frozen teachers', 13.0, 15.0),
+        (1, 'backward', 17.0, 20.0),
+    ]
+    report = hook.report()
+    assert report['step'] == 11.0
+    assert report['images_per_second'] == pytest.approx(4 / 11)
+    assert report['parts'] == {
+        'data': 1.0,
+        'EMA forward': 1.0,
+        'frozen teachers': 2.0,
+        'student forward': 3.0,
+        'backward': 3.0,
+        'rest': 1.0,
+    }
+
+
+def test_stopwatch_times_functions_and_modules():
+    watch = Stopwatch(cuda=False)
+    watch.step = 0
+    watch.wrap('nap', time.sleep)(0.01)
+    module = nn.Identity()
+    watch.watch('module', module)
+    module(torch.zeros(1))
+    totals = watch.totals(0)[0]
+    assert 0.01 <= totals['nap'] < 1
+    assert totals['module'] >= 0
+
+
+def distilling(config, tmp_path):
+    """The tiny config with a frozen teacher of its own kind."""
+    text = config.read_text()
+    teacher = (
+        "student=dict(type='DistillEncoderDecoder', decode_head=dict(_delete_=True,"
+        " type='MultiTeacherDistillHead', decode_head={{_base_.model.student.decode_head}},"
+        " teachers=dict(small=dict(type='FrozenTeacher', backbone=dict(type='ResNet', depth=18,"
+        ' base_channels=4, stem_channels=4))), translator=dict(hidden=8)))'
+    )
+    (tmp_path / 'base.py').write_text(text)
+    leaf = tmp_path / 'distilling.py'
+    leaf.write_text(f"_base_ = './base.py'\nmodel = dict({teacher})\n")
+    return leaf
+
+
+@pytest.mark.slow
+def test_frozen_teachers_are_timed_and_left_as_they_were(config, tmp_path):
+    call = FrozenTeacher.__call__
+    figures_file = tmp_path / 'figures.json'
+    leaf = distilling(config, tmp_path)
+    run_here('benchmark', leaf, '--steps', 2, '--warmup', 1, '--json', figures_file)
+    assert json.loads(figures_file.read_text())['parts']['frozen teachers'] > 0
+    assert FrozenTeacher.__call__ is call
+
+
+def test_teachers_that_a_head_keeps_to_itself_are_counted(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_here('train', distilling(config, tmp_path), '--check')
+    lines = capsys.readouterr().out.splitlines()
+    backbone = MODELS.build(dict(type='ResNet', depth=18, base_channels=4, stem_channels=4))
+    millions = sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
+    row = next(line for line in lines if 'frozen teacher small' in line)
+    assert row.split()[-3:] == ['0.00', 'frozen', f'{millions:.2f}']
+    model = nn.Sequential(nn.Linear(2, 3))
+    model[0].bias.requires_grad_(False)
+    assert parameter_counts(model) == [('0', 6, 3)]
+
+
+@pytest.mark.parametrize('arguments', [dict(steps=0), dict(warmup=0)])
+def test_wrong_numbers_are_told(arguments):
+    with pytest.raises(ValueError, match='must be at least 1'):
+        TimeStepsHook(**arguments)
+
+
+def test_matmul_peak_is_a_plausible_rate():
+    assert 1e8 < matmul_peak(torch.device('cpu'), torch.float32, seconds=0.05) < 1e15

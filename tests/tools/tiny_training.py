@@ -1,0 +1,167 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""A training that takes a second: 64 px images of two kinds of stripes, a network of 4 channels."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.visualization import Visualizer
+from mmseg.visualization import SegLocalVisualizer
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)
+env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+visualizer = dict(
+    type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=0)
+branches = ['sup', 'weak', 'strong']
+geometry = dict(type='TrackGeometry', transforms=[
+    dict(type='RandomResize', scale=(64, 64), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(64, 64), cat_max_ratio=1.0),
+    dict(type='RandomFlip', prob=0.5)])
+strong = [dict(type='PhotoMetricDistortion'), dict(type='PackSemiInputs')]
+dataset = dict(
+    type='BaseSegDataset', serialize_data=False, data_root='ROOT', img_suffix='.png',
+    seg_map_suffix='.png',
+    metainfo=dict(
+        classes=('grass', 'road', 'roof'), palette=[[0, 255, 0], [90, 90, 90], [200, 0, 0]]))
+images = dict(img_path='img')
+both = dict(img_path='img', seg_map_path='ann')
+train_dataloader = dict(
+    batch_size=4, num_workers=0,
+    sampler=dict(type='SemiSampler', batch_size=4, source_ratio=[1, 1]),
+    dataset=dict(
+        type='SemiDataset',
+        labelled=dict(dataset, ann_file='labelled.txt', data_prefix=both, pipeline=[
+            dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='AddValidMask'),
+            geometry, dict(type='MultiBranch', branch_field=branches,
+                           sup=[dict(type='PackSemiInputs')])]),
+        unlabelled=dict(dataset, ann_file='unlabelled.txt', data_prefix=images, pipeline=[
+            dict(type='LoadImageFromFile'), dict(type='AddValidMask'), geometry,
+            dict(type='MultiBranch', branch_field=branches,
+                 weak=[dict(type='PackSemiInputs')], strong=strong)])))
+val_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(dataset, ann_file='val.txt', data_prefix=both, pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='SubsetIoUMetric')
+test_evaluator = val_evaluator
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    type='MeanTeacherSegmentor',
+    data_preprocessor=dict(
+        type='SemiDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True, size=(64, 64), pad_val=0, seg_pad_val=255, test_cfg=dict(size_divisor=8)),
+    student=dict(
+        type='EncoderDecoder',
+        backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4, norm_cfg=norm_cfg),
+        decode_head=dict(
+            type='FCNHead', in_channels=32, in_index=3, channels=8, num_convs=1,
+            concat_input=False, num_classes=3, norm_cfg=norm_cfg),
+        test_cfg=dict(mode='whole')),
+    semi_train_cfg=dict(conf_thresh=0.4))
+optim_wrapper = dict(
+    type='OptimWrapper', constructor='MergedParamGroupsConstructor',
+    optimizer=dict(type='AdamW', lr=1e-3))
+param_scheduler = dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False)
+train_cfg = dict(type='SemiTrainLoop', max_iters=4, val_interval=4)
+val_cfg = dict(type='TeacherStudentValLoop')
+test_cfg = dict(type='TeacherStudentValLoop')
+default_hooks = dict(
+    runtime_info=dict(type='DeferredRuntimeInfoHook'),
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'))
+custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]
+auto_scale_lr = dict(enable=False, base_batch_size=8)
+"""
+
+
+def write_training(folder: Path, images: int = 7) -> Path:
+    """Write images, masks, lists and a config.
+
+    Returns:
+        The config.
+    """
+    rng = np.random.default_rng(0)
+    for name in ('img', 'ann'):
+        (folder / name).mkdir(parents=True)
+    names = [f'tile_{index}' for index in range(images)]
+    for index, name in enumerate(names):
+        labels = (np.indices((64, 64))[index % 2] // 16 + index) % 3
+        image = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
+        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255)
+        Image.fromarray(image.astype(np.uint8)).save(folder / 'img' / f'{name}.png')
+        Image.fromarray(labels.astype(np.uint8)).save(folder / 'ann' / f'{name}.png')
+    lists = {'labelled': names[:2], 'unlabelled': names[2:4], 'val': names[4:]}
+    for name, listed in lists.items():
+        (folder / f'{name}.txt').write_text(''.join(f'{line}\n' for line in listed))
+    config = folder / 'tiny.py'
+    config.write_text(CONFIG.replace('ROOT', str(folder)))
+    return config
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import ``tools/<name>.py``."""
+    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_here(name: str, *arguments: object) -> None:
+    """Run a tool in this process, which saves the seconds of the imports.
+
+    mmengine keeps loggers, message hubs and visualizers for the life of a process; a new run must
+    not write into those of the one before.
+    """
+    for kept in (MMLogger, MessageHub, Visualizer, SegLocalVisualizer):
+        kept._instance_dict.clear()
+    load_tool(name).main([str(argument) for argument in arguments])
+
+
+def run_tool(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a tool of the repository in a folder, with one thread.
+
+    Args:
+        *command: ``'tools/train.py'`` or ``'bash', 'tools/dist_train.sh'``, then its arguments.
+        folder: Working directory.
+    """
+    words = [str(word) for word in command]
+    shell = words[:1] == ['bash']
+    tool = ROOT / words[1 if shell else 0]
+    rest = words[2 if shell else 1 :]
+    with socket.socket() as probe:  # a port that nobody listens on
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    env = {
+        **os.environ,
+        'PORT': str(port),
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+        'PYTHONPATH': str(ROOT),
+        'CUDA_VISIBLE_DEVICES': '',
+    }
+    start = ['bash', str(tool)] if shell else [sys.executable, str(tool)]
+    return subprocess.run([*start, *rest], cwd=folder, env=env, capture_output=True, text=True)

@@ -1,0 +1,143 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Evaluate a checkpoint on the test set of a config.
+
+    python tools/test.py CONFIG work_dirs/NAME/best_mIoU_iter_5000.pth
+    python tools/test.py CONFIG CHECKPOINT --predict-on student --out predictions/
+
+Frozen teachers are neither built nor needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+
+import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.engine.launch import (
+    Faults,
+    check_paths,
+    leave_process_group,
+    load_config,
+    section,
+    set_launcher,
+)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--predict-on',
+        choices=['teacher', 'student'],
+        help='the network to evaluate (default: both are, and the one the config names is plain)',
+    )
+    parser.add_argument('--work-dir', help='folder of logs (default: work_dirs/<config name>)')
+    parser.add_argument('--out', metavar='FOLDER', help='write the predicted class ids as PNG')
+    parser.add_argument('--json', metavar='FILE', help='write the metrics')
+    parser.add_argument('--show-dir', metavar='FOLDER', help='write pictures of the predictions')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
+    )
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error about bad input comes from'
+    )
+    args = parser.parse_args(arguments)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def choose_network(cfg: Config, name: str) -> None:
+    """Let a model predict with its teacher or its student only.
+
+    Args:
+        cfg: The config; changed in place.
+        name: ``'teacher'`` or ``'student'``.
+
+    Raises:
+        ValueError: The model has no two networks.
+    """
+    if 'student' not in cfg.model:
+        raise ValueError(
+            f'--predict-on {name} needs a model with student and teacher, but {cfg.model.type} is '
+            'one network: leave it out.'
+        )
+    section(cfg, 'model', 'semi_test_cfg').predict_on = name
+    cfg.test_cfg = {'type': 'TestLoop'}
+
+
+def show_predictions(cfg: Config, folder: str) -> None:
+    """Let the visualization hook draw every prediction into a folder."""
+    hook = section(cfg, 'default_hooks', 'visualization')
+    hook.update(type=hook.get('type', 'SegVisualizationHook'), draw=True, interval=1)
+    visualizer = section(cfg, 'visualizer')
+    for key, default in (
+        ('type', 'SegLocalVisualizer'),
+        ('name', 'visualizer'),
+        ('vis_backends', [{'type': 'LocalVisBackend'}]),
+    ):
+        if visualizer.get(key) is None:
+            visualizer[key] = default
+    visualizer.save_dir = folder
+
+
+def test(args: argparse.Namespace) -> dict[str, float]:
+    """Prepare the config, build the runner and evaluate."""
+    cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(f'{args.config} has no test_dataloader: give it one to evaluate on.')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    check_paths(cfg, ['test_dataloader'], weights=False)
+    if args.predict_on:
+        choose_network(cfg, args.predict_on)
+    if args.show_dir:
+        show_predictions(cfg, args.show_dir)
+    if args.out:
+        evaluators = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator.output_dir = args.out
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    both = (cfg.get('test_cfg') or {}).get('type') == 'TeacherStudentValLoop'
+    if both:  # a validation loop, so the test data takes the place of the validation data
+        for part in ('dataloader', 'cfg', 'evaluator'):
+            cfg[f'val_{part}'], cfg[f'test_{part}'] = cfg[f'test_{part}'], None
+    cfg.custom_hooks = []
+    set_launcher(cfg, args.launcher)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    metrics = runner.val() if both else runner.test()
+    if args.json and is_main_process():
+        path = Path(args.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + '.part')
+        partial.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
+        partial.replace(path)
+    return metrics
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the tool; bad input is one sentence and exit code 2."""
+    args = parse_args(arguments)
+    with Faults(args.traceback, __name__):
+        test(args)
+    leave_process_group()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,120 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Train a segmentor.
+
+python tools/train.py configs/rsmtdf/dinov2_clip_potsdam_1-4.py
+python tools/train.py CONFIG --check              # look at everything, take one step, stop
+python tools/train.py CONFIG --resume             # go on from the latest checkpoint
+bash tools/dist_train.sh CONFIG 4 --amp           # 4 GPUs, bfloat16
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from mmengine.config import DictAction
+from mmengine.dist import get_world_size
+from mmengine.runner import Runner
+from mmseg.registry import RUNNERS
+
+import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.engine.dry_run import dry_run
+from mmseg_semi_rs.engine.launch import (
+    Faults,
+    batch_summary,
+    check_paths,
+    leave_process_group,
+    load_config,
+    section,
+    set_amp,
+    set_launcher,
+    set_resume,
+)
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Train a segmentor', formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir', help='folder of logs and checkpoints (default: work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a path, from the latest one in the work folder',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train in bfloat16 on the GPU, in float32 on the CPU'
+    )
+    parser.add_argument('--seed', type=int, help='seed, instead of randomness.seed of the config')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the effective batch',
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='build everything, check the data, take one step, report, write no checkpoint',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, e.g. train_cfg.max_iters=1000',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
+    )
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error about bad input comes from'
+    )
+    args = parser.parse_args(arguments)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def train(args: argparse.Namespace, faults: Faults) -> None:
+    """Prepare the config, build the runner and train."""
+    cfg = load_config(args.config, args.cfg_options, args.work_dir, args.seed)
+    weight_files = check_paths(cfg)
+    notes = [set_amp(cfg, args.amp), set_resume(cfg, args.resume)]
+    set_launcher(cfg, args.launcher)
+    if args.auto_scale_lr:
+        scaling = section(cfg, 'auto_scale_lr')
+        scaling.enable = True
+        if 'base_batch_size' not in scaling:
+            raise ValueError(
+                f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}: set the '
+                'batch that its learning rate was chosen for.'
+            )
+    if args.check:
+        for note in filter(None, notes):
+            print(note)
+        dry_run(cfg, weight_files)
+        return
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for note in filter(None, notes):
+        runner.logger.warning(note)
+    runner.logger.info(batch_summary(cfg, get_world_size()))
+    faults.watch(runner)
+    runner.train()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the tool; bad input is one sentence and exit code 2."""
+    args = parse_args(arguments)
+    with Faults(args.traceback, __name__) as faults:
+        train(args, faults)
+    leave_process_group()
+
+
+if __name__ == '__main__':
+    main()
