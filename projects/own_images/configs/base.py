@@ -129,7 +129,7 @@ model = dict(
         train_cfg=dict(),
         test_cfg=dict(mode='whole'),
     ),
-    semi_train_cfg=dict(conf_thresh=0.95, norm='separate'),
+    semi_train_cfg=dict(conf_thresh=0.95, norm='separate'),  # batch norm remembers clean images
 )
 
 optim_wrapper = dict(

@@ -1,0 +1,35 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The demo, shortened: it says nothing about quality, all about the pieces fitting together."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.tools.tiny_training import ROOT
+
+
+@pytest.mark.slow
+def test_demo_trains_resumes_evaluates_and_draws(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Image.open(tmp_path / 'work_dirs' / 'demo' / 'demo.png').width > 600
+    table = next(line for line in done.stdout.splitlines() if 'mean' in line)
+    figures = [float(word) for word in re.findall(r'\d+\.\d', table)]
+    assert len(figures) == 4 and all(0 <= figure <= 100 for figure in figures)
+    lists = tmp_path / 'data' / 'demo_potsdam' / 'splits' / 'scene'
+    labelled = (lists / '1-4' / 'labeled.txt').read_text().split()
+    unlabelled = (lists / '1-4' / 'unlabeled.txt').read_text().split()
+    held_out = (lists / 'val.txt').read_text().split()
+    scenes = [{name.split('/')[1][:4] for name in part} for part in (labelled, unlabelled)]
+    assert not scenes[0] & scenes[1]
+    assert not set(held_out) & {*labelled, *unlabelled}
+    weights = tmp_path / 'data' / 'demo_teachers'
+    assert (weights / 'dinov2.pth').is_file() and (weights / 'clip.pt').is_file()
