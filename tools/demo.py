@@ -37,6 +37,7 @@ from make_demo_data import make_demo_data
 from make_demo_teachers import make_demo_teachers
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmseg.registry import DATASETS, MODELS
 from rich.console import Console
@@ -277,6 +278,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
     args = parse_args(arguments)
+    init_default_scope('mmseg')
     console = Console(highlight=False)
     start, times = time.perf_counter(), {}
     data = Path(args.data).resolve()

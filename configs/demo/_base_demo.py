@@ -142,11 +142,11 @@ optim_wrapper = dict(
     optimizer=dict(lr=4e-3),
     paramwise_cfg=dict(_delete_=True),  # nothing is pretrained: one learning rate
 )
-train_cfg = dict(max_iters=400, val_interval=400)
+train_cfg = dict(max_iters=260, val_interval=260)
 test_cfg = dict(type='TeacherStudentValLoop')
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=200, save_best=None, max_keep_ckpts=1),
+    checkpoint=dict(interval=130, save_best=None, max_keep_ckpts=1),
     visualization=dict(draw=False),
 )
 custom_hooks = [
