@@ -8,9 +8,13 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 import mmseg_semi_rs  # noqa: F401 - mends the OpenMMLab packages before a test imports them
+
+from mmseg.visualization import SegLocalVisualizer  # isort: skip
 
 torch.set_num_threads(1)
 
@@ -30,3 +34,10 @@ def plain_config_text(monkeypatch):
         'pretty_text',
         property(lambda cfg: ''.join(f'{k} = {v!r}\n' for k, v in cfg.to_dict().items())),
     )
+
+
+@pytest.fixture(autouse=True)
+def fresh_singletons():
+    """Forget the logger, message hub and visualizer of an earlier test's training."""
+    for kept in (MMLogger, MessageHub, Visualizer, SegLocalVisualizer):
+        kept._instance_dict.clear()
