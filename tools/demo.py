@@ -12,8 +12,8 @@
    killed half-way and resumed from its checkpoint.
 4. Validates both on scenes that neither has seen, prints a table and draws a picture.
 
-Nothing was tuned on the scenes that are evaluated here (seed 0): settings were chosen on scenes of
-other seeds.
+Nothing was tuned on the scenes that are evaluated here (seed 0); difficulty, learning rate and the
+stand-ins' recipe were chosen on scenes of other seeds.
 """
 
 from __future__ import annotations
