@@ -20,6 +20,8 @@ on 3.12, is gone on 3.14
 mmcv's ``adjust_hue`` makes a   negative rotations are done as positive ones of the image with its
 negative number a ``uint8``,    red and blue exchanged, which is the same
 which numpy 2 refuses
+mmcv's ``adjust_contrast``      8-bit images go through a table of 256 values, which is the same to
+counts a histogram in numpy     the bit and five times as fast
 mmengine formats the whole      the text of an unchanged config is kept, so that only the first of a
 config at every checkpoint,     run's checkpoints costs that second
 about a second each
@@ -233,6 +235,29 @@ def _mend_adjust_hue() -> None:
     mmcv.adjust_hue = adjust_hue
 
 
+def _mend_adjust_contrast() -> None:
+    """Let ``mmcv.adjust_contrast`` take the milliseconds that the operation needs."""
+    mmcv: Any = importlib.import_module('mmcv')
+    original = mmcv.adjust_contrast
+    if getattr(original, 'mended', False):
+        return
+
+    @functools.wraps(original)
+    def adjust_contrast(
+        img: np.ndarray, factor: float = 1.0, backend: str | None = None
+    ) -> np.ndarray:
+        if img.dtype != np.uint8 or backend != 'cv2' or img.ndim != 3:
+            return original(img, factor, backend=backend)
+        grey = mmcv.bgr2gray(img)
+        mean = np.float32(round(int(grey.sum(dtype=np.int64)) / grey.size))
+        levels = np.arange(256, dtype=np.float32)[None]
+        table = cv2.addWeighted(levels, factor, np.full_like(levels, mean), 1 - factor, 0)
+        return cv2.LUT(img, np.clip(table, 0, 255).astype(np.uint8))
+
+    adjust_contrast.mended = True  # type: ignore[attr-defined]
+    mmcv.adjust_contrast = adjust_contrast
+
+
 def _mend_pretty_text() -> None:
     """Let mmengine format an unchanged config once, not at every checkpoint."""
     config_class = importlib.import_module('mmengine.config').Config
@@ -265,6 +290,7 @@ def apply() -> None:
     _mend_checkpoints()
     _mend_train()
     _mend_adjust_hue()
+    _mend_adjust_contrast()
     _mend_pretty_text()
 
 

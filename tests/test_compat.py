@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+import mmcv
 import numpy as np
 import pytest
 import torch
@@ -190,3 +191,19 @@ def test_find_loader_is_replaced_where_python_has_none(monkeypatch):
         misc.mmcv_full_available()
     compat._mend_find_loader()
     assert misc.mmcv_full_available() is not LITE
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.93, 1.0, 1.37, 1.5])
+def test_fast_contrast_equals_mmcvs_own_to_the_bit(factor):
+    image = np.random.default_rng(0).integers(0, 256, (61, 47, 3)).astype(np.uint8)
+    expected = mmcv.adjust_contrast.__wrapped__(image, factor, backend='cv2')
+    np.testing.assert_array_equal(mmcv.adjust_contrast(image, factor, backend='cv2'), expected)
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_hue_turns_backwards_by_what_it_turns_forwards(backend):
+    image = np.random.default_rng(0).integers(60, 200, (16, 16, 3)).astype(np.uint8)
+    there = mmcv.adjust_hue(image, 0.2, backend=backend)
+    back = mmcv.adjust_hue(there, -0.2, backend=backend)
+    assert np.abs(there.astype(int) - image).mean() > 10
+    assert np.abs(back.astype(int) - image).mean() < 3
