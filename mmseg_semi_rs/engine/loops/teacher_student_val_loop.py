@@ -7,13 +7,11 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, ValLoop
+from mmengine.runner import ValLoop
 from mmengine.runner.amp import autocast
 from mmseg.registry import LOOPS
-from torch.utils.data import DataLoader
 
 
 @LOOPS.register_module()
@@ -30,15 +28,6 @@ class TeacherStudentValLoop(ValLoop):
         evaluator (Evaluator | dict | list): The metrics.
         fp16 (bool): Whether to predict under autocast. Defaults to False.
     """
-
-    def __init__(
-        self,
-        runner: Runner,
-        dataloader: DataLoader | dict,
-        evaluator: Evaluator | dict | list,
-        fp16: bool = False,
-    ) -> None:
-        super().__init__(runner, dataloader, evaluator, fp16)
 
     def run(self) -> dict[str, float]:
         """Validate.
