@@ -61,18 +61,25 @@ class PseudoLabel:
         """Return a copy with some tensors replaced (purifiers use this)."""
         return replace(self, **changes)
 
+    def first(self, count: int) -> PseudoLabel:
+        """Return the targets of the first ``count`` images."""
+        return PseudoLabel(
+            **{field.name: getattr(self, field.name)[:count] for field in fields(self)}
+        )
+
     def mix(self, partner: Tensor, box: Tensor) -> PseudoLabel:
         """Paste another image's targets into a box; all four tensors move together.
 
         Args:
-            partner (Tensor): Index of each image's partner, shape (B,), int64.
-            box (Tensor): True where the partner's pixels are pasted, shape (B, H, W), bool.
+            partner (Tensor): Index of each image's partner, shape (n,), int64, for the first n <= B
+                images.
+            box (Tensor): True where the partner's pixels are pasted, shape (n, H, W), bool.
 
         Returns:
-            PseudoLabel: The mixed targets.
+            PseudoLabel: The mixed targets of the first n images.
         """
         mixed = {
-            field.name: torch.where(box, value[partner], value)
+            field.name: torch.where(box, value[partner], value[: len(partner)])
             for field in fields(self)
             for value in (getattr(self, field.name),)
         }

@@ -8,43 +8,12 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmseg_semi_rs.engine.hooks import ema_momentum
+from mmseg_semi_rs.models.segmentors import mean_teacher
+from mmseg_semi_rs.models.segmentors.student import decode
 from mmseg_semi_rs.models.utils import keep_running_statistics
-
-CLASSES, SIZE = 3, 64
-
-
-def student(layer='GN', aux=False):
-    norm_cfg = dict(type='GN', num_groups=2) if layer == 'GN' else dict(type=layer)
-    head = dict(
-        type='FCNHead',
-        in_channels=32,
-        in_index=3,
-        channels=8,
-        num_convs=1,
-        concat_input=False,
-        num_classes=CLASSES,
-        norm_cfg=norm_cfg,
-        dropout_ratio=0.0,
-        loss_decode=dict(type='ValidCrossEntropyLoss'),
-    )
-    return dict(
-        type='EncoderDecoder',
-        backbone=dict(
-            type='ResNet',
-            depth=18,
-            base_channels=4,
-            stem_channels=4,
-            norm_cfg=norm_cfg,
-            norm_eval=False,
-        ),
-        decode_head=head,
-        auxiliary_head=dict(head, in_channels=16, in_index=2) if aux else None,
-        test_cfg=dict(mode='whole'),
-    )
+from tests.models.tiny import CLASSES, SIZE, NoHostSync, samples, student, total
 
 
 def build(layer='GN', aux=False, ema=True, **settings):
@@ -67,19 +36,6 @@ def build(layer='GN', aux=False, ema=True, **settings):
     return model.train()
 
 
-def samples(count, labels=None, valid=None):
-    made = []
-    for index in range(count):
-        sample = SegDataSample()
-        sample.set_metainfo(dict(ori_shape=(SIZE, SIZE), img_shape=(SIZE, SIZE)))
-        if labels is not None:
-            sample.gt_sem_seg = PixelData(data=labels[index][None])
-        mask = torch.ones(1, SIZE, SIZE, dtype=torch.bool) if valid is None else valid[index][None]
-        sample.set_data({'valid': PixelData(data=mask)})
-        made.append(sample)
-    return made
-
-
 def batch(count=2, seed=0, valid=None):
     generator = torch.Generator().manual_seed(seed)
     images = {
@@ -95,10 +51,6 @@ def batch(count=2, seed=0, valid=None):
     }
 
 
-def total(losses):
-    return sum(value for name, value in losses.items() if 'loss' in name)
-
-
 def gradients(model, inputs, data):
     model.zero_grad()
     total(model.loss(inputs, data)).backward()
@@ -110,7 +62,7 @@ def test_loss_is_the_restated_formula(reduce, divisor):
     model = build(loss_reduce=reduce, loss_weight=dict(sup=2.0, unsup=0.5))
     inputs, data = batch()
     with torch.no_grad():  # a threshold that half of the pixels pass
-        threshold = model.decode(model.teacher, inputs['weak']).softmax(1).amax(1).median()
+        threshold = decode(model.teacher, inputs['weak']).softmax(1).amax(1).median()
     model.conf_thresh.fill_(threshold)
     losses = model.loss(inputs, data)
     with torch.no_grad():
@@ -247,14 +199,6 @@ def test_I13_every_trainable_parameter_gets_a_gradient(norm, aux):
     assert not missing
 
 
-class NoHostSync(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.__name__ if hasattr(func, '__name__') else str(func)
-        for word in ('_local_scalar_dense', 'nonzero', 'masked_select', 'unique'):
-            assert word not in str(func), f'{func} makes the host wait for the device ({name})'
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize('norm', ['joint', 'separate'])
 def test_I12_R30_training_step_makes_no_host_sync_and_no_barrier(norm, monkeypatch):
     monkeypatch.setattr(torch.distributed, 'barrier', lambda *_, **__: pytest.fail('barrier'))
@@ -341,18 +285,18 @@ def test_R17_R28_predicts_with_the_named_network_whole_or_by_windows(mode, predi
         assert (sample.pred_sem_seg.data == (1 if predict_on == 'teacher' else 2)).all()
 
 
-def test_cutmix_moves_labels_with_images():
+def test_cutmix_moves_labels_with_images(monkeypatch):
     random.seed(0)
     model = build(cutmix=dict(prob=1.0))
     inputs, data = batch()
     seen = {}
-    original = model._forward_student
+    original = mean_teacher.forward_student
 
-    def spy(images, *args, **kwargs):
+    def spy(student, images, *args, **kwargs):
         seen['strong'] = images[2:]
-        return original(images, *args, **kwargs)
+        return original(student, images, *args, **kwargs)
 
-    model._forward_student = spy
+    monkeypatch.setattr(mean_teacher, 'forward_student', spy)
     model.loss(inputs, data)
     assert (seen['strong'] != inputs['strong']).any()
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
@@ -44,3 +44,16 @@ class DistillFeatures(tuple[Tensor, ...]):
         levels = list(self)
         levels[index] = level
         return DistillFeatures(levels, self.images, self.views)
+
+    def perturbed(self, perturb: Callable[[Tensor], Tensor], rows: slice) -> DistillFeatures:
+        """Return some images' features with all maps, views included, sent through a function.
+
+        Args:
+            perturb: Changes a map, (B', C, h, w).
+            rows: Which images of the batch.
+
+        Returns:
+            DistillFeatures: Of B' images.
+        """
+        views = {size: perturb(view[rows]) for size, view in self.views.items()}
+        return DistillFeatures([perturb(level[rows]) for level in self], self.images[rows], views)

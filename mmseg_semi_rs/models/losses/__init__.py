@@ -3,5 +3,13 @@
 
 from .masked_cross_entropy import ValidCrossEntropyLoss, consistency_loss
 from .rank_sum import RankSum
+from .stability import stability_loss, stability_ramp, taught_pixels
 
-__all__ = ['RankSum', 'ValidCrossEntropyLoss', 'consistency_loss']
+__all__ = [
+    'RankSum',
+    'ValidCrossEntropyLoss',
+    'consistency_loss',
+    'stability_loss',
+    'stability_ramp',
+    'taught_pixels',
+]

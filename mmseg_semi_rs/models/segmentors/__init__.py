@@ -2,6 +2,12 @@
 """Segmentors that learn from labelled and unlabelled images."""
 
 from .distill_encoder_decoder import DistillEncoderDecoder, DistillFeatures
+from .dual_student import DualStudentSegmentor
 from .mean_teacher import MeanTeacherSegmentor
 
-__all__ = ['DistillEncoderDecoder', 'DistillFeatures', 'MeanTeacherSegmentor']
+__all__ = [
+    'DistillEncoderDecoder',
+    'DistillFeatures',
+    'DualStudentSegmentor',
+    'MeanTeacherSegmentor',
+]

@@ -3,25 +3,34 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import torch
 from mmengine.logging import MessageHub
 from mmseg.models import BaseSegmentor
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.utils import resize
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...structures import PseudoLabel
 from ..data_preprocessor import stack_valid
 from ..losses import RankSum, consistency_loss
-from ..protocols import HeadWithFeatureLosses, Purifier
+from ..protocols import Purifier
 from ..utils import CutMix, keep_running_statistics
-
-SampleList = list[SegDataSample]
+from .student import (
+    Decoded,
+    SampleList,
+    average_into,
+    build_student,
+    confidence_gate,
+    decode_in_eval,
+    forward_student,
+    make_teacher,
+    mean_over_images,
+    read_cfg,
+    refuse_misplaced,
+    supervised_losses,
+    upsample,
+)
 
 _TRAIN_DEFAULTS: dict[str, Any] = {
     'conf_thresh': 0.95,
@@ -31,15 +40,6 @@ _TRAIN_DEFAULTS: dict[str, Any] = {
     'norm': 'joint',
     'unsup_ramp': 0,
 }
-
-
-def _read_cfg(cfg: dict | None, defaults: dict[str, Any], name: str) -> dict[str, Any]:
-    """Fill in defaults, and refuse keys that nothing would read."""
-    cfg = dict(cfg or {})
-    unknown = sorted(set(cfg) - set(defaults))
-    if unknown:
-        raise ValueError(f'{name} has unknown keys {unknown}; known are {sorted(defaults)}.')
-    return {**defaults, **cfg}
 
 
 @MODELS.register_module()
@@ -105,27 +105,16 @@ class MeanTeacherSegmentor(BaseSegmentor):
         train_cfg: None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        if pretrained is not None or train_cfg is not None:
-            raise ValueError(
-                f'{type(self).__name__} takes no pretrained={pretrained!r} and no '
-                f'train_cfg={train_cfg!r}: give them to the student.'
-            )
+        refuse_misplaced(type(self).__name__, pretrained, train_cfg)
         if 'data_preprocessor' in student:
             raise ValueError(
                 'The student has a data_preprocessor, which would never run: give it to '
                 f'{type(self).__name__} instead.'
             )
-        self.student: Any = MODELS.build(student)
-        if isinstance(self.student.decode_head, nn.ModuleList):
-            raise ValueError(
-                f'student type {student["type"]!r} has a cascade of decode heads; '
-                f'{type(self).__name__} works with one decode_head.'
-            )
-        self.teacher: Any = None
-        if ema:
-            self.teacher = deepcopy(self.student).eval().requires_grad_(False)
-        self.train_settings = _read_cfg(semi_train_cfg, _TRAIN_DEFAULTS, 'semi_train_cfg')
-        self.predict_on = _read_cfg(
+        self.student: Any = build_student(student, type(self).__name__)
+        self.teacher: Any = make_teacher(self.student) if ema else None
+        self.train_settings = read_cfg(semi_train_cfg, _TRAIN_DEFAULTS, 'semi_train_cfg')
+        self.predict_on = read_cfg(
             semi_test_cfg, {'predict_on': 'teacher' if ema else 'student'}, 'semi_test_cfg'
         )['predict_on']
         self._check_settings()
@@ -143,20 +132,11 @@ class MeanTeacherSegmentor(BaseSegmentor):
         for key, allowed in (('loss_reduce', ('mean', 'sum')), ('norm', ('joint', 'separate'))):
             if settings[key] not in allowed:
                 raise ValueError(f'semi_train_cfg.{key}={settings[key]!r} is none of {allowed}.')
-        settings['loss_weight'] = _read_cfg(
+        settings['loss_weight'] = read_cfg(
             settings['loss_weight'], _TRAIN_DEFAULTS['loss_weight'], 'semi_train_cfg.loss_weight'
         )
-        thresholds = settings['conf_thresh']
-        listed = list(thresholds) if isinstance(thresholds, (list, tuple)) else [thresholds]
-        if not all(0 <= threshold <= 1 for threshold in listed):
-            raise ValueError(f'semi_train_cfg.conf_thresh={thresholds} must be within [0, 1].')
-        if len(listed) not in (1, self.num_classes):
-            raise ValueError(
-                f'semi_train_cfg.conf_thresh has {len(listed)} entries for {self.num_classes} '
-                'classes: give one number or one per class.'
-            )
-        threshold = torch.tensor(listed, dtype=torch.float32).expand(self.num_classes).clone()
-        self.register_buffer('conf_thresh', threshold, persistent=False)
+        gate = confidence_gate(settings['conf_thresh'], self.num_classes)
+        self.register_buffer('conf_thresh', gate, persistent=False)
         if self.predict_on not in ('teacher', 'student'):
             raise ValueError(
                 f"semi_test_cfg.predict_on={self.predict_on!r} must be 'teacher' or 'student'."
@@ -193,45 +173,14 @@ class MeanTeacherSegmentor(BaseSegmentor):
             self.teacher.eval()
         return self
 
-    @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student: t <- momentum * t + (1 - momentum) * s.
-
-        Averages every trainable parameter and floating-point buffer in one fused call; integer
-        buffers are copied. ``momentum=0`` copies the student exactly.
+        """Move the teacher towards the student, see :func:`average_into`.
 
         Args:
             momentum (float): In [0, 1].
         """
-        if self.teacher is None:
-            return
-        pairs: list[tuple[Tensor, Tensor]] = [
-            (mean, new)
-            for mean, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True)
-            if new.requires_grad
-        ]
-        buffers = list(zip(self.teacher.buffers(), self.student.buffers(), strict=True))
-        pairs += [pair for pair in buffers if pair[0].is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
-        for mean, new in buffers:
-            if not mean.is_floating_point():
-                mean.copy_(new)
-
-    def decode(self, model: Any, images: Tensor) -> Tensor:
-        """Return a network's logits at the images' size.
-
-        Args:
-            model (nn.Module): The student or the teacher.
-            images (Tensor): Shape (B, 3, H, W).
-
-        Returns:
-            Tensor: Shape (B, K, H, W).
-        """
-        return self._upsample(model.decode_head(model.extract_feat(images)), images)
-
-    def _upsample(self, logits: Tensor, images: Tensor) -> Tensor:
-        size = images.shape[-2:]
-        return resize(logits, size=size, mode='bilinear', align_corners=self.align_corners)
+        if self.teacher is not None:
+            average_into(self.teacher, self.student, momentum)
 
     @torch.no_grad()
     def pseudo_label(self, images: Tensor, samples: SampleList) -> PseudoLabel:
@@ -244,13 +193,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         Returns:
             PseudoLabel: Targets of shape (B, H, W).
         """
-        if self.teacher is not None:
-            logits = self.decode(self.teacher, images)
-        else:
-            training = self.student.training
-            self.student.eval()
-            logits = self.decode(self.student, images)
-            self.student.train(training)
+        logits = decode_in_eval(self.teacher or self.student, images)
         valid = stack_valid(samples, images.shape[-2:], images.device)
         pseudo = PseudoLabel.from_logits(logits, valid, self.conf_thresh)
         for purifier in self.purifiers:
@@ -272,68 +215,59 @@ class MeanTeacherSegmentor(BaseSegmentor):
         images, samples = inputs['sup'], data_samples['sup']
         valid = stack_valid(samples, images.shape[-2:], images.device)
         if 'strong' not in inputs:
-            logits, aux_logits, distill = self._forward_student(images, valid, {'sup': slice(None)})
-            return self._reduce({'sup': self._supervised(logits, aux_logits, samples),
-                                 'distill': distill})  # fmt: skip
+            decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
+            return self._reduce({
+                'sup': supervised_losses(
+                    self.student, decoded.logits, decoded.aux_logits, samples
+                ),
+                'distill': decoded.feature_losses,
+            })  # fmt: skip
         pseudo = self.pseudo_label(inputs['weak'], data_samples['weak'])
         self.last_step = {'pseudo': pseudo, 'samples': data_samples['weak']}
         strong, target = inputs['strong'], pseudo
         if self.cutmix is not None:
             strong, target = self.cutmix(strong, pseudo)
         denominator = RankSum(target.valid.sum())
-        count = len(images)
-        if self.train_settings['norm'] == 'joint':
-            logits, aux_logits, distill = self._forward_student(
-                torch.cat([images, strong]),
-                torch.cat([valid, target.valid]),
-                {'sup': slice(0, count), 'strong': slice(count, None)},
-            )
-            logits, strong_logits = logits[:count], logits[count:]
-            aux_logits = [aux[:count] for aux in aux_logits]
-        else:
-            logits, aux_logits, distill = self._forward_student(images, valid, {'sup': slice(None)})
-            with keep_running_statistics(self.student):
-                strong_logits, _, more = self._forward_student(
-                    strong, target.valid, {'strong': slice(None)}, aux=False
-                )
-            share = count / (count + len(strong))
-            distill = {
-                name: share * value + (1 - share) * more[name] for name, value in distill.items()
-            }
-        strong_logits = self._upsample(strong_logits, strong)
+        decoded, strong_logits = self._forward_views(images, valid, strong, target.valid)
+        strong_logits = upsample(self.student, strong_logits, strong)
         unsup = consistency_loss(strong_logits, target.labels, target.weight, denominator)
         return self._reduce({
-            'sup': self._supervised(logits, aux_logits, samples),
+            'sup': supervised_losses(self.student, decoded.logits, decoded.aux_logits, samples),
             'unsup': {'loss_unsup': self._ramp() * unsup},
-            'distill': distill,
+            'distill': decoded.feature_losses,
         })  # fmt: skip
 
-    def _forward_student(
-        self, images: Tensor, valid: Tensor, branches: dict[str, slice], aux: bool = True
-    ) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
-        """Return logits, the auxiliary heads' logits, and the decode head's feature losses."""
-        feats = self.student.extract_feat(images)
-        head = self.student.decode_head
-        if isinstance(head, HeadWithFeatureLosses):
-            logits, feature_losses = head.forward_train(feats, valid, branches)
-        else:
-            logits, feature_losses = head(feats), {}
-        aux_heads = self._auxiliary_heads() if aux else []
-        return logits, [aux_head(feats) for aux_head in aux_heads], feature_losses
+    def _forward_views(
+        self, images: Tensor, valid: Tensor, strong: Tensor, strong_valid: Tensor
+    ) -> tuple[Decoded, Tensor]:
+        """Run the student on labelled and strong images, by one pass or by two.
 
-    def _auxiliary_heads(self) -> list[Any]:
-        if not self.student.with_auxiliary_head:
-            return []
-        heads = self.student.auxiliary_head
-        return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
-
-    def _supervised(
-        self, logits: Tensor, aux_logits: list[Tensor], samples: SampleList
-    ) -> dict[str, Tensor]:
-        losses = _head_losses(self.student.decode_head, logits, samples, 'decode')
-        for index, (head, aux) in enumerate(zip(self._auxiliary_heads(), aux_logits, strict=True)):
-            losses.update(_head_losses(head, aux, samples, f'aux_{index}'))
-        return losses
+        Returns:
+            tuple[Decoded, Tensor]: What the labelled images gave, with the feature losses of all;
+            and the logits of the strong ones.
+        """
+        count = len(images)
+        if self.train_settings['norm'] == 'joint':
+            decoded = forward_student(
+                self.student,
+                torch.cat([images, strong]),
+                torch.cat([valid, strong_valid]),
+                {'sup': slice(0, count), 'strong': slice(count, None)},
+            )
+            labelled = decoded._replace(
+                logits=decoded.logits[:count],
+                aux_logits=[aux[:count] for aux in decoded.aux_logits],
+            )
+            return labelled, decoded.logits[count:]
+        decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
+        with keep_running_statistics(self.student):
+            more = forward_student(
+                self.student, strong, strong_valid, {'strong': slice(None)}, aux=False
+            )
+        distill = mean_over_images(
+            decoded.feature_losses, more.feature_losses, (count, len(strong))
+        )
+        return decoded._replace(feature_losses=distill), more.logits
 
     def _ramp(self) -> float:
         """Weight of the unsupervised loss at the current iteration, in [0, 1]."""
@@ -353,6 +287,25 @@ class MeanTeacherSegmentor(BaseSegmentor):
             else value
             for group, losses in present.items()
             for name, value in losses.items()
+        }
+
+    def predict_each(self, inputs: Tensor, data_samples: SampleList) -> dict[str, SampleList]:
+        """Predict with every network there is.
+
+        Args:
+            inputs (Tensor): Shape (B, 3, H, W).
+            data_samples (list[SegDataSample]): With metainfo; left as they are.
+
+        Returns:
+            dict[str, list[SegDataSample]]: Of ``'student'`` and ``'teacher'`` if there is one, that
+            of ``predict_on`` last.
+        """
+        networks = {'student': self.student, 'teacher': self.teacher}
+        names = sorted(networks, key=lambda name: name == self.predict_on)
+        return {
+            name: networks[name].predict(inputs, [sample.clone() for sample in data_samples])
+            for name in names
+            if networks[name] is not None
         }
 
     def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
@@ -378,28 +331,3 @@ class MeanTeacherSegmentor(BaseSegmentor):
     def _forward(self, inputs: Tensor, data_samples: SampleList | None = None) -> Tensor:
         """Return the predicting network's raw logits (``mode='tensor'``)."""
         return self.predictor._forward(inputs, data_samples)
-
-
-def _head_losses(head: Any, logits: Tensor, samples: SampleList, prefix: str) -> dict[str, Tensor]:
-    """Compute a decode head's supervised losses.
-
-    Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its accuracy, whose
-    boolean indexing makes the host wait for the device; heads with their own are called.
-    """
-    inner: Any = getattr(head, 'decode_head', head)
-    if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
-        losses = inner.loss_by_feat(logits, samples)
-        return {f'{prefix}.{name}': value for name, value in losses.items()}
-    labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
-    logits = resize(
-        logits, size=labels.shape[-2:], mode='bilinear', align_corners=inner.align_corners
-    )
-    weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
-    labels = labels.squeeze(1)
-    parts = inner.loss_decode
-    losses = {}
-    for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
-        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index)
-        name = f'{prefix}.{part.loss_name}'
-        losses[name] = losses[name] + value if name in losses else value
-    return losses

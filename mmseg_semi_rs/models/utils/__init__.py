@@ -2,6 +2,8 @@
 """Parts that models share."""
 
 from .cutmix import CutMix
+from .early_gradients import early_backward
 from .norm import keep_running_statistics
+from .renormalise import Renormalise
 
-__all__ = ['CutMix', 'keep_running_statistics']
+__all__ = ['CutMix', 'Renormalise', 'early_backward', 'keep_running_statistics']

@@ -49,17 +49,21 @@ class CutMix:
             raise ValueError(f"cutmix partner={partner!r} must be 'roll' or 'reverse'.")
         self.prob, self.area, self.aspect, self.partner = prob, area, aspect, partner
 
-    def draw_partners(self, batch: int) -> Tensor:
+    def draw_partners(self, batch: int, donors: int = 0) -> Tensor:
         """Draw whose pixels each image receives.
 
         Args:
             batch (int): Number of images.
+            donors (int): How many images, the last of the batch, only give pixels; then all pixels
+                come from them. Defaults to 0, all give and receive.
 
         Returns:
-            Tensor: Shape (B,), int64, CPU. Entry i equals i only where no other image is there to
-            be pasted (B = 1, or the middle of an odd batch under 'reverse').
+            Tensor: Shape (B - donors,), int64, CPU. Entry i equals i only where no other image is
+            there to be pasted (B = 1, or the middle of an odd batch under 'reverse').
         """
-        own = torch.arange(batch)
+        own = torch.arange(batch - donors)
+        if donors:
+            return batch - donors + (own + random.randrange(donors)) % donors
         if self.partner == 'reverse':
             return own.flip(0)
         shift = random.randrange(1, batch) if batch > 1 else 0
@@ -107,6 +111,24 @@ class CutMix:
                 mask[index, top : top + box_h, left : left + box_w] = True
         return mask
 
+    def draw(self, images: Tensor, donors: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw partners and regions for a batch, and bring them to its device.
+
+        Args:
+            images (Tensor): Shape (B, C, H, W).
+            donors (int): See :meth:`draw_partners`. Defaults to 0.
+
+        Returns:
+            tuple[Tensor, Tensor]: Partners, shape (B - donors,), int64, and pasted regions, shape
+            (B - donors, H, W), bool; for ``PseudoLabel.mix``.
+        """
+        partners = self.draw_partners(len(images), donors)
+        mask = self.draw_mask(partners, *images.shape[-2:])
+        return (
+            partners.to(images.device, non_blocking=True),
+            mask.to(images.device, non_blocking=True),
+        )
+
     def __call__(self, images: Tensor, target: PseudoLabel) -> tuple[Tensor, PseudoLabel]:
         """Mix a batch with itself.
 
@@ -117,8 +139,19 @@ class CutMix:
         Returns:
             tuple[Tensor, PseudoLabel]: Mixed images and targets; neither input is changed.
         """
-        partners = self.draw_partners(len(images))
-        mask = self.draw_mask(partners, *images.shape[-2:])
-        partners = partners.to(images.device, non_blocking=True)
-        mask = mask.to(images.device, non_blocking=True)
-        return torch.where(mask[:, None], images[partners], images), target.mix(partners, mask)
+        partners, mask = self.draw(images)
+        return paste(images, partners, mask), target.mix(partners, mask)
+
+
+def paste(images: Tensor, partners: Tensor, mask: Tensor) -> Tensor:
+    """Paste regions of other images of the batch.
+
+    Args:
+        images (Tensor): Shape (B, C, H, W).
+        partners (Tensor): Of :meth:`CutMix.draw`, shape (n,), for the first n images.
+        mask (Tensor): Likewise, shape (n, H, W), bool.
+
+    Returns:
+        Tensor: Shape (n, C, H, W); the input is not changed.
+    """
+    return torch.where(mask[:, None], images[partners], images[: len(partners)])

@@ -1,0 +1,290 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What semi-supervised segmentors do with one network, an mmseg ``EncoderDecoder``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from ..protocols import HeadWithFeatureLosses
+
+SampleList = list[SegDataSample]
+
+
+class Decoded(NamedTuple):
+    """What one pass of a student gives.
+
+    Attributes:
+        feats (tuple[Tensor, ...]): Of ``extract_feat``.
+        logits (Tensor): Of the decode head, shape (B, K, h, w).
+        aux_logits (list[Tensor]): Of each auxiliary head.
+        feature_losses (dict[str, Tensor]): Of a head with losses on features, else empty.
+    """
+
+    feats: tuple[Tensor, ...]
+    logits: Tensor
+    aux_logits: list[Tensor]
+    feature_losses: dict[str, Tensor]
+
+
+def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Fill in defaults, and refuse keys that nothing would read.
+
+    Args:
+        cfg (Mapping, optional): What the user gave.
+        defaults (Mapping[str, Any]): All keys with their defaults.
+        name (str): Where the user gave it, for the message.
+
+    Returns:
+        dict[str, Any]: The settings.
+
+    Raises:
+        ValueError: If there is a key without a default.
+    """
+    cfg = dict(cfg or {})
+    unknown = sorted(set(cfg) - set(defaults))
+    if unknown:
+        raise ValueError(f'{name} has unknown keys {unknown}; known are {sorted(defaults)}.')
+    return {**defaults, **cfg}
+
+
+def confidence_gate(conf_thresh: float | Sequence[float], classes: int) -> Tensor:
+    """Read ``semi_train_cfg.conf_thresh``.
+
+    Args:
+        conf_thresh (float | Sequence[float]): One number, or one per class, in [0, 1].
+        classes (int): Number of classes.
+
+    Returns:
+        Tensor: Shape (K,), float32.
+
+    Raises:
+        ValueError: If a number is out of range, or their count is neither 1 nor that of classes.
+    """
+    listed = list(conf_thresh) if isinstance(conf_thresh, Sequence) else [conf_thresh]
+    if not all(0 <= threshold <= 1 for threshold in listed):
+        raise ValueError(f'semi_train_cfg.conf_thresh={conf_thresh} must be within [0, 1].')
+    if len(listed) not in (1, classes):
+        raise ValueError(
+            f'semi_train_cfg.conf_thresh has {len(listed)} entries for {classes} classes: give one '
+            'number or one per class.'
+        )
+    return torch.tensor(listed, dtype=torch.float32).expand(classes).clone()
+
+
+def refuse_misplaced(owner: str, pretrained: object, train_cfg: object) -> None:
+    """Refuse what belongs to the students: mmseg's ``init_model`` sets both to None.
+
+    Raises:
+        ValueError: If one of them is not None.
+    """
+    if pretrained is not None or train_cfg is not None:
+        raise ValueError(
+            f'{owner} takes no pretrained={pretrained!r} and no train_cfg={train_cfg!r}: give them '
+            'to the student.'
+        )
+
+
+def build_student(cfg: dict, owner: str) -> Any:
+    """Build an ``EncoderDecoder`` that one map of logits can be taken from.
+
+    Args:
+        cfg (dict): Its config.
+        owner (str): Of the segmentor, for the message.
+
+    Returns:
+        nn.Module: The student.
+
+    Raises:
+        ValueError: If it has a cascade of heads, or as many logits as no softmax over its classes
+            can take.
+    """
+    student: Any = MODELS.build(cfg)
+    head = student.decode_head
+    if isinstance(head, nn.ModuleList):
+        raise ValueError(
+            f'student type {cfg["type"]!r} has a cascade of decode heads; {owner} works with one '
+            'decode_head.'
+        )
+    channels = getattr(head, 'out_channels', head.num_classes)
+    if channels != head.num_classes:
+        raise ValueError(
+            f'The student has out_channels={channels} for num_classes={head.num_classes}; {owner} '
+            'takes a softmax over the classes: leave out_channels away (two classes have two).'
+        )
+    return student
+
+
+def upsample(student: Any, logits: Tensor, images: Tensor) -> Tensor:
+    """Resize a student's logits to the images' size, as its decode head does.
+
+    Args:
+        student (nn.Module): The student.
+        logits (Tensor): Shape (B, K, h, w).
+        images (Tensor): Shape (B, 3, H, W).
+
+    Returns:
+        Tensor: Shape (B, K, H, W).
+    """
+    return resize(
+        logits,
+        size=images.shape[-2:],
+        mode='bilinear',
+        align_corners=student.decode_head.align_corners,
+    )
+
+
+def decode(network: Any, images: Tensor) -> Tensor:
+    """Return a network's logits at the images' size.
+
+    Args:
+        network (nn.Module): A student or a teacher.
+        images (Tensor): Shape (B, 3, H, W).
+
+    Returns:
+        Tensor: Shape (B, K, H, W).
+    """
+    return upsample(network, network.decode_head(network.extract_feat(images)), images)
+
+
+@torch.no_grad()
+def decode_in_eval(network: Any, images: Tensor) -> Tensor:
+    """Like :func:`decode`, in eval mode and without gradient; the network's mode is kept."""
+    training = network.training
+    network.eval()
+    logits = decode(network, images)
+    network.train(training)
+    return logits
+
+
+def auxiliary_heads(student: Any) -> list[Any]:
+    """List a student's auxiliary heads."""
+    if not student.with_auxiliary_head:
+        return []
+    heads = student.auxiliary_head
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+
+
+def forward_student(
+    student: Any, images: Tensor, valid: Tensor, branches: dict[str, slice], aux: bool = True
+) -> Decoded:
+    """Run a student once.
+
+    Args:
+        student (nn.Module): The student, in training mode.
+        images (Tensor): Shape (B, 3, H, W).
+        valid (Tensor): False on padding, shape (B, H, W), bool.
+        branches (dict[str, slice]): Where in the batch the images of each branch are.
+        aux (bool): Whether to run the auxiliary heads. Defaults to True.
+
+    Returns:
+        Decoded: Features, logits and feature losses.
+    """
+    feats = student.extract_feat(images)
+    head = student.decode_head
+    if isinstance(head, HeadWithFeatureLosses):
+        logits, feature_losses = head.forward_train(feats, valid, branches)
+    else:
+        logits, feature_losses = head(feats), {}
+    aux_logits = [aux_head(feats) for aux_head in auxiliary_heads(student)] if aux else []
+    return Decoded(feats, logits, aux_logits, feature_losses)
+
+
+def mean_over_images(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], counts: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Mean of the feature losses of two passes, weighted by their numbers of images.
+
+    Args:
+        first (Mapping[str, Tensor]): Scalars of the first pass.
+        second (Mapping[str, Tensor]): Of the second, same names.
+        counts (tuple[int, int]): Images of each.
+
+    Returns:
+        dict[str, Tensor]: Scalars.
+    """
+    share = counts[0] / sum(counts)
+    return {name: share * value + (1 - share) * second[name] for name, value in first.items()}
+
+
+def supervised_losses(
+    student: Any, logits: Tensor, aux_logits: list[Tensor], samples: SampleList
+) -> dict[str, Tensor]:
+    """Losses of labelled images by the student's own decode and auxiliary heads.
+
+    Args:
+        student (nn.Module): The student.
+        logits (Tensor): Shape (B, K, h, w).
+        aux_logits (list[Tensor]): Of each auxiliary head.
+        samples (list[SegDataSample]): The B samples, with ``gt_sem_seg``.
+
+    Returns:
+        dict[str, Tensor]: Scalars named as mmseg does, ``decode.loss_ce``, ``aux_0.loss_ce``.
+    """
+    losses = _head_losses(student.decode_head, logits, samples, 'decode')
+    for index, (head, aux) in enumerate(zip(auxiliary_heads(student), aux_logits, strict=True)):
+        losses.update(_head_losses(head, aux, samples, f'aux_{index}'))
+    return losses
+
+
+def _head_losses(head: Any, logits: Tensor, samples: SampleList, prefix: str) -> dict[str, Tensor]:
+    """Compute a decode head's supervised losses.
+
+    Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its accuracy, whose
+    boolean indexing makes the host wait for the device; heads with their own are called.
+    """
+    inner: Any = getattr(head, 'decode_head', head)
+    if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
+        losses = inner.loss_by_feat(logits, samples)
+        return {f'{prefix}.{name}': value for name, value in losses.items()}
+    labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
+    logits = resize(
+        logits, size=labels.shape[-2:], mode='bilinear', align_corners=inner.align_corners
+    )
+    weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
+    labels = labels.squeeze(1)
+    parts = inner.loss_decode
+    losses = {}
+    for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
+        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index)
+        name = f'{prefix}.{part.loss_name}'
+        losses[name] = losses[name] + value if name in losses else value
+    return losses
+
+
+@torch.no_grad()
+def average_into(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Move a teacher towards its student: t <- momentum * t + (1 - momentum) * s.
+
+    Averages every trainable parameter and floating-point buffer in one fused call; integer buffers
+    are copied. ``momentum=0`` copies the student exactly.
+
+    Args:
+        teacher (nn.Module): Changed in place.
+        student (nn.Module): Of the same architecture.
+        momentum (float): In [0, 1].
+    """
+    pairs: list[tuple[Tensor, Tensor]] = [
+        (mean, new)
+        for mean, new in zip(teacher.parameters(), student.parameters(), strict=True)
+        if new.requires_grad
+    ]
+    buffers = list(zip(teacher.buffers(), student.buffers(), strict=True))
+    pairs += [pair for pair in buffers if pair[0].is_floating_point()]
+    torch._foreach_lerp_([mean for mean, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
+    for mean, new in buffers:
+        if not mean.is_floating_point():
+            mean.copy_(new)
+
+
+def make_teacher(student: nn.Module) -> Any:
+    """Copy a student into an EMA teacher: eval mode, no gradients."""
+    return deepcopy(student).eval().requires_grad_(False)

@@ -1,0 +1,57 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""From one network's input statistics to another's."""
+
+from __future__ import annotations
+
+import torch
+from mmseg.models import SegDataPreProcessor
+from torch import Tensor, nn
+
+
+class Renormalise(nn.Module):
+    """Turn images that one preprocessor normalised into what another would have made of them.
+
+    CLIP and DINOv3 want other means and deviations, and see the same batch. Pixels x become
+    (x * source std + source mean - target mean) / target std; channels are reversed if only one of
+    the two converts BGR to RGB.
+
+    Args:
+        source (SegDataPreProcessor): The preprocessor that the images come from.
+        target (SegDataPreProcessor): The one they are wanted from.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, source: SegDataPreProcessor, target: SegDataPreProcessor) -> None:
+        super().__init__()
+        (mean, std), (wanted_mean, wanted_std) = map(_statistics, (source, target))
+        self.reverse = source.channel_conversion != target.channel_conversion
+        if self.reverse:
+            mean, std = mean.flip(0), std.flip(0)
+        self.register_buffer('scale', std / wanted_std, persistent=False)
+        self.register_buffer('shift', (mean - wanted_mean) / wanted_std, persistent=False)
+        identical = bool((self.scale == 1).all()) and bool((self.shift == 0).all())
+        self.is_identity = identical and not self.reverse
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Change the statistics.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W), normalised by the source.
+
+        Returns:
+            Tensor: Same shape, as the target normalises; the very input if nothing changes.
+        """
+        if self.is_identity:
+            return images
+        if self.reverse:
+            images = images.flip(1)
+        return torch.addcmul(self.shift, images, self.scale)
+
+
+def _statistics(preprocessor: SegDataPreProcessor) -> tuple[Tensor, Tensor]:
+    """Mean and std, (3, 1, 1), of the images a preprocessor hands on; 0 and 1 for raw pixels."""
+    mean = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
+    std = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
+    return mean.detach().clone(), std.detach().clone()
