@@ -3,6 +3,7 @@
 
     python tools/test.py CONFIG work_dirs/NAME/best_mIoU_iter_5000.pth
     python tools/test.py CONFIG CHECKPOINT --predict-on student --out predictions/
+    python tools/test.py configs/co2s/CONFIG CHECKPOINT --predict-on a
 
 Frozen teachers are neither built nor needed.
 """
@@ -37,8 +38,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--predict-on',
-        choices=['teacher', 'student'],
-        help='the network to evaluate (default: both are, and the one the config names is plain)',
+        metavar='NETWORK',
+        help='the network to evaluate: teacher or student; of two students a, b or fused (default: '
+        'all are, and the one the config names is plain)',
     )
     parser.add_argument('--work-dir', help='folder of logs (default: work_dirs/<config name>)')
     parser.add_argument('--out', metavar='FOLDER', help='write the predicted class ids as PNG')
@@ -64,20 +66,26 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def choose_network(cfg: Config, name: str) -> None:
-    """Let a model predict with its teacher or its student only.
+    """Let a model predict with one of its networks only.
 
     Args:
         cfg: The config; changed in place.
-        name: ``'teacher'`` or ``'student'``.
+        name: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
 
     Raises:
-        ValueError: The model has no two networks.
+        ValueError: The model has one network only, or none of that name.
     """
-    if 'student' not in cfg.model:
+    if 'student' in cfg.model:
+        known = ['teacher', 'student']
+    elif 'students' in cfg.model:
+        known = [*sorted(cfg.model.students), 'fused']
+    else:
         raise ValueError(
-            f'--predict-on {name} needs a model with student and teacher, but {cfg.model.type} is '
-            'one network: leave it out.'
+            f'--predict-on {name} needs a model with several networks, but {cfg.model.type} is one '
+            'network: leave it out.'
         )
+    if name not in known:
+        raise ValueError(f'--predict-on {name} is none of the networks {", ".join(known)}.')
     section(cfg, 'model', 'semi_test_cfg').predict_on = name
     cfg.test_cfg = {'type': 'TestLoop'}
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.teachers import FrozenTeacher
+from ..models.utils import early_gradients
 
 __all__ = ['Stopwatch', 'TimeStepsHook', 'matmul_peak']
 
@@ -97,8 +98,9 @@ class TimeStepsHook(Hook):
     """Times a number of training steps, after some to warm up, and ends the training.
 
     The parts are disjoint and add up to the step: 'EMA forward' is ``pseudo_label`` of the
-    segmentor, 'frozen teachers' all of them, 'student forward' the rest of ``loss``, 'data' the
-    time that the training waits for the loader.
+    segmentor, whichever network labels, 'frozen teachers' all of them, 'student forward' the rest
+    of ``loss`` without the backward passes that run inside it (``early_backward``), 'data' the time
+    that the training waits for the loader.
 
     Args:
         steps: Steps that are timed.
@@ -142,14 +144,17 @@ class TimeStepsHook(Hook):
         self._teacher_call = FrozenTeacher.__call__
         timed = self.watch.wrap('frozen teachers', self._teacher_call)
         FrozenTeacher.__call__ = timed  # type: ignore[method-assign]
+        self._differentiate = early_gradients.differentiate
+        early_gradients.differentiate = self.watch.wrap('early backward', self._differentiate)
         wrapper = runner.optim_wrapper
         wrapper.backward = self.watch.wrap('backward', wrapper.backward)
         wrapper.step = self.watch.wrap('optimizer', wrapper.step)
         wrapper.zero_grad = self.watch.wrap('optimizer', wrapper.zero_grad)
 
     def after_train(self, runner: Runner) -> None:
-        """Take the timer of the teachers away, which is on their class."""
+        """Take away the timers that are not on the model: on a class and in a module."""
         FrozenTeacher.__call__ = self._teacher_call  # type: ignore[method-assign]
+        early_gradients.differentiate = self._differentiate
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin a step."""
@@ -199,7 +204,9 @@ class TimeStepsHook(Hook):
         rows = []
         for step, wait, parts in zip(steps, waits, self.watch.totals(first), strict=True):
             loss = parts.pop('loss', 0.0)
-            inner = parts.get('EMA forward', 0.0) + parts.get('frozen teachers', 0.0)
+            early = parts.pop('early backward', 0.0)
+            inner = parts.get('EMA forward', 0.0) + parts.get('frozen teachers', 0.0) + early
+            parts['backward'] = parts.get('backward', 0.0) + early
             parts = {'data': wait, 'student forward': loss - inner, **parts}
             rows.append({**parts, 'rest': max(0.0, step - sum(parts.values()))})
         median = statistics.median(steps)

@@ -11,7 +11,7 @@ from mmseg_semi_rs.engine import MeanTeacherHook, MergedParamGroupsConstructor
 from mmseg_semi_rs.engine.hooks import pseudo_label_stats
 from mmseg_semi_rs.structures import PseudoLabel
 from tests.engine.test_resume import config, train
-from tests.tools.tiny_training import write_training
+from tests.tools.tiny_training import write_dual, write_training
 
 
 @pytest.fixture
@@ -145,6 +145,21 @@ def test_validation_of_one_network_equals_validating_it_alone(tiny, tmp_path):
     for name in ('teacher', 'student'):
         runner.model.predict_on = name
         assert runner.val_loop.run()['mIoU'] == both[f'{name}/mIoU']
+
+
+def test_validation_of_two_students_reports_each_and_both(tiny, tmp_path):
+    cfg = config(write_dual(tiny), tmp_path / 'run', iters=2)
+    cfg.train_cfg.val_interval = 2
+    cfg.model.ema = True
+    cfg.custom_hooks.append(dict(type='PseudoLabelStatsHook', interval=1))
+    runner, _ = train(cfg)
+    scalars = {key: buffer.current() for key, buffer in runner.message_hub.log_scalars.items()}
+    assert scalars['val/mIoU'] == scalars['val/fused/mIoU']
+    for name in 'ab':
+        runner.model.predict_on = name
+        assert runner.val_loop.run()['mIoU'] == scalars[f'val/{name}/mIoU']
+        assert 0 <= scalars[f'train/{name}/pseudo_kept'] <= 1
+        assert f'train/{name}.taught' in scalars
 
 
 def constructor(paramwise=None):

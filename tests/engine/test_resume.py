@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmseg_semi_rs.datasets import SemiSampler
-from tests.tools.tiny_training import ROOT, write_training
+from tests.tools.tiny_training import ROOT, write_dual, write_training
 
 
 def config(path, work_dir, iters=6, **options):
@@ -24,7 +24,8 @@ def config(path, work_dir, iters=6, **options):
     cfg.train_cfg.update(max_iters=iters, val_interval=1000)
     cfg.param_scheduler.update(end=100)
     cfg.default_hooks.checkpoint.interval = 3
-    cfg.model.student.decode_head.dropout_ratio = 0.3
+    for student in [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values():
+        student.decode_head.dropout_ratio = 0.3
     cfg.merge_from_dict(options)
     return cfg
 
@@ -36,9 +37,10 @@ def train(cfg):
     return runner, losses
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-def test_I9_R24_resumed_training_equals_an_uninterrupted_one(tmp_path, workers):
+@pytest.mark.parametrize('workers, dual', [(0, False), (2, False), (2, True)])
+def test_I9_R24_C18_resumed_training_equals_an_uninterrupted_one(tmp_path, workers, dual):
     path = write_training(tmp_path / 'data')
+    path = write_dual(path) if dual else path
     options = {
         'train_dataloader.num_workers': workers,
         'train_dataloader.persistent_workers': workers > 0,

@@ -14,7 +14,8 @@ from torch import nn
 from mmseg_semi_rs.engine.dry_run import parameter_counts
 from mmseg_semi_rs.engine.step_timing import Stopwatch, TimeStepsHook, matmul_peak
 from mmseg_semi_rs.models.teachers import FrozenTeacher
-from tests.tools.tiny_training import run_here, write_training
+from mmseg_semi_rs.models.utils import early_gradients
+from tests.tools.tiny_training import run_here, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -140,3 +141,13 @@ def test_wrong_numbers_are_told(arguments):
 
 def test_matmul_peak_is_a_plausible_rate():
     assert 1e8 < matmul_peak(torch.device('cpu'), torch.float32, seconds=0.05) < 1e15
+
+
+@pytest.mark.slow
+def test_backward_passes_inside_the_loss_are_timed_as_backward(config, tmp_path):
+    untimed = early_gradients.differentiate
+    figures_file = tmp_path / 'figures.json'
+    run_here('benchmark', write_dual(config), '--steps', 2, '--warmup', 1, '--json', figures_file)
+    parts = json.loads(figures_file.read_text())['parts']
+    assert parts['backward'] > 0.2 * parts['student forward'] > 0
+    assert early_gradients.differentiate is untimed

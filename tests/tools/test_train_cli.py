@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine import launch
-from tests.tools.tiny_training import run_here, run_tool, write_training
+from tests.tools.tiny_training import run_here, run_tool, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -300,6 +300,26 @@ def test_both_networks_are_evaluated_or_the_named_one(config, trained, tmp_path)
         'tile_6.png',
     }
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 3
+
+
+def test_C14_two_students_are_trained_and_tested_from_one_checkpoint(config, tmp_path, capsys):
+    dual = write_dual(config)
+    run_here('train', dual, '--work-dir', tmp_path)
+    found = {}
+    for name in (None, 'a', 'b', 'fused', 'teacher'):
+        file = tmp_path / f'{name}.json'
+        chosen = ['--predict-on', name] if name else []
+        arguments = [dual, tmp_path / 'iter_4.pth', '--json', file, '--work-dir', tmp_path, *chosen]
+        if name == 'teacher':
+            with pytest.raises(SystemExit):
+                run_here('test', *arguments)
+        else:
+            run_here('test', *arguments)
+            found[name] = json.loads(file.read_text())
+    assert '--predict-on teacher is none of the networks a, b, fused' in capsys.readouterr().err
+    assert found[None]['mIoU'] == found[None]['fused/mIoU'] == found['fused']['mIoU']
+    assert found['a']['mIoU'] == found[None]['a/mIoU']
+    assert found['b']['mIoU'] == found[None]['b/mIoU']
 
 
 def test_testing_needs_no_weight_file(config, trained, tmp_path):

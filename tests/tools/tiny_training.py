@@ -121,6 +121,36 @@ def write_training(folder: Path, images: int = 7) -> Path:
     return config
 
 
+DUAL = """
+_base_ = './tiny.py'
+branches = ['sup', 'weak', 'strong_1', 'strong_2']
+geometry = {{_base_.geometry}}
+strong = {{_base_.strong}}
+labelled = [
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='AddValidMask'),
+    geometry, dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')])]
+unlabelled = [
+    dict(type='LoadImageFromFile'), dict(type='AddValidMask'), geometry,
+    dict(type='MultiBranch', branch_field=branches, weak=[dict(type='PackSemiInputs')],
+         strong_1=strong, strong_2=strong)]
+train_dataloader = dict(
+    dataset=dict(labelled=dict(pipeline=labelled), unlabelled=dict(pipeline=unlabelled)))
+student = {{_base_.model.student}}
+model = dict(
+    _delete_=True, type='DualStudentSegmentor',
+    data_preprocessor={{_base_.model.data_preprocessor}},
+    students=dict(a=student, b=student),
+    semi_train_cfg=dict(conf_thresh=0.4))
+"""
+
+
+def write_dual(tiny: Path) -> Path:
+    """Write, beside a config of :func:`write_training`, one of two students on the same data."""
+    config = tiny.with_name('dual.py')
+    config.write_text(DUAL)
+    return config
+
+
 def load_tool(name: str) -> ModuleType:
     """Import ``tools/<name>.py``."""
     spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')

@@ -60,6 +60,9 @@ def pseudo_label_stats(
 class PseudoLabelStatsHook(Hook):
     """Log ``pseudo_label_stats`` of the current batch at an interval.
 
+    Where a model has the targets of several networks, each name has the network's in front:
+    ``a/pseudo_kept``.
+
     Args:
         interval (int): Iterations between looks; a look makes the host wait once. Choose the
             logger's interval. Defaults to 50.
@@ -83,5 +86,8 @@ class PseudoLabelStatsHook(Hook):
         if not step:
             return
         classes = runner.train_dataloader.dataset.metainfo['classes']
-        for name, value in pseudo_label_stats(step['pseudo'], step['samples'], classes).items():
-            runner.message_hub.update_scalar(f'train/{name}', value)
+        found = step['pseudo']
+        for network, pseudo in (found if isinstance(found, dict) else {'': found}).items():
+            prefix = f'train/{network}/' if network else 'train/'
+            for name, value in pseudo_label_stats(pseudo, step['samples'], classes).items():
+                runner.message_hub.update_scalar(prefix + name, value)

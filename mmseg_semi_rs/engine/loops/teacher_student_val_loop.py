@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Validation of teacher and student on the same pass over the data."""
+"""Validation of all networks of a model on the same pass over the data."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from mmseg.registry import LOOPS
 
 @LOOPS.register_module()
 class TeacherStudentValLoop(ValLoop):
-    """Evaluate both networks of a mean teacher while reading the data once.
+    """Evaluate every network of a semi-supervised segmentor while reading the data once.
 
-    The metrics of the network that ``predict_on`` names have plain keys (``mIoU``), so that
-    ``save_best='mIoU'`` works; those of both appear as ``teacher/mIoU`` and ``student/mIoU``. A
-    model without a teacher is evaluated once.
+    The metrics of what ``predict_on`` names have plain keys (``mIoU``), so that
+    ``save_best='mIoU'`` works; all appear with the network's name in front: ``teacher/mIoU`` and
+    ``student/mIoU`` of a mean teacher, ``a/mIoU``, ``b/mIoU`` and ``fused/mIoU`` of two students.
+    A model without ``predict_each``, such as a plain ``EncoderDecoder``, is evaluated once.
 
     Args:
         runner (Runner): The runner.
@@ -41,40 +42,33 @@ class TeacherStudentValLoop(ValLoop):
         model = (
             self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
         )
-        main = getattr(model, 'predict_on', None)
-        has_both = main is not None and getattr(model, 'teacher', None) is not None
-        # The main network comes last, so that hooks after an iteration see its predictions.
-        names = [*({'teacher', 'student'} - {main}), main] if has_both else [main]
-        evaluators = {name: deepcopy(self.evaluator) for name in names}
+        evaluators: dict[str, Any] = {}
         for index, data_batch in enumerate(self.dataloader):
             self.runner.call_hook('before_val_iter', batch_idx=index, data_batch=data_batch)
-            for name in names:
-                outputs = self._predict(model, name, data_batch)
+            for name, outputs in self._predict(model, data_batch).items():
+                if name not in evaluators:
+                    evaluators[name] = deepcopy(self.evaluator)
                 evaluators[name].process(data_samples=outputs, data_batch=data_batch)
+            # What predict_on names comes last: hooks see its predictions.
             self.runner.call_hook(
                 'after_val_iter', batch_idx=index, data_batch=data_batch, outputs=outputs
             )
         metrics: dict[str, float] = {}
-        for name in names:
-            if has_both:
-                print_log(f'Validation of the {name}:', logger='current')
-            result = evaluators[name].evaluate(len(self.dataloader.dataset))
-            if has_both:
+        for name, evaluator in evaluators.items():
+            if len(evaluators) > 1:
+                print_log(f'Validation of {name}:', logger='current')
+            result = evaluator.evaluate(len(self.dataloader.dataset))
+            if len(evaluators) > 1:
                 metrics.update({f'{name}/{key}': value for key, value in result.items()})
-            if name == main:
-                metrics.update(result)
+        metrics.update(result)
         self.runner.call_hook('after_val_epoch', metrics=metrics)
         self.runner.call_hook('after_val')
         return metrics
 
     @torch.no_grad()
-    def _predict(self, model: Any, name: str | None, data_batch: dict) -> list:
-        if name is None:
-            with autocast(enabled=self.fp16):
-                return self.runner.model.val_step(data_batch)
-        main, model.predict_on = model.predict_on, name
-        try:
-            with autocast(enabled=self.fp16):
-                return self.runner.model.val_step(data_batch)
-        finally:
-            model.predict_on = main
+    def _predict(self, model: Any, data_batch: dict) -> dict[str, list]:
+        """Predictions by network; under the empty name if there is one network only."""
+        with autocast(enabled=self.fp16):
+            if not hasattr(model, 'predict_each'):
+                return {'': self.runner.model.val_step(data_batch)}
+            return model.predict_each(**model.data_preprocessor(data_batch, False))
