@@ -14,6 +14,8 @@ Presets:
              folder, and halves of its val folder. Drawn anew, since how theirs were is unknown.
   semiearth  Potsdam only: the very lists of SemiEarth's release, if its running numbers go through
              the tiles in --tile-order and through each tile row by row.
+  co2s       the protocol of Co2S: random tiles 90 : 10 (potsdam, loveda in whole images, whdld) or
+             80 : 20 (gid15, mer, msl) and its ratios; val is also test. Drawn anew.
 
 Writes <data-root>/splits/<name>/{train,val,test}.txt, <ratio>/{labeled,unlabeled}.txt and
 manifest.json. Names are relative to img_dir and have no suffix, as mmseg's ann_file wants them with
@@ -21,6 +23,7 @@ data_prefix=dict(img_path='img_dir', seg_map_path='ann_dir'). Unlabelled lists h
 
   python tools/make_splits.py potsdam
   python tools/make_splits.py loveda --preset official --ratios 1-4 1-8
+  python tools/make_splits.py loveda --preset co2s --data-root data/loveda_1024
   python tools/make_splits.py mine --data-root data/mine --scene-regex '^([a-z]+)' --seed 1
   python tools/make_splits.py potsdam --name release \
       --import-list 1pct/labeled=l.txt 1pct/unlabeled=u.txt val=val.txt test=test.txt
@@ -47,15 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('dataset', help='potsdam, loveda, deepglobe, or any other name')
+    parser.add_argument(
+        'dataset', help=f'{", ".join(splits.SCENE_REGEX)}, or any other name with --scene-regex'
+    )
     parser.add_argument('--data-root', type=Path, help='default: data/<dataset>')
     parser.add_argument('--preset', choices=PRESETS, default='scene', help='default: %(default)s')
     parser.add_argument('--name', help='folder below splits (default: the preset)')
     parser.add_argument(
         '--ratios',
         nargs='+',
-        default=list(splits.RATIOS),
-        help="labelled shares: '1-8' one eighth, '5pct' five percent (default: %(default)s)",
+        help="labelled shares: '1-8' one eighth, '5pct' five percent (default: the published ones "
+        f'for --preset co2s, else {" ".join(splits.RATIOS)})',
     )
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(

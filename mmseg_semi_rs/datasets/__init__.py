@@ -2,17 +2,24 @@
 """Datasets, samplers and transforms for labelled and unlabelled images."""
 
 from .deepglobe import DeepGlobeDataset
+from .gid15 import GID15Dataset
+from .mars import MERDataset, MSLDataset
 from .samplers import RareClassSemiSampler, SemiSampler
 from .semi_dataset import SemiDataset
 from .transforms import AddValidMask, MultiBranch, PackSemiInputs, TrackGeometry
+from .whdld import WHDLDDataset
 
 __all__ = [
     'AddValidMask',
     'DeepGlobeDataset',
+    'GID15Dataset',
+    'MERDataset',
+    'MSLDataset',
     'MultiBranch',
     'PackSemiInputs',
     'RareClassSemiSampler',
     'SemiDataset',
     'SemiSampler',
     'TrackGeometry',
+    'WHDLDDataset',
 ]

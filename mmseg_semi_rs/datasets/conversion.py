@@ -9,7 +9,6 @@ converted.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -392,78 +391,3 @@ def _progress(console: Console | None) -> Progress:
         TimeRemainingColumn(),
         console=console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True),
     )
-
-
-def _window(text: str) -> int | None:
-    return None if text == 'whole' else int(text)
-
-
-def add_arguments(parser: argparse.ArgumentParser, out_dir: str, edge: Edge = 'shift') -> None:
-    """Options that all converters have, with a data set's own defaults."""
-    parser.add_argument(
-        'source',
-        type=Path,
-        nargs='+',
-        help='folder with the downloaded archives or with their unpacked contents, or the archives',
-    )
-    parser.add_argument(
-        '-o', '--out-dir', type=Path, default=Path(out_dir), help='default: %(default)s'
-    )
-    parser.add_argument(
-        '--window',
-        type=_window,
-        default=512,
-        help="side of a tile in pixels, or 'whole' for uncut images (default: %(default)s)",
-    )
-    parser.add_argument('--stride', type=int, help='distance between tiles (default: the window)')
-    parser.add_argument(
-        '--edge',
-        choices=('shift', 'pad'),
-        default=edge,
-        help='last row and column: moved inside the image, or padded with ignored pixels '
-        '(default: %(default)s)',
-    )
-    parser.add_argument(
-        '--workers',
-        type=int,
-        default=1,
-        help='processes; one needs up to 0.8 GB on images of 6000 x 6000 (default: %(default)s)',
-    )
-
-
-def run_tool(
-    args: argparse.Namespace, jobs: Sequence[Job], decoder: LabelDecoder, missing: Iterable[str]
-) -> int:
-    """Convert, print what came out, and return the exit status: 1 if anything failed."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    try:
-        report = convert(
-            jobs,
-            args.out_dir,
-            Cut(args.window, args.stride, args.edge),
-            decoder,
-            args.workers,
-            missing,
-            console,
-        )
-    except ValueError as error:
-        console.print(f'error: {error}', style='red')
-        return 2
-    except OSError as error:  # the disk is full, the folder is not ours
-        console.print(f'error: {error}; what is finished is kept.', style='red')
-        return 2
-    except KeyboardInterrupt:
-        console.print('interrupted: the same command goes on from here.')
-        return 130
-    for note in report.notes:
-        console.print(f'note: {note}', style='yellow')
-    tiles = sum(len(item.names) for item in report.done)
-    console.print(
-        f'{len(report.done)} images ({report.skipped} of them already there), {tiles} tiles in '
-        f'{args.out_dir}'
-    )
-    if report.failures:
-        console.print(f'{len(report.failures)} failed:', style='red')
-        for failure in report.failures:
-            console.print(f'  {failure}', style='red')
-    return 1 if report.failures else 0

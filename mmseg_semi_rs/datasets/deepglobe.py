@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+
+from ..structures.concepts import class_concepts
+from .described_dataset import DescribedDataset
 
 
 @DATASETS.register_module()
-class DeepGlobeDataset(BaseSegDataset):
+class DeepGlobeDataset(DescribedDataset):
     """DeepGlobe Land Cover Classification (CVPR Workshops 2018): 803 images, 2448 x 2448, 0.5 m.
 
     ``tools/dataset_converters/deepglobe.py`` writes the layout. Ids on disk: 0 urban,
@@ -23,10 +25,9 @@ class DeepGlobeDataset(BaseSegDataset):
 
     Args:
         train_unknown (bool): Whether id 6 is a class. Defaults to False.
-        img_suffix (str): Defaults to ``'.png'``.
-        seg_map_suffix (str): Defaults to ``'.png'``.
-        **kwargs: Passed on to ``BaseSegDataset``. ``metainfo=dict(classes=...)`` chooses among the
-            classes and overrules ``train_unknown``.
+        metainfo (dict, optional): ``classes`` chooses among the classes and overrules
+            ``train_unknown``. Defaults to None.
+        **kwargs: Passed on to ``BaseSegDataset``.
     """
 
     METAINFO: ClassVar[dict] = dict(
@@ -40,31 +41,12 @@ class DeepGlobeDataset(BaseSegDataset):
             [255, 255, 255],
             [0, 0, 0],
         ],
-        # What a person would call the class, for the prompts of vision-language models.
-        concepts=[
-            ['urban land', 'built-up area', 'houses', 'city blocks', 'industrial area', 'streets'],
-            ['agriculture land', 'farmland', 'cropland', 'plowed field', 'orchard', 'vineyard'],
-            ['rangeland', 'grassland', 'meadow', 'pasture', 'shrubland', 'savanna'],
-            ['forest', 'woodland', 'dense trees', 'tree canopy', 'clear cut in a forest'],
-            ['water', 'river', 'lake', 'ocean', 'pond', 'wetland'],
-            ['barren land', 'bare soil', 'rock', 'desert', 'beach', 'mountain without vegetation'],
-            ['unknown', 'clouds'],
-        ],
+        concepts=[list(names) for names in class_concepts('deepglobe')],
     )
 
     def __init__(
-        self,
-        train_unknown: bool = False,
-        img_suffix: str = '.png',
-        seg_map_suffix: str = '.png',
-        **kwargs: Any,
+        self, train_unknown: bool = False, metainfo: dict | None = None, **kwargs: Any
     ) -> None:
-        metainfo = dict(kwargs.pop('metainfo', None) or {})
         known = self.METAINFO['classes']
-        chosen = tuple(metainfo.setdefault('classes', known if train_unknown else known[:-1]))
-        if set(chosen) <= set(known):  # otherwise the parent says what is wrong
-            names = self.METAINFO['concepts']
-            metainfo.setdefault('concepts', [list(names[known.index(name)]) for name in chosen])
-        super().__init__(
-            img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, metainfo=metainfo, **kwargs
-        )
+        classes = known if train_unknown else known[:-1]
+        super().__init__(metainfo={'classes': classes, **(metainfo or {})}, **kwargs)

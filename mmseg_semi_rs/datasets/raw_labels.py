@@ -146,6 +146,40 @@ class IdLabels:
         return DecodedLabel(ids.astype(np.uint8))
 
 
+@dataclass(frozen=True)
+class ColourOrIdLabels:
+    """Labels that one copy of a data set paints and another stores as ids.
+
+    A grey image is one of ids; a palette image is one of colours, whatever its indices are.
+
+    Args:
+        colours: Reads painted labels.
+        ids: Reads ids.
+
+    Raises:
+        ValueError: If the two ignore different ids.
+    """
+
+    colours: ColourLabels
+    ids: IdLabels
+
+    def __post_init__(self) -> None:
+        if self.colours.ignore_id != self.ids.ignore_id:
+            raise ValueError(
+                f'Colours ignore the id {self.colours.ignore_id} but ids {self.ids.ignore_id}: '
+                'tiles have one ignored id.'
+            )
+
+    @property
+    def ignore_id(self) -> int:
+        """Id of pixels without a class."""
+        return self.ids.ignore_id
+
+    def decode(self, image: Image.Image, name: str) -> DecodedLabel:
+        """Decode an image of colours or ids; see :meth:`LabelDecoder.decode`."""
+        return (self.ids if image.mode == 'L' else self.colours).decode(image, name)
+
+
 def _packed(rgb: np.ndarray) -> np.ndarray:
     """Colours (..., 3) uint8 as 24-bit numbers."""
     wide = rgb.astype(np.int32)

@@ -4,7 +4,8 @@
 Releases number the windows of an image from 1, row by row, or number all tiles of a data set. Our
 tiles carry their coordinates, so a number is found again from the grid that the data set spans,
 even where single tiles are absent. The number's meaning was never published; row-major order, and
-for running numbers the natural order of the images, are assumptions that the manifest repeats.
+for running numbers the natural order of the images, are assumptions that the manifest repeats. The
+lists of GID-15 tell row and column, counted from 0.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ _NUMBERED = {
     'loveda': re.compile(r'^(\d+)_(\d+)$'),
     'deepglobe': re.compile(r'^(\d+)_(?:sat_|mask_)?(\d+)$'),
 }
+# (scene, row, column) of a release's file name
+_IN_GRID = {'gid15': re.compile(r'^(GF2_.+)_(\d+)_(\d+)$')}
 
 
 class TileIndex:
     """Finds a converted tile by the name a release gave it.
 
     Args:
-        dataset: ``'potsdam'``, ``'loveda'``, ``'deepglobe'`` or another name, which then knows
-            plain file names only.
+        dataset: ``'potsdam'``, ``'loveda'``, ``'deepglobe'``, ``'gid15'`` or another name, which
+            then knows plain file names only.
         names: Converted tiles, with folder and without suffix.
         tile_order: Order of the images in running numbers: by their numbers (2_10 ... 6_7, 6_8) or
             as text (6_10 before 6_7).
@@ -70,7 +73,12 @@ class TileIndex:
         """Tile by the number of its window, from 1, row by row."""
         if not 1 <= number <= self.windows:
             return None
-        row, column = divmod(number - 1, len(self._columns))
+        return self.in_grid(scene, *divmod(number - 1, len(self._columns)))
+
+    def in_grid(self, scene: str, row: int, column: int) -> str | None:
+        """Tile by row and column of its window, from 0."""
+        if row >= len(self._rows) or column >= len(self._columns):
+            return None
         return self._by_position.get((scene, self._rows[row], self._columns[column]))
 
     def running(self, number: int) -> str | None:
@@ -109,6 +117,10 @@ class TileIndex:
         match = pattern.match(base) if pattern is not None else None
         if match is not None:
             return self.numbered(match[1], int(match[2]))
+        in_grid = _IN_GRID.get(self.dataset)
+        match = in_grid.match(base) if in_grid is not None else None
+        if match is not None:
+            return self.in_grid(match[1], int(match[2]), int(match[3]))
         if self.dataset == 'potsdam' and base.isdigit():
             self.check_running_numbers()
             return self.running(int(base))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from . import release_lists, split_files, splits
 
-PRESETS = ('scene', 'tile', 'official', 'dwl', 'semiearth')
+PRESETS = ('scene', 'tile', 'official', 'dwl', 'semiearth', 'co2s')
 Sets = dict[str, tuple[list[str], list[str]]]
 
 
@@ -24,7 +24,7 @@ class SplitOptions:
     dataset: str
     data_root: Path
     preset: str = 'scene'
-    ratios: Sequence[str] = splits.RATIOS
+    ratios: Sequence[str] | None = None
     seed: int = 0
     shares: Sequence[int] = splits.SHARES
     scene_regex: str | None = None
@@ -103,8 +103,11 @@ class _SplitMaker:
         self.scene_regex: str = scene_regex
         self.progress = progress
         splits.check_shares(options.shares)
-        for ratio in options.ratios:
-            splits.parse_ratio(ratio)
+        self.protocol = splits.CO2S.get(options.dataset) if options.preset == 'co2s' else None
+        published = self.protocol.ratios if self.protocol else splits.RATIOS
+        self.ratios: dict[str, Fraction] = {
+            name: splits.parse_ratio(name) for name in options.ratios or published
+        }
 
     @functools.cached_property
     def presence(self) -> dict[str, frozenset[int]] | None:
@@ -164,6 +167,8 @@ class _SplitMaker:
             )
         if options.preset == 'semiearth':
             return self.semiearth()
+        if options.preset == 'co2s':
+            return self.co2s()
         unit: splits.Unit = 'scene' if options.preset == 'scene' else 'tile'
         shares = splits.SHARES if options.preset == 'dwl' else tuple(options.shares)
         drawn = splits.draw_partition(
@@ -201,17 +206,37 @@ class _SplitMaker:
             f'(n - 1) // 144 in {self.options.tile_order} order (assumed)'
         )
 
+    def co2s(self) -> tuple[splits.Partition, str]:
+        """A partition as Co2S divides single tiles; the list for selection is the reported one."""
+        if self.protocol is None:
+            raise ValueError(
+                f'--preset co2s is for {", ".join(splits.CO2S)}, not {self.options.dataset!r}: '
+                'choose --preset tile with --shares 90 0 10.'
+            )
+        percent = self.protocol.percent
+        drawn = splits.draw_partition(
+            self.tiles.labelled,
+            self.scene_regex,
+            self.options.seed,
+            (percent, 0, 100 - percent),
+            'tile',
+            self.presence,
+            self.wanted(self.tiles.labelled),
+        )
+        return splits.Partition(drawn.train, drawn.test, drawn.test, drawn.attempt), (
+            f'tiles drawn at random, {percent} : {100 - percent}; test is val'
+        )
+
     def draw(self) -> Split:
         """A split by the preset."""
-        options = self.options
-        ratios: dict[str, Fraction] = {name: splits.parse_ratio(name) for name in options.ratios}
+        options, ratios = self.options, self.ratios
         partition, how = self.partition()
         if options.preset == 'semiearth':
             reason = "the order of the release's list"
             order = splits.LabelledOrder(partition.train, 'any', reason)
         else:
             unit = options.labelled_by
-            shuffle = unit == 'auto' and options.preset in ('dwl', 'tile')
+            shuffle = unit == 'auto' and options.preset in ('dwl', 'tile', 'co2s')
             order = splits.order_labelled(
                 partition.train,
                 self.scene_regex,
@@ -241,7 +266,13 @@ class _SplitMaker:
             'seed': None if options.preset == 'semiearth' else options.seed,
             'extra_unlabelled': len(extra),
         }
-        return Split([*order.order, *extra], partition.val, partition.test, sets, recipe)
+        split = Split([*order.order, *extra], partition.val, partition.test, sets, recipe)
+        if self.protocol is not None and self.protocol.tiles != len(self.tiles.labelled):
+            split.warnings.append(
+                f'the published protocol divides {self.protocol.tiles} tiles, here are '
+                f'{len(self.tiles.labelled)}: the lists have other lengths'
+            )
+        return split
 
     def extra(self, evaluated: Sequence[str]) -> list[str]:
         """Images without a label whose scene is not evaluated."""

@@ -19,11 +19,23 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
+from .gid15 import GID15Dataset
+from .mars import MERDataset, MSLDataset
 from .tiling import Window, parse_tile_name
+from .whdld import WHDLDDataset
 
 RATIOS = ('1-4', '1-8', '1-16', '1-32', '1pct', '5pct', '10pct')
 SHARES = (60, 20, 20)
-SCENE_REGEX = {'potsdam': r'(\d+_\d+)', 'loveda': r'(\d+)', 'deepglobe': r'(\d+)'}
+SCENE_REGEX = {
+    'potsdam': r'(\d+_\d+)',
+    'loveda': r'(\d+)',
+    'deepglobe': r'(\d+)',
+    'whdld': r'.+',  # numbers tell no neighbourhood: every tile is a scene
+    'gid15': r'.+',
+    # NASA's names hold the place as site and drive, 4 characters; both rovers count alike
+    'mer': r'^(?:[12][A-Z]\d{9}[A-Z]{3}(.{4})[A-Z]\d{4}|.+)',
+    'msl': r'.+',
+}
 # Ids on disk that a labelled set is to show; what is ignored or unknown is not among them.
 CLASS_IDS = {
     'potsdam': dict(
@@ -37,6 +49,36 @@ CLASS_IDS = {
     'deepglobe': dict(
         enumerate(('urban', 'agriculture', 'rangeland', 'forest', 'water', 'barren'))
     ),
+    'whdld': dict(enumerate(WHDLDDataset.METAINFO['classes'], 1)),
+    'gid15': dict(enumerate(GID15Dataset.METAINFO['classes'])),
+    'mer': dict(enumerate(MERDataset.METAINFO['classes'])),
+    'msl': dict(enumerate(MSLDataset.METAINFO['classes'])),
+}
+
+
+@dataclass(frozen=True)
+class TileProtocol:
+    """A published division of single tiles, with one list for selection and report.
+
+    Attributes:
+        tiles: Published number of tiles.
+        percent: Share of training, rounded down to whole tiles.
+        ratios: Published labelled shares.
+    """
+
+    tiles: int
+    percent: int
+    ratios: tuple[str, ...]
+
+
+# Co2S (arXiv 2512.23035)
+CO2S = {
+    'whdld': TileProtocol(4940, 90, ('1-32', '1-24', '1-16', '1-8', '1-4')),
+    'loveda': TileProtocol(4191, 90, ('1-40', '1-24', '1-16', '1-8', '1-4')),
+    'potsdam': TileProtocol(5472, 90, ('1-32', '1-24', '1-16', '1-8', '1-4')),
+    'gid15': TileProtocol(3420, 80, ('1-8', '1-4')),
+    'mer': TileProtocol(1064, 80, ('1-8', '1-4')),
+    'msl': TileProtocol(3927, 80, ('1-8', '1-4')),
 }
 
 # A labelled set of fewer whole scenes than this is no sample of the data: then tiles are dealt out,
@@ -116,7 +158,7 @@ def labelled_count(tiles: int, ratio: Fraction) -> int:
 
 
 def scene_of(name: str, pattern: str) -> str:
-    """Scene of a tile: group 1 of a pattern (or all of it), searched in the tile's stem.
+    """Scene of a tile: group 1 of a pattern (or all that it matched), searched in the tile's stem.
 
     The stem is the name without folder and without the window's coordinates, so that in
     ``train/2_10_0_512_512_1024`` the pattern sees ``2_10``.
@@ -131,7 +173,7 @@ def scene_of(name: str, pattern: str) -> str:
             f'The scene pattern {pattern!r} does not occur in {stem!r} (tile {name}): correct '
             '--scene-regex.'
         )
-    return match[1] if match.re.groups else match[0]
+    return (match.re.groups and match[1]) or match[0]
 
 
 def group_by_scene(names: Iterable[str], pattern: str) -> dict[str, list[str]]:

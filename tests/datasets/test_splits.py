@@ -12,12 +12,20 @@ import pytest
 
 from mmseg_semi_rs.datasets import splits
 from mmseg_semi_rs.datasets.release_lists import TileIndex, read_release_list, semiearth_names
-from mmseg_semi_rs.datasets.split_files import find_tiles, scan_labels, verify_split, write_split
-from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES
+from mmseg_semi_rs.datasets.split_files import (
+    Tiles,
+    find_tiles,
+    scan_labels,
+    verify_split,
+    write_split,
+)
+from mmseg_semi_rs.datasets.split_maker import SplitOptions, make_split
+from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES, tile_name, tile_windows
 from tests.datasets.fabricated import converted, grid_names
 
 POTSDAM = {tile: subset for subset, tiles in POTSDAM_TILES.items() for tile in tiles}
 REGEX = splits.SCENE_REGEX['potsdam']
+GF2 = 'GF2_PMS1__L1A0001064454-MSS1'
 RATIOS = {name: splits.parse_ratio(name) for name in splits.RATIOS}
 
 
@@ -83,6 +91,12 @@ def test_labelled_counts_are_the_published_ones(tiles, name, expected):
         ('loveda', 'val/2522', '2522'),
         ('loveda', 'train/7_512_0_1024_512', '7'),
         ('deepglobe', 'train/855_2048_2048_2560_2560', '855'),
+        ('whdld', 'train/wh3917', 'wh3917'),
+        ('gid15', f'train/{GF2}_384_0_896_512', GF2),
+        ('mer', 'train/1P129342946EFF0300P2376L7M1', '0300'),
+        ('mer', 'train/1P315764937EFFA9X7P2276L1M1', 'A9X7'),
+        ('mer', 'train/renamed_17', 'renamed_17'),
+        ('msl', 'train/3923', '3923'),
     ],
 )
 def test_scene_of(dataset, name, scene):
@@ -300,6 +314,94 @@ def test_semiearth_needs_the_whole_data_set(names, message):
         TileIndex('potsdam', names).check_running_numbers()
 
 
+# --- Co2S
+
+
+CO2S_NAMES = {
+    'whdld': lambda: [f'train/wh{k:04d}' for k in range(1, 4941)],
+    'loveda': lambda: [f'{"train" if k < 2522 else "val"}/{k}' for k in range(4191)],
+    'potsdam': lambda: grid_names(POTSDAM, 12, shift=144),
+    'gid15': lambda: [
+        f'train/{tile_name(f"GF2_{k}", window)}'
+        for k in range(10)
+        for window in tile_windows(7200, 6800, 512, 384)
+    ],
+    'mer': lambda: [f'train/1P{k:09d}EFF{k // 8:04d}P2376L7M1' for k in range(1064)],
+    'msl': lambda: [f'train/{k}' for k in range(3927)],
+}
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'sizes', 'sets'),
+    [
+        (
+            'whdld',
+            (4446, 494),
+            {
+                '1-32': (138, 4308),
+                '1-24': (185, 4261),
+                '1-16': (277, 4169),
+                '1-8': (555, 3891),
+                '1-4': (1111, 3335),
+            },
+        ),
+        (
+            'loveda',
+            (3771, 420),
+            {
+                '1-40': (94, 3677),
+                '1-24': (157, 3614),
+                '1-16': (235, 3536),
+                '1-8': (471, 3300),
+                '1-4': (942, 2829),
+            },
+        ),
+        (
+            'potsdam',
+            (4924, 548),
+            {
+                '1-32': (153, 4771),
+                '1-24': (205, 4719),
+                '1-16': (307, 4617),
+                '1-8': (615, 4309),
+                '1-4': (1231, 3693),
+            },
+        ),
+        ('gid15', (2736, 684), {'1-8': (342, 2394), '1-4': (684, 2052)}),
+        ('mer', (851, 213), {'1-8': (106, 745), '1-4': (212, 639)}),
+        ('msl', (3141, 786), {'1-8': (392, 2749), '1-4': (785, 2356)}),
+    ],
+)
+def test_co2s_counts_are_the_published_ones(tmp_path, dataset, sizes, sets):
+    names = CO2S_NAMES[dataset]()
+    options = SplitOptions(dataset, tmp_path, preset='co2s', no_coverage=True)
+    split = make_split(options, Tiles(names, [], {}), progress=False)
+    assert (len(split.train), len(split.val)) == sizes
+    assert split.val == split.test and sorted(split.train + split.val) == sorted(names)
+    assert {r: (len(some), len(rest)) for r, (some, rest) in split.sets.items()} == sets
+    for labelled, unlabelled in split.sets.values():
+        assert sorted(labelled + unlabelled) == sorted(split.train)
+    by_size = sorted((labelled for labelled, _ in split.sets.values()), key=len)
+    for small, large in itertools.pairwise(by_size):
+        assert set(small) < set(large)
+    (warning,) = split.warnings
+    assert warning.startswith('test is val')
+
+
+def test_co2s_lists_leak_and_tell_it(tmp_path):
+    for dataset, scenes in (('potsdam', 1), ('gid15', 1), ('mer', 0.5), ('whdld', 0)):
+        names = CO2S_NAMES[dataset]()
+        options = SplitOptions(dataset, tmp_path, preset='co2s', no_coverage=True)
+        leak = make_split(options, Tiles(names, [], {}), progress=False).recipe['leak']['test']
+        assert leak['scene_in_training'] >= scenes
+        if dataset == 'potsdam':  # published lists: 161 of 548
+            assert 0.2 < leak['pixels_in_training'] < 0.4
+        if dataset == 'gid15':
+            assert leak['pixels_in_training'] > 0.99
+        if dataset == 'whdld':
+            assert leak['scene_in_training'] == 0 and leak['pixels_in_training'] is None
+
+
 # --- imported lists
 
 
@@ -319,6 +421,12 @@ def test_semiearth_needs_the_whole_data_set(names, message):
         ),
         ('deepglobe', '384477_sat_3.jpg 384477_mask_3.png', 'train/384477_1024_0_1536_512'),
         ('loveda', 'Train/7_4.png', 'train/7_512_512_1024_1024'),
+        ('loveda_1024', 'images/154.png labels/154.png', 'train/154'),
+        ('whdld', 'images/wh3917.jpg labels/wh3917.png', 'train/wh3917'),
+        ('gid15', f'images/{GF2}_0_1.tif labels/{GF2}_0_1.tif', f'train/{GF2}_384_0_896_512'),
+        ('gid15', f'images/{GF2}_17_18.tif', f'train/{GF2}_6688_6288_7200_6800'),
+        ('mer', 'images/1P129342946EFF0300P2376L7M1.jpg', 'train/1P129342946EFF0300P2376L7M1'),
+        ('msl', 'images/5.jpg labels/5.png', 'train/5'),
     ],
 )
 def test_release_names_become_ours(potsdam, dataset, entry, expected):
@@ -326,8 +434,21 @@ def test_release_names_become_ours(potsdam, dataset, entry, expected):
         'potsdam': potsdam,
         'deepglobe': grid_names({'384477': 'train', '855': 'train'}, 5),
         'loveda': grid_names({'7': 'train', '2522': 'val'}, 2),
+        'loveda_1024': ['train/15', 'train/154', 'val/2522'],
+        'whdld': ['train/wh0391', 'train/wh3917'],
+        'gid15': [f'train/{tile_name(GF2, w)}' for w in tile_windows(7200, 6800, 512, 384)],
+        'mer': ['train/1P129342946EFF0300P2376L7M1'],
+        'msl': ['train/5', 'train/15'],
     }[dataset]
-    assert read_release_list(f'{entry}\n', TileIndex(dataset, names), 'l.txt') == [expected]
+    index = TileIndex(dataset.removesuffix('_1024'), names)
+    assert read_release_list(f'{entry}\n', index, 'l.txt') == [expected]
+
+
+def test_gid15_tiles_outside_the_grid_are_not_found():
+    names = [f'train/{tile_name(GF2, window)}' for window in tile_windows(7200, 6800, 512, 384)]
+    index = TileIndex('gid15', names)
+    with pytest.raises(ValueError, match=r'2 of 2 samples .*_18_0, .*_0_19'):
+        read_release_list(f'{GF2}_18_0\n{GF2}_0_19', index, 'l.txt')
 
 
 def test_numbers_hold_where_tiles_are_absent():

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,13 +13,22 @@ from mmseg.datasets import LoveDADataset, PotsdamDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
 
-from mmseg_semi_rs.datasets import DeepGlobeDataset
+from mmseg_semi_rs.datasets import (
+    DeepGlobeDataset,
+    GID15Dataset,
+    MERDataset,
+    MSLDataset,
+    WHDLDDataset,
+)
 from mmseg_semi_rs.datasets.checks import check_segmentation_dataset
-from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES
+from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES, tile_windows
 from tests.datasets.fabricated import (
     DEEPGLOBE,
+    GID15,
+    MARS,
     POTSDAM,
     ROOT,
+    WHDLD,
     encode,
     load_tool,
     paint,
@@ -32,6 +42,9 @@ from tests.datasets.fabricated import (
 potsdam = load_tool('dataset_converters/potsdam')
 loveda = load_tool('dataset_converters/loveda')
 deepglobe = load_tool('dataset_converters/deepglobe')
+whdld = load_tool('dataset_converters/whdld')
+gid15 = load_tool('dataset_converters/gid15')
+mars = load_tool('dataset_converters/mars')
 
 TILES = ('2_10', '6_7', '7_13')
 PREFIX = dict(img_path='img_dir/train', seg_map_path='ann_dir/train')
@@ -277,17 +290,193 @@ def test_deepglobe_names_what_is_missing(tmp_path, capsys):
     assert '900 has an image but no label' in told
 
 
-@pytest.mark.parametrize('tool', [potsdam, loveda, deepglobe])
-def test_bad_options_are_one_sentence(tool, tmp_path, capsys):
+def palette_image(ids: np.ndarray, colours: dict, first: int) -> bytes:
+    """Ids as indices from ``first`` into a palette of their colours, as labelme writes labels."""
+    image = Image.fromarray(np.where(ids == 255, 0, ids + first).astype(np.uint8), 'P')
+    table = np.zeros((256, 3), np.uint8)
+    for class_id, colour in colours.items():
+        table[0 if class_id == 255 else class_id + first] = colour
+    image.putpalette(table.tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+def whdld_members(names, label=lambda ids: encode(paint(ids, WHDLD), 'PNG')) -> dict[str, bytes]:
+    found = {}
+    for seed, name in enumerate(names):
+        found[f'WHDLD/Images/{name}.jpg'] = encode(random_rgb(64, 64, seed), 'JPEG')
+        found[f'WHDLD/ImagesPNG/{name}.png'] = label(random_ids(WHDLD, 64, 64, seed))
+    return found
+
+
+@pytest.mark.parametrize(
+    'label',
+    [
+        lambda ids: encode(paint(ids, WHDLD), 'PNG'),
+        lambda ids: palette_image(ids, WHDLD, 0),
+        lambda ids: encode(ids, 'PNG'),
+    ],
+    ids=['painted', 'palette', 'ids'],
+)
+def test_whdld_archive_becomes_mmsegs_layout(tmp_path, label):
+    write_zip(tmp_path / 'in' / 'WHDLD.zip', whdld_members(['wh0001', 'wh3917'], label))
+    out = tmp_path / 'out'
+    assert whdld.main([str(tmp_path / 'in'), '-o', str(out), '--allow-missing']) == 0
+    names = sorted(str(path.relative_to(out)) for path in out.rglob('*.png'))
+    assert names == [
+        f'{kind}/train/{name}.png'
+        for kind in ('ann_dir', 'img_dir')
+        for name in ('wh0001', 'wh3917')
+    ]
+    truth = random_ids(WHDLD, 64, 64, 1)
+    assert (load(out / 'ann_dir' / 'train' / 'wh3917.png') == truth).all()
+    dataset = WHDLDDataset(data_root=str(out), data_prefix=PREFIX)
+    assert (ground_truth(dataset, 1) == truth - 1).all()
+    assert not check_segmentation_dataset(dataset, progress=False).absent_classes
+
+
+def test_whdld_colours_off_the_legend_are_counted(tmp_path, capsys):
+    files = whdld_members(['wh0001'])
+    painted = paint(random_ids(WHDLD, 64, 64, 0), WHDLD)
+    painted[:2, :3] = (250, 0, 0)
+    files['WHDLD/ImagesPNG/wh0001.png'] = encode(painted, 'PNG')
+    write_files(tmp_path / 'in', files)
+    arguments = [str(tmp_path / 'in'), '--allow-missing', '-o', str(tmp_path / 'out')]
+    assert whdld.main(arguments) == 1
+    assert '6 pixels of colours outside the legend (e.g. (250, 0, 0))' in capsys.readouterr().err
+    arguments[-1] = str(tmp_path / 'ignored')
+    assert whdld.main([*arguments, '--unknown-colours', 'ignore']) == 0
+    assert '(e.g. (250, 0, 0)), ignored' in capsys.readouterr().err
+    assert (load(tmp_path / 'ignored/ann_dir/train/wh0001.png')[:2, :3] == 0).all()
+
+
+def gid15_members(scenes, height=112, width=120, ending='label') -> dict[str, bytes]:
+    folder = 'GID/Fine Land-cover Classification_15classes'
+    found = {}
+    for seed, scene in enumerate(scenes):
+        ids = random_ids(GID15, height, width, seed)
+        found[f'{folder}/image_RGB/{scene}.tif'] = encode(random_rgb(height, width, seed), 'TIFF')
+        label = encode(paint(ids, GID15), 'TIFF')
+        found[f'{folder}/label_15classes/{scene}_{ending}.tif'] = label
+        found[f'{folder}/image_NirRGB/{scene}.tif'] = b'never opened'
+    return found
+
+
+GF2 = 'GF2_PMS1__L1A0001064454-MSS1'
+
+
+@pytest.mark.parametrize('ending', ['label', '15label'])
+def test_gid15_folders_become_mmsegs_layout(tmp_path, ending):
+    write_files(tmp_path / 'in', gid15_members([GF2], ending=ending))
+    out = tmp_path / 'out'
+    arguments = [str(tmp_path / 'in'), '-o', str(out), '--allow-missing', '--window', '64']
+    assert gid15.main([*arguments, '--stride', '48']) == 0
+    names = {path.stem for path in (out / 'img_dir' / 'train').iterdir()}
+    windows = ('0_0_64_64', '48_0_112_64', '56_0_120_64', '0_48_64_112', '56_48_120_112')
+    assert {f'{GF2}_{window}' for window in windows} < names and len(names) == 6
+    truth = random_ids(GID15, 112, 120, 0)
+    assert (load(out / 'ann_dir' / 'train' / f'{GF2}_0_0_64_64.png') == truth[:64, :64]).all()
+    dataset = GID15Dataset(data_root=str(out), data_prefix=PREFIX)
+    summary = check_segmentation_dataset(dataset, progress=False)
+    assert summary.images == 6 and not summary.absent_classes and summary.ignored_share > 0
+
+
+def test_gid15_defaults_give_the_published_grid():
+    args = gid15.build_parser().parse_args(['in'])
+    for window, stride in ((args.window, args.stride), (384, args.stride)):
+        windows = tile_windows(7200, 6800, window, stride, args.edge)
+        assert len({w.y0 for w in windows}) == 18 and len({w.x0 for w in windows}) == 19
+
+
+def mars_members(part, names, height, width, label) -> dict[str, bytes]:
+    found = {}
+    for seed, name in enumerate(names):
+        rgb = random_rgb(height, width, seed)
+        image = rgb[..., 0] if part == 'MER' else rgb
+        found[f'Mars-Seg/{part}/JPEGImages/{name}.jpg'] = encode(image, 'JPEG')
+        ids = random_ids(MARS, height, width, seed)
+        found[f'Mars-Seg/{part}/SegmentationClassPNG/{name}.png'] = label(ids)
+    return found
+
+
+@pytest.mark.parametrize(
+    ('part', 'kind', 'name', 'size'),
+    [
+        ('MER', MERDataset, '1P129342946EFF0300P2376L7M1', (96, 96)),
+        ('MSL', MSLDataset, '3923', (50, 56)),
+    ],
+)
+@pytest.mark.parametrize(
+    'label',
+    [
+        lambda ids: encode(paint(ids, MARS), 'PNG'),
+        lambda ids: palette_image(ids, MARS, 1),
+        lambda ids: encode(ids, 'PNG'),
+    ],
+    ids=['painted', 'palette', 'ids'],
+)
+def test_mars_parts_become_mmsegs_layout(tmp_path, part, kind, name, size, label):
+    other = 'MSL' if part == 'MER' else 'MER'
+    files = mars_members(part, [name], *size, label)
+    write_zip(tmp_path / 'in' / 'Mars-Seg.zip', {**files, **mars_members(other, 'x', 8, 8, label)})
+    out = tmp_path / 'out'
+    arguments = [str(tmp_path / 'in'), '--part', part.lower(), '-o', str(out), '--allow-missing']
+    assert mars.main(arguments) == 0
+    (path,) = (out / 'ann_dir' / 'train').iterdir()
+    assert path.name == f'{name}.png'
+    assert (load(path) == random_ids(MARS, *size, 0)).all()
+    assert load(out / 'img_dir' / 'train' / path.name).shape == (*size, 3)
+    dataset = kind(data_root=str(out), data_prefix=PREFIX)
+    assert (ground_truth(dataset) == random_ids(MARS, *size, 0)).all()
+
+
+def test_mars_ids_that_count_from_one_are_refused(tmp_path, capsys):
+    def from_one(ids: np.ndarray) -> bytes:
+        return encode(np.where(ids == 255, 0, ids + 1).astype(np.uint8), 'PNG')
+
+    write_files(tmp_path / 'in', mars_members('MSL', ['5'], 50, 56, from_one))
+    arguments = [str(tmp_path / 'in'), '--part', 'msl', '-o', str(tmp_path / 'out')]
+    assert mars.main([*arguments, '--allow-missing']) == 1
+    assert 'pixels of ids [9] but the data set defines [0, 1, 2, 3' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('tool', 'options', 'message'),
+    [
+        (whdld, [], '4939 of 4940 images are in none of'),
+        (gid15, [], '9 of 10 scenes are in none of'),
+        (mars, ['--part', 'mer'], '1063 of 1064 frames are in none of'),
+        (mars, ['--part', 'msl'], '3926 of 3927 frames are in none of'),
+    ],
+)
+def test_missing_images_are_counted(tool, options, message, tmp_path, capsys):
+    files = {**whdld_members(['wh0001']), **gid15_members([GF2])}
+    for part in ('MER', 'MSL'):
+        files.update(mars_members(part, ['5'], 8, 8, lambda ids: encode(paint(ids, MARS), 'PNG')))
+    write_files(tmp_path / 'in', files)
+    window = ['--window', '64', '--stride', '64']
+    assert tool.main([str(tmp_path / 'in'), *options, *window, '-o', str(tmp_path / 'out')]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('tool', 'options'),
+    [
+        *((tool, []) for tool in (potsdam, loveda, deepglobe, whdld, gid15)),
+        (mars, ['--part', 'mer']),
+    ],
+)
+def test_bad_options_are_one_sentence(tool, options, tmp_path, capsys):
     (tmp_path / 'in').mkdir()
-    assert tool.main([str(tmp_path / 'nowhere')]) == 2
+    out = [*options, '-o', str(tmp_path / 'out')]
+    assert tool.main([str(tmp_path / 'nowhere'), *out]) == 2
     assert 'nowhere does not exist' in capsys.readouterr().err
-    out = str(tmp_path / 'out')
-    assert tool.main([str(tmp_path / 'in'), '-o', out, '--stride', '600']) == 2
+    assert tool.main([str(tmp_path / 'in'), *out, '--window', '512', '--stride', '600']) == 2
     told = capsys.readouterr().err
     assert 'error: A stride of 600 is larger than the window of 512' in told
     assert len(told.strip().splitlines()) == 1
-    assert tool.main([str(tmp_path / 'in'), '-o', out]) == 1  # nothing there
+    assert tool.main([str(tmp_path / 'in'), *out]) == 1  # nothing there
     assert 'are in none of' in capsys.readouterr().err
 
 

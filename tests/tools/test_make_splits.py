@@ -201,6 +201,70 @@ def test_semiearth_is_for_the_whole_of_potsdam(potsdam, tmp_path, capsys):
     assert 'import them with --import-list' in capsys.readouterr().err
 
 
+def test_co2s_divides_tiles_and_reports_on_val(potsdam, capsys):
+    assert run('potsdam', potsdam, '--preset', 'co2s') == 0
+    folder = potsdam / 'splits' / 'co2s'
+    sizes = [len(read(folder / f'{role}.txt')) for role in ('train', 'val', 'test')]
+    assert sizes == [97, 11, 11]
+    assert read(folder / 'test.txt') == read(folder / 'val.txt')
+    ratios = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert ratios == {'1-32', '1-24', '1-16', '1-8', '1-4'}
+    assert len(read(folder / '1-24' / 'labeled.txt')) == 4
+    assert all(len(line.split()) == 1 for line in read(folder / '1-24' / 'unlabeled.txt'))
+    manifest = verify_split(folder)
+    assert manifest['partition']['recipe'] == 'tiles drawn at random, 90 : 10; test is val'
+    assert manifest['labelled']['unit'] == 'any'
+    told = capsys.readouterr().err
+    assert 'warning: test is val' in told
+    assert 'the published protocol divides 5472 tiles, here are 108' in told
+    assert 'test: 100.0% of tiles have their scene in training' in told
+
+
+def test_co2s_merges_the_folders_of_loveda(tmp_path):
+    names = [f'{"train" if k < 12 else "val"}/{k}' for k in range(20)]
+    root = converted(tmp_path, names, range(8))
+    assert run('loveda', root, '--preset', 'co2s', '--ratios', '1-4') == 0
+    folder = root / 'splits' / 'co2s'
+    assert len(read(folder / 'train.txt')) == 18 and len(read(folder / '1-4/labeled.txt')) == 4
+    assert {name.split('/')[0] for name in read(folder / 'train.txt')} == {'train', 'val'}
+
+
+def test_co2s_is_for_its_data_sets(tmp_path, capsys):
+    root = converted(tmp_path, [f'train/{k}' for k in range(9)], range(6))
+    assert run('deepglobe', root, '--preset', 'co2s') == 2
+    told = capsys.readouterr().err
+    assert "--preset co2s is for whdld, loveda, potsdam, gid15, mer, msl, not 'deepglobe'" in told
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'names', 'ids', 'scenes'),
+    [
+        ('whdld', [f'train/wh{k:04d}' for k in range(20)], range(1, 7), [12, 4, 4]),
+        (
+            'gid15',
+            grid_names({f'GF2_PMS1__L1A{k}-MSS1': 'train' for k in range(10)}, 3, window=8),
+            range(15),
+            [6, 2, 2],
+        ),
+        (
+            'mer',
+            [f'train/1P{k:09d}EFF{k // 2:04d}P2376L7M1' for k in range(40)],
+            range(9),
+            [12, 4, 4],
+        ),
+        ('msl', [f'train/{k}' for k in range(20)], range(9), [12, 4, 4]),
+    ],
+)
+def test_scene_is_the_default_of_every_data_set(tmp_path, dataset, names, ids, scenes, capsys):
+    root = converted(tmp_path, names, ids)
+    assert run(dataset, root, '--ratios', '1-4') == 0
+    manifest = verify_split(root / 'splits' / 'scene')
+    assert [manifest['scenes'][role] for role in ('train', 'val', 'test')] == scenes
+    assert manifest['leak']['test']['scene_in_training'] == 0
+    assert manifest['classes_absent'] == {}
+    assert 'shows no' not in capsys.readouterr().err
+
+
 # --- classes
 
 
@@ -282,6 +346,23 @@ def test_release_lists_are_imported(potsdam, tmp_path):
     leak = verify_split(folder)['leak']
     assert leak['val']['scene_in_training'] == 0
     assert leak['test']['scene_labelled'] == {'1pct': 0.5}
+
+
+def test_co2s_lists_of_two_columns_are_imported(tmp_path):
+    root = converted(tmp_path, [f'train/wh391{k}' for k in range(8)])
+    texts = {
+        'labeled': 'images/wh3917.jpg labels/wh3917.png\nimages/wh3912.jpg labels/wh3912.png\n',
+        'unlabeled': ''.join(f'images/wh391{k}.jpg labels/wh391{k}.png\n' for k in (0, 1, 3, 4)),
+        'val': 'images/wh3915.jpg labels/wh3915.png\n',
+    }
+    write_files(tmp_path / 'lists', {f'{role}.txt': text.encode() for role, text in texts.items()})
+    roles = {'1-24/labeled': 'labeled', '1-24/unlabeled': 'unlabeled', 'val': 'val', 'test': 'val'}
+    items = [f'{role}={tmp_path / "lists" / name}.txt' for role, name in roles.items()]
+    assert run('whdld', root, '--name', 'co2s', '--import-list', *items) == 0
+    folder = root / 'splits' / 'co2s'
+    assert read(folder / '1-24' / 'labeled.txt') == ['train/wh3917', 'train/wh3912']
+    assert read(folder / '1-24' / 'unlabeled.txt') == [f'train/wh391{k}' for k in (0, 1, 3, 4)]
+    assert read(folder / 'test.txt') == read(folder / 'val.txt') == ['train/wh3915']
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,14 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.archives import SourceFile, find_sources
-from mmseg_semi_rs.datasets.conversion import Job, add_arguments, run_tool
+from mmseg_semi_rs.datasets.converter_tool import (
+    Plan,
+    add_unknown_colours,
+    find_pairs,
+    run_tool,
+    too_few,
+    tool_parser,
+)
 from mmseg_semi_rs.datasets.raw_labels import ColourLabels
 
 PATTERN = re.compile(
@@ -38,25 +44,34 @@ LEGEND = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser, 'data/deepglobe', edge='pad')
+    parser = tool_parser(__doc__, 'data/deepglobe', 'all 803 labelled images', edge='pad')
     parser.add_argument(
         '--unlabelled',
         action='store_true',
         help='cut the images of valid and test too, which have no public labels',
     )
-    parser.add_argument(
-        '--unknown-colours',
-        choices=('error', 'nearest', 'ignore'),
-        default='error',
-        help='what happens to pixels of other colours (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--allow-missing', action='store_true', help='do not ask for all 803 labelled images'
-    )
+    add_unknown_colours(parser)
     return parser
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Find the files and say how to read them."""
+    pairs, missing = find_pairs(
+        args.source,
+        PATTERN,
+        lambda match: (
+            ((match[1] or 'train').lower(), int(match[2])),
+            match[3].lower() == 'mask.png',
+        ),
+    )
+    published = sum(subset == 'train' for subset, _ in pairs)
+    missing += too_few(args, published, PUBLISHED, 'labelled images')
+    jobs = [
+        pair.job(str(number), subset, labelled=subset == 'train')
+        for (subset, number), pair in sorted(pairs.items())
+        if subset == 'train' or args.unlabelled
+    ]
+    return Plan(jobs, ColourLabels(LEGEND, 255, 127, args.unknown_colours), missing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,33 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 if every image was converted.
     """
-    args = build_parser().parse_args(argv)
-    try:
-        found, missing = find_sources(args.source, PATTERN)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    files: dict[tuple[str, int], dict[str, list[SourceFile]]] = {}
-    for match, source in found:
-        subset = (match[1] or 'train').lower()
-        kinds = files.setdefault((subset, int(match[2])), {'sat.jpg': [], 'mask.png': []})
-        kinds[match[3].lower()].append(source)
-    published = sum(subset == 'train' for subset, _ in files)
-    if published < PUBLISHED and not (args.allow_missing and published):
-        missing.append(
-            f'{PUBLISHED - published} of {PUBLISHED} labelled images are in none of '
-            f'{", ".join(map(str, args.source))}: download the train folder again, or pass '
-            '--allow-missing.'
-        )
-    jobs = []
-    for (subset, number), kinds in sorted(files.items()):
-        if subset == 'train':
-            images, masks = tuple(kinds['sat.jpg']), tuple(kinds['mask.png'])
-            jobs.append(Job(str(number), subset, images, masks))
-        elif args.unlabelled:
-            jobs.append(Job(str(number), subset, tuple(kinds['sat.jpg']), None))
-    decoder = ColourLabels(LEGEND, 255, tolerance=127, unknown=args.unknown_colours)
-    return run_tool(args, jobs, decoder, missing)
+    return run_tool(build_parser().parse_args(argv), plan)
 
 
 if __name__ == '__main__':

@@ -5,9 +5,11 @@ Reads ``Train.zip`` and ``Val.zip`` (``<subset>/<Urban|Rural>/<images_png|masks_
 the folders they unpack to) and writes ``img_dir/{train,val}`` and ``ann_dir/{train,val}``. Labels
 keep the published ids: 0 no-data (ignored; padding too), 1 background, 2 building, 3 road, 4 water,
 5 barren, 6 forest, 7 agriculture. By default each image becomes four quadrants of 512 pixels,
-``<id>_<x0>_<y0>_<x1>_<y1>.png``; ``--window whole`` keeps the 1024 pixels of mmseg, ``<id>.png``.
+``<id>_<x0>_<y0>_<x1>_<y1>.png``; ``--window whole`` keeps the 1024 pixels of mmseg, ``<id>.png``,
+which the Co2S protocol wants in a folder of its own.
 
     python tools/dataset_converters/loveda.py ~/Downloads/LoveDA -o data/loveda --workers 4
+    python tools/dataset_converters/loveda.py ~/Downloads/LoveDA -o data/loveda_1024 --window whole
 """
 
 from __future__ import annotations
@@ -17,8 +19,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.archives import SourceFile, find_sources
-from mmseg_semi_rs.datasets.conversion import Job, add_arguments, run_tool
+from mmseg_semi_rs.datasets.converter_tool import Plan, find_pairs, run_tool, tool_parser
 from mmseg_semi_rs.datasets.raw_labels import IdLabels
 
 PATTERN = re.compile(
@@ -29,19 +30,37 @@ PUBLISHED = {'train': range(2522), 'val': range(2522, 4191)}
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser, 'data/loveda')
+    parser = tool_parser(__doc__, 'data/loveda', 'all 4,191 labelled images')
     parser.add_argument(
         '--unlabelled',
         action='store_true',
         help='cut the images of Test too, which have no public labels',
     )
-    parser.add_argument(
-        '--allow-missing', action='store_true', help='do not ask for all 4,191 labelled images'
-    )
     return parser
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Find the files and say how to read them."""
+    pairs, missing = find_pairs(
+        args.source,
+        PATTERN,
+        lambda match: ((match[1].lower(), int(match[3])), match[2].lower() == 'masks'),
+    )
+    if not args.allow_missing or not pairs:
+        for subset, numbers in PUBLISHED.items():
+            absent = [number for number in numbers if (subset, number) not in pairs]
+            if absent:
+                missing.append(
+                    f'{len(absent)} of {len(numbers)} images of {subset} are in none of '
+                    f'{", ".join(map(str, args.source))} (first: {absent[:5]}): download '
+                    f'{subset.capitalize()}.zip again, or pass --allow-missing.'
+                )
+    jobs = [
+        pair.job(str(number), subset, labelled=subset != 'test')
+        for (subset, number), pair in sorted(pairs.items())
+        if subset != 'test' or args.unlabelled
+    ]
+    return Plan(jobs, IdLabels(frozenset(range(1, 8)), 0), missing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,33 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 if every image was converted.
     """
-    args = build_parser().parse_args(argv)
-    try:
-        found, missing = find_sources(args.source, PATTERN)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    files: dict[tuple[str, int], dict[str, list[SourceFile]]] = {}
-    for match, source in found:
-        kinds = files.setdefault((match[1].lower(), int(match[3])), {'images': [], 'masks': []})
-        kinds[match[2].lower()].append(source)
-    if not args.allow_missing or not files:
-        for subset, numbers in PUBLISHED.items():
-            absent = [number for number in numbers if (subset, number) not in files]
-            if absent:
-                missing.append(
-                    f'{len(absent)} of {len(numbers)} images of {subset} are in none of '
-                    f'{", ".join(map(str, args.source))} (first: {absent[:5]}): download '
-                    f'{subset.capitalize()}.zip again, or pass --allow-missing.'
-                )
-    jobs = []
-    for (subset, number), kinds in sorted(files.items()):
-        if subset != 'test':
-            images, masks = tuple(kinds['images']), tuple(kinds['masks'])
-            jobs.append(Job(str(number), subset, images, masks))
-        elif args.unlabelled:
-            jobs.append(Job(str(number), subset, tuple(kinds['images']), None))
-    return run_tool(args, jobs, IdLabels(frozenset(range(1, 8)), 0), missing)
+    return run_tool(build_parser().parse_args(argv), plan)
 
 
 if __name__ == '__main__':

@@ -18,8 +18,13 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.archives import SourceFile, find_sources
-from mmseg_semi_rs.datasets.conversion import Job, add_arguments, run_tool
+from mmseg_semi_rs.datasets.converter_tool import (
+    Plan,
+    add_unknown_colours,
+    find_pairs,
+    run_tool,
+    tool_parser,
+)
 from mmseg_semi_rs.datasets.raw_labels import ColourLabels
 from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES
 
@@ -39,10 +44,7 @@ TOLERANCE = 88
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser, 'data/potsdam')
+    parser = tool_parser(__doc__, 'data/potsdam', 'all of the 38 tiles')
     parser.add_argument(
         '--bands', choices=('RGB', 'IRRG'), default='RGB', help='orthophoto (default: %(default)s)'
     )
@@ -58,16 +60,32 @@ def build_parser() -> argparse.ArgumentParser:
         default=TOLERANCE,
         help='largest difference of a channel to the legend (default: %(default)s)',
     )
-    parser.add_argument(
-        '--unknown-colours',
-        choices=('error', 'nearest', 'ignore'),
-        default='error',
-        help='what happens to pixels of other colours (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--allow-missing', action='store_true', help='do not ask for all of the 38 tiles'
-    )
+    add_unknown_colours(parser)
     return parser
+
+
+def plan(args: argparse.Namespace) -> Plan:
+    """Find the files and say how to read them."""
+    ending = 'label_noBoundary' if args.no_boundary else 'label'
+    pattern = re.compile(rf'top_potsdam_(\d+_\d+)_({args.bands}|{ending})\.tiff?$', re.IGNORECASE)
+    pairs, missing = find_pairs(
+        args.source, pattern, lambda match: (match[1], match[2].upper() != args.bands)
+    )
+    # the challenge's smaller label archive stands in where the complete one is damaged
+    for pair in pairs.values():
+        pair.labels.sort(key=lambda source: 'for_participants' in str(source))
+    subset_of = {tile: subset for subset, tiles in POTSDAM_TILES.items() for tile in tiles}
+    wanted = [tile for tile in subset_of if tile not in args.exclude]
+    here = [tile for tile in wanted if tile in pairs]
+    absent = [tile for tile in wanted if tile not in pairs]
+    if absent and not (args.allow_missing and here):
+        missing.append(
+            f'Tiles {", ".join(absent)} are in none of {", ".join(map(str, args.source))}: add '
+            f'*_Ortho_{args.bands}.zip and 5_Labels_all.zip, or pass --allow-missing.'
+        )
+    jobs = [pairs[tile].job(tile, subset_of[tile], whole=False) for tile in here]
+    decoder = ColourLabels(LEGEND, 0, args.colour_tolerance, args.unknown_colours)
+    return Plan(jobs, decoder, missing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,42 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 if every tile was converted.
     """
-    args = build_parser().parse_args(argv)
-    ending = 'label_noBoundary' if args.no_boundary else 'label'
-    pattern = re.compile(rf'top_potsdam_(\d+_\d+)_({args.bands}|{ending})\.tiff?$', re.IGNORECASE)
-    try:
-        found, missing = find_sources(args.source, pattern)
-    except FileNotFoundError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    # the challenge's smaller label archive stands in where the complete one is damaged
-    found.sort(key=lambda item: 'for_participants' in str(item[1]))
-    images: dict[str, list[SourceFile]] = {}
-    labels: dict[str, list[SourceFile]] = {}
-    for match, source in found:
-        kind = images if match[2].upper() == args.bands else labels
-        kind.setdefault(match[1], []).append(source)
-    subset_of = {tile: subset for subset, tiles in POTSDAM_TILES.items() for tile in tiles}
-    wanted = [tile for tile in subset_of if tile not in args.exclude]
-    here = [tile for tile in wanted if tile in images or tile in labels]
-    absent = [tile for tile in wanted if tile not in here]
-    if absent and not (args.allow_missing and here):
-        missing.append(
-            f'Tiles {", ".join(absent)} are in none of {", ".join(map(str, args.source))}: add '
-            f'*_Ortho_{args.bands}.zip and 5_Labels_all.zip, or pass --allow-missing.'
-        )
-    jobs = [
-        Job(
-            tile,
-            subset_of[tile],
-            tuple(images.get(tile, ())),
-            tuple(labels.get(tile, ())),
-            whole=False,
-        )
-        for tile in here
-    ]
-    decoder = ColourLabels(LEGEND, 0, args.colour_tolerance, args.unknown_colours)
-    return run_tool(args, jobs, decoder, missing)
+    return run_tool(build_parser().parse_args(argv), plan)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 # Everything the datasets share: augmentation of 512 px tiles into 518 px (37 x 14) crops, samplers,
 # loaders. A dataset file adds its type, folders and metric, a leaf its lists.
+_base_ = './photometry.py'
+
 crop_size = (518, 518)
 branches = ['sup', 'weak', 'strong']
 # One geometry for all views. No Pad: a smaller crop stays small (and cheap) until
@@ -14,31 +16,6 @@ geometry = dict(
         dict(type='RandomFlip', prob=0.5),
     ],
 )
-# The fastest library form of each step on BGR arrays; ColorTransform with magnitude -1 is the
-# luma greyscale (mmcv's RandomGrayscale takes ten times as long).
-photometry = [
-    dict(
-        type='RandomApply',
-        prob=0.8,
-        transforms=[
-            dict(
-                type='mmpretrain.ColorJitter',
-                brightness=0.5,
-                contrast=0.5,
-                saturation=0.5,
-                hue=0.25,
-                backend='cv2',
-            )
-        ],
-    ),
-    dict(type='mmpretrain.ColorTransform', magnitude=-1.0, prob=0.2, random_negative_prob=0.0),
-    dict(
-        type='mmpretrain.GaussianBlur',
-        magnitude_range=(0.1, 2.0),
-        magnitude_std='inf',  # uniform in the range
-        prob=0.5,
-    ),
-]
 labelled_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -54,7 +31,7 @@ unlabelled_pipeline = [
         type='MultiBranch',
         branch_field=branches,
         weak=[dict(type='PackSemiInputs')],
-        strong=[*photometry, dict(type='PackSemiInputs')],
+        strong=[*_base_.photometry, dict(type='PackSemiInputs')],
     ),
 ]
 test_pipeline = [

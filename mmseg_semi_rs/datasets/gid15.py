@@ -1,0 +1,48 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""GID-15, the fine land-cover classes of the Gaofen Image Dataset."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mmseg.registry import DATASETS
+
+from ..structures.concepts import class_concepts
+from .described_dataset import DescribedDataset
+
+
+@DATASETS.register_module()
+class GID15Dataset(DescribedDataset):
+    """GID-15 (Tong et al., Remote Sensing of Environment 2020): 10 scenes, 6800 x 7200, 4 m.
+
+    Gaofen-2 images. ``tools/dataset_converters/gid15.py`` writes the layout. Ids on disk: 0 to 14
+    in the order of ``classes``, 255 for unlabelled ground (black in the published labels) and
+    padding. Id 0 is industrial land, so ``reduce_zero_label`` stays False, and unlabelled must not
+    be 0 as in other copies of the data set, which number the classes from 1.
+    """
+
+    METAINFO: ClassVar[dict] = dict(
+        classes=(
+            *('industrial_land', 'urban_residential', 'rural_residential', 'traffic_land'),
+            *('paddy_field', 'irrigated_land', 'dry_cropland', 'garden_plot', 'arbor_woodland'),
+            *('shrub_land', 'natural_grassland', 'artificial_grassland', 'river', 'lake', 'pond'),
+        ),
+        palette=[
+            [200, 0, 0],
+            [250, 0, 150],
+            [200, 150, 150],
+            [250, 150, 150],
+            [0, 200, 0],
+            [150, 250, 0],
+            [150, 200, 150],
+            [200, 0, 200],
+            [150, 0, 250],
+            [150, 150, 250],
+            [250, 200, 0],
+            [200, 200, 0],
+            [0, 0, 200],
+            [0, 150, 200],
+            [0, 200, 250],
+        ],
+        concepts=[list(names) for names in class_concepts('gid15')],
+    )

@@ -1,0 +1,59 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Mars-Seg: what the Mars Exploration Rovers and Curiosity drove over."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mmseg.registry import DATASETS
+
+from ..structures.concepts import class_concepts
+from .described_dataset import DescribedDataset
+
+_CLASSES = (
+    *('martian_soil', 'sands', 'gravel', 'bedrock', 'rocks', 'tracks', 'shadows', 'unknown'),
+    'background',
+)
+_PALETTE = [
+    [128, 0, 0],
+    [0, 128, 0],
+    [128, 128, 0],
+    [0, 0, 128],
+    [128, 0, 128],
+    [0, 128, 128],
+    [128, 128, 128],
+    [64, 0, 0],
+    [192, 0, 0],
+]
+
+
+@DATASETS.register_module()
+class MERDataset(DescribedDataset):
+    """MER part of Mars-Seg (Li et al., TGRS 2022): 1064 grey frames of Spirit and Opportunity.
+
+    1024 x 1024, seen from the ground. ``tools/dataset_converters/mars.py`` writes the layout. Ids
+    on disk: 0 to 8 in the order of ``classes``, 255 for pixels without a label and padding. Id 0
+    is soil, so ``reduce_zero_label`` stays False. *Unknown*
+    (the rover itself) and *background* (sky, far hills) are classes like the others, and count.
+    """
+
+    METAINFO: ClassVar[dict] = dict(
+        classes=_CLASSES,
+        palette=_PALETTE,
+        concepts=[list(names) for names in class_concepts('mer')],
+    )
+
+
+@DATASETS.register_module()
+class MSLDataset(DescribedDataset):
+    """MSL part of Mars-Seg (Li et al., TGRS 2022): colour frames of Curiosity's mast camera.
+
+    560 x 500 pixels, width first: not square. Semi-supervised work uses 3927 of the 4148 published
+    frames. Classes and ids as in :class:`MERDataset`.
+    """
+
+    METAINFO: ClassVar[dict] = dict(
+        classes=_CLASSES,
+        palette=_PALETTE,
+        concepts=[list(names) for names in class_concepts('msl')],
+    )
