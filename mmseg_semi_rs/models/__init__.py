@@ -1,21 +1,26 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Backbones, teachers, heads, segmentors and losses."""
+"""Backbones, class embeddings, teachers, heads, segmentors and losses."""
 
 from .backbones import CLIPVision, DINOv2
+from .class_embeddings import LearnableQueries, TextEmbedding
 from .data_preprocessor import SemiDataPreprocessor
-from .decode_heads import MultiTeacherDistillHead, SizeMatchedDPTHead
+from .decode_heads import MultiTeacherDistillHead, SizeMatchedDPTHead, VLGHead
 from .losses import ValidCrossEntropyLoss
-from .segmentors import DistillEncoderDecoder, MeanTeacherSegmentor
+from .segmentors import DistillEncoderDecoder, DualStudentSegmentor, MeanTeacherSegmentor
 from .teachers import FrozenTeacher
 
 __all__ = [
     'CLIPVision',
     'DINOv2',
     'DistillEncoderDecoder',
+    'DualStudentSegmentor',
     'FrozenTeacher',
+    'LearnableQueries',
     'MeanTeacherSegmentor',
     'MultiTeacherDistillHead',
     'SemiDataPreprocessor',
     'SizeMatchedDPTHead',
+    'TextEmbedding',
+    'VLGHead',
     'ValidCrossEntropyLoss',
 ]

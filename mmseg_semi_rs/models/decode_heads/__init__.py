@@ -1,8 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Decode heads: the size-matched DPT decoder and distillation around any decoder."""
+"""Decode heads: size-matched DPT, vision-language guided, and distillation around any decoder."""
 
 from .distill_features import DistillFeatures
 from .multi_teacher_distill_head import MultiTeacherDistillHead
 from .size_matched_dpt_head import SizeMatchedDPTHead
+from .vlg_head import VLGHead
 
-__all__ = ['DistillFeatures', 'MultiTeacherDistillHead', 'SizeMatchedDPTHead']
+__all__ = ['DistillFeatures', 'MultiTeacherDistillHead', 'SizeMatchedDPTHead', 'VLGHead']

@@ -1,0 +1,113 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Files that keep computed text embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Hash settings that JSON can express, whatever the order of their keys.
+
+    Args:
+        settings: Nested dicts, sequences, strings and numbers.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hash the content of a file.
+
+    Args:
+        path: An existing file of any size.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    with path.open('rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
+
+
+def read_embedding(path: Path, shape: tuple[int, int]) -> Tensor | None:
+    """Read a kept embedding.
+
+    Args:
+        path: A file of :func:`write_embedding`.
+        shape: N, C.
+
+    Returns:
+        Tensor: Shape (N, C), float32; None where there is no such file or it is damaged, which is
+        logged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(str(path), framework='pt') as file:
+            embedding = file.get_tensor('embedding')
+            digest = (file.metadata() or {}).get('sha256')
+    except (OSError, ValueError, safetensors.SafetensorError):
+        embedding, digest = torch.empty(0), None
+    if (
+        embedding.shape == shape
+        and embedding.dtype == torch.float32
+        and _tensor_digest(embedding) == digest
+    ):
+        return embedding
+    print_log(
+        f'The kept text embeddings {path} are damaged and are computed anew.',
+        logger='current',
+        level=logging.WARNING,
+    )
+    return None
+
+
+def write_embedding(path: Path, embedding: Tensor, settings: Mapping[str, Any]) -> None:
+    """Keep an embedding; a reader sees all of the file or none.
+
+    A folder that cannot be written to is logged and otherwise harmless.
+
+    Args:
+        path: File to write; its folder is made.
+        embedding: Shape (N, C), float32, on the CPU.
+        settings: What it was computed from, stored as readable metadata.
+    """
+    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
+    metadata = {key: json.dumps(value) for key, value in settings.items()}
+    metadata['sha256'] = _tensor_digest(embedding)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            content = safetensors.torch.save({'embedding': embedding.contiguous()}, metadata)
+            partial.write_bytes(content)  # save_file would shut other users out
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, safetensors.SafetensorError) as error:
+        print_log(
+            f'The text embeddings cannot be kept in {path.parent} ({error}), so the next run '
+            'computes them again.',
+            logger='current',
+            level=logging.WARNING,
+        )

@@ -1,0 +1,254 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""CLIP's text tower (Radford et al., arXiv 2103.00020) on open_clip: build, load, encode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from mmengine.logging import print_log
+from open_clip.model import _build_text_tower
+from torch import Tensor, nn
+
+from ..backbones.clip_vision import _origin, _wants_quick_gelu
+from ..weights import KeyFormat, WeightFile
+
+_ARCH_KEYS = {'width', 'layers', 'heads', 'embed_dim'}
+_ARCH_OPTIONS = {'context_length', 'quick_gelu'}
+_BATCH = 64  # prompts encoded at once
+
+_TEXT_FORMATS = (
+    # OpenAI's archive has the names of open_clip; so have open_clip's own files, some under 'text.'
+    KeyFormat(
+        'open_clip',
+        'CLIP text',
+        'token_embedding.weight',
+        requires=('positional_embedding', 'ln_final.weight'),
+    ),
+    KeyFormat(
+        'Hugging Face',
+        'CLIP text',
+        'text_model.embeddings.token_embedding.weight',
+        requires=('text_model.final_layer_norm.weight', 'text_projection.weight'),
+        rules=(
+            (r'^text_model\.embeddings\.token_embedding\.', 'token_embedding.'),
+            (r'^text_model\.embeddings\.position_embedding\.weight$', 'positional_embedding'),
+            (r'^text_model\.final_layer_norm\.', 'ln_final.'),
+            (r'^text_projection\.weight$', 'text_projection#T'),
+            (r'^text_model\.encoder\.layers\.(\d+)\.', r'transformer.resblocks.\1.'),
+            (r'\.self_attn\.q_proj\.(weight|bias)$', r'.attn.in_proj_\1#0'),
+            (r'\.self_attn\.k_proj\.(weight|bias)$', r'.attn.in_proj_\1#1'),
+            (r'\.self_attn\.v_proj\.(weight|bias)$', r'.attn.in_proj_\1#2'),
+            (r'\.self_attn\.out_proj\.', '.attn.out_proj.'),
+            (r'\.layer_norm([12])\.', r'.ln_\1.'),
+            (r'\.mlp\.fc1\.', '.mlp.c_fc.'),
+            (r'\.mlp\.fc2\.', '.mlp.c_proj.'),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class TextArch:
+    """Settings of a text tower.
+
+    Attributes:
+        label: How messages call it.
+        origin: File, project and licence of its public weights.
+        embed_dim: Width of the embeddings.
+        quick_gelu: Whether the activation is x * sigmoid(1.702 x) rather than GELU.
+        activation_named: Whether the user's arch says which.
+        text_cfg: What open_clip calls the text tower's config.
+    """
+
+    label: str
+    origin: str
+    embed_dim: int
+    quick_gelu: bool
+    activation_named: bool
+    text_cfg: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the embeddings depend on beside the weights."""
+        return {**self.text_cfg, 'embed_dim': self.embed_dim, 'quick_gelu': self.quick_gelu}
+
+
+def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
+    """Look a text tower up.
+
+    Args:
+        arch: Name of an open_clip model ('ViT-B/16-quickgelu' is understood), or a dict with
+            **width**, **layers**, **heads** and **embed_dim**, and optionally **context_length**
+            (default 77) and **quick_gelu** (default False).
+
+    Returns:
+        Its settings.
+
+    Raises:
+        ValueError: There is no such model, its text tower needs another library's tokenizer, or the
+            dict is wrong.
+    """
+    label = f'TextEmbedding arch={arch!r}'
+    if not isinstance(arch, str):
+        wrong = sorted((_ARCH_KEYS - arch.keys()) | (arch.keys() - _ARCH_KEYS - _ARCH_OPTIONS))
+        if wrong:
+            raise ValueError(
+                f'{label}: {", ".join(wrong)} is missing or unknown; give '
+                f'{", ".join(sorted(_ARCH_KEYS))}, and optionally '
+                f'{", ".join(sorted(_ARCH_OPTIONS))}.'
+            )
+        text_cfg = {key: arch[key] for key in ('width', 'layers', 'heads')}
+        text_cfg['context_length'] = arch.get('context_length', 77)
+        quick_gelu = arch.get('quick_gelu')
+        return TextArch(
+            label,
+            _origin(''),
+            arch['embed_dim'],
+            bool(quick_gelu),
+            quick_gelu is not None,
+            text_cfg,
+        )
+    name = arch.replace('/', '-')
+    config = open_clip.get_model_config(name)
+    text_cfg = dict(config['text_cfg']) if config else {}
+    if not text_cfg or text_cfg.get('hf_model_name') or text_cfg.get('hf_tokenizer_name'):
+        raise ValueError(
+            f"{label}: give the name of an open_clip model with CLIP's own text tower and "
+            f'tokenizer, such as ViT-B-16-quickgelu or ViT-L-14, or a dict with '
+            f'{", ".join(sorted(_ARCH_KEYS))}.'
+        )
+    text_cfg['output_tokens'] = False
+    quick_gelu = bool(config.get('quick_gelu', False))
+    return TextArch(label, _origin(name), config['embed_dim'], quick_gelu, quick_gelu, text_cfg)
+
+
+def build_text_tower(arch: TextArch) -> nn.Module:
+    """Build a text tower with random weights, always the same, touching no global random state.
+
+    Args:
+        arch: Its settings.
+
+    Returns:
+        open_clip's text transformer on the CPU, in evaluation mode, float32.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        tower = _build_text_tower(arch.embed_dim, dict(arch.text_cfg), quick_gelu=arch.quick_gelu)
+    return tower.eval()
+
+
+def load_text_tower(tower: nn.Module, arch: TextArch, file: WeightFile) -> None:
+    """Set every tensor of a text tower from a weight file; the rest of the file is not looked at.
+
+    Args:
+        tower: From :func:`build_text_tower`.
+        arch: Its settings.
+        file: Of OpenAI, open_clip or Hugging Face, with or without the image tower.
+
+    Raises:
+        ValueError: The file holds no or several text towers, was trained with the other activation,
+            or has other tensors than the arch.
+    """
+    found = [(form, at) for form in _TEXT_FORMATS for at in form.prefixes(file.tensors)]
+    if len(found) != 1:
+        holds = f'{len(found)} CLIP text towers' if found else 'no CLIP text tower'
+        raise ValueError(
+            f'The weight file {file.path} holds {holds} (first {", ".join(list(file.tensors)[:3])}'
+            '): give a file with one, with the names of OpenAI, open_clip or Hugging Face.'
+        )
+    form, prefix = found[0]
+    _check_activation(arch, file, form.name)
+    targets = tower.state_dict()
+    values: dict[str, Tensor] = {}
+    thirds: dict[str, dict[int, Tensor]] = {}
+    wrong = []
+    for key, tensor in file.tensors.items():
+        if not key.startswith(prefix):
+            continue
+        name, _, mark = form.translate(key[len(prefix) :]).partition('#')
+        if name not in targets:
+            if name.startswith('transformer.'):
+                wrong.append(f'{key} is not in the model')
+        elif mark.isdigit():
+            thirds.setdefault(name, {})[int(mark)] = tensor
+        else:
+            values[name] = tensor.T if mark == 'T' else tensor
+    for name, parts in thirds.items():
+        values[name] = torch.cat([parts[index] for index in sorted(parts)])
+    for name, target in targets.items():
+        if name not in values:
+            wrong.append(f'{name} is missing in the file')
+        elif values[name].shape != target.shape:
+            wrong.append(
+                f'{name} is {tuple(values[name].shape)}, the model has {tuple(target.shape)}'
+            )
+    if wrong:
+        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+        raise ValueError(
+            f'The weight file {file.path} (CLIP text, {form.name} names) does not fit '
+            f'{arch.label}; {"; ".join(wrong[:3])}{more}: set arch to the model that the file '
+            'holds, or give the file of this one.'
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(values[name])
+    print_log(
+        f'{arch.label}: {len(values)} tensors from {file.path} ({form.name} names)',
+        logger='current',
+        level=logging.INFO,
+    )
+
+
+def _check_activation(arch: TextArch, file: WeightFile, format_name: str) -> None:
+    """Refuse weights that were trained with the other activation, or might have been."""
+    wanted = _wants_quick_gelu(file)
+    remedy = 'an arch whose name ends in -quickgelu or has quick_gelu=True'
+    if wanted is None:
+        if not arch.activation_named and format_name == 'Hugging Face':
+            raise ValueError(
+                f'The weight file {file.path} (CLIP text, {format_name} names) does not tell its '
+                f'activation, nor does {arch.label}: put its config.json next to it, or give '
+                f'{remedy} if it stems from OpenAI.'
+            )
+    elif wanted != arch.quick_gelu:
+        trained, built = ('QuickGELU', 'GELU') if wanted else ('GELU', 'QuickGELU')
+        raise ValueError(
+            f'The weight file {file.path} was trained with {trained}, while {arch.label} is built '
+            f'with {built}: give {remedy if wanted else "the arch without quick GELU"}.'
+        )
+
+
+@torch.no_grad()
+def encode_prompts(tower: nn.Module, arch: TextArch, prompts: Sequence[str]) -> Tensor:
+    """Encode prompts.
+
+    Args:
+        tower: From :func:`build_text_tower`.
+        arch: Its settings.
+        prompts: Sentences.
+
+    Returns:
+        Tensor: Raw features, as projected into the common space and not normalised, shape
+        (len(prompts), embed_dim), float32.
+
+    Raises:
+        ValueError: A prompt is longer than the tower's context.
+    """
+    length = arch.text_cfg.get('context_length', 77)
+    tokenizer = open_clip.SimpleTokenizer(
+        context_length=length, **arch.text_cfg.get('tokenizer_kwargs', {})
+    )
+    for prompt in prompts:
+        tokens = len(tokenizer.encode(prompt)) + 2
+        if tokens > length:
+            raise ValueError(
+                f'The prompt {prompt!r} has {tokens} tokens, of which {arch.label} takes {length}: '
+                'shorten the concept or the template.'
+            )
+    batches = [prompts[at : at + _BATCH] for at in range(0, len(prompts), _BATCH)]
+    return torch.cat([tower(tokenizer(list(batch))) for batch in batches])
