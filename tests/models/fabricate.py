@@ -232,3 +232,137 @@ def hf_clip_from_openai(openai: dict[str, Tensor]) -> dict[str, Tensor]:
     count = openai['visual.positional_embedding'].shape[0]
     converted['vision_model.embeddings.position_ids'] = torch.arange(count)[None]
     return converted
+
+
+def meta_dinov3(
+    width: int,
+    depth: int,
+    hidden: int | None = None,
+    patch: int = 16,
+    swiglu: bool = False,
+    biases: bool = True,
+    local_norm: bool = False,
+) -> Shapes:
+    """dinov3_vit*16_pretrain_*.pth of facebookresearch/dinov3, without the rotary periods."""
+    hidden = hidden or 4 * width
+    shapes: Shapes = {
+        'cls_token': (1, 1, width),
+        'storage_tokens': (1, 4, width),
+        'mask_token': (1, width),
+        'patch_embed.proj.weight': (width, 3, patch, patch),
+        'patch_embed.proj.bias': (width,),
+    }
+    for i in range(depth):
+        block = f'blocks.{i}.'
+        shapes |= {block + 'norm1.weight': (width,), block + 'norm1.bias': (width,)}
+        shapes |= {block + 'attn.qkv.weight': (3 * width, width)}
+        if biases:
+            shapes |= {block + 'attn.qkv.bias': (3 * width,)}
+        shapes |= {
+            block + 'attn.proj.weight': (width, width),
+            block + 'attn.proj.bias': (width,),
+            block + 'ls1.gamma': (width,),
+            block + 'norm2.weight': (width,),
+            block + 'norm2.bias': (width,),
+            block + 'ls2.gamma': (width,),
+        }
+        for layer in ('w1', 'w2', 'w3') if swiglu else ('fc1', 'fc2'):
+            out, inner = (width, hidden) if layer in ('w3', 'fc2') else (hidden, width)
+            shapes |= {
+                f'{block}mlp.{layer}.weight': (out, inner),
+                f'{block}mlp.{layer}.bias': (out,),
+            }
+    if local_norm:
+        shapes |= {'local_cls_norm.weight': (width,), 'local_cls_norm.bias': (width,)}
+    return shapes | {'norm.weight': (width,), 'norm.bias': (width,)}
+
+
+META_DINOV3 = {
+    'small': dict(width=384, depth=12),
+    'small_plus': dict(width=384, depth=12, swiglu=True),
+    'base': dict(width=768, depth=12),
+    'large': dict(width=1024, depth=24),
+    'huge_plus': dict(width=1280, depth=32, swiglu=True),
+    '7b': dict(width=4096, depth=40, hidden=8192, swiglu=True, biases=False, local_norm=True),
+}
+
+
+def dinov3_file(shapes: Shapes, head_width: int = 64) -> dict[str, Tensor]:
+    """Meta's file: values for ``meta_dinov3``, masks of the key's bias, periods rounded to bf16."""
+    tensors = fill(shapes)
+    steps = torch.arange(head_width // 4) / (head_width // 4)
+    tensors['rope_embed.periods'] = (100.0**steps).bfloat16()
+    for key in [key for key in tensors if key.endswith('qkv.bias')]:
+        third = tensors[key].shape[0] // 3
+        tensors[key + '_mask'] = torch.cat(
+            [torch.ones(third), torch.zeros(third), torch.ones(third)]
+        )
+    return tensors
+
+
+def timm_dinov3_from_meta(meta: dict[str, Tensor]) -> dict[str, Tensor]:
+    """timm's vit_*_patch16_dinov3_qkvb of the same model; the names, written out by hand."""
+    names = {
+        'ls1.gamma': 'gamma_1',
+        'ls2.gamma': 'gamma_2',
+        'mlp.w1.weight': 'mlp.fc1_g.weight',
+        'mlp.w1.bias': 'mlp.fc1_g.bias',
+        'mlp.w2.weight': 'mlp.fc1_x.weight',
+        'mlp.w2.bias': 'mlp.fc1_x.bias',
+        'mlp.w3.weight': 'mlp.fc2.weight',
+        'mlp.w3.bias': 'mlp.fc2.bias',
+    }
+    converted = {}
+    for key, tensor in meta.items():
+        if key.startswith(('mask_token', 'rope_embed', 'local_cls_norm')) or 'bias_mask' in key:
+            continue
+        if not key.startswith('blocks.'):
+            converted['reg_token' if key == 'storage_tokens' else key] = tensor
+            continue
+        _, index, rest = key.split('.', 2)
+        if rest == 'attn.qkv.bias':
+            converted[f'blocks.{index}.attn.q_bias'] = tensor.chunk(3)[0]
+            converted[f'blocks.{index}.attn.v_bias'] = tensor.chunk(3)[2]
+        else:
+            converted[f'blocks.{index}.{names.get(rest, rest)}'] = tensor
+    return converted
+
+
+def hf_dinov3_from_meta(meta: dict[str, Tensor]) -> dict[str, Tensor]:
+    """facebook/dinov3-vit*16-* of the same model (DINOv3ViTModel of transformers)."""
+    top = {
+        'cls_token': 'embeddings.cls_token',
+        'mask_token': 'embeddings.mask_token',
+        'storage_tokens': 'embeddings.register_tokens',
+        'patch_embed.proj.weight': 'embeddings.patch_embeddings.weight',
+        'patch_embed.proj.bias': 'embeddings.patch_embeddings.bias',
+        'norm.weight': 'norm.weight',
+        'norm.bias': 'norm.bias',
+    }
+    layers = {
+        'norm1': 'norm1',
+        'norm2': 'norm2',
+        'attn.proj': 'attention.o_proj',
+        'mlp.fc1': 'mlp.up_proj',
+        'mlp.fc2': 'mlp.down_proj',
+        'mlp.w1': 'mlp.gate_proj',
+        'mlp.w2': 'mlp.up_proj',
+        'mlp.w3': 'mlp.down_proj',
+    }
+    converted = {}
+    for key, tensor in meta.items():
+        if key in top:
+            converted[top[key]] = tensor
+        if not key.startswith('blocks.') or 'bias_mask' in key:
+            continue
+        _, index, rest = key.split('.', 2)
+        module, kind = rest.rsplit('.', 1)
+        if module == 'attn.qkv':
+            for part, piece in zip('qkv', tensor.chunk(3), strict=True):
+                if (part, kind) != ('k', 'bias'):
+                    converted[f'layer.{index}.attention.{part}_proj.{kind}'] = piece
+        elif module in ('ls1', 'ls2'):
+            converted[f'layer.{index}.layer_scale{module[2]}.lambda1'] = tensor
+        else:
+            converted[f'layer.{index}.{layers[module]}.{kind}'] = tensor
+    return converted

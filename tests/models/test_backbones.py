@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import mmseg_semi_rs  # noqa: F401
-from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2
+from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2, DINOv3
 
 TINY = dict(embed_dims=16, num_layers=4, num_heads=2)
+TINY_DINOV3 = dict(embed_dims=16, num_layers=3, num_heads=2)
 TINY_CLIP = dict(width=16, layers=3, heads=2, patch_size=8, image_size=32)
 
 
@@ -34,11 +35,34 @@ def tiny_clip(**kwargs) -> CLIPVision:
     return backbone.eval()
 
 
+def tiny_dinov3(**kwargs) -> DINOv3:
+    torch.manual_seed(0)
+    backbone = DINOv3(arch={**TINY_DINOV3, 'swiglu': kwargs.pop('swiglu', False)}, **kwargs)
+    backbone.init_weights()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return backbone.eval()
+
+
+def tiny_student(**kwargs) -> CLIPVision:
+    arch = {'embed_dim': 8, 'quick_gelu': True, **kwargs.pop('arch', {})}
+    return tiny_clip(arch=arch, **{'value_path': True, 'dense': True, **kwargs})
+
+
+BUILD = {
+    'DINOv2': tiny_dinov2,
+    'DINOv3': tiny_dinov3,
+    'CLIPVision': tiny_clip,
+    'CLIPVision as MaskCLIP': tiny_student,
+}
+
+
 def build(name: str, **kwargs):
-    return {'DINOv2': tiny_dinov2, 'CLIPVision': tiny_clip}[name](**kwargs)
+    return BUILD[name](**kwargs)
 
 
-BOTH = pytest.mark.parametrize('name', ['DINOv2', 'CLIPVision'])
+EACH = pytest.mark.parametrize('name', list(BUILD))
 
 
 # The formula of DINOv2 in the plainest way, on Meta's structure, with mmpretrain's names.
@@ -289,54 +313,58 @@ def test_clip_public_archs(arch):
     assert backbone.blocks[0].attn.num_heads == config['width'] // config.get('head_width', 64)
 
 
-# Both.
+# Each.
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize('taps', [None, [0], [0, 1], [-1]])
-@pytest.mark.parametrize('size', [(56, 56), (56, 112)])
+@pytest.mark.parametrize('size', [(112, 112), (112, 224)])
 def test_I13_no_parameter_is_unused(name, taps, size):
     backbone = build(name, out_indices=taps).train()
-    sum((level**2).mean() for level in backbone(torch.randn(2, 3, *size))).backward()
-    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+    sum((level**3).mean() for level in backbone(torch.randn(2, 3, *size))).backward()
+    unused = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
 
 
 def test_I13_no_parameter_is_unused_with_swiglu_and_checkpointing():
-    backbone = tiny_dinov2(swiglu=True, with_cp=True).train()
-    sum((level**2).mean() for level in backbone(torch.randn(2, 3, 28, 28))).backward()
-    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+    for build_tiny in (tiny_dinov2, tiny_dinov3):
+        backbone = build_tiny(swiglu=True, with_cp=True).train()
+        sum((level**2).mean() for level in backbone(torch.randn(2, 3, 112, 112))).backward()
+        assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
 
 
-@BOTH
+@EACH
 def test_recomputing_changes_memory_not_gradients(name):
     grads = []
     for with_cp in (False, True):
         backbone = build(name, with_cp=with_cp).train()
-        (backbone(torch.ones(1, 3, 56, 56))[0] ** 2).mean().backward()
+        (backbone(torch.ones(1, 3, 112, 112))[0] ** 2).mean().backward()
         grads.append([p.grad for p in backbone.parameters()])
     for left, right in zip(*grads, strict=True):
         torch.testing.assert_close(left, right)
 
 
-@BOTH
+@EACH
 def test_blocks_behind_the_last_tap_do_not_exist(name):
     backbone = build(name, out_indices=[0, 1])
     whole = build(name)
     assert len(backbone.blocks) == 2
     assert not [k for k in backbone.state_dict() if k.startswith(f'{backbone.block_prefix}2.')]
     assert len(whole.blocks) == whole.depth == backbone.depth
+    if getattr(backbone, 'dense', False):
+        backbone = build(name, out_indices=[0, 1], dense=False)
     backbone.keep_tap(0)
     assert backbone.out_indices == (0,) and len(backbone.blocks) == 1
-    assert len(backbone(torch.randn(1, 3, 56, 56))) == 1
+    assert len(backbone(torch.randn(1, 3, 112, 112))) == 1
 
 
-@BOTH
+@EACH
 def test_negative_index_is_from_the_end_of_the_whole_depth(name):
     backbone = build(name, out_indices=[-2])
     assert backbone.out_indices == (backbone.depth - 2,)
 
 
-@BOTH
+@EACH
 def test_frozen_stays_in_evaluation_and_without_gradient(name):
     backbone = build(name, frozen=True)
     assert backbone.train() is backbone
@@ -347,15 +375,80 @@ def test_frozen_stays_in_evaluation_and_without_gradient(name):
     assert all(module.training for module in free.train().modules())
 
 
-@BOTH
+ATTENTION = {  # tensors of one block's attention, in each model's own words
+    'DINOv2': 5,
+    'DINOv3': 5,
+    'CLIPVision': 4,
+    'CLIPVision as MaskCLIP': 4,
+}
+
+
+@EACH
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_trainable_parts_get_gradients_and_the_others_none(name, with_cp):
+    backbone = build(name, trainable=('attn',), out_indices=[0, 1], with_cp=with_cp).train()
+    free = [n for n, p in backbone.named_parameters() if p.requires_grad]
+    assert len(free) == 2 * ATTENTION[name] and all('.attn.' in n for n in free)
+    sum((level**3).mean() for level in backbone(torch.randn(1, 3, 112, 112))).backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is not None] == free
+    whole = build(name, out_indices=[0, 1], with_cp=with_cp).train()
+    torch.manual_seed(5)
+    images = torch.randn(1, 3, 112, 112)
+    for model in (backbone, whole):
+        model.zero_grad()
+        sum((level**3).mean() for level in model(images)).backward()
+    grads = {n: p.grad for n, p in whole.named_parameters()}
+    for n, p in backbone.named_parameters():
+        assert p.grad is None or torch.equal(p.grad, grads[n])
+
+
+@EACH
+def test_what_comes_before_the_first_trainable_part_builds_no_graph(name):
+    backbone = build(name, trainable=['1.attn.'], out_indices=[1]).train()
+    seen = []
+    for index in (0, 1):
+        backbone.blocks[index].register_forward_hook(
+            lambda _, args, out: seen.append((args[0].requires_grad, out.requires_grad))
+        )
+    level = backbone(torch.randn(1, 3, 112, 112))[0]
+    assert seen[0] == (False, False) and seen[1:] in ([(False, True)], [])  # a value path: no call
+    assert level.requires_grad
+
+
+@EACH
+def test_trainable_is_one_name_or_several_and_none_is_all(name):
+    assert [p.requires_grad for p in build(name, trainable='attn').parameters()] == [
+        p.requires_grad for p in build(name, trainable=['attn']).parameters()
+    ]
+    fixed = [n for n, p in build(name).named_parameters() if not p.requires_grad]
+    assert fixed == (['proj'] if 'Mask' in name else [])
+
+
+@EACH
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(trainable=['attn'], frozen=True), r"trainable=\['attn'\] with frozen=True"),
+        (dict(trainable=[]), r'trainable=\[\].*at least one part'),
+        (dict(trainable=['attn', 'lora']), r"name contains 'lora'.*names are like \w+"),
+    ],
+)
+def test_trainable_that_makes_no_sense_is_told(name, kwargs, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build(name, **kwargs)
+    assert str(error.value).endswith('.') and '\n' not in str(error.value)
+
+
+@EACH
 def test_outputs_are_maps_of_any_batch_and_type(name):
     backbone = build(name)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        level = backbone(torch.randn(3, 3, 112, 56))[-1]
-    assert level.shape == (3, 16, 112 // backbone.patch_size, 56 // backbone.patch_size)
+        level = backbone(torch.randn(3, 3, 224, 112))[-1]
+    grid = (224 // backbone.patch_size, 112 // backbone.patch_size)
+    assert level.shape == (3, backbone.out_channels[-1], *grid)
 
 
-@BOTH
+@EACH
 def test_size_that_is_no_multiple_of_the_patch_names_itself_and_the_remedy(name):
     backbone = build(name)
     patch = backbone.patch_size
@@ -366,7 +459,7 @@ def test_size_that_is_no_multiple_of_the_patch_names_itself_and_the_remedy(name)
         backbone(torch.randn(1, 3, 60, 50))
 
 
-@BOTH
+@EACH
 def test_init_weights_twice_changes_nothing(name):
     backbone = build(name)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
@@ -375,12 +468,16 @@ def test_init_weights_twice_changes_nothing(name):
 
 
 def test_random_start_is_that_of_vision_transformers():
-    for backbone in (DINOv2(arch=TINY, img_size=56), CLIPVision(arch=TINY_CLIP)):
+    for backbone in (
+        DINOv2(arch=TINY, img_size=56),
+        DINOv3(arch=TINY_DINOV3),
+        CLIPVision(arch=TINY_CLIP),
+    ):
         backbone.init_weights()
         for module in backbone.modules():
             if isinstance(module, nn.Linear):
                 assert 0.01 < module.weight.std() < 0.03
-                assert not module.bias.any()
+                assert module.bias is None or not module.bias.any()
 
 
 @pytest.mark.parametrize(
@@ -397,12 +494,18 @@ def test_random_start_is_that_of_vision_transformers():
         (DINOv2, dict(arch=TINY, drop_path_rate=1.0), r'drop_path_rate=1\.0'),
         (DINOv2, dict(arch=TINY, layer_scale=0.0), r'layer_scale=0\.0'),
         (DINOv2, dict(arch=TINY, init_cfg=dict(type='Xavier')), 'Pretrained'),
+        (DINOv3, dict(arch='giant'), "no arch 'giant'.*small, small_plus, base, large, huge_plus"),
+        (DINOv3, dict(arch=dict(embed_dims=16)), 'num_heads, num_layers is missing'),
+        (DINOv3, dict(arch={**TINY_DINOV3, 'depth': 3}), 'depth is missing or unknown'),
+        (DINOv3, dict(arch={**TINY_DINOV3, 'num_heads': 8}), 'num_heads=8.*multiple of 4'),
+        (DINOv3, dict(arch=TINY_DINOV3, out_indices=[3]), r'3 blocks.*out_indices=\[3\]'),
         (CLIPVision, dict(arch='ViT-Q-7'), "no arch 'ViT-Q-7'.*ViT-L-14"),
         (CLIPVision, dict(arch='RN50'), "no arch 'RN50'.*plain ViT"),
         (CLIPVision, dict(arch='ViT-B-16-SigLIP'), 'plain ViT'),
         (CLIPVision, dict(arch=dict(width=16)), 'heads, image_size, layers, patch_size is missing'),
         (CLIPVision, dict(arch={**TINY_CLIP, 'image_size': 30}), 'image_size'),
         (CLIPVision, dict(arch=TINY_CLIP, out_indices=[-4]), '3 blocks'),
+        (CLIPVision, dict(arch=TINY_CLIP, dense=True), 'dense=True needs embed_dim'),
     ],
 )
 def test_wrong_arguments_are_told_in_one_sentence(cls, kwargs, message):

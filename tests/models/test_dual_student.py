@@ -9,9 +9,12 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
 
+from mmseg_semi_rs.models.losses import RankSum, stability_loss, taught_pixels
 from mmseg_semi_rs.models.segmentors import dual_student
 from mmseg_semi_rs.models.segmentors.student import decode
 from mmseg_semi_rs.models.utils import CutMix
+from mmseg_semi_rs.models.utils.fusion import fuse_logits
+from mmseg_semi_rs.structures import PseudoLabel
 from tests.models.tiny import CLASSES, SIZE, NoHostSync, samples, student, total
 
 GATE = 0.5
@@ -239,8 +242,6 @@ def test_C1_released_stability_has_no_gradient():
 
 
 def test_C1_stability_gradient_by_finite_differences():
-    from mmseg_semi_rs.models.losses import RankSum, stability_loss
-
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 3, 2, 4, generator=generator, dtype=torch.float64)
     partner = torch.randn(1, 3, 2, 4, generator=generator, dtype=torch.float64).softmax(1)
@@ -250,16 +251,25 @@ def test_C1_stability_gradient_by_finite_differences():
         square = (scores.softmax(1) - partner) ** 2
         return float((square * taught[:, None]).sum() / (3 * taught.sum()))
 
-    scores = logits.float().requires_grad_()
-    loss = stability_loss(scores, partner.float(), taught, RankSum(taught.sum()))
+    scores, target = logits.float().requires_grad_(), partner.float().requires_grad_()
+    loss = stability_loss(scores, target, taught, RankSum(taught.sum()))
     assert float(loss) == pytest.approx(value(logits), rel=1e-5)
     loss.backward()
+    assert target.grad is None, 'the teaching student learns nothing'
     step = 1e-5
     for index in range(logits.numel()):
         moved = torch.zeros_like(logits)
         moved.view(-1)[index] = step
         slope = (value(logits + moved) - value(logits - moved)) / (2 * step)
         assert float(scores.grad.view(-1)[index]) == pytest.approx(slope, abs=2e-6)
+
+
+def test_C3_padding_is_never_taught_whatever_its_weight():
+    sure = torch.ones(1, 1, 2)
+    valid = torch.tensor([[[True, False]]])
+    own = PseudoLabel(torch.zeros(1, 1, 2, dtype=torch.long), 0.1 * sure, 0 * sure, valid)
+    partner = own.replace(confidence=sure, weight=sure)
+    assert taught_pixels(own, partner).tolist() == [[[True, False]]]
 
 
 def test_C3_I5_padding_changes_no_unsupervised_loss():
@@ -551,8 +561,6 @@ def test_C6_fusion_is_better_than_both_where_each_is_sure_of_its_half(fusion):
         'a': torch.stack([sure] * 4 + [guess] * 4).T[:, None].expand(3, 4, 8),
         'b': torch.stack([guess] * 4 + [sure.roll(1)] * 4).T[:, None].expand(3, 4, 8),
     }
-    from mmseg_semi_rs.models.utils.fusion import fuse_logits
-
     fused = fuse_logits(scores['a'], scores['b'], fusion, dim=0)
     right = {name: float((each.argmax(0) == truth).float().mean()) for name, each in scores.items()}
     assert right == {'a': 0.5, 'b': 0.5}

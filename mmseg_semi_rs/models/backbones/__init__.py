@@ -3,6 +3,7 @@
 
 from .clip_vision import CLIPVision
 from .dinov2 import DINOv2
+from .dinov3 import DINOv3
 from .foundation import FoundationBackbone
 
-__all__ = ['CLIPVision', 'DINOv2', 'FoundationBackbone']
+__all__ = ['CLIPVision', 'DINOv2', 'DINOv3', 'FoundationBackbone']

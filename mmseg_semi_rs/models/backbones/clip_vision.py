@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..weights import WeightFile, read_neighbour
+from .clip_blocks import LeanQuickGELU, run_both_paths, run_value_path
 from .foundation import FoundationBackbone, resolve_taps, to_map
 
 _Arch = dict[str, Any]
 
 _ARCH_KEYS = {'width', 'layers', 'heads', 'patch_size', 'image_size'}
-_ARCH_OPTIONS = {'mlp_ratio', 'quick_gelu'}
+_ARCH_OPTIONS = {'mlp_ratio', 'quick_gelu', 'embed_dim'}
 # OpenAI's file for each architecture (openai/CLIP, MIT).
 _OPENAI_FILES = {
     'ViT-B-32': 'ViT-B-32.pt',
@@ -61,18 +62,32 @@ class CLIPVision(FoundationBackbone):
     built: no text tower, no ``ln_post``, no projection. The image may have any size in whole
     patches: the position embedding is resized in the forward pass.
 
+    With ``value_path`` and ``dense`` it has the form of MaskCLIP (Zhou et al., arXiv 2112.01071):
+    maps that stay local, the last one in the space of the text embeddings, of length 1 at each
+    place, so that its product with a text embedding is their cosine.
+
     Args:
         arch (str | dict): Name of an open_clip model whose vision tower is a plain ViT ('ViT-L-14',
             'ViT-B-16', 'ViT-L-14-quickgelu', ...; 'ViT-L/14' is understood); or a dict with
             **width**, **layers**, **heads**, **patch_size** and **image_size**, and optionally
-            **mlp_ratio** (default 4) and **quick_gelu** (default False). Defaults to
-            'ViT-L-14-quickgelu'.
+            **mlp_ratio** (default 4), **quick_gelu** (default False) and **embed_dim**, which
+            ``dense`` needs. Defaults to 'ViT-L-14-quickgelu'.
         out_indices (Sequence[int] | int | None): Blocks to hand out, 0-based, ascending, negative
             from the end. None takes the last. Defaults to None.
         quick_gelu (bool | None): Whether the activation is x * sigmoid(1.702 x), with which OpenAI
             trained, rather than GELU. None takes what the arch says (names that end in -quickgelu,
             or the dict); then weights known to want the other one are refused. Defaults to None.
+        value_path (bool): Hand out, instead of a block's output, what it makes of its input if no
+            place attends to another: x + out_proj(v), and the feed-forward layer on that. The
+            blocks in between run as ever. Defaults to False.
+        dense (bool): Send the last map through ``ln_post`` and the projection to the text
+            embeddings' space, which stays frozen, and normalise it to length 1 over the channels.
+            Defaults to False.
+        norm_eps (float | None): Epsilon of all LayerNorms. None takes the arch's own, which is the
+            1e-5 of OpenAI's models for most. Defaults to None.
         frozen (bool): Take the whole backbone out of training. Defaults to False.
+        trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
+            'attn'; the others are frozen. None trains all. Defaults to None.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
         checkpoint (str | None): Local weight file: OpenAI's TorchScript archive, or with the names
             of open_clip (whole or vision tower alone), Hugging Face, timm or mmpretrain, or a
@@ -99,7 +114,11 @@ class CLIPVision(FoundationBackbone):
         arch: str | _Arch = 'ViT-L-14-quickgelu',
         out_indices: Sequence[int] | int | None = None,
         quick_gelu: bool | None = None,
+        value_path: bool = False,
+        dense: bool = False,
+        norm_eps: float | None = None,
         frozen: bool = False,
+        trainable: Sequence[str] | None = None,
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
@@ -114,8 +133,14 @@ class CLIPVision(FoundationBackbone):
         self._activation_given = quick_gelu is not None
         self._activation_named = activation is not None
         self.out_indices = resolve_taps(out_indices, [-1], self.depth, self.label)
+        self.value_path, self.dense = value_path, dense
+        embed_dim = vision.pop('embed_dim', None)
+        if dense and embed_dim is None:
+            raise ValueError(f'{self.label} with dense=True needs embed_dim in arch: give it.')
+        if norm_eps is not None:
+            vision['norm_kwargs'] = {**(vision.get('norm_kwargs') or {}), 'eps': norm_eps}
         tower = _build_vision_tower(
-            embed_dim=1,
+            embed_dim=embed_dim if dense else 1,
             vision_cfg=CLIPVisionCfg(**{**vision, 'layers': self.out_indices[-1] + 1}),
             quick_gelu=self.quick_gelu,
         )
@@ -127,18 +152,54 @@ class CLIPVision(FoundationBackbone):
         self.positional_embedding = tower.positional_embedding
         self.ln_pre = tower.ln_pre
         self.transformer = tower.transformer
+        if dense:
+            self.ln_post = tower.ln_post
+            self.proj = tower.proj.requires_grad_(False)
         self._fixed_positions = not tower.positional_embedding.requires_grad
-        # open_clip before 2.25 runs its blocks with the sequence first.
-        self._batch_first = getattr(tower.transformer, 'batch_first', False)
-        self._settle(frozen, with_cp, checkpoint, init_cfg)
+        for block in tower.transformer.resblocks:
+            if value_path and not isinstance(block.attn, nn.MultiheadAttention):
+                raise ValueError(
+                    f'{self.label} has another attention than plain CLIP ({type(block.attn)}), '
+                    'which has no value path here: set value_path=False.'
+                )
+            # open_clip before 2.25 runs its blocks with the sequence first.
+            block.attn.batch_first = True
+            if self.quick_gelu:
+                block.mlp.gelu = LeanQuickGELU()
+        self._settle(frozen, trainable, with_cp, checkpoint, init_cfg)
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer's blocks, up to the last tap."""
         return self.transformer.resblocks
 
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each output; the dense one has those of the text embeddings."""
+        channels = super().out_channels
+        return (*channels[:-1], self.proj.shape[1]) if self.dense else channels
+
+    def keep_tap(self, position: int) -> None:
+        """Hand out one of the taps only, and drop the blocks behind it.
+
+        Args:
+            position (int): Index into ``out_indices``, negative from the end; with ``dense`` only
+                the last.
+
+        Raises:
+            ValueError: There is no such tap, or it is not the dense one.
+        """
+        if self.dense and position not in (-1, len(self.out_indices) - 1):
+            raise ValueError(
+                f'{self.label} embeds its last map (dense=True), which cannot be dropped for that '
+                f'at index {position}: keep index -1, or set dense=False.'
+            )
+        super().keep_tap(position)
+
     def _init_random(self) -> None:
         super()._init_random()
+        if self.dense:
+            nn.init.normal_(self.proj, std=self.embed_dims**-0.5)
         nn.init.trunc_normal_(self.class_embedding, std=0.02)
         if not self._fixed_positions:
             nn.init.trunc_normal_(self.positional_embedding, std=0.02)
@@ -203,7 +264,8 @@ class CLIPVision(FoundationBackbone):
                 multiples of ``patch_size``.
 
         Returns:
-            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / patch, W / patch).
+            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / patch, W / patch), C
+                as in ``out_channels``.
 
         Raises:
             ValueError: A side is no multiple of the patch size.
@@ -212,11 +274,28 @@ class CLIPVision(FoundationBackbone):
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_embedding.expand(len(images), 1, -1), patches], dim=1)
         tokens = self.ln_pre(tokens + self.position_embedding(grid))
-        if self._batch_first:
-            return self._run_blocks(tokens, lambda found: to_map(found[:, 1:], grid))
-        return self._run_blocks(
-            tokens.transpose(0, 1), lambda found: to_map(found[1:].transpose(0, 1), grid)
-        )
+        run = self._run_value_paths if self.value_path else self._run_blocks
+        maps = run(tokens, lambda found: to_map(found[:, 1:], grid))
+        return (*maps[:-1], self._embed(maps[-1])) if self.dense else maps
+
+    def _run_value_paths(
+        self, tokens: Tensor, read: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Run the blocks, and ``read`` the value path of each tap; the last has no other."""
+        maps = []
+        for index, block in enumerate(self.blocks[:-1]):
+            if index in self.out_indices:
+                tokens, values = self._run(run_both_paths, block, tokens)
+                maps.append(read(values))
+            else:
+                tokens = self._run(block, tokens)
+        maps.append(read(self._run(run_value_path, self.blocks[-1], tokens)))
+        return tuple(maps)
+
+    def _embed(self, level: Tensor) -> Tensor:
+        """Bring a map into the space of the text embeddings, in fp32 where its length is taken."""
+        embedding = self.ln_post(level.permute(0, 2, 3, 1)) @ self.proj
+        return F.normalize(embedding.float(), dim=-1).permute(0, 3, 1, 2)
 
 
 def _named(name: str) -> tuple[_Arch, bool | None]:
@@ -233,6 +312,7 @@ def _named(name: str) -> tuple[_Arch, bool | None]:
     # The part behind the blocks is not built; patches are never dropped.
     vision.update(attentional_pool=False, patch_dropout=0.0)
     vision = {field.name: vision.get(field.name, field.default) for field in fields(CLIPVisionCfg)}
+    vision['embed_dim'] = config['embed_dim']
     return vision, True if config.get('quick_gelu') else None
 
 
@@ -259,6 +339,7 @@ def _custom(arch: _Arch) -> tuple[_Arch, bool | None]:
         patch_size=patch,
         image_size=side,
         mlp_ratio=arch.get('mlp_ratio', 4.0),
+        embed_dim=arch.get('embed_dim'),
     )
     return vision, arch.get('quick_gelu')
 

@@ -80,6 +80,8 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         drop_path_rate (float): Stochastic depth of the last block, rising linearly over the whole
             depth, in [0, 1). Defaults to 0.0.
         frozen (bool): Take the whole backbone out of training. Defaults to False.
+        trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
+            'attn'; the others are frozen. None trains all. Defaults to None.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
         checkpoint (str | None): Local weight file with the names of Meta, timm, Hugging Face or
             mmpretrain, or a checkpoint that contains this backbone; loaded by ``init_weights``.
@@ -110,6 +112,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         layer_scale: float = 1.0,
         drop_path_rate: float = 0.0,
         frozen: bool = False,
+        trainable: Sequence[str] | None = None,
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
@@ -155,7 +158,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         self.depth = depth
         self.out_indices = taps
         self.patch_size = patch_size
-        self._settle(frozen, with_cp, checkpoint, init_cfg)
+        self._settle(frozen, trainable, with_cp, checkpoint, init_cfg)
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -7,6 +7,7 @@ import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ..weights import WeightFile, load_pretrained
+from ..weights import Translation, WeightFile, load_pretrained
 
 
 class FoundationBackbone(BaseModule):
@@ -25,9 +26,10 @@ class FoundationBackbone(BaseModule):
     the last tap do not exist, so no parameter is without gradient and no work is in vain.
 
     Attributes:
-        family (str): Whose weights it loads, ``'DINOv2'`` or ``'CLIP'``.
+        family (str): Whose weights it loads: ``'DINOv2'``, ``'DINOv3'`` or ``'CLIP'``.
         block_prefix (str): Name of the list of blocks in the state dict, with the final dot.
-        position_name (str): Name of the position embedding in the state dict.
+        position_name (str): Name of the position embedding in the state dict, empty where none is
+            stored.
         name_aliases (dict[str, str]): See :class:`~mmseg_semi_rs.models.weights.Loadable`.
         label (str): How messages call this very model.
         origin (str): File, project and licence of its public weights.
@@ -36,12 +38,13 @@ class FoundationBackbone(BaseModule):
         patch_size (int): Side of a patch in pixels; image sides must be multiples of it.
         embed_dims (int): Width.
         frozen (bool): Whether the whole backbone is out of training.
+        trainable (tuple[str, ...] | None): What trains, see :meth:`_settle`; None is all.
         checkpoint (str | None): The weight file, which sets every tensor; None starts at random.
     """
 
     family: str
     block_prefix: str
-    position_name: str
+    position_name: str = ''
     name_aliases: Mapping[str, str] = {}
     label: str
     origin: str
@@ -50,18 +53,36 @@ class FoundationBackbone(BaseModule):
     patch_size: int
     embed_dims: int
     frozen: bool
+    trainable: tuple[str, ...] | None
     with_cp: bool
     checkpoint: str | None
 
     def _settle(
         self,
         frozen: bool,
+        trainable: Sequence[str] | None,
         with_cp: bool,
         checkpoint: str | None,
         init_cfg: dict[str, Any] | None,
     ) -> None:
-        """Take the arguments that all subclasses share; the modules exist by now."""
+        """Take the arguments that all subclasses share; the modules exist by now.
+
+        Args:
+            frozen (bool): Take the whole backbone out of training.
+            trainable (Sequence[str] | None): Parts of the names of the parameters that train; all
+                others get no gradient. None trains all. What is fixed anyway stays so.
+            with_cp (bool): Recompute blocks in the backward pass.
+            checkpoint (str | None): Local weight file.
+            init_cfg (dict | None): Another way to give the checkpoint.
+
+        Raises:
+            ValueError: ``trainable`` names nothing, or contradicts ``frozen``; both ways of giving
+                a checkpoint are used.
+        """
         self.frozen = frozen
+        self.trainable = None
+        if trainable is not None:
+            self.trainable = (trainable,) if isinstance(trainable, str) else tuple(trainable)
         self.with_cp = with_cp
         self.checkpoint, self.checkpoint_prefix = checkpoint, None
         if init_cfg is not None:
@@ -75,6 +96,27 @@ class FoundationBackbone(BaseModule):
             self.checkpoint_prefix = init_cfg.get('prefix')
         if frozen:
             self.requires_grad_(False)
+        if self.trainable is not None:
+            self._train_only(self.trainable)
+
+    def _train_only(self, patterns: tuple[str, ...]) -> None:
+        """Take all parameters out of training whose names contain none of the patterns."""
+        free = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        if self.frozen or not patterns:
+            raise ValueError(
+                f'{self.label} got trainable={list(patterns)} with frozen={self.frozen}: give '
+                'frozen=True alone to train nothing, or trainable alone with at least one part of '
+                "a parameter's name."
+            )
+        idle = [part for part in patterns if not any(part in name for name in free)]
+        if idle:
+            raise ValueError(
+                f'{self.label} has no parameter to train whose name contains {idle[0]!r} '
+                f'(trainable={list(patterns)}): its names are like '
+                f'{", ".join(list(free)[:2] + list(free)[len(free) // 2 :][:4])}.'
+            )
+        for name, weight in free.items():
+            weight.requires_grad_(any(part in name for part in patterns))
 
     @property
     @abstractmethod
@@ -127,19 +169,23 @@ class FoundationBackbone(BaseModule):
             )
         return height // patch, width // patch
 
-    def _run_blocks(self, tokens: Tensor, read: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
-        """Run the blocks, and ``read`` what each tap hands out."""
+    def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
+        """Run a part; ``with_cp`` has its inner results computed anew in the backward pass."""
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return recompute(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def _run_blocks(
+        self, tokens: Tensor, read: Callable[[Tensor], Tensor], *inputs: Any
+    ) -> tuple[Tensor, ...]:
+        """Run the blocks on tokens and ``inputs``, and ``read`` what each tap hands out."""
         maps = []
         for index, block in enumerate(self.blocks):
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                tokens = recompute(block, tokens, use_reentrant=False)
-            else:
-                tokens = block(tokens)
+            tokens = self._run(block, tokens, *inputs)
             if index in self.out_indices:
                 maps.append(read(tokens))
         return tuple(maps)
 
-    @abstractmethod
     def fit_position(self, embedding: Tensor) -> Tensor:
         """Resize a stored position embedding to this model's own grid.
 
@@ -150,6 +196,7 @@ class FoundationBackbone(BaseModule):
         Returns:
             Tensor: As this model stores it.
         """
+        return embedding
 
     def check_weights(self, file: WeightFile, format_name: str) -> None:
         """Refuse weights that fit by shape but not by what they were trained with.
@@ -157,6 +204,14 @@ class FoundationBackbone(BaseModule):
         Args:
             file (WeightFile): The file.
             format_name (str): Whose names it has.
+        """
+
+    def adapt_weights(self, found: Translation, path: Path) -> None:
+        """Bring translated tensors into the form that this very model stores, without loss.
+
+        Args:
+            found (Translation): The tensors of a file under our names; changed in place.
+            path (Path): The file, for messages.
         """
 
     def _init_random(self) -> None:

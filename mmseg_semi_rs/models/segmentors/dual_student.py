@@ -265,7 +265,7 @@ class DualStudentSegmentor(BaseSegmentor):
         """Initialise the students, then make the teachers exact copies of them."""
         for student in self.students.values():
             student.init_weights()
-        self.update_teacher(0.0)
+        self.teachers.load_state_dict(self.students.state_dict() if self.teachers else {})
         self._is_init = True
 
     def train(self, mode: bool = True) -> DualStudentSegmentor:

@@ -1,19 +1,16 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Recognises whose key names a weight file has, and translates them.
+"""Whose key names a weight file may have, and what our modules call the same tensors.
 
-The targets are the names of our own modules: mmpretrain's for DINOv2, open_clip's vision tower for
-CLIP. A target ending in ``#0``, ``#1``, ``#2`` is one third of a fused query-key-value tensor.
+The targets are the names of our own modules: mmpretrain's for DINOv2, timm's for DINOv3, those of
+open_clip's vision tower for CLIP. A target ending in ``#0``, ``#1``, ``#2`` is one third of a fused
+query-key-value tensor, one ending in ``#T`` is stored transposed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-
-import torch
-from torch import Tensor
+from collections.abc import Collection
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class KeyFormat:
 
     Attributes:
         name (str): The project, as messages call it.
-        family (str): Which backbone's weights these are, ``'DINOv2'`` or ``'CLIP'``.
+        family (str): Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'`` or ``'CLIP'``.
         anchor (str): The patch embedding's weight: every file has it, and what precedes it is the
             prefix of the backbone in the file.
         requires (tuple[str, ...]): Other names (behind the prefix) that must be there.
@@ -30,7 +27,9 @@ class KeyFormat:
         rules (tuple[tuple[str, str], ...]): Regular expressions and replacements, all applied in
             order.
         drops (tuple[tuple[str, str], ...]): Regular expressions of names that are left out on
-            purpose, and why.
+            purpose, and why; unless the model has the tensor.
+        beside (tuple[tuple[str, str], ...]): Names next to the backbone in the file, one level up,
+            and what they are called here; used where the model has the tensor.
     """
 
     name: str
@@ -40,6 +39,7 @@ class KeyFormat:
     forbids: tuple[str, ...] = ()
     rules: tuple[tuple[str, str], ...] = ()
     drops: tuple[tuple[str, str], ...] = ()
+    beside: tuple[tuple[str, str], ...] = ()
 
     def prefixes(self, keys: Collection[str]) -> list[str]:
         """Where in a file this format's weights are.
@@ -73,6 +73,7 @@ class KeyFormat:
 _MASK_TOKEN = 'mask token, only used in pretraining'
 _POOLING = 'pooling and projection behind the patch tokens'
 _CLASSIFIER = 'classification head'
+_LOCAL_NORM = 'norm of the class token of local crops, only used in pretraining'
 
 _TIMM_DINOV2_RULES = (
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
@@ -139,6 +140,53 @@ FORMATS: tuple[KeyFormat, ...] = (
         drops=((r'embeddings\.mask_token$', _MASK_TOKEN),),
     ),
     KeyFormat(
+        'Meta',
+        'DINOv3',
+        'patch_embed.proj.weight',
+        requires=('cls_token', 'storage_tokens'),
+        forbids=('pos_embed',),
+        rules=(
+            (r'^storage_tokens$', 'reg_token'),
+            (r'^rope_embed\.', 'rope.'),
+            (r'\.ls([12])\.gamma$', r'.gamma_\1'),
+            (r'\.mlp\.w1\.', '.mlp.fc1_g.'),
+            (r'\.mlp\.w2\.', '.mlp.fc1_x.'),
+            (r'\.mlp\.w3\.', '.mlp.fc2.'),
+        ),
+        drops=((r'mask_token$', _MASK_TOKEN), (r'local_cls_norm\.', _LOCAL_NORM)),
+    ),
+    KeyFormat(
+        'timm',
+        'DINOv3',
+        'patch_embed.proj.weight',
+        requires=('cls_token', 'reg_token', 'blocks.0.gamma_1'),
+        forbids=('pos_embed',),
+        drops=((r'head\.', _CLASSIFIER),),
+    ),
+    KeyFormat(
+        'Hugging Face',
+        'DINOv3',
+        'embeddings.patch_embeddings.weight',
+        requires=('embeddings.cls_token', 'embeddings.register_tokens'),
+        rules=(
+            (r'^embeddings\.patch_embeddings\.', 'patch_embed.proj.'),
+            (r'^embeddings\.cls_token$', 'cls_token'),
+            (r'^embeddings\.register_tokens$', 'reg_token'),
+            (r'^rope_embeddings\.', 'rope.'),
+            (r'^(?:model\.|encoder\.)?layer\.(\d+)\.', r'blocks.\1.'),
+            (r'\.attention\.([qv])_proj\.bias$', r'.attn.\1_bias'),
+            (r'\.attention\.q_proj\.weight$', '.attn.qkv.weight#0'),
+            (r'\.attention\.k_proj\.weight$', '.attn.qkv.weight#1'),
+            (r'\.attention\.v_proj\.weight$', '.attn.qkv.weight#2'),
+            (r'\.attention\.o_proj\.', '.attn.proj.'),
+            (r'\.layer_scale([12])\.lambda1$', r'.gamma_\1'),
+            (r'\.mlp\.gate_proj\.', '.mlp.fc1_g.'),
+            (r'\.mlp\.up_proj\.', '.mlp.fc1.'),
+            (r'\.mlp\.down_proj\.', '.mlp.fc2.'),
+        ),
+        drops=((r'embeddings\.mask_token$', _MASK_TOKEN),),
+    ),
+    KeyFormat(
         'open_clip',
         'CLIP',
         'conv1.weight',
@@ -155,6 +203,7 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'^embeddings\.class_embedding$', 'class_embedding'),
             (r'^embeddings\.position_embedding\.weight$', 'positional_embedding'),
             (r'^pre_layrnorm\.', 'ln_pre.'),
+            (r'^post_layernorm\.', 'ln_post.'),
             (r'^encoder\.layers\.(\d+)\.', r'transformer.resblocks.\1.'),
             (r'\.self_attn\.q_proj\.(weight|bias)$', r'.attn.in_proj_\1#0'),
             (r'\.self_attn\.k_proj\.(weight|bias)$', r'.attn.in_proj_\1#1'),
@@ -168,6 +217,7 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'post_layernorm\.', _POOLING),
             (r'embeddings\.position_ids$', 'running numbers, no weights'),
         ),
+        beside=(('visual_projection.weight', 'proj#T'),),
     ),
     KeyFormat(
         'timm',
@@ -179,6 +229,8 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'^cls_token$', 'class_embedding'),
             (r'^pos_embed$', 'positional_embedding'),
             (r'^norm_pre\.', 'ln_pre.'),
+            (r'^norm\.', 'ln_post.'),
+            (r'^head\.weight$', 'proj#T'),
             (r'^blocks\.(\d+)\.', r'transformer.resblocks.\1.'),
             (r'\.norm([12])\.', r'.ln_\1.'),
             (r'\.attn\.qkv\.(weight|bias)$', r'.attn.in_proj_\1'),
@@ -198,6 +250,7 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'^cls_token$', 'class_embedding'),
             (r'^pos_embed$', 'positional_embedding'),
             (r'^pre_norm\.', 'ln_pre.'),
+            (r'^ln1\.', 'ln_post.'),
             (r'^layers\.(\d+)\.', r'transformer.resblocks.\1.'),
             (r'(resblocks\.\d+)\.ln([12])\.', r'\1.ln_\2.'),
             (r'\.attn\.qkv\.(weight|bias)$', r'.attn.in_proj_\1'),
@@ -208,97 +261,3 @@ FORMATS: tuple[KeyFormat, ...] = (
         drops=((r'ln1\.', _POOLING),),
     ),
 )
-
-
-@dataclass
-class Translation:
-    """A file's tensors under the names of our modules.
-
-    Attributes:
-        format (KeyFormat): What was recognised.
-        prefix (str): Where in the file the backbone was.
-        tensors (dict[str, Tensor]): Translated; query, key and value are fused.
-        sources (dict[str, str]): For each translated name the (first) name in the file.
-        dropped (dict[str, list[str]]): Reason to names in the file that are left out on purpose.
-    """
-
-    format: KeyFormat
-    prefix: str
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    sources: dict[str, str] = field(default_factory=dict)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-
-    def drop(self, reason: str, key: str) -> None:
-        """Note a name that is left out."""
-        self.dropped.setdefault(reason, []).append(key)
-
-
-def translate(
-    tensors: Mapping[str, Tensor], family: str, path: Path, prefix: str | None = None
-) -> Translation:
-    """Recognise a file by its names and translate them.
-
-    Args:
-        tensors (Mapping[str, Tensor]): The file.
-        family (str): The backbone that the weights are wanted for, ``'DINOv2'`` or ``'CLIP'``.
-        path (Path): For messages.
-        prefix (str | None): Where in the file the backbone is, with or without the final dot; None
-            finds it. Defaults to None.
-
-    Returns:
-        Translation: All names of the file, translated or dropped with a reason.
-
-    Raises:
-        ValueError: The file has registers, is of another family or of no known format, or it holds
-            several such backbones.
-    """
-    found = [(form, at) for form in FORMATS for at in form.prefixes(tensors.keys())]
-    ours = [(form, at) for form, at in found if form.family == family]
-    if prefix is not None:
-        wanted = prefix if not prefix or prefix.endswith('.') else prefix + '.'
-        ours = [(form, at) for form, at in ours if at == wanted]
-    registers = [k for k in tensors if k.endswith(('register_tokens', 'reg_token'))]
-    if registers and family == 'DINOv2':
-        raise ValueError(
-            f'The weight file {path} is a DINOv2 with registers ({registers[0]}), which is another '
-            'model: give the file without registers (its name lacks "_reg4" or "-with-registers").'
-        )
-    if not ours:
-        what = (
-            f'{found[0][0].family} weights ({found[0][0].name} names)' if found else 'other names'
-        )
-        names = ', '.join(form.name for form in FORMATS if form.family == family)
-        where = '' if prefix is None else f' under the prefix {prefix!r}'
-        raise ValueError(
-            f'The weight file {path} holds {what}, first {", ".join(list(tensors)[:3])}, where '
-            f'{family} weights were expected{where}: give a {family} file with the names of '
-            f'{names}.'
-        )
-    if len(ours) > 1:
-        places = ', '.join(repr(at.rstrip('.')) for _, at in ours)
-        raise ValueError(
-            f'The weight file {path} holds {len(ours)} {family} backbones, under {places}: choose '
-            "one with init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)."
-        )
-    form, at = ours[0]
-    result = Translation(form, at)
-    thirds: dict[str, dict[int, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if not key.startswith(at):
-            result.drop(f'outside the backbone ({key.split(".")[0]})', key)
-            continue
-        name = key[len(at) :]
-        reason = form.drop_reason(name)
-        if reason is not None:
-            result.drop(reason, key)
-            continue
-        target, _, third = form.translate(name).partition('#')
-        result.sources.setdefault(target, key)
-        if third:
-            thirds.setdefault(target, {})[int(third)] = tensor
-        else:
-            result.tensors[target] = tensor
-    for target, parts in thirds.items():
-        # An incomplete set stays too short and is reported as a tensor of another shape.
-        result.tensors[target] = torch.cat([parts[i] for i in sorted(parts)])
-    return result

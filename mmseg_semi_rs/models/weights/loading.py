@@ -15,19 +15,19 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .files import WeightFile, read_weight_file
-from .formats import Translation, translate
+from .translation import Translation, translate
 
 
 class Loadable(Protocol):
     """What :func:`load_pretrained` asks of a backbone.
 
     Attributes:
-        family (str): ``'DINOv2'`` or ``'CLIP'``.
+        family (str): ``'DINOv2'``, ``'DINOv3'`` or ``'CLIP'``.
         label (str): How messages call this very model.
         origin (str): File, project and licence of its public weights.
         depth (int): Number of blocks of the whole architecture.
         block_prefix (str): Name of the list of blocks, with the final dot.
-        position_name (str): Name of the position embedding.
+        position_name (str): Name of the position embedding, empty where none is stored.
         name_aliases (Mapping[str, str]): Further renaming within a block, where this very model
             names a layer differently than the format's table.
     """
@@ -46,6 +46,10 @@ class Loadable(Protocol):
 
     def check_weights(self, file: WeightFile, format_name: str) -> None:
         """Refuse weights that fit by shape but not by what they were trained with."""
+        ...
+
+    def adapt_weights(self, found: Translation, path: Path) -> None:
+        """Bring translated tensors into the form that this very model stores, without loss."""
         ...
 
     def state_dict(self, *, keep_vars: bool) -> dict[str, Tensor]:
@@ -86,7 +90,7 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
     fit, nothing is changed.
 
     Args:
-        backbone (Loadable): ``DINOv2`` or ``CLIPVision``.
+        backbone (Loadable): ``DINOv2``, ``DINOv3`` or ``CLIPVision``.
         path (str | Path): See :func:`~mmseg_semi_rs.models.weights.read_weight_file`.
         prefix (str | None): Where in the file the backbone is; None finds it. Defaults to None.
 
@@ -99,9 +103,10 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
             first keys that differ.
     """
     file = read_weight_file(path, backbone.origin)
-    found = translate(file.tensors, backbone.family, file.path, prefix)
-    backbone.check_weights(file, found.format.name)
     targets = backbone.state_dict(keep_vars=True)
+    found = translate(file.tensors, backbone.family, file.path, prefix, wanted=targets)
+    backbone.check_weights(file, found.format.name)
+    backbone.adapt_weights(found, file.path)
     report = LoadReport(file.path, found.format.name, dropped=found.dropped)
     blocks = _count_blocks(backbone, targets)
 

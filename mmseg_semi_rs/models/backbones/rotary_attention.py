@@ -1,0 +1,120 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Self-attention with DINOv3's rotary positions (Simeoni et al., arXiv 2508.10104, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_ROPE_BASE = 100.0
+
+
+def rotary_periods(width: int, device: torch.device | None = None) -> Tensor:
+    """Periods of the rotary position embedding, in units of half an image side.
+
+    Args:
+        width (int): Channels of a head, a multiple of 4.
+        device (torch.device | None): Where. Defaults to None, the current default device.
+
+    Returns:
+        Tensor: Shape (width / 4,), fp32, rising from 1 towards 100.
+    """
+    steps = torch.arange(width // 4, device=device, dtype=torch.float32)
+    return _ROPE_BASE ** (steps / (width // 4))
+
+
+def rotary_embedding(
+    grid: tuple[int, int], width: int, device: torch.device | None = None
+) -> Tensor:
+    """Sines and cosines that turn queries and keys by the place of their patch.
+
+    The centre of a patch has coordinates in (-1, 1), down and across, whatever the image size; an
+    angle is 2 pi times a coordinate over a period. All in fp32, and without reading from the
+    device.
+
+    Args:
+        grid (tuple[int, int]): Patches down and across, h and w.
+        width (int): Channels of a head, a multiple of 4.
+        device (torch.device | None): Where. Defaults to None, the current default device.
+
+    Returns:
+        Tensor: Shape (h * w, 2 * width): sines, then cosines; channels are (down, across), twice.
+    """
+    centres = [
+        2 * torch.arange(0.5, side, device=device, dtype=torch.float32) / side - 1 for side in grid
+    ]
+    places = torch.stack(torch.meshgrid(*centres, indexing='ij'), dim=-1).flatten(0, 1)
+    angles = 2 * math.pi * places[..., None] / rotary_periods(width, device)
+    angles = angles.flatten(1).tile(2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the last vectors, those of patches; the tokens in front of them have no place.
+
+    Args:
+        vectors (Tensor): Shape (..., N, width).
+        rotation (Tensor): From :func:`rotary_embedding`, for the last h * w <= N tokens, fp32.
+
+    Returns:
+        Tensor: The same shape and dtype; what is turned is computed in fp32.
+    """
+    first = vectors.shape[-2] - rotation.shape[0]
+    sines, cosines = rotation.chunk(2, dim=-1)
+    patches = vectors[..., first:, :]
+    one, two = patches.chunk(2, dim=-1)
+    turned = patches * cosines + torch.cat([-two, one], dim=-1) * sines
+    return torch.cat([vectors[..., :first, :], turned.to(vectors.dtype)], dim=-2)
+
+
+class RotaryAttention(nn.Module):
+    """DINOv3's attention, with the names of timm's ``EvaAttention``, but leaner.
+
+    Queries and keys are computed apart from the values: of one fused tensor the backward pass would
+    keep all three thirds for the sake of the values, beside the queries and keys that were turned,
+    a seventh of all that a block keeps. Nor is there a bias of the key, not even as a buffer.
+
+    Args:
+        width (int): Channels, a multiple of ``heads``.
+        heads (int): Heads, each of a multiple of 4 channels.
+        qkv_bias (bool): Whether query and value have a bias.
+    """
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
+        self.v_bias = nn.Parameter(torch.zeros(width)) if qkv_bias else None
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, tokens: Tensor, rope: Tensor, attn_mask: None = None, is_causal: bool = False
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            tokens (Tensor): Shape (B, N, C).
+            rope (Tensor): From :func:`rotary_embedding`, for the last h * w tokens.
+            attn_mask (None): Taken from timm's block, and not used.
+            is_causal (bool): Likewise.
+
+        Returns:
+            Tensor: Shape (B, N, C).
+        """
+        width = tokens.shape[-1]
+        weight, value_weight = self.qkv.weight.split([2 * width, width])
+        # The key, the second half, has none.
+        bias = None if self.q_bias is None else F.pad(self.q_bias, (0, width))
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (
+                *F.linear(tokens, weight, bias).chunk(2, dim=-1),
+                F.linear(tokens, value_weight, self.v_bias),
+            )
+        )
+        mixed = F.scaled_dot_product_attention(rotate(query, rope), rotate(key, rope), value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))

@@ -1,0 +1,121 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Recognises whose key names a weight file has, and gives its tensors our names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .formats import FORMATS, KeyFormat
+
+
+@dataclass
+class Translation:
+    """A file's tensors under the names of our modules.
+
+    Attributes:
+        format (KeyFormat): What was recognised.
+        prefix (str): Where in the file the backbone was.
+        tensors (dict[str, Tensor]): Translated; query, key and value are fused.
+        sources (dict[str, str]): For each translated name the (first) name in the file.
+        dropped (dict[str, list[str]]): Reason to names in the file that are left out on purpose.
+    """
+
+    format: KeyFormat
+    prefix: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, reason: str, key: str) -> None:
+        """Note a name that is left out."""
+        self.dropped.setdefault(reason, []).append(key)
+
+
+def translate(
+    tensors: Mapping[str, Tensor],
+    family: str,
+    path: Path,
+    prefix: str | None = None,
+    wanted: Collection[str] = (),
+) -> Translation:
+    """Recognise a file by its names and translate them.
+
+    Args:
+        tensors (Mapping[str, Tensor]): The file.
+        family (str): The backbone that the weights are wanted for: ``'DINOv2'``, ``'DINOv3'`` or
+            ``'CLIP'``.
+        path (Path): For messages.
+        prefix (str | None): Where in the file the backbone is, with or without the final dot; None
+            finds it. Defaults to None.
+        wanted (Collection[str]): Our names of the tensors that the model has. What most models
+            leave out of such a file is kept where it is among them. Defaults to ().
+
+    Returns:
+        Translation: All names of the file, translated or dropped with a reason.
+
+    Raises:
+        ValueError: The file has registers, is of another family or of no known format, or it holds
+            several such backbones.
+    """
+    found = [(form, at) for form in FORMATS for at in form.prefixes(tensors.keys())]
+    ours = [(form, at) for form, at in found if form.family == family]
+    if prefix is not None:
+        place = prefix if not prefix or prefix.endswith('.') else prefix + '.'
+        ours = [(form, at) for form, at in ours if at == place]
+    registers = [
+        key
+        for key in tensors
+        for _, at in ours
+        if key.startswith(at) and key.endswith(('register_tokens', 'reg_token'))
+    ]
+    if registers and family == 'DINOv2':
+        raise ValueError(
+            f'The weight file {path} is a DINOv2 with registers ({registers[0]}), which is another '
+            'model: give the file without registers (its name lacks "_reg4" or "-with-registers").'
+        )
+    if not ours:
+        what = (
+            f'{found[0][0].family} weights ({found[0][0].name} names)' if found else 'other names'
+        )
+        names = ', '.join(form.name for form in FORMATS if form.family == family)
+        where = '' if prefix is None else f' under the prefix {prefix!r}'
+        raise ValueError(
+            f'The weight file {path} holds {what}, first {", ".join(list(tensors)[:3])}, where '
+            f'{family} weights were expected{where}: give a {family} file with the names of '
+            f'{names}.'
+        )
+    if len(ours) > 1:
+        places = ', '.join(repr(at.rstrip('.')) for _, at in ours)
+        raise ValueError(
+            f'The weight file {path} holds {len(ours)} {family} backbones, under {places}: choose '
+            "one with init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)."
+        )
+    form, at = ours[0]
+    result = Translation(form, at)
+    parent = at[: at.rstrip('.').rfind('.') + 1]
+    beside = {parent + name: target for name, target in form.beside}
+    thirds: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in tensors.items():
+        inside = key.startswith(at)
+        name = form.translate(key[len(at) :]) if inside else beside.get(key, '')
+        target, _, part = name.partition('#')
+        if target not in wanted:
+            outside = f'outside the backbone ({key.split(".")[0]})'
+            reason = form.drop_reason(key[len(at) :]) if inside else outside
+            if reason is not None:
+                result.drop(reason, key)
+                continue
+        result.sources.setdefault(target, key)
+        if part.isdigit():
+            thirds.setdefault(target, {})[int(part)] = tensor
+        else:
+            result.tensors[target] = tensor.T if part else tensor
+    for target, parts in thirds.items():
+        # An incomplete set stays too short and is reported as a tensor of another shape.
+        result.tensors[target] = torch.cat([parts[i] for i in sorted(parts)])
+    return result
