@@ -7,11 +7,12 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint versions clean
+.PHONY: help install demo demo-co2s test lint versions clean
 
 help:
 	@echo 'make install  .venv with the tested versions and this package (editable)'
 	@echo 'make demo     train, evaluate and draw on fabricated aerial scenes, on the CPU'
+	@echo 'make demo-co2s the same with two students that teach each other'
 	@echo 'make test     linters, types and all tests'
 	@echo 'make lint     linters and types'
 	@echo 'make versions what is installed in .venv'
@@ -41,6 +42,9 @@ versions: $(STAMP) versions-of-venv
 
 demo: $(STAMP)
 	$(BIN)/python tools/demo.py
+
+demo-co2s: $(STAMP)
+	$(BIN)/python tools/demo.py --methods co2s-supervised co2s --out work_dirs/demo_co2s
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

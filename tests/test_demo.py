@@ -12,6 +12,22 @@ from tests.tools.tiny_training import ROOT
 
 
 @pytest.mark.slow
+def test_demo_of_two_students_needs_no_stand_ins(tmp_path):
+    demo = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick']
+    done = subprocess.run(
+        [*demo, '--methods', 'co2s-supervised', 'co2s'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Image.open(tmp_path / 'work_dirs' / 'demo' / 'demo.png').width > 600
+    table = next(line for line in done.stdout.splitlines() if 'mean' in line)
+    assert len(re.findall(r'\d+\.\d', table)) == 6
+    assert not (tmp_path / 'data' / 'demo_teachers').exists()
+
+
+@pytest.mark.slow
 def test_demo_trains_resumes_evaluates_and_draws(tmp_path):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick'],

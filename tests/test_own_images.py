@@ -53,7 +53,7 @@ def test_one_command_compares_the_methods(compare, folder, tmp_path, monkeypatch
     arguments = [
         'compare.py', str(folder), '--classes', 'a', 'b', 'c', '--iters', '2', '--out', str(out),
         '--labelled', 'splits/labelled_{seed}.txt', '--unlabelled', 'splits/unlabelled.txt',
-        '--val', 'splits/val.txt', '--student-weights', str(weights), '--teacher-weights',
+        '--val', 'splits/val.txt', '--student-weights', str(weights), '--second-weights',
         str(weights), '--cfg-options', 'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
         'val_dataloader.persistent_workers=False',

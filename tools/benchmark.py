@@ -52,6 +52,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='count operations, and set them against a measured matrix product',
     )
     parser.add_argument(
+        '--activations',
+        action='store_true',
+        help='count what autograd keeps for the backward pass at most, in the first step',
+    )
+    parser.add_argument(
         '--loader', action='store_true', help='measure only the transforms, on one core'
     )
     parser.add_argument(
@@ -238,7 +243,7 @@ def benchmark_steps(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix='mmseg_semi_rs_benchmark_') as folder:
         cfg.work_dir = folder
         runner = Runner.from_cfg(cfg)
-        hook = TimeStepsHook(args.steps, args.warmup, args.repeat_batch, args.mfu)
+        hook = TimeStepsHook(args.steps, args.warmup, args.repeat_batch, args.mfu, args.activations)
         runner.register_hook(hook, priority='LOWEST')
         runner.train()
         for handler in list(runner.logger.handlers):
@@ -271,6 +276,8 @@ def print_steps(figures: dict[str, Any]) -> None:
         print(f'  {part:<18}{1000 * seconds:10.1f} ms {100 * seconds / step:6.1f} %')
     kind = 'GPU' if torch.cuda.is_available() else 'process'
     print(f'peak {kind} memory {figures["peak_memory"] / 2**30:.2f} GiB')
+    if figures['activations']:
+        print(f'saved activations at most {figures["activations"] / 2**30:.2f} GiB')
     if 'mfu' in figures:
         print(
             f'{figures["flops"] / 1e12:.2f} TFLOP per step, matrix product '

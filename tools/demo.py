@@ -2,6 +2,7 @@
 """The whole story in minutes on a CPU, with nothing downloaded: data, teachers, training, figures.
 
     make demo
+    make demo-co2s
     python tools/demo.py --iters 400 --seed 0 --out work_dirs/demo
     python tools/demo.py --quick                # a few iterations, to see that everything works
 
@@ -10,6 +11,8 @@
 3. Trains the same student twice, for the same number of steps: on the labels alone, and by RS-MTDF
    on labelled and unlabelled tiles with both stand-ins as frozen teachers. The supervised run is
    killed half-way and resumed from its checkpoint.
+   With --methods co2s-supervised co2s: the same two students on the labels alone, and by Co2S; no
+   stand-ins are needed.
 4. Validates both on scenes that neither has seen, prints a table and draws a picture.
 
 Nothing was tuned on the scenes that are evaluated here (seed 0); difficulty, learning rate and the
@@ -50,6 +53,21 @@ from mmseg_semi_rs.visualization.panels import colorize, draw_panels, legend, sa
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
 TRAIN = ROOT / 'tools' / 'train.py'
+# Title and config by name.
+METHODS = {
+    'supervised': ('supervised', 'supervised'),
+    'fixmatch': ('FixMatch', 'fixmatch'),
+    'rsmtdf': ('RS-MTDF', 'rsmtdf'),
+    'co2s-supervised': ('supervised', 'co2s_supervised'),
+    'co2s': ('Co2S', 'co2s'),
+}
+NETWORKS = {
+    'student': 'student',
+    'teacher': 'EMA',
+    'a': 'student a',
+    'b': 'student b',
+    'fused': 'both',
+}
 FULL = dict(train=32, val=8, size=256, tile=128)
 QUICK = dict(train=4, val=1, size=256, tile=128)
 
@@ -115,8 +133,13 @@ class Run:
         return max((int(record.get('step', 0)) for record in self.records()), default=0)
 
     def metrics(self) -> dict[str, float]:
-        """The last validation's metrics, of student (``student/...``) and EMA (``teacher/...``)."""
-        return [record for record in self.records() if 'teacher/mIoU' in record][-1]
+        """The last validation's metrics, with the network in front: ``student/mIoU``."""
+        return [record for record in self.records() if 'mIoU' in record][-1]
+
+    def networks(self) -> list[str]:
+        """Names of the networks that were validated."""
+        metrics = self.metrics()
+        return [name for name in NETWORKS if f'{name}/mIoU' in metrics]
 
     def is_running(self) -> bool:
         """Whether it works.
@@ -237,18 +260,15 @@ def draw(runs: Sequence[Run], options: dict[str, Any], path: Path, count: int = 
 
 
 def show_table(runs: Sequence[Run], classes: Sequence[str], console: Console) -> None:
-    """Print the IoU of each class for the student and the EMA of each run."""
+    """Print the IoU of each class for every network of each run."""
     table = Table(title='IoU on unseen scenes, %')
     table.add_column('class')
-    for run in runs:
-        table.add_column(f'{run.title}\nstudent', justify='right')
-        table.add_column(f'{run.title}\nEMA', justify='right')
-    metrics = [run.metrics() for run in runs]
+    columns = [(run, name) for run in runs for name in run.networks()]
+    for run, name in columns:
+        table.add_column(f'{run.title}\n{NETWORKS[name]}', justify='right')
     for name in (*classes, 'mean'):
         key = 'mIoU' if name == 'mean' else f'IoU.{name}'
-        cells = [
-            f'{values[f"{who}/{key}"]:.1f}' for values in metrics for who in ('student', 'teacher')
-        ]
+        cells = [f'{run.metrics()[f"{network}/{key}"]:.1f}' for run, network in columns]
         if name == 'mean':
             table.add_section()
         table.add_row(name, *cells)
@@ -267,7 +287,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of scenes, teachers and training')
     parser.add_argument('--quick', action='store_true', help='very little of everything')
     parser.add_argument(
-        '--fixmatch', action='store_true', help='also train FixMatch, RS-MTDF without teachers'
+        '--methods', nargs='+', choices=METHODS, default=['supervised', 'rsmtdf'], help='what runs'
     )
     args = parser.parse_args(arguments)
     if args.iters is not None and args.iters < 2:
@@ -287,22 +307,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cores = min(2, os.cpu_count() or 1)
     with timed(console, 'scenes', times):
         make_demo_data(data / 'demo_potsdam', seed=args.seed, workers=cores, **size)
-    with timed(console, 'stand-ins for DINOv2 and CLIP', times):
-        few = dict(places=8, iterations=4) if args.quick else {}
-        make_demo_teachers(data / 'demo_teachers', seed=args.seed, workers=cores, **few)
+    if 'rsmtdf' in args.methods:
+        with timed(console, 'stand-ins for DINOv2 and CLIP', times):
+            few = dict(places=8, iterations=4) if args.quick else {}
+            make_demo_teachers(data / 'demo_teachers', seed=args.seed, workers=cores, **few)
 
-    configs = {'supervised': 'supervised', 'RS-MTDF': 'rsmtdf'}
-    if args.fixmatch:
-        configs = {'supervised': 'supervised', 'FixMatch': 'fixmatch', 'RS-MTDF': 'rsmtdf'}
+    configs = {name: CONFIGS / f'{METHODS[name][1]}_potsdam_1-4.py' for name in args.methods}
     iterations = args.iters or (8 if args.quick else None)
-    iterations = iterations or Config.fromfile(CONFIGS / '_base_demo.py').train_cfg.max_iters
+    iterations = iterations or max(
+        Config.fromfile(config).train_cfg.max_iters for config in configs.values()
+    )
     runs, places = [], {}
-    for title, name in configs.items():
-        run = Run(title, CONFIGS / f'{name}_potsdam_1-4.py', out / name)
+    for name, config in configs.items():
+        run = Run(METHODS[name][0], config, out / name)
         run.clear()
-        places[title] = located(run.config, data)
+        places[name] = located(run.config, data)
         run.options = {
-            **places[title],
+            **places[name],
             'randomness.seed': args.seed,
             'train_cfg.max_iters': iterations,
             'train_cfg.val_interval': iterations,
@@ -313,22 +334,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with timed(console, f'training, {iterations} steps each', times):
         story = train(runs, iterations, console)
     with timed(console, 'picture', times):
-        draw(runs, places['supervised'], out / 'demo.png')
+        draw(runs, places[args.methods[0]], out / 'demo.png')
     classes = DATASETS.get('PotsdamDataset').METAINFO['classes']
     show_table(runs, classes, console)
     scenes = size['train'], size['train'] // 4, size['val']
     console.print(
         f'{scenes[0]} training scenes of which {scenes[1]} labelled, {scenes[2]} other scenes for '
-        f'this table; {iterations} steps each. The supervised run {story}.\n'
-        'The frozen teachers are stand-ins, trained for seconds on other fabricated places without '
-        'class labels: the table shows the machinery at work, not what it gains on real images.'
+        f'this table; {iterations} steps each. The {runs[0].title} run {story}.'
     )
+    if 'rsmtdf' in args.methods:
+        console.print(
+            'The frozen teachers are stand-ins, trained for seconds on other fabricated places '
+            'without class labels: the table shows the machinery at work, not what it gains on '
+            'real images.'
+        )
     console.print(f'picture      {out / "demo.png"}')
     console.print(f'logs         {out}/*/train.log')
     for run in runs:
         megabytes = run.checkpoint.stat().st_size / 2**20
         console.print(f'checkpoint   {run.checkpoint} ({megabytes:.1f} MiB)')
-    console.print(f'data         {data}/demo_potsdam, {data}/demo_teachers')
+    console.print(f'data         {data}')
     console.print(f'whole demo: {time.perf_counter() - start:.0f} s')
 
 
@@ -341,7 +366,7 @@ def located(config: Path, data: Path) -> dict[str, Any]:
         if cfg.train_dataloader.dataset.get(source):
             options[f'train_dataloader.dataset.{source}.data_root'] = root
     for name, file in (('dino', 'dinov2.pth'), ('clip', 'clip.pt')):
-        if name in cfg.model.student.decode_head.get('teachers', {}):
+        if name in cfg.model.get('student', {}).get('decode_head', {}).get('teachers', {}):
             key = f'model.student.decode_head.teachers.{name}.backbone.checkpoint'
             options[key] = str(data / 'demo_teachers' / file)
     return options

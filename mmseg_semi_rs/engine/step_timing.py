@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.teachers import FrozenTeacher
 from ..models.utils import early_gradients
+from .activation_memory import SavedActivations
 
 __all__ = ['Stopwatch', 'TimeStepsHook', 'matmul_peak']
 
@@ -107,6 +108,7 @@ class TimeStepsHook(Hook):
         warmup: Steps before them.
         repeat_batch: Train on the first batch again and again, to leave the loader out.
         count_flops: Count the operations of the first step, forward and backward.
+        count_activations: Count the bytes that autograd keeps in the first step.
     """
 
     priority = 'LOWEST'
@@ -117,16 +119,19 @@ class TimeStepsHook(Hook):
         warmup: int = 5,
         repeat_batch: bool = False,
         count_flops: bool = False,
+        count_activations: bool = False,
     ) -> None:
         if steps < 1 or warmup < 1:
             raise ValueError(f'steps={steps} and warmup={warmup} must be at least 1.')
         self.steps, self.warmup = steps, warmup
         self.repeat_batch, self.count_flops = repeat_batch, count_flops
-        self.flops = 0
+        self.count_activations = count_activations
+        self.flops = self.activations = 0
         self.images = 0
         self._begins: list[Any] = []
         self._ends: list[Any] = []
         self._counter: FlopCounterMode | None = None
+        self._saved: SavedActivations | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Put the timers into model and optimizer."""
@@ -167,6 +172,9 @@ class TimeStepsHook(Hook):
         if self.count_flops and self.watch.step == 0:
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
+        if self.count_activations and self.watch.step == 0:
+            self._saved = SavedActivations(runner.model.parameters())
+            self._saved.__enter__()
         self._begins.append(self.watch.now())
 
     def after_train_iter(
@@ -177,6 +185,9 @@ class TimeStepsHook(Hook):
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self.flops, self._counter = self._counter.get_total_flops(), None
+        if self._saved is not None:
+            self._saved.__exit__(None, None, None)
+            self.activations, self._saved = self._saved.peak, None
         if self.watch.step == self.warmup + self.steps - 1:
             self.images = runner.train_dataloader.batch_size
             if self.watch.cuda:
@@ -188,7 +199,8 @@ class TimeStepsHook(Hook):
 
         Returns:
             ``step`` (median seconds), ``images_per_second``, ``parts`` (median seconds of each part
-            of the step), ``flops`` of a step (0 if not counted).
+            of the step), ``flops`` of a step and ``activations``, bytes kept at most (0 if not
+            counted).
         """
         first = self.warmup
         last = len(self._begins)
@@ -219,6 +231,7 @@ class TimeStepsHook(Hook):
                 if any(part in row for row in rows)
             },
             'flops': self.flops,
+            'activations': self.activations,
         }
 
 

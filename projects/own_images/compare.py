@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Train supervised, FixMatch and RS-MTDF on one folder of images and masks, and compare them.
+"""Train supervised, FixMatch, RS-MTDF and Co2S on one folder of images and masks, and compare them.
 
 The folder has images/<id>.<suffix>, labels/<id>.png (class ids, 255 = ignored) and lists of ids,
 one per line. A ``{seed}`` in a list's path is replaced by the seed, so that each seed has its own
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +29,13 @@ from rich.table import Table
 import mmseg_semi_rs
 
 CONFIGS = Path(__file__).parent / 'configs'
+NETWORKS = {
+    'student': 'student',
+    'teacher': 'EMA',
+    'a': 'student a',
+    'b': 'student b',
+    'fused': 'both',
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,13 +52,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--methods',
         nargs='+',
-        default=['supervised', 'fixmatch', 'rsmtdf'],
+        default=['supervised', 'fixmatch', 'rsmtdf', 'co2s'],
         help='configs of projects/own_images/configs, by name',
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--iters', type=int, default=300, help='training steps of every method')
     parser.add_argument('--student-weights', help='state dict of the MobileNetV2 student')
-    parser.add_argument('--teacher-weights', help='state dict of the frozen MobileNetV2 teacher')
+    parser.add_argument(
+        '--second-weights',
+        help='state dict of a MobileNetV2 of another training: frozen teacher, or second student',
+    )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/own_images'))
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     return parser.parse_args()
@@ -80,15 +90,7 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         sources.unlabelled.update(ann_file=lists['unlabelled'], **common)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.update(ann_file=lists['val'], **common)
-    head = cfg.model.student.decode_head
-    head.get('decode_head', head).num_classes = len(args.classes)
-    if args.student_weights:
-        cfg.model.student.backbone.init_cfg = dict(
-            type='Pretrained', checkpoint=args.student_weights
-        )
-    if args.teacher_weights and 'teachers' in head:
-        for teacher in head.teachers.values():
-            teacher.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.teacher_weights)
+    fill_students(cfg.model, args)
     cfg.train_cfg.update(max_iters=args.iters, val_interval=args.iters)
     cfg.default_hooks.checkpoint.interval = args.iters
     for scheduler in cfg.param_scheduler:
@@ -98,6 +100,19 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     cfg.experiment_name = f'{method}_seed{seed}_{time.time_ns()}'
     cfg.merge_from_dict(dict(args.cfg_options))
     return cfg
+
+
+def fill_students(model: ConfigDict, args: argparse.Namespace) -> None:
+    """Fill in the number of classes and the weights: one student, or two of other trainings."""
+    students = [model.student] if 'student' in model else list(model.students.values())
+    weights = [args.student_weights, args.second_weights]
+    for student, checkpoint in zip(students, weights, strict=False):
+        head = student.decode_head
+        head.get('decode_head', head).num_classes = len(args.classes)
+        if checkpoint:
+            student.backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+        for teacher in head.get('teachers', {}).values() if args.second_weights else ():
+            teacher.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.second_weights)
 
 
 def train(cfg: Config, classes: list[str]) -> dict[str, Any]:
@@ -111,7 +126,7 @@ def train(cfg: Config, classes: list[str]) -> dict[str, Any]:
     runner.train()
     scalars = runner.message_hub.log_scalars
     result: dict[str, Any] = {'seconds': time.perf_counter() - start}
-    for network in ('student', 'teacher'):
+    for network in NETWORKS:
         keys = {'mIoU': 'mIoU', **{name: f'IoU.{name}' for name in classes}}
         values = {
             name: scalars[f'val/{network}/{key}'].current()
@@ -132,7 +147,7 @@ def summarise(results: dict[str, dict[str, Any]], classes: list[str]) -> Table:
     methods = dict.fromkeys(key.rsplit('/', 1)[0] for key in results)
     for method in methods:
         runs = [run for key, run in results.items() if key.rsplit('/', 1)[0] == method]
-        for network in ('student', 'teacher'):
+        for network, shown in NETWORKS.items():
             if network not in runs[0]:
                 continue
             cells = []
@@ -140,7 +155,7 @@ def summarise(results: dict[str, dict[str, Any]], classes: list[str]) -> Table:
                 values = np.array([run[network][name] for run in runs])
                 spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
                 cells.append(f'{values.mean():.1f}{spread}')
-            table.add_row(method, 'EMA' if network == 'teacher' else network, *cells)
+            table.add_row(method, shown, *cells)
     return table
 
 

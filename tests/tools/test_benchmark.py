@@ -11,6 +11,7 @@ import torch
 from mmseg.registry import MODELS
 from torch import nn
 
+from mmseg_semi_rs.engine.activation_memory import SavedActivations
 from mmseg_semi_rs.engine.dry_run import parameter_counts
 from mmseg_semi_rs.engine.step_timing import Stopwatch, TimeStepsHook, matmul_peak
 from mmseg_semi_rs.models.teachers import FrozenTeacher
@@ -147,7 +148,25 @@ def test_matmul_peak_is_a_plausible_rate():
 def test_backward_passes_inside_the_loss_are_timed_as_backward(config, tmp_path):
     untimed = early_gradients.differentiate
     figures_file = tmp_path / 'figures.json'
-    run_here('benchmark', write_dual(config), '--steps', 2, '--warmup', 1, '--json', figures_file)
-    parts = json.loads(figures_file.read_text())['parts']
+    run_here('benchmark', write_dual(config), '--steps', 2, '--warmup', 1, '--json', figures_file,
+             '--activations')  # fmt: skip
+    figures = json.loads(figures_file.read_text())
+    assert figures['activations'] > 1e6
+    parts = figures['parts']
     assert parts['backward'] > 0.2 * parts['student forward'] > 0
     assert early_gradients.differentiate is untimed
+
+
+def test_saved_activations_are_counted_once_and_while_they_are_kept():
+    weight = nn.Parameter(torch.rand(16, 16))
+    images = torch.rand(8, 16)
+    with SavedActivations([weight]) as saved:
+        hidden = images @ weight  # keeps images
+        mixed = hidden.exp() * images  # keeps exp's result, for both, and images once more
+        assert saved.current == saved.peak == 2 * 8 * 16 * 4
+        mixed.sum().backward()
+        assert saved.current == 0
+        first = (images @ weight).square().sum()  # keeps images and the product
+        del first
+        assert saved.current == 0
+    assert saved.peak == 2 * 8 * 16 * 4

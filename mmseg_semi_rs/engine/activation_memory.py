@@ -1,0 +1,86 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""How much memory autograd keeps for the backward pass, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+
+class SavedActivations:
+    """Counts the bytes of tensors that autograd has saved, each storage once.
+
+    Parameters do not count: they exist anyway. What ``recompute`` (activation checkpointing) saves
+    inside is counted while it is there.
+
+    Args:
+        parameters (Iterable[Tensor]): What not to count.
+
+    Attributes:
+        current (int): Bytes kept now.
+        peak (int): The most that was kept at any time inside the ``with`` block.
+
+    Examples:
+        >>> weight, image = torch.nn.Parameter(torch.rand(4, 4)), torch.rand(8, 4)
+        >>> with SavedActivations([weight]) as saved:
+        ...     loss = (image @ weight).sum()
+        >>> saved.peak  # the image, 8 x 4 floats
+        128
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        self._excluded = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+        self._users: dict[int, int] = {}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, _unpack)
+        self.current = 0
+        self.peak = 0
+
+    def __enter__(self) -> SavedActivations:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._hooks.__exit__(kind, error, traceback)
+
+    def _pack(self, tensor: Tensor) -> _Saved:
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        counted = address not in self._excluded
+        if counted:
+            self._users[address] = self._users.get(address, 0) + 1
+            if self._users[address] == 1:
+                self.current += storage.nbytes()
+                self.peak = max(self.peak, self.current)
+        return _Saved(tensor, self if counted else None)
+
+    def release(self, tensor: Tensor) -> None:
+        """Forget one use of a tensor that was saved."""
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        self._users[address] -= 1
+        if not self._users[address]:
+            del self._users[address]
+            self.current -= storage.nbytes()
+
+
+class _Saved:
+    """A saved tensor; it goes away with the node of the graph that saved it."""
+
+    def __init__(self, tensor: Tensor, owner: SavedActivations | None) -> None:
+        self.tensor, self.owner = tensor, owner
+
+    def __del__(self) -> None:
+        if self.owner is not None:
+            self.owner.release(self.tensor)
+
+
+def _unpack(saved: _Saved) -> Tensor:
+    return saved.tensor
