@@ -50,10 +50,11 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
                 )
         if not self.paramwise_cfg:
             self.paramwise_cfg = {'norm_decay_mult': None}  # an empty one takes frozen parameters
-        # mmengine logs three lines per parameter; what counts is the groups.
+        # mmengine logs three lines per parameter, and warns of each frozen one in a module that
+        # trains in part; what counts is the groups.
         logger = MMLogger.get_current_instance()
         level = logger.level
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
         try:
             wrapper = super().__call__(inner)
         finally:

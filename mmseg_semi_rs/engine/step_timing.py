@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.hooks import Hook
@@ -170,7 +170,7 @@ class TimeStepsHook(Hook):
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         if self.count_flops and self.watch.step == 0:
-            self._counter = FlopCounterMode(display=False)
+            self._counter = _flop_counter()
             self._counter.__enter__()
         if self.count_activations and self.watch.step == 0:
             self._saved = SavedActivations(runner.model.parameters())
@@ -233,6 +233,25 @@ class TimeStepsHook(Hook):
             'flops': self.flops,
             'activations': self.activations,
         }
+
+
+class _NoModules:
+    """Stands in for torch's module tracker, which no ``autograd.grad`` may meet."""
+
+    parents: ClassVar[set[str]] = {'Global'}
+
+    def __enter__(self) -> None:
+        """Track nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Track nothing."""
+
+
+def _flop_counter() -> FlopCounterMode:
+    """A counter of the whole step, which may contain backward passes (``early_backward``)."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment]
+    return counter
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 import math
 import random
+from copy import deepcopy
 
 import pytest
 import torch
@@ -395,9 +396,10 @@ def test_C4_I6_donors_give_pixels_labels_and_are_not_trained_on():
     assert not torch.equal(*boxes), 'each view has its own box'
 
 
-def test_C4_mixed_targets_follow_the_mixed_pixels():
-    inputs, data = batch(count=2)
-    model = build(cutmix=dict(prob=1.0))
+@pytest.mark.parametrize('donors, expected', [(0, [2, 0, 1]), (1, [2, 2])])
+def test_C4_mixed_targets_follow_the_mixed_pixels(donors, expected):
+    inputs, data = batch(count=3)
+    model = build(cutmix=dict(prob=1.0), donors=donors)
     found = {}
     original = dual_student.consistency_loss
 
@@ -412,12 +414,12 @@ def test_C4_mixed_targets_follow_the_mixed_pixels():
         model.loss(inputs, data)
     pseudo = model.last_step['pseudo']['a']
     random.seed(3)
-    partners, mask = CutMix(prob=1.0).draw(inputs['weak'])
-    assert partners.tolist() == [1, 0] and mask.any()
+    partners, mask = CutMix(prob=1.0).draw(inputs['weak'], donors)
+    assert partners.tolist() == expected and mask.any()
     for key in ('labels', 'weight'):
         whole = getattr(pseudo, key)
-        expected = torch.where(mask, whole[[1, 0]], whole)
-        assert torch.equal(found[key], expected)
+        mixed = torch.where(mask, whole[partners], whole[: 3 - donors])
+        assert torch.equal(found[key], mixed)
 
 
 def test_C4_a_single_unlabelled_image_has_no_partner_and_says_so():
@@ -478,13 +480,16 @@ def test_I12_training_step_makes_no_host_sync():
 def test_batch_norm_remembers_clean_images_only():
     inputs, data = batch()
     model = build('BN')
-    layer = model.students['a'].backbone.bn1
-    before = layer.running_mean.clone()
-    with torch.no_grad():
-        clean = torch.cat([inputs['sup'], inputs['weak']])
-        mean = model.students['a'].backbone.conv1(clean).mean((0, 2, 3))
+    student = model.students['a']
+    layers = [student.backbone.bn1, student.decode_head.convs[0].bn]
+    before = [layer.running_mean.clone() for layer in layers]
+    alone = deepcopy(student)
+    alone(torch.cat([inputs['sup'], inputs['weak']]))
+    expected = [alone.backbone.bn1.running_mean, alone.decode_head.convs[0].bn.running_mean]
     model.loss(inputs, data)
-    torch.testing.assert_close(layer.running_mean, 0.9 * before + 0.1 * mean)
+    for layer, old, new in zip(layers, before, expected, strict=True):
+        assert not torch.allclose(layer.running_mean, old)
+        torch.testing.assert_close(layer.running_mean, new)
 
 
 def test_I7_averages_label_the_images_and_predict():

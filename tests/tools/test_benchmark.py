@@ -149,8 +149,9 @@ def test_backward_passes_inside_the_loss_are_timed_as_backward(config, tmp_path)
     untimed = early_gradients.differentiate
     figures_file = tmp_path / 'figures.json'
     run_here('benchmark', write_dual(config), '--steps', 2, '--warmup', 1, '--json', figures_file,
-             '--activations')  # fmt: skip
+             '--activations', '--mfu')  # fmt: skip
     figures = json.loads(figures_file.read_text())
+    assert figures['flops'] > 0
     assert figures['activations'] > 1e6
     parts = figures['parts']
     assert parts['backward'] > 0.2 * parts['student forward'] > 0

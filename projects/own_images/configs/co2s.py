@@ -20,6 +20,9 @@ unlabelled_pipeline = [
     ),
 ]
 train_dataloader = dict(
+    # 4 labelled + 2 unlabelled, of which there are two strong views
+    batch_size=6,
+    sampler=dict(batch_size=6, source_ratio=[2, 1]),
     dataset=dict(
         labelled=dict(pipeline=labelled_pipeline), unlabelled=dict(pipeline=unlabelled_pipeline)
     )
@@ -47,5 +50,16 @@ model = dict(
             test_cfg=dict(mode='whole'),
         ),
     ),
+)
+# The second head learns its classes from scratch, and wants smaller steps than the first.
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            '_delete_': True,
+            'students.a.backbone': dict(lr_mult=0.4),
+            'students.b.backbone': dict(lr_mult=0.08),
+            'students.b.decode_head': dict(lr_mult=0.2),
+        }
+    )
 )
 custom_hooks = [dict(type='PseudoLabelStatsHook', interval=50)]
