@@ -183,6 +183,53 @@ def test_R4_optimizer_holds_trainable_parameters_only_in_merged_groups(tiny, par
     assert len(optimizer.param_groups) == (1 if paramwise is None else 2)
 
 
+def test_C12_decay_multipliers_reach_the_parameters_they_name():
+    from mmseg.registry import MODELS
+
+    student = dict(
+        type='EncoderDecoder',
+        backbone=dict(
+            type='DINOv3',
+            arch=dict(embed_dims=16, num_layers=3, num_heads=2),
+            out_indices=(0, 1, 2),
+            trainable=('attn',),
+        ),
+        decode_head=dict(
+            type='VLGHead',
+            in_channels=[16, 16, 16],
+            num_classes=2,
+            class_embedding=dict(type='LearnableQueries', channels=16),
+        ),
+    )
+    model = MODELS.build(student)
+    keys = {
+        'backbone': dict(lr_mult=0.01),
+        'decode_head': dict(lr_mult=10.0),
+        'class_embedding': dict(lr_mult=1.0, decay_mult=0.0),
+        'attn.q_bias': dict(lr_mult=0.01, decay_mult=0.0),
+    }
+    optimizer = constructor(dict(custom_keys=keys))(model).optimizer
+    settings = {
+        id(param): (round(group['lr'] / 2e-4, 6), group['weight_decay'])
+        for group in optimizer.param_groups
+        for param in group['params']
+    }
+    seen = set()
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            assert id(param) not in settings
+            continue
+        if 'class_embedding' in name:
+            expected = (1.0, 0.0)
+        elif 'attn.q_bias' in name:
+            expected = (0.01, 0.0)
+        else:
+            expected = (0.01 if name.startswith('backbone') else 10.0, 0.01)
+        assert settings[id(param)] == expected, name
+        seen.add(expected)
+    assert len(seen) == 4
+
+
 def test_learning_rate_key_that_matches_nothing_is_told(tiny):
     from mmseg.registry import MODELS
 

@@ -694,3 +694,20 @@ def test_students_of_different_class_counts_are_refused():
     other['decode_head'].update(num_classes=2, out_channels=1)
     with pytest.raises(ValueError, match='out_channels=1'):
         MODELS.build(dict(type='DualStudentSegmentor', students=dict(a=other, b=other)))
+
+
+def test_bfloat16_autocast_loses_no_gradient_to_the_labelling_pass():
+    """Autocast keeps casts of weights; those of a pass without gradient must not be used again."""
+    inputs, data = batch()
+    model = build()
+    full = gradients(model, inputs, data)
+    model.zero_grad()
+    torch.manual_seed(0)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model.loss(inputs, data)
+    total(losses).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
+        if parameter.ndim > 1 and full[name].any():
+            alike = F.cosine_similarity(parameter.grad.flatten(), full[name].flatten(), dim=0)
+            assert alike > 0.9, (name, float(alike))

@@ -262,6 +262,20 @@ def test_without_ema_the_student_labels_in_eval_mode():
     assert model.predict_on == 'student'
 
 
+def test_bfloat16_autocast_loses_no_gradient_where_the_student_labels():
+    model = build(ema=False)
+    inputs, data = batch()
+    full = gradients(model, inputs, data)
+    model.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model.loss(inputs, data)
+    total(losses).backward()
+    for name, parameter in model.student.named_parameters():
+        found, expected = parameter.grad.flatten(), full[f'student.{name}'].flatten()
+        if parameter.ndim > 1 and expected.any():
+            assert F.cosine_similarity(found, expected, dim=0) > 0.9, name
+
+
 @pytest.mark.parametrize('mode', ['whole', 'slide'])
 @pytest.mark.parametrize('predict_on', ['teacher', 'student'])
 def test_R17_R28_predicts_with_the_named_network_whole_or_by_windows(mode, predict_on):

@@ -302,7 +302,7 @@ def test_both_networks_are_evaluated_or_the_named_one(config, trained, tmp_path)
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 3
 
 
-def test_C14_two_students_are_trained_and_tested_from_one_checkpoint(config, tmp_path, capsys):
+def test_C14_C23_two_students_are_trained_and_tested_from_one_checkpoint(config, tmp_path, capsys):
     dual = write_dual(config)
     run_here('train', dual, '--work-dir', tmp_path)
     found = {}
@@ -320,6 +320,20 @@ def test_C14_two_students_are_trained_and_tested_from_one_checkpoint(config, tmp
     assert found[None]['mIoU'] == found[None]['fused/mIoU'] == found['fused']['mIoU']
     assert found['a']['mIoU'] == found[None]['a/mIoU']
     assert found['b']['mIoU'] == found[None]['b/mIoU']
+
+
+def test_C22_what_is_selected_on_and_what_is_reported_are_two_lists(config, trained, tmp_path):
+    (config.parent / 'test.txt').write_text('tile_6\n')
+    figures = {}
+    for name in ('val', 'test'):
+        leaf = tmp_path / f'{name}.py'
+        leaf.write_text(f"_base_ = r'{config}'\n"
+                        f"test_dataloader = dict(dataset=dict(ann_file='{name}.txt'))\n")  # fmt: skip
+        run_here('test', leaf, trained / 'iter_4.pth', '--json', tmp_path / f'{name}.json',
+                 '--out', tmp_path / name, '--work-dir', tmp_path / 'work')  # fmt: skip
+        figures[name] = json.loads((tmp_path / f'{name}.json').read_text())['mIoU']
+    assert figures['val'] != figures['test']
+    assert [path.name for path in (tmp_path / 'test').iterdir()] == ['tile_6.png']
 
 
 def test_testing_needs_no_weight_file(config, trained, tmp_path):

@@ -127,7 +127,7 @@ class CLIPVision(FoundationBackbone):
         name = arch.replace('/', '-') if isinstance(arch, str) else ''
         vision, activation = _named(name) if isinstance(arch, str) else _custom(arch)
         self.label = f'CLIPVision {arch!r}'
-        self.origin = _origin(name)
+        self.origin = clip_origin(name)
         self.depth = vision['layers']
         self.quick_gelu = bool(activation) if quick_gelu is None else quick_gelu
         self._activation_given = quick_gelu is not None
@@ -240,7 +240,7 @@ class CLIPVision(FoundationBackbone):
         """
         if self._activation_given:
             return
-        wanted = _wants_quick_gelu(file)
+        wanted = wants_quick_gelu(file)
         if wanted is None:
             if self._activation_named or format_name not in ('Hugging Face', 'timm', 'mmpretrain'):
                 return
@@ -344,7 +344,8 @@ def _custom(arch: _Arch) -> tuple[_Arch, bool | None]:
     return vision, arch.get('quick_gelu')
 
 
-def _origin(name: str) -> str:
+def clip_origin(name: str) -> str:
+    """Say where the weights of an architecture come from, and their licence."""
     base = name.removesuffix('-quickgelu')
     if base in _OPENAI_FILES:
         return (
@@ -354,7 +355,7 @@ def _origin(name: str) -> str:
     return 'CLIP files are published by openai/CLIP (MIT) and for open_clip (see each model card)'
 
 
-def _wants_quick_gelu(file: WeightFile) -> bool | None:
+def wants_quick_gelu(file: WeightFile) -> bool | None:
     """Tell from a file, or from the config next to it, with which activation it was trained."""
     if file.kind == 'torchscript' or 'input_resolution' in file.tensors:
         return True  # OpenAI's own archive, or the state dict taken out of it

@@ -80,6 +80,7 @@ class TextEmbedding(BaseModule):
         num_classes (int): Number of classes N.
         channels (int): Width C, the embedding dimension of ``arch``.
         prompts (list[list[str]]): The sentences of each class.
+        origin (str): File, project and licence of the tower's public weights.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -131,6 +132,7 @@ class TextEmbedding(BaseModule):
             for known in classes
         ]
         self.arch = resolve_arch(arch)
+        self.origin = self.arch.origin
         self.checkpoint = checkpoint
         self.center = center
         self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()

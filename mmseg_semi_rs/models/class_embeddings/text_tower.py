@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from open_clip.model import _build_text_tower
 from torch import Tensor, nn
 
-from ..backbones.clip_vision import _origin, _wants_quick_gelu
+from ..backbones.clip_vision import clip_origin, wants_quick_gelu
 from ..weights import KeyFormat, WeightFile
 
 _ARCH_KEYS = {'width', 'layers', 'heads', 'embed_dim'}
@@ -107,7 +107,7 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
         quick_gelu = arch.get('quick_gelu')
         return TextArch(
             label,
-            _origin(''),
+            clip_origin(''),
             arch['embed_dim'],
             bool(quick_gelu),
             quick_gelu is not None,
@@ -124,7 +124,7 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
         )
     text_cfg['output_tokens'] = False
     quick_gelu = bool(config.get('quick_gelu', False))
-    return TextArch(label, _origin(name), config['embed_dim'], quick_gelu, quick_gelu, text_cfg)
+    return TextArch(label, clip_origin(name), config['embed_dim'], quick_gelu, quick_gelu, text_cfg)
 
 
 def build_text_tower(arch: TextArch) -> nn.Module:
@@ -206,7 +206,7 @@ def load_text_tower(tower: nn.Module, arch: TextArch, file: WeightFile) -> None:
 
 def _check_activation(arch: TextArch, file: WeightFile, format_name: str) -> None:
     """Refuse weights that were trained with the other activation, or might have been."""
-    wanted = _wants_quick_gelu(file)
+    wanted = wants_quick_gelu(file)
     remedy = 'an arch whose name ends in -quickgelu or has quick_gelu=True'
     if wanted is None:
         if not arch.activation_named and format_name == 'Hugging Face':

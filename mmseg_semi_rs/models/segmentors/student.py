@@ -162,6 +162,10 @@ def decode_in_eval(network: Any, images: Tensor) -> Tensor:
     network.eval()
     logits = decode(network, images)
     network.train(training)
+    # Autocast keeps the casts that it makes of weights. In torch without the fix of
+    # pytorch/pytorch#112583 those made here have no gradient, and used again in the training pass
+    # they would leave the weights without one, silently.
+    torch.clear_autocast_cache()
     return logits
 
 
