@@ -327,8 +327,8 @@ def test_C22_what_is_selected_on_and_what_is_reported_are_two_lists(config, trai
     figures = {}
     for name in ('val', 'test'):
         leaf = tmp_path / f'{name}.py'
-        leaf.write_text(f"_base_ = r'{config}'\n"
-                        f"test_dataloader = dict(dataset=dict(ann_file='{name}.txt'))\n")  # fmt: skip
+        chosen = f"test_dataloader = dict(dataset=dict(ann_file='{name}.txt'))"
+        leaf.write_text(f"_base_ = r'{config}'\n{chosen}\n")
         run_here('test', leaf, trained / 'iter_4.pth', '--json', tmp_path / f'{name}.json',
                  '--out', tmp_path / name, '--work-dir', tmp_path / 'work')  # fmt: skip
         figures[name] = json.loads((tmp_path / f'{name}.json').read_text())['mIoU']
