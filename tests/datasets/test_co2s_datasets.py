@@ -17,9 +17,9 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS
 
 from mmseg_semi_rs.datasets import DeepGlobeDataset
-from mmseg_semi_rs.structures.concepts import CONCEPTS, class_concepts
 from mmseg_semi_rs.datasets.randomness import seeded
 from mmseg_semi_rs.datasets.splits import CLASS_IDS, CO2S
+from mmseg_semi_rs.structures.concepts import CONCEPTS, class_concepts
 from tests.datasets.fabricated import (
     GID15,
     MARS,

@@ -157,6 +157,19 @@ def test_C19_gradients_equal_those_of_one_graph_for_both_students():
         torch.testing.assert_close(early[name], gradient)
 
 
+def test_C19_accumulated_gradients_are_scaled():
+    model = build()
+    inputs, data = batch()
+    whole = gradients(model, inputs, data)
+    model.zero_grad()
+    for _ in range(2):  # mmengine divides the loss by accumulative_counts
+        torch.manual_seed(0)
+        random.seed(0)
+        (total(model.loss(inputs, data)) / 4).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, whole[name] / 2)
+
+
 def test_C19_one_students_activations_are_free_before_the_next_runs():
     """Counts activations that autograd keeps, by watching their storages die."""
     import weakref

@@ -4,46 +4,15 @@
 #   --cfg-options model.student.backbone.checkpoint=None
 #     model.student.decode_head.teachers.dino.backbone.checkpoint=None
 #     model.student.decode_head.teachers.clip.backbone.checkpoint=None
-_base_ = './fixmatch_dinov2-s.py'
+_base_ = ['./fixmatch_dinov2-s.py', './distill_dinov2_clip.py']
 
 model = dict(
     student=dict(
         type='DistillEncoderDecoder',
         decode_head=dict(
             _delete_=True,
-            type='MultiTeacherDistillHead',
-            decode_head={{_base_.model.student.decode_head}},
-            teachers=dict(
-                # sees the student's own pixels; block 11 after the final LayerNorm
-                dino=dict(
-                    type='FrozenTeacher',
-                    backbone=dict(
-                        type='DINOv2',
-                        arch='base',
-                        out_indices=(11,),
-                        checkpoint='checkpoints/dinov2_vitb14_pretrain.pth',
-                    ),
-                    input_stats=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
-                ),
-                # sees them at 224 px with CLIP's statistics; last block before ln_post
-                clip=dict(
-                    type='FrozenTeacher',
-                    backbone=dict(
-                        type='CLIPVision',
-                        arch='ViT-L-14-quickgelu',
-                        out_indices=(23,),
-                        checkpoint='checkpoints/ViT-L-14.pt',
-                    ),
-                    input_size=224,
-                    input_stats=dict(
-                        mean=[122.771, 116.746, 104.094], std=[68.501, 66.632, 70.323]
-                    ),
-                ),
-            ),
-            translator=dict(hidden=1024),
-            fusion=dict(weights=dict(student=0.8, dino=0.1, clip=0.1)),
-            student_view='resized',
-            loss_distill=dict(loss_weight=1.0, mask='valid'),
+            **_base_.distill,
+            decode_head=_base_.model.student.decode_head,
         ),
     ),
 )
