@@ -25,7 +25,7 @@ train_dataloader = dict(
     sampler=dict(batch_size=6, source_ratio=[2, 1]),
     dataset=dict(
         labelled=dict(pipeline=labelled_pipeline), unlabelled=dict(pipeline=unlabelled_pipeline)
-    )
+    ),
 )
 model = dict(
     _delete_=True,
