@@ -50,8 +50,10 @@ def test_one_command_compares_the_methods(compare, folder, tmp_path, monkeypatch
     )  # fmt: skip
     torch.save(MODELS.build(backbone).state_dict(), weights)
     out = tmp_path / 'out'
+    methods = ['supervised', 'fixmatch', 'rsmtdf', 'co2s', 'co2s_alone', 'co2s_supervised']
     arguments = [
-        'compare.py', str(folder), '--classes', 'a', 'b', 'c', '--iters', '2', '--out', str(out),
+        'compare.py', str(folder), '--methods', *methods, '--classes', 'a', 'b', 'c', '--iters', '2',
+        '--out', str(out),
         '--labelled', 'splits/labelled_{seed}.txt', '--unlabelled', 'splits/unlabelled.txt',
         '--val', 'splits/val.txt', '--student-weights', str(weights), '--second-weights',
         str(weights), '--cfg-options', 'train_dataloader.num_workers=0',
@@ -61,11 +63,12 @@ def test_one_command_compares_the_methods(compare, folder, tmp_path, monkeypatch
     monkeypatch.setattr(sys, 'argv', arguments)
     compare.main()
     results = json.loads((out / 'results.json').read_text())
-    assert set(results) == {'supervised/0', 'fixmatch/0', 'rsmtdf/0'}
-    for run in results.values():
-        for network in ('student', 'teacher'):
+    assert set(results) == {f'{method}/0' for method in methods}
+    for key, run in results.items():
+        pair = ('a', 'b', 'fused') if key.startswith('co2s') else ('student', 'teacher')
+        for network in pair:
             assert set(run[network]) == {'mIoU', 'a', 'b', 'c'}
-    assert 'fixmatch' in capsys.readouterr().out
+    assert 'student a' in capsys.readouterr().out
     monkeypatch.setattr(compare, 'train', lambda *_: pytest.fail('finished runs are kept'))
     compare.main()
 
