@@ -52,8 +52,8 @@ def test_one_command_compares_the_methods(compare, folder, tmp_path, monkeypatch
     out = tmp_path / 'out'
     methods = ['supervised', 'fixmatch', 'rsmtdf', 'co2s', 'co2s_alone', 'co2s_supervised']
     arguments = [
-        'compare.py', str(folder), '--methods', *methods, '--classes', 'a', 'b', 'c', '--iters', '2',
-        '--out', str(out),
+        'compare.py', str(folder), '--methods', *methods, '--classes', 'a', 'b', 'c',
+        '--iters', '2', '--out', str(out),
         '--labelled', 'splits/labelled_{seed}.txt', '--unlabelled', 'splits/unlabelled.txt',
         '--val', 'splits/val.txt', '--student-weights', str(weights), '--second-weights',
         str(weights), '--cfg-options', 'train_dataloader.num_workers=0',
