@@ -3,18 +3,17 @@
 
     python tools/browse_dataset.py CONFIG --out browse
     python tools/browse_dataset.py CONFIG --start 5000 --batches 4
-    python tools/browse_dataset.py CONFIG --checkpoint CKPT      # with the teacher's pseudo labels
+    python tools/browse_dataset.py CONFIG --checkpoint CKPT      # with the pseudo labels
 
 The batches are those of the training's steps ``start``, ``start + 1``, ... on one GPU, with the
-very CutMix boxes. One PNG file for each: labelled images with label and valid mask; below them the
-weak and the strong view of the unlabelled images, the strong one after CutMix (pixels of another
-image are tinted), and the valid mask that goes with it.
+very CutMix boxes. One PNG file for each: labelled images with label and valid mask; below them, for
+each strong view, the weak and the strong view of the unlabelled images, the strong one after CutMix
+(pixels of another image are tinted), and the valid mask that goes with it.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,9 @@ import mmseg_semi_rs  # noqa: F401 - says what to install if something is missin
 from mmseg_semi_rs.datasets.randomness import seed_step
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
 from mmseg_semi_rs.models.data_preprocessor import stack_valid
+from mmseg_semi_rs.models.segmentors import DualStudentSegmentor
 from mmseg_semi_rs.models.utils import CutMix
+from mmseg_semi_rs.models.utils.cutmix import paste
 from mmseg_semi_rs.structures import PseudoLabel
 from mmseg_semi_rs.visualization import (
     colorize,
@@ -76,6 +77,7 @@ class BatchPainter:
         cutmix: The segmentor's CutMix, None if it has none.
         model: A segmentor whose ``pseudo_label`` is drawn too, None to leave it out.
         images: Images drawn of each source, at most.
+        donors: How many of the unlabelled images, the last ones, only give pixels to CutMix.
     """
 
     def __init__(
@@ -85,10 +87,11 @@ class BatchPainter:
         cutmix: CutMix | None,
         model: torch.nn.Module | None = None,
         images: int = 8,
+        donors: int = 0,
     ) -> None:
         self.preprocessor = preprocessor
         self.classes, self.palette = metainfo['classes'], metainfo['palette']
-        self.cutmix, self.model, self.images = cutmix, model, images
+        self.cutmix, self.model, self.images, self.donors = cutmix, model, images, donors
 
     def pixels(self, image: Tensor) -> np.ndarray:
         """Pixels of a normalised image, RGB."""
@@ -112,27 +115,45 @@ class BatchPainter:
             [str(sample.metainfo.get('img_path', '')) for sample in samples[: self.images]],
         )
 
-    def unlabelled(self, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
-        """Both views of unlabelled images, and what CutMix makes of the strong one."""
+    def pseudo_labels(self, weak: Tensor, samples: list, valid: Tensor) -> dict[str, PseudoLabel]:
+        """What each network of the model says about the weak views, by a title."""
+        if self.model is None:
+            return {}
+        if isinstance(self.model, DualStudentSegmentor):
+            return {
+                f'pseudo label of {name}': self.model.pseudo_label(name, weak, valid)[1]
+                for name in self.model.students
+            }
+        return {'pseudo label': self.model.pseudo_label(weak, samples)}
+
+    def unlabelled(self, name: str, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
+        """Both views of unlabelled images, and what CutMix makes of the strong one.
+
+        Args:
+            name: Of the strong view.
+            weak: Shape (B, 3, H, W); the last ones may be donors.
+            strong: Likewise.
+            samples: The B samples.
+        """
         valid = stack_valid(samples, weak.shape[-2:], weak.device)
-        source = torch.arange(len(weak))[:, None, None].expand_as(valid).contiguous()
-        if self.model is not None:
-            pseudo = self.model.pseudo_label(weak, samples)
-        else:
-            pseudo = PseudoLabel(source, valid.float(), valid.float(), valid)
-        mixed, target, origin = strong, pseudo, source
+        whole = PseudoLabel(valid.long(), valid.float(), valid.float(), valid)
+        pseudo = self.pseudo_labels(weak, samples, valid)
+        partners = torch.arange(len(weak) - self.donors)
+        mask = torch.zeros_like(valid[: len(partners)])
         if self.cutmix is not None:
-            # The same draws twice: once with the targets, once to see where pixels come from.
-            state = random.getstate()
-            mixed, target = self.cutmix(strong, pseudo)
-            random.setstate(state)
-            origin = self.cutmix(strong, pseudo.replace(labels=source))[1].labels
-        titles = ['weak view', 'strong view', 'strong view + CutMix', 'valid + CutMix']
-        if self.model is not None:
-            titles += ['pseudo label + CutMix', 'used by the loss (white)']
+            partners, mask = self.cutmix.draw(strong, self.donors)
+        mixed, target = paste(strong, partners, mask), whole.mix(partners, mask)
+        targets = {title: found.mix(partners, mask) for title, found in pseudo.items()}
+        title = name.replace('_', ' ')
+        titles = ['weak view', f'{title} view', f'{title} view + CutMix', 'valid + CutMix']
+        titles += [
+            column
+            for each in targets
+            for column in (f'{each} + CutMix', 'used by the loss (white)')
+        ]
         rows = []
-        for index in range(min(self.images, len(weak))):
-            pasted = (origin[index] != index).numpy()
+        for index in range(min(self.images, len(partners))):
+            pasted = mask[index].numpy()
             tint = np.full((*pasted.shape, 3), TINT, np.uint8)
             row = [
                 self.pixels(weak[index]),
@@ -140,13 +161,13 @@ class BatchPainter:
                 overlay(self.pixels(mixed[index]), tint, pasted, 0.2),
                 target.valid[index].numpy(),
             ]
-            if self.model is not None:
+            for found in targets.values():
                 row += [
-                    colorize(target.labels[index], self.palette),
-                    (target.weight[index] * 255).byte().numpy(),
+                    colorize(found.labels[index], self.palette),
+                    (found.weight[index] * 255).byte().numpy(),
                 ]
             rows.append(row)
-        paths = [str(sample.metainfo.get('img_path', '')) for sample in samples[: self.images]]
+        paths = [str(sample.metainfo.get('img_path', '')) for sample in samples[: len(rows)]]
         return draw_panels(rows, titles, paths)
 
     def __call__(self, batch: dict) -> np.ndarray:
@@ -165,8 +186,8 @@ class BatchPainter:
         parts = []
         if 'sup' in inputs:
             parts.append(self.labelled(inputs['sup'], samples['sup']))
-        if 'strong' in inputs:
-            parts.append(self.unlabelled(inputs['weak'], inputs['strong'], samples['weak']))
+        for name in sorted(name for name in inputs if name.startswith('strong')):
+            parts.append(self.unlabelled(name, inputs['weak'], inputs[name], samples['weak']))
         width = max(part.shape[1] for part in parts)
         parts.append(legend(self.classes, self.palette, width))
         return np.concatenate([
@@ -205,13 +226,15 @@ def browse(args: argparse.Namespace) -> list[Path]:
         preprocessor = model.data_preprocessor
     else:
         preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    mixing = (cfg.model.get('semi_train_cfg') or {}).get('cutmix', {})
+    settings = cfg.model.get('semi_train_cfg') or {}
+    mixing = settings.get('cutmix', {})
     painter = BatchPainter(
         preprocessor,
         loader.dataset.metainfo,
         None if mixing is None else CutMix(**mixing),
         model,
         args.images,
+        settings.get('donors', 0),
     )
     pictures = []
     for step, batch in zip(range(args.start, args.start + args.batches), loader, strict=False):

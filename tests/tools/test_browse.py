@@ -16,7 +16,7 @@ from PIL import Image
 from mmseg_semi_rs.datasets.randomness import seed_step
 from mmseg_semi_rs.engine.launch import load_config
 from mmseg_semi_rs.visualization import colorize
-from tests.tools.tiny_training import load_tool, run_here, write_training
+from tests.tools.tiny_training import load_tool, run_here, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -87,6 +87,20 @@ def test_the_tool_writes_one_picture_per_step(config, tmp_path, capsys):
     run_here('browse_dataset', config, '--out', tmp_path / 'again', '--start', 4)
     again = np.asarray(Image.open(tmp_path / 'again' / 'batch_000004.png'))
     assert np.array_equal(again, pictures[1]), '--start must reach the same batch'
+
+
+def test_two_students_have_two_strong_views_and_labels_of_their_own(config, tmp_path):
+    dual = write_dual(config)
+    run_here('train', dual, '--work-dir', tmp_path / 'run')
+    donors = ['model.semi_train_cfg.donors=1']
+    arguments = [dual, '--cfg-options', *donors, '--checkpoint', tmp_path / 'run' / 'iter_4.pth']
+    run_here('browse_dataset', *arguments, '--out', tmp_path / 'labels')
+    run_here('browse_dataset', *arguments[:3], '--out', tmp_path)
+    plain, labels = (
+        Image.open(folder / 'batch_000000.png') for folder in (tmp_path, tmp_path / 'labels')
+    )
+    # 2 labelled images; 1 of 2 unlabelled ones in each of two views
+    assert labels.width > 1.5 * plain.width and labels.height == plain.height > 4 * 128
 
 
 @pytest.mark.parametrize('source_ratio', ['[1,0]'])
