@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mmseg_semi_rs.models import MeanTeacherSegmentor
-from tests.tools.tiny_training import run_here, write_training
+from tests.tools.tiny_training import run_here, write_dual, write_training
 
 
 def image_gone(folder: Path) -> None:
@@ -113,6 +113,8 @@ CASES = [
     (edit("constructor='MergedParamGroupsConstructor',",
           "constructor='MergedParamGroupsConstructor', "
           "paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1)}),"), r"'bakcbone'"),
+    (edit('num_classes=3', 'num_classes=2'),
+     r'num_classes=2, but the training data has 3 classes \(grass, road, roof\)'),
     (edit('weak=[dict(type=', 'week=[dict(type='), r"'week'"),
 ]  # fmt: skip
 
@@ -132,6 +134,29 @@ def test_I11_bad_input_stops_before_the_first_step(
     assert not steps
     assert left.value.code == 2
     assert len(told) == 1 and re.search(sentence, told[0]), told
+
+
+DUAL_CASES = [
+    (('students=dict(a=student, b=student)', 'students=dict(a=student)'), 'has two students'),
+    (('conf_thresh=0.4', 'conf_thresh=0.4, donors=2'), r'2 unlabelled images.*donors=2'),
+    (('conf_thresh=0.4', "stability=dict(mask='none')"), r"'none'"),
+]
+
+
+@pytest.mark.parametrize(('change', 'sentence'), DUAL_CASES)
+def test_I11_wrong_settings_of_two_students_are_told(
+    tmp_path, monkeypatch, capsys, change, sentence
+):
+    config = write_dual(write_training(tmp_path / 'data'))
+    assert change[0] in config.read_text()
+    config.write_text(config.read_text().replace(*change))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        run_here('train', config, '--work-dir', tmp_path / 'work')
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
+    assert left.value.code == 2
+    assert len(told) == 1 and re.search(sentence, told[0]), told
+    assert not list((tmp_path / 'work').glob('*.pth'))
 
 
 def test_R22_unlabelled_images_need_no_label_files_at_all(tmp_path, monkeypatch):

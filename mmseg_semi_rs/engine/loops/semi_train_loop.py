@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
@@ -106,6 +109,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         problem: list[Exception | None] = [None]
         if is_main_process():
             try:
+                self._check_model()
                 if isinstance(dataset, SemiDataset):
                     summary = str(check_semi_dataset(dataset))
                 else:
@@ -116,6 +120,24 @@ class SemiTrainLoop(IterBasedTrainLoop):
         broadcast_object_list(problem)
         if problem[0] is not None:
             raise problem[0]
+
+    def _check_model(self) -> None:
+        """Make sure that the model has the data's classes, and can work with its batches.
+
+        On a GPU a label without a class would crash the device.
+        """
+        model: Any = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        count = getattr(model, 'num_classes', None)
+        classes = self.dataloader.dataset.metainfo.get('classes')
+        if isinstance(count, int) and classes and count != len(classes):
+            raise ValueError(
+                f'The model has num_classes={count}, but the training data has {len(classes)} '
+                f'classes ({", ".join(classes)}): set num_classes of every head to {len(classes)}.'
+            )
+        per_batch = getattr(self.dataloader.sampler, 'per_batch', None)
+        if per_batch is not None and hasattr(model, 'check_batch'):
+            model.check_batch(per_batch[1])
 
     def _start_data(self) -> None:
         """Start the workers at the current iteration."""

@@ -325,15 +325,27 @@ class DualStudentSegmentor(BaseSegmentor):
             losses.update({f'{name}.{key}': value for key, value in found.items()})
         return losses
 
-    def _make_batch(self, inputs: dict[str, Tensor], samples: SampleList, valid: Tensor) -> _Batch:
-        """Draw the boxes of every strong view, and mix its images."""
-        weak, donors = inputs['weak'], self.settings['donors']
-        if len(weak) <= donors or (self.cutmix is not None and len(weak) == 1):
+    def check_batch(self, unlabelled: int) -> None:
+        """Make sure that CutMix finds a partner, and that an image is left to train on.
+
+        Args:
+            unlabelled (int): Unlabelled images of a batch on one rank; 0 for supervised training.
+
+        Raises:
+            ValueError: If there are too few.
+        """
+        donors = self.settings['donors']
+        if unlabelled and (unlabelled <= donors or (self.cutmix is not None and unlabelled == 1)):
             raise ValueError(
-                f'A batch has {len(weak)} unlabelled images, of which semi_train_cfg.donors='
+                f'A batch has {unlabelled} unlabelled images, of which semi_train_cfg.donors='
                 f'{donors} only give pixels to CutMix: give the sampler more unlabelled images '
                 '(batch_size, source_ratio), or set cutmix=None.'
             )
+
+    def _make_batch(self, inputs: dict[str, Tensor], samples: SampleList, valid: Tensor) -> _Batch:
+        """Draw the boxes of every strong view, and mix its images."""
+        weak, donors = inputs['weak'], self.settings['donors']
+        self.check_batch(len(weak))
         count = len(weak) - donors
         views = []
         for name in sorted(name for name in inputs if name.startswith('strong')):
