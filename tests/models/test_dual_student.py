@@ -442,6 +442,13 @@ def test_C4_a_single_unlabelled_image_has_no_partner_and_says_so():
             model.loss(inputs, data)
 
 
+def test_a_batch_without_a_strong_view_is_told():
+    inputs, data = batch()
+    kept = {name: value for name, value in inputs.items() if name in ('sup', 'weak')}
+    with pytest.raises(ValueError, match=r"\['sup', 'weak'\], but no strong view"):
+        build().loss(kept, data)
+
+
 def test_I2_purifiers_see_both_students_and_change_gradients():
     inputs, data = batch()
     model = build()

@@ -300,7 +300,8 @@ class DualStudentSegmentor(BaseSegmentor):
             teaches.
 
         Raises:
-            ValueError: If CutMix finds a single unlabelled image, or all are donors.
+            ValueError: If CutMix finds a single unlabelled image, all are donors, or there is no
+                strong view.
         """
         sup, samples = inputs['sup'], data_samples['sup']
         valid = stack_valid(samples, sup.shape[-2:], sup.device)
@@ -355,6 +356,11 @@ class DualStudentSegmentor(BaseSegmentor):
             else:
                 partners, mask = self.cutmix.draw(weak, donors)
             views.append(_View(paste(inputs[name], partners, mask), partners, mask))
+        if not views:
+            raise ValueError(
+                f'A batch has the branches {sorted(inputs)}, but no strong view: name one or more '
+                "branches of MultiBranch 'strong', 'strong_1', 'strong_2', ..."
+            )
         return _Batch(inputs['sup'], samples, valid, weak[:count], views)
 
     @torch.no_grad()
