@@ -113,6 +113,8 @@ CASES = [
     (edit("constructor='MergedParamGroupsConstructor',",
           "constructor='MergedParamGroupsConstructor', "
           "paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1)}),"), r"'bakcbone'"),
+    (edit("custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]", 'custom_hooks = []'),
+     'ema=True, but no hook updates the average'),
     (edit('num_classes=3', 'num_classes=2'),
      r'num_classes=2, but the training data has 3 classes \(grass, road, roof\)'),
     (edit('weak=[dict(type=', 'week=[dict(type='), r"'week'"),
@@ -157,6 +159,15 @@ def test_I11_wrong_settings_of_two_students_are_told(
     assert left.value.code == 2
     assert len(told) == 1 and re.search(sentence, told[0]), told
     assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_check_tells_a_wrong_number_of_classes_too(tmp_path, monkeypatch, capsys):
+    config = write_training(tmp_path / 'data')
+    edit('num_classes=3', 'num_classes=2')(config.parent)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        run_here('train', config, '--check')
+    assert 'num_classes=2, but the training data has 3 classes' in capsys.readouterr().err
 
 
 def test_R22_unlabelled_images_need_no_label_files_at_all(tmp_path, monkeypatch):

@@ -33,7 +33,8 @@ class DescribedDataset(BaseSegDataset):
         known = self.METAINFO['classes']
         chosen = metainfo.get('classes', known)
         if set(chosen) <= set(known):  # otherwise the parent says what is wrong
-            names = self.METAINFO['concepts']
+            names, colours = self.METAINFO['concepts'], self.METAINFO['palette']
+            metainfo.setdefault('palette', [colours[known.index(name)] for name in chosen])
             metainfo.setdefault('concepts', [list(names[known.index(name)]) for name in chosen])
         super().__init__(
             metainfo=metainfo, img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs

@@ -301,6 +301,12 @@ def set_amp(cfg: Config, amp: bool) -> str | None:
     if torch.cuda.get_device_capability()[0] >= 8:
         wrapper.update(dtype='bfloat16', loss_scale={'enabled': False})
         return None
+    if 'students' in cfg.get('model', {}):  # gradients that are computed early are not scaled
+        wrapper.type = 'OptimWrapper'
+        return (
+            f'{torch.cuda.get_device_name()} computes no bfloat16, which two students need for '
+            'mixed precision: training in float32.'
+        )
     wrapper.update(dtype='float16', loss_scale='dynamic')
     return (
         f'{torch.cuda.get_device_name()} computes no bfloat16: training in float16 with dynamic '

@@ -16,7 +16,7 @@ from mmengine.dataset import pseudo_collate
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS
 
-from mmseg_semi_rs.datasets import DeepGlobeDataset
+from mmseg_semi_rs.datasets import DeepGlobeDataset, GID15Dataset
 from mmseg_semi_rs.datasets.randomness import seeded
 from mmseg_semi_rs.datasets.splits import CLASS_IDS, CO2S
 from mmseg_semi_rs.structures.concepts import CONCEPTS, class_concepts
@@ -292,3 +292,11 @@ def test_C5_no_label_of_an_unlabelled_image_is_opened(on_disk, tmp_path):
     shutil.rmtree(tmp_path / 'ann_dir')
     dataset = DATASETS.build(cfg.train_dataloader.dataset.unlabelled)
     assert [dataset[k]['inputs']['weak'] is not None for k in range(3)] == [True] * 3
+
+
+def test_palette_and_concepts_follow_an_order_of_the_classes():
+    known = GID15Dataset.METAINFO
+    order = tuple(reversed(known['classes']))
+    metainfo = GID15Dataset(metainfo=dict(classes=order), lazy_init=True).metainfo
+    assert metainfo['palette'] == [list(colour) for colour in reversed(known['palette'])]
+    assert metainfo['concepts'] == [list(names) for names in reversed(known['concepts'])]

@@ -121,7 +121,7 @@ def gradients(tmp_path, world, local_denominators=False, dual=False):
 def largest_difference(one, two):
     """Of all gradients, relative to the largest entry of each."""
     return max(
-        float((two['gradients'][name] - gradient).abs().max() / gradient.abs().max())
+        float((two['gradients'][name] - gradient).abs().max() / gradient.abs().max().clamp(1e-12))
         for name, gradient in one['gradients'].items()
     )
 

@@ -12,13 +12,14 @@ from mmseg.registry import MODELS
 
 from mmseg_semi_rs.models.losses import RankSum, stability_loss, taught_pixels
 from mmseg_semi_rs.models.segmentors import dual_student
-from mmseg_semi_rs.models.segmentors.student import decode
+from mmseg_semi_rs.models.segmentors.student import decode, decode_in_eval
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.models.utils.fusion import fuse_logits
 from mmseg_semi_rs.structures import PseudoLabel
 from tests.models.tiny import CLASSES, SIZE, NoHostSync, samples, student, total
 
 GATE = 0.5
+OTHER_PREPROCESSOR = dict(type='mmengine.ImgDataPreprocessor')
 PREPROCESSOR = dict(type='SegDataPreProcessor')
 
 
@@ -312,11 +313,17 @@ def test_C3_released_mask_covers_padding():
     valid = torch.ones(2, SIZE, SIZE, dtype=torch.bool)
     valid[:, :, 40:] = False
     inputs, data = batch(valid=valid)
-    taught = {}
+    found = {}
     for mask in ('valid', 'all'):
         model = build(stability=dict(mask=mask))
-        taught[mask] = float(model.loss(inputs, data)['a.taught'])
-    assert taught['all'] > taught['valid']
+        found[mask] = model.loss(inputs, data)
+    assert found['all']['a.loss_stability'] != found['valid']['a.loss_stability']
+    said = weak_probabilities(model, inputs)
+    pixels = teaches(said, 'a', 'b')
+    difference = (decode(model.students['a'], inputs['weak']).softmax(1) - said['b']) ** 2
+    expected = 0.5 * (difference.sum(1) * pixels).sum() / (CLASSES * pixels.sum())
+    torch.testing.assert_close(found['all']['a.loss_stability'].detach(), expected.detach())
+    assert found['all']['a.taught'] == found['valid']['a.taught'], 'the log counts valid pixels'
 
 
 def test_C17_nothing_taught_or_nothing_valid_gives_zero_and_no_nan():
@@ -467,6 +474,91 @@ def test_I2_purifiers_see_both_students_and_change_gradients():
         key = f'students.{name}.backbone.conv1.weight'
         assert not torch.allclose(before[key], after[key])
         assert (model.last_step['pseudo'][name].labels == 1).all()
+
+
+def test_purifiers_do_not_change_who_is_sure():
+    """Stability compares the students' own confidences, whatever a purifier does to the labels."""
+    inputs, data = batch()
+    plain = build().loss(inputs, data)
+    model = build()
+    model.purifiers.append(
+        lambda pseudo, _: pseudo.replace(
+            weight=torch.zeros_like(pseudo.weight), confidence=torch.zeros_like(pseudo.confidence)
+        )
+    )
+    purified = model.loss(inputs, data)
+    for name in 'ab':
+        assert purified[f'{name}.loss_strong'] == 0 < plain[f'{name}.loss_strong']
+        for key in ('loss_stability', 'taught'):
+            assert torch.equal(purified[f'{name}.{key}'], plain[f'{name}.{key}'])
+
+
+def test_each_loss_is_divided_by_the_valid_pixels_of_its_own_images():
+    """CutMix moves padding from one image to another, so the strong views have other counts."""
+    valid = torch.ones(3, SIZE, SIZE, dtype=torch.bool)
+    valid[2, :, 8:] = False  # the donor, which is mostly padding
+    inputs, data = batch(count=3, valid=valid)
+    model = build(cutmix=dict(prob=1.0, area=(0.3, 0.4)), donors=1)
+    counts = {}
+    original = dual_student.consistency_loss
+
+    def spy(logits, labels, weight, denominator):
+        counts.setdefault(len(counts), float(denominator.per_rank()))
+        return original(logits, labels, weight, denominator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dual_student, 'consistency_loss', spy)
+        model.loss(inputs, data)
+    strong_1, strong_2, perturbed = (counts[index] for index in range(3))
+    assert perturbed == 2 * SIZE * SIZE
+    assert strong_1 < perturbed and strong_2 < perturbed and strong_1 != strong_2
+
+
+def test_distillation_is_the_mean_over_labelled_and_strong_images():
+    means = {'sup': 1.0, 'strong': 4.0}
+
+    class Head(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.decode_head = inner
+            self.num_classes, self.align_corners = CLASSES, False
+
+        def forward(self, feats):
+            return self.decode_head(feats)
+
+        def forward_train(self, feats, valid, branches):
+            name = next(iter(branches))
+            return self.decode_head(feats), {'loss_distill_x': 0 * feats[3].sum() + means[name]}
+
+    model = build(donors=1, cutmix={})
+    model.students['a'].decode_head = Head(model.students['a'].decode_head)
+    inputs, data = batch(count=3)
+    losses = model.loss(inputs, data)
+    # 3 labelled images, and 2 strong views of 2 images
+    expected = 0.5 * (3 * means['sup'] + 4 * means['strong']) / 7
+    assert float(losses['a.loss_distill_x']) == pytest.approx(expected)
+    assert 'b.loss_distill_x' not in losses
+
+
+def test_a_frozen_student_teaches_the_other():
+    model = build()
+    model.students['b'].requires_grad_(False)
+    found = gradients(model, *batch())
+    assert found and all(name.startswith('students.a.') for name in found)
+
+
+def test_float16_is_refused_where_gradients_are_computed_early():
+    inputs, data = batch()
+    with torch.autocast('cpu', torch.float16), pytest.raises(ValueError, match='bfloat16'):
+        build().loss(inputs, data)
+
+
+def test_gradients_are_handed_out_once():
+    model = build()
+    loss = total(model.loss(*batch()))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match='only once'):
+        loss.backward()
 
 
 def test_students_label_for_themselves_without_a_common_label():
@@ -687,7 +779,19 @@ def test_order_of_the_config_does_not_change_the_order_of_the_parameters():
         (dict(semi_train_cfg=dict(fp_drop=1.0)), 'fp_drop=1.0'),
         (dict(semi_train_cfg=dict(donors=-1)), 'donors=-1'),
         (dict(semi_train_cfg=dict(donors=1, cutmix=None)), 'donors=1'),
+        (dict(semi_train_cfg=dict(donors=1, cutmix=dict(partner='reverse'))), "'reverse'"),
         (dict(semi_train_cfg=dict(stability=dict(wight=1))), 'wight'),
+        (dict(semi_train_cfg=dict(stability=dict(ties='none'))), "ties='none'"),
+        (dict(semi_train_cfg=dict(stability=dict(weight=None))), r'stability\.weight=None'),
+        (dict(semi_train_cfg=dict(loss_weight=dict(sup=-1))), r'loss_weight\.sup=-1'),
+        (dict(init_cfg=dict(type='Pretrained')), 'init_cfg'),
+        (dict(students=dict(a=student(), lossy=student())), 'do not contain "loss"'),
+        (
+            dict(
+                students=dict(a=student(), b=dict(student(), data_preprocessor=OTHER_PREPROCESSOR))
+            ),
+            'ImgDataPreprocessor',
+        ),
         (dict(semi_train_cfg=dict(stability=dict(mask='none'))), "'none'"),
         (dict(semi_train_cfg=dict(loss_weight=dict(dist=1))), 'dist'),
         (dict(semi_test_cfg=dict(predict_on='c')), "predict_on='c'"),
@@ -714,6 +818,16 @@ def test_students_of_different_class_counts_are_refused():
     other['decode_head'].update(num_classes=2, out_channels=1)
     with pytest.raises(ValueError, match='out_channels=1'):
         MODELS.build(dict(type='DualStudentSegmentor', students=dict(a=other, b=other)))
+
+
+def test_casts_of_the_labelling_pass_are_dropped(monkeypatch):
+    """Newer torch keeps the gradient of such casts; older ones need this."""
+    calls = []
+    clear = torch.clear_autocast_cache
+    monkeypatch.setattr(torch, 'clear_autocast_cache', lambda: calls.append(clear()))
+    model = build()
+    decode_in_eval(model.students['a'], batch()[0]['weak'])
+    assert len(calls) == 1
 
 
 def test_bfloat16_autocast_loses_no_gradient_to_the_labelling_pass():

@@ -341,3 +341,15 @@ def test_bad_config_is_told(changes, message):
 def test_C9_unknown_key_is_told():
     with pytest.raises(TypeError, match='text_chanels'):
         tiny(text_chanels=16)
+
+
+def test_similarity_is_exact_under_autocast():
+    """Cosines of classes differ by hundredths, which bfloat16 rounds."""
+    head, inputs = tiny(), levels()
+    seen = []
+    head.similarity_conv.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+
+    head(inputs)
+    with torch.autocast('cpu', torch.bfloat16):
+        head(inputs)
+    torch.testing.assert_close(seen[0], seen[1])

@@ -431,6 +431,17 @@ def test_mars_parts_become_mmsegs_layout(tmp_path, part, kind, name, size, label
     assert (ground_truth(dataset) == random_ids(MARS, *size, 0)).all()
 
 
+def test_whdld_ids_that_count_from_zero_are_refused(tmp_path, capsys):
+    def from_zero(ids: np.ndarray) -> bytes:
+        return encode((np.where(ids == 0, 1, ids) - 1).astype(np.uint8), 'PNG')
+
+    write_files(tmp_path / 'in', whdld_members(['wh0001'], from_zero))
+    assert whdld.main([str(tmp_path / 'in'), '-o', str(tmp_path / 'out'), '--allow-missing']) == 1
+    assert (
+        'pixels of ids [0] but the data set defines [1, 2, 3, 4, 5, 6]' in capsys.readouterr().err
+    )
+
+
 def test_mars_ids_that_count_from_one_are_refused(tmp_path, capsys):
     def from_one(ids: np.ndarray) -> bytes:
         return encode(np.where(ids == 255, 0, ids + 1).astype(np.uint8), 'PNG')

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ...datasets.checks import check_segmentation_dataset, check_semi_dataset
 from ...datasets.randomness import seed_step
 from ...datasets.semi_dataset import SemiDataset
+from ..hooks import MeanTeacherHook
 
 
 @LOOPS.register_module()
@@ -84,6 +85,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         """
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
+        self._check_model()
         if self.check_data:
             self._check_data()
         self._start_data()
@@ -109,7 +111,6 @@ class SemiTrainLoop(IterBasedTrainLoop):
         problem: list[Exception | None] = [None]
         if is_main_process():
             try:
-                self._check_model()
                 if isinstance(dataset, SemiDataset):
                     summary = str(check_semi_dataset(dataset))
                 else:
@@ -122,7 +123,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
             raise problem[0]
 
     def _check_model(self) -> None:
-        """Make sure that the model has the data's classes, and can work with its batches.
+        """Make sure that the model has the data's classes, batches it can use, and its average.
 
         On a GPU a label without a class would crash the device.
         """
@@ -138,6 +139,15 @@ class SemiTrainLoop(IterBasedTrainLoop):
         per_batch = getattr(self.dataloader.sampler, 'per_batch', None)
         if per_batch is not None and hasattr(model, 'check_batch'):
             model.check_batch(per_batch[1])
+        averaged = getattr(model, 'teacher', None) is not None or bool(
+            getattr(model, 'teachers', None)
+        )
+        if averaged and not any(isinstance(hook, MeanTeacherHook) for hook in self.runner.hooks):
+            raise ValueError(
+                f'{type(model).__name__} has ema=True, but no hook updates the average, which '
+                "would stay at the initial weights: add dict(type='MeanTeacherHook') to "
+                'custom_hooks, or set ema=False.'
+            )
 
     def _start_data(self) -> None:
         """Start the workers at the current iteration."""

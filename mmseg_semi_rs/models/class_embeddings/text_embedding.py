@@ -144,7 +144,16 @@ class TextEmbedding(BaseModule):
         self.register_buffer('fingerprint', torch.tensor(list(digest), dtype=torch.uint8))
 
     def forward(self) -> Tensor:
-        """Return the embeddings, shape (num_classes, channels)."""
+        """Return the embeddings, shape (num_classes, channels).
+
+        Raises:
+            RuntimeError: There are none yet.
+        """
+        if not self.is_init:
+            raise RuntimeError(
+                'TextEmbedding has no embeddings yet: call init_weights(), or load a checkpoint '
+                'that has them (its names end in class_embedding.embedding).'
+            )
         return self.embedding
 
     def init_weights(self) -> None:

@@ -164,7 +164,9 @@ class VLGHead(BaseDecodeHead):
         """
         shallow, middle, deep = self._transform_inputs(inputs)
         embedding = F.normalize(self.class_embedding(), dim=1)
-        similarity = torch.einsum('bchw,nc->bnhw', F.normalize(deep.float(), dim=1), embedding)
+        with torch.autocast(deep.device.type, enabled=False):  # cosines differ by hundredths
+            deep = F.normalize(deep.float(), dim=1)
+            similarity = torch.einsum('bchw,nc->bnhw', deep, embedding.float())
         maps = self.spatial(self.similarity_conv(similarity.flatten(0, 1).unsqueeze(1)))
         if self.semantic:
             text = self.text_proj(embedding)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MessageHub
+from mmengine.model import BaseDataPreprocessor
 from mmseg.models import BaseSegmentor, SegDataPreProcessor
 from mmseg.registry import MODELS
 from torch import Tensor, nn
@@ -135,9 +136,10 @@ class DualStudentSegmentor(BaseSegmentor):
             ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel
             those of the student that is surer. Defaults to 'mean_prob'.
         data_preprocessor (dict, optional): Config of a ``SemiDataPreprocessor``.
-        init_cfg (dict, optional): See mmengine's BaseModule.
-        pretrained (None): Must be None; mmseg's ``init_model`` sets it.
-        train_cfg (None): Likewise.
+        init_cfg (None): Must be None, like the next two, which mmseg's ``init_model`` sets: they
+            belong to the student.
+        pretrained (None): See above.
+        train_cfg (None): See above.
 
     Attributes:
         students (nn.ModuleDict): By name, sorted.
@@ -156,19 +158,19 @@ class DualStudentSegmentor(BaseSegmentor):
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        init_cfg: None = None,
         pretrained: None = None,
         train_cfg: None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        super().__init__(data_preprocessor=data_preprocessor)
         owner = type(self).__name__
-        refuse_misplaced(owner, pretrained, train_cfg)
+        refuse_misplaced(owner, init_cfg=init_cfg, pretrained=pretrained, train_cfg=train_cfg)
         if len(students) != 2 or not all(
-            name.isidentifier() and name != 'fused' for name in students
+            name.isidentifier() and name != 'fused' and 'loss' not in name for name in students
         ):
             raise ValueError(
-                f'{owner} has two students with names other than "fused", got {list(students)}: '
-                'give students=dict(a=..., b=...).'
+                f'{owner} has two students, whose names are not "fused" and do not contain "loss", '
+                f'got {list(students)}: give students=dict(a=..., b=...).'
             )
         # By name: mmengine sorts the keys of the config that it saves, and the order of the
         # parameters, by which an optimizer is resumed, must not change with it.
@@ -212,6 +214,13 @@ class DualStudentSegmentor(BaseSegmentor):
             raise ValueError(
                 f'semi_train_cfg.donors={donors} must be a number of images, and 0 without cutmix.'
             )
+        for name, weight in settings['loss_weight'].items():
+            _check_weight(weight, f'loss_weight.{name}')
+        if donors and settings['cutmix'].get('partner', 'roll') != 'roll':
+            raise ValueError(
+                f'semi_train_cfg.donors={donors} give their pixels in turn: remove '
+                f'partner={settings["cutmix"]["partner"]!r} from cutmix.'
+            )
         if settings['stability'] is not None:
             stability = settings['stability'] = read_cfg(
                 settings['stability'], _STABILITY_DEFAULTS, 'semi_train_cfg.stability'
@@ -221,6 +230,13 @@ class DualStudentSegmentor(BaseSegmentor):
                     f'semi_train_cfg.stability={stability} must have a ramp within [0, 1] and a '
                     "mask 'valid' or 'all'."
                 )
+            _check_weight(stability['weight'], 'stability.weight')
+            for name in ('grad', 'ties'):
+                if not isinstance(stability[name], bool):
+                    raise ValueError(
+                        f'semi_train_cfg.stability.{name}={stability[name]!r} must be True or '
+                        'False.'
+                    )
         known = (*self.students, 'fused')
         if self.predict_on not in known or self.fusion not in FUSIONS:
             raise ValueError(
@@ -239,6 +255,11 @@ class DualStudentSegmentor(BaseSegmentor):
                     'SemiDataPreprocessor.'
                 )
             return Renormalise(shared, own)
+        if type(own) is not BaseDataPreprocessor:
+            raise ValueError(
+                f'The student {name!r} has a data_preprocessor of type {type(own).__name__}, whose '
+                'statistics are not known: give it a SegDataPreProcessor.'
+            )
         for network in (student, self.teachers[name] if self.teachers else None):
             if network is not None and hasattr(network.decode_head, 'bind_source'):
                 mean = getattr(shared, 'mean', torch.zeros(3)).flatten().tolist()
@@ -250,6 +271,11 @@ class DualStudentSegmentor(BaseSegmentor):
     def num_classes(self) -> int:
         """Number of classes of both students."""
         return next(iter(self.students.values())).decode_head.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the logits, one per class; test-time augmentation asks for it."""
+        return self.num_classes
 
     @property
     def align_corners(self) -> bool:
@@ -473,10 +499,12 @@ class DualStudentSegmentor(BaseSegmentor):
         own, other = opinion.own, partner.own
         if settings['mask'] == 'all':
             own, other = (
-                PseudoLabel.from_logits(each.probabilities.log(), torch.ones_like(own.valid),
-                                        self.conf_thresh)
-                for each in (opinion, partner)
-            )  # fmt: skip
+                each.replace(
+                    weight=(each.confidence >= self.conf_thresh[each.labels]).float(),
+                    valid=torch.ones_like(each.valid),
+                )
+                for each in (own, other)
+            )
         taught = taught_pixels(own, other, settings['ties'])
         denominator = RankSum(taught.sum())
         if not settings['grad']:
@@ -486,7 +514,8 @@ class DualStudentSegmentor(BaseSegmentor):
         peak = settings['weight']
         if 'max_iters' in hub:
             peak *= stability_ramp(hub['iter'], hub['max_iters'], settings['ramp'])
-        return {'loss_stability': peak * loss, 'taught': taught.sum() / valid.per_rank()}
+        share = (taught & opinion.own.valid).sum() / valid.per_rank()
+        return {'loss_stability': peak * loss, 'taught': share}
 
     def _weigh(self, **groups: dict[str, Tensor]) -> dict[str, Tensor]:
         """Multiply losses by the weight of their group."""
@@ -561,6 +590,12 @@ class DualStudentSegmentor(BaseSegmentor):
         """Return logits at the images' size (``mode='tensor'``)."""
         metas = [dict(img_shape=tuple(inputs.shape[-2:]))] * len(inputs)
         return self.encode_decode(inputs, metas)
+
+
+def _check_weight(value: Any, name: str) -> None:
+    """Refuse what is no factor of a loss."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f'semi_train_cfg.{name}={value!r} must be a number of 0 or more.')
 
 
 def _drop_channels(feats: tuple[Tensor, ...], rows: slice, share: float) -> tuple[Tensor, ...]:

@@ -80,9 +80,10 @@ class MeanTeacherSegmentor(BaseSegmentor):
         semi_test_cfg (dict, optional): ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.
         data_preprocessor (dict, optional): Config of a ``SemiDataPreprocessor``.
-        init_cfg (dict, optional): See mmengine's BaseModule.
-        pretrained (None): Must be None; mmseg's ``init_model`` sets it.
-        train_cfg (None): Likewise.
+        init_cfg (None): Must be None, like the next two, which mmseg's ``init_model`` sets: they
+            belong to the student.
+        pretrained (None): See above.
+        train_cfg (None): See above.
 
     Attributes:
         purifiers (list[Purifier]): Called in turn on the pseudo labels of every step.
@@ -100,12 +101,14 @@ class MeanTeacherSegmentor(BaseSegmentor):
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        init_cfg: None = None,
         pretrained: None = None,
         train_cfg: None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        refuse_misplaced(type(self).__name__, pretrained, train_cfg)
+        super().__init__(data_preprocessor=data_preprocessor)
+        refuse_misplaced(
+            type(self).__name__, init_cfg=init_cfg, pretrained=pretrained, train_cfg=train_cfg
+        )
         if 'data_preprocessor' in student:
             raise ValueError(
                 'The student has a data_preprocessor, which would never run: give it to '
@@ -148,6 +151,11 @@ class MeanTeacherSegmentor(BaseSegmentor):
     def num_classes(self) -> int:
         """Number of classes of the student's decode head."""
         return self.student.decode_head.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the logits, one per class; test-time augmentation asks for it."""
+        return self.num_classes
 
     @property
     def align_corners(self) -> bool:

@@ -80,17 +80,15 @@ def confidence_gate(conf_thresh: float | Sequence[float], classes: int) -> Tenso
     return torch.tensor(listed, dtype=torch.float32).expand(classes).clone()
 
 
-def refuse_misplaced(owner: str, pretrained: object, train_cfg: object) -> None:
-    """Refuse what belongs to the students: mmseg's ``init_model`` sets both to None.
+def refuse_misplaced(owner: str, **given: object) -> None:
+    """Refuse what belongs to the students: mmseg's ``init_model`` sets these to None.
 
     Raises:
         ValueError: If one of them is not None.
     """
-    if pretrained is not None or train_cfg is not None:
-        raise ValueError(
-            f'{owner} takes no pretrained={pretrained!r} and no train_cfg={train_cfg!r}: give them '
-            'to the student.'
-        )
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f'{owner} takes no {name}={value!r}: give it to the student.')
 
 
 def build_student(cfg: dict, owner: str) -> Any:
@@ -162,9 +160,9 @@ def decode_in_eval(network: Any, images: Tensor) -> Tensor:
     network.eval()
     logits = decode(network, images)
     network.train(training)
-    # Autocast keeps the casts that it makes of weights. In torch without the fix of
-    # pytorch/pytorch#112583 those made here have no gradient, and used again in the training pass
-    # they would leave the weights without one, silently.
+    # Autocast keeps the casts that it makes of weights. In torch before 2.10 or so those made here
+    # have no gradient, and used again in the training pass they would leave the weights without
+    # one, silently.
     torch.clear_autocast_cache()
     return logits
 

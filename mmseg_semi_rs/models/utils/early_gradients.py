@@ -21,8 +21,7 @@ def early_backward(compute: Callable[[], Losses], params: Sequence[Tensor]) -> L
     has its activations in memory. What is kept is a gradient for each parameter.
 
     The losses must be added up with equal weights, as mmengine's ``parse_losses`` does. They cannot
-    be differentiated twice. Under float16 autocast the gradients inside are not loss-scaled: use
-    bfloat16.
+    be differentiated twice.
 
     Args:
         compute (Callable): Returns named scalars. Those with 'loss' in the name are summed and
@@ -32,13 +31,30 @@ def early_backward(compute: Callable[[], Losses], params: Sequence[Tensor]) -> L
 
     Returns:
         dict[str, Tensor]: What ``compute`` returned, free of its graph.
+
+    Raises:
+        ValueError: Under float16 autocast: the gradients are computed before the loss is scaled,
+            and small ones would become 0.
     """
-    if not torch.is_grad_enabled():
-        return compute()
+    if not torch.is_grad_enabled() or not params:
+        with torch.no_grad():
+            return compute()
+    if _computes_in_float16():
+        raise ValueError(
+            'Gradients that are computed early cannot be loss-scaled, which float16 needs: train '
+            "in bfloat16 (optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16', "
+            'loss_scale=dict(enabled=False))), or in float32.'
+        )
     noted: Losses = {}
     values = _EarlyBackward.apply(compute, noted, *params)
     losses = [name for name in noted if 'loss' in name]
     return noted | dict(zip(losses, values.unbind(), strict=True))
+
+
+def _computes_in_float16() -> bool:
+    on_gpu = torch.is_autocast_enabled() and torch.get_autocast_gpu_dtype() == torch.float16
+    on_cpu = torch.is_autocast_cpu_enabled() and torch.get_autocast_cpu_dtype() == torch.float16
+    return on_gpu or on_cpu
 
 
 def differentiate(total: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
@@ -64,4 +80,6 @@ class _EarlyBackward(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         weight = weights.mean()  # equal for all: 1, or 1 / accumulated steps
         gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError('Gradients that were computed early can be handed out only once.')
         return None, None, *(None if grad is None else grad.mul_(weight) for grad in gradients)
