@@ -119,10 +119,13 @@ class IdLabels:
     Args:
         ids: The ids that the data set defines.
         ignore_id: Id of pixels without a class.
+        may_ignore: Whether that id may occur in the source. Where it never does, it tells of a
+            copy that counts otherwise.
     """
 
     ids: frozenset[int]
     ignore_id: int
+    may_ignore: bool = True
 
     def decode(self, image: Image.Image, name: str) -> DecodedLabel:
         """Decode an image of ids (H, W); see :meth:`LabelDecoder.decode`."""
@@ -136,7 +139,7 @@ class IdLabels:
         wrong = {
             int(value): int(count)
             for value, count in zip(values, counts, strict=True)
-            if int(value) not in self.ids and int(value) != self.ignore_id
+            if int(value) not in self.ids and not (self.may_ignore and int(value) == self.ignore_id)
         }
         if wrong:
             raise SourceError(

@@ -56,7 +56,11 @@ def plan(args: argparse.Namespace) -> Plan:
     missing += too_few(args, len(pairs), PUBLISHED, 'images')
     jobs = [pair.job(name, 'train') for name, pair in sorted(pairs.items())]
     colours = ColourLabels(LEGEND, 0, unknown=args.unknown_colours)
-    return Plan(jobs, ColourOrIdLabels(colours, IdLabels(frozenset(range(1, 7)), 255)), missing)
+    return Plan(
+        jobs,
+        ColourOrIdLabels(colours, IdLabels(frozenset(range(1, 7)), 0, may_ignore=False)),
+        missing,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
