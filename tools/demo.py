@@ -262,7 +262,7 @@ def draw(runs: Sequence[Run], options: dict[str, Any], path: Path, count: int = 
 def show_table(runs: Sequence[Run], classes: Sequence[str], console: Console) -> None:
     """Print the IoU of each class for every network of each run."""
     table = Table(title='IoU on unseen scenes, %')
-    table.add_column('class')
+    table.add_column('class', no_wrap=True)
     columns = [(run, name) for run in runs for name in run.networks()]
     for run, name in columns:
         table.add_column(f'{run.title}\n{NETWORKS[name]}', justify='right')
