@@ -131,7 +131,7 @@ def largest_difference(one, two):
 def test_I10_C16_two_ranks_give_the_gradients_of_one_process(tmp_path, dual):
     one = gradients(tmp_path, 1, dual=dual)
     assert one['valid'] < 1, 'the case has padding, which differs between the ranks'
-    assert 0 < one['kept'] < 1 and (0 < one['taught'] < 1) is dual
+    assert 0 < one['kept'] < 1 and bool(0 < one['taught'] < 1) is dual
     assert largest_difference(one, gradients(tmp_path, 2, dual=dual)) < 1e-4
     local = gradients(tmp_path, 2, local_denominators=True, dual=dual)
     assert largest_difference(one, local) > 1e-3, 'each rank by its own denominator'
