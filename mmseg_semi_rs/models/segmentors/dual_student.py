@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,6 @@ from .student import (
     decode_in_eval,
     forward_student,
     make_teacher,
-    mean_over_images,
     read_cfg,
     refuse_misplaced,
     supervised_losses,
@@ -101,9 +101,9 @@ class DualStudentSegmentor(BaseSegmentor):
     .. math:: L = w_x L_x + w_s \overline{L_s} + w_p L_{fp} + w_t(t) L_{sta}
 
     separately for each student (spec: ``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 + L_sta``).
-    Labels come from each student itself in eval mode without gradient, or from its EMA. The
-    gradients of the first student are computed before the second one runs, so that the activations
-    of one student at a time are in memory (:func:`~mmseg_semi_rs.models.utils.early_backward`).
+    Labels come from each student itself in eval mode without gradient, or from its EMA. Gradients
+    are computed pass by pass, so that the activations of one student's clean images, or of its
+    strong views, are in memory at a time (:func:`~mmseg_semi_rs.models.utils.early_backward`).
 
     A batch without unlabelled images trains both students by L_x alone.
 
@@ -342,13 +342,12 @@ class DualStudentSegmentor(BaseSegmentor):
         for name, partner in zip(names, reversed(names), strict=True):
             student = self.students[name]
 
-            def compute(name: str = name, partner: str = partner) -> dict[str, Tensor]:
-                if not opinions:
-                    return self._supervise(name, batch)
-                return self._learn(name, batch, opinions[name], opinions[partner])
-
             params = [param for param in student.parameters() if param.requires_grad]
-            found = early_backward(compute, params)
+            if opinions:
+                parts = self._learn(name, batch, opinions[name], opinions[partner])
+            else:
+                parts = [partial(self._supervise, name, batch)]
+            found = early_backward(parts, params)
             losses.update({f'{name}.{key}': value for key, value in found.items()})
         return losses
 
@@ -431,65 +430,77 @@ class DualStudentSegmentor(BaseSegmentor):
 
     def _learn(
         self, name: str, batch: _Batch, opinion: _Opinion, partner: _Opinion
-    ) -> dict[str, Tensor]:
-        """All losses of one student."""
-        student = self.students[name]
-        labelled, trained = len(batch.sup), len(batch.weak)
-        own = opinion.pseudo.first(trained)
+    ) -> list[Callable[[], dict[str, Tensor]]]:
+        """The two parts of a student's losses: of the clean images, and of the strong views."""
         targets = [opinion.pseudo.mix(view.partners, view.mask) for view in batch.views]
-        denominators = [RankSum(target.valid.sum()) for target in targets]
-        own_denominator = RankSum(own.valid.sum())
+        counts = [RankSum(target.valid.sum()) for target in targets]
+        own_count = RankSum(opinion.own.valid.sum())
+        # Feature losses are means over the images of both parts.
+        share = len(batch.sup) / (len(batch.sup) + len(batch.views) * len(batch.weak))
+        return [
+            lambda: self._learn_clean(name, batch, opinion, partner, own_count, share),
+            lambda: self._learn_strong(name, batch, targets, counts, 1.0 - share),
+        ]
 
-        clean = self.renormalise[name](torch.cat([batch.sup, batch.weak]))
-        strong = self.renormalise[name](torch.cat([view.images for view in batch.views]))
+    def _learn_clean(
+        self,
+        name: str,
+        batch: _Batch,
+        opinion: _Opinion,
+        partner: _Opinion,
+        valid: RankSum,
+        share: float,
+    ) -> dict[str, Tensor]:
+        """Losses of labelled images and weak views, which go through the student together."""
+        student, own = self.students[name], opinion.pseudo.first(len(batch.weak))
+        labelled, weak = slice(0, len(batch.sup)), slice(len(batch.sup), None)
+        images = self.renormalise[name](torch.cat([batch.sup, batch.weak]))
         decoded = forward_student(
             student,
-            clean,
+            images,
             torch.cat([batch.valid, own.valid]),
-            {'sup': slice(0, labelled), 'weak': slice(labelled, None)},
+            {'sup': labelled, 'weak': weak},
         )
-        with keep_running_statistics(student):
-            mixed = forward_student(
-                student,
-                strong,
-                torch.cat([target.valid for target in targets]),
-                {'strong': slice(None)},
-                aux=False,
-            )
+        aux_logits = [aux[labelled] for aux in decoded.aux_logits]
         groups = {
-            'sup': supervised_losses(
-                student,
-                decoded.logits[:labelled],
-                [aux[:labelled] for aux in decoded.aux_logits],
-                batch.samples,
-            ),
-            'distill': mean_over_images(
-                decoded.feature_losses, mixed.feature_losses, (labelled, len(strong))
-            ),
+            'sup': supervised_losses(student, decoded.logits[labelled], aux_logits, batch.samples),
+            'distill': {key: share * value for key, value in decoded.feature_losses.items()},
         }
-        losses = [
-            consistency_loss(logits, target.labels, target.weight, denominator)
-            for logits, target, denominator in zip(
-                upsample(student, mixed.logits, strong).split(trained),
-                targets,
-                denominators,
-                strict=True,
-            )
-        ]
-        groups['strong'] = {'loss_strong': torch.stack(losses).mean()}
         if self.settings['fp_drop'] is not None:
+            feats = _drop_channels(decoded.feats, weak, self.settings['fp_drop'])
             with keep_running_statistics(student):
-                perturbed = student.decode_head(
-                    _drop_channels(decoded.feats, slice(labelled, None), self.settings['fp_drop'])
-                )
-            logits = upsample(student, perturbed, clean)
-            loss = consistency_loss(logits, own.labels, own.weight, own_denominator)
+                logits = upsample(student, student.decode_head(feats), images)
+            loss = consistency_loss(logits, own.labels, own.weight, valid)
             groups['fp'] = {'loss_fp': loss}
-        weighed = self._weigh(**groups)
+        losses = self._weigh(**groups)
         if self.settings['stability'] is not None:
-            logits = upsample(student, decoded.logits[labelled:], clean)
-            weighed.update(self._stabilise(logits, opinion, partner, own_denominator))
-        return weighed
+            logits = upsample(student, decoded.logits[weak], images)
+            losses.update(self._stabilise(logits, opinion, partner, valid))
+        return losses
+
+    def _learn_strong(
+        self,
+        name: str,
+        batch: _Batch,
+        targets: list[PseudoLabel],
+        counts: list[RankSum],
+        share: float,
+    ) -> dict[str, Tensor]:
+        """Losses of the strong views."""
+        student = self.students[name]
+        images = self.renormalise[name](torch.cat([view.images for view in batch.views]))
+        valid = torch.cat([target.valid for target in targets])
+        with keep_running_statistics(student):
+            decoded = forward_student(student, images, valid, {'strong': slice(None)}, aux=False)
+        logits = upsample(student, decoded.logits, images).split(len(batch.weak))
+        losses = [
+            consistency_loss(scores, target.labels, target.weight, count)
+            for scores, target, count in zip(logits, targets, counts, strict=True)
+        ]
+        return self._weigh(
+            strong={'loss_strong': torch.stack(losses).mean()},
+            distill={key: share * value for key, value in decoded.feature_losses.items()},
+        )
 
     def _stabilise(
         self, logits: Tensor, opinion: _Opinion, partner: _Opinion, valid: RankSum

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Backward passes that run early, so that activations of several networks never coexist."""
+"""Backward passes that run early, so that activations of several forward passes never coexist."""
 
 from __future__ import annotations
 
@@ -12,43 +12,52 @@ from torch import Tensor
 Losses = dict[str, Tensor]
 
 
-def early_backward(compute: Callable[[], Losses], params: Sequence[Tensor]) -> Losses:
-    """Compute losses and, at once, the gradients of their sum; then free the graph.
+def early_backward(parts: Sequence[Callable[[], Losses]], params: Sequence[Tensor]) -> Losses:
+    """Compute losses part by part and, at once, the gradients of their sum; free each graph.
 
     The losses that come back have the same values, and passing a gradient into them hands out the
     stored one. So the step stays the usual one (loss, backward, optimizer; DDP, gradient
-    accumulation), while of N networks whose losses are made this way one after the other only one
-    has its activations in memory. What is kept is a gradient for each parameter.
+    accumulation), while of all parts, and of all networks whose losses are made this way one after
+    the other, only one has its activations in memory. What is kept is a gradient for each
+    parameter.
 
     The losses must be added up with equal weights, as mmengine's ``parse_losses`` does. They cannot
     be differentiated twice.
 
     Args:
-        compute (Callable): Returns named scalars. Those with 'loss' in the name are summed and
-            differentiated, the others are for the log.
+        parts (Sequence[Callable]): Each returns named scalars; those of one name are added. Those
+            with 'loss' in the name are summed and differentiated, the others are for the log.
         params (Sequence[Tensor]): Leaves to differentiate for. A leaf that no loss depends on gets
             no gradient.
 
     Returns:
-        dict[str, Tensor]: What ``compute`` returned, free of its graph.
+        dict[str, Tensor]: The scalars, free of their graphs.
 
     Raises:
         ValueError: Under float16 autocast: the gradients are computed before the loss is scaled,
             and small ones would become 0.
     """
+    noted: Losses = {}
     if not torch.is_grad_enabled() or not params:
         with torch.no_grad():
-            return compute()
+            for part in parts:
+                _add(noted, part())
+        return noted
     if _computes_in_float16():
         raise ValueError(
             'Gradients that are computed early cannot be loss-scaled, which float16 needs: train '
             "in bfloat16 (optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16', "
             'loss_scale=dict(enabled=False))), or in float32.'
         )
-    noted: Losses = {}
-    values = _EarlyBackward.apply(compute, noted, *params)
+    values = _EarlyBackward.apply(parts, noted, *params)
     losses = [name for name in noted if 'loss' in name]
     return noted | dict(zip(losses, values.unbind(), strict=True))
+
+
+def _add(noted: Losses, found: Losses) -> None:
+    """Add scalars by name, without their graphs."""
+    for name, value in found.items():
+        noted[name] = noted[name] + value.detach() if name in noted else value.detach()
 
 
 def _computes_in_float16() -> bool:
@@ -64,16 +73,25 @@ def differentiate(total: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | Non
 
 class _EarlyBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, compute: Callable[[], Losses], noted: Losses, *params: Tensor) -> Tensor:
-        with torch.enable_grad():
-            found = compute()
-            values = torch.stack([value for name, value in found.items() if 'loss' in name])
-            total = values.sum()
-        # Backward operators follow the precision of the forward ones without autocast's help.
-        with torch.autocast(total.device.type, enabled=False):
-            ctx.gradients = differentiate(total, params)
-        noted.update({name: value.detach() for name, value in found.items()})
-        return values.detach()
+    def forward(
+        ctx: Any, parts: Sequence[Callable[[], Losses]], noted: Losses, *params: Tensor
+    ) -> Tensor:
+        sums: list[Tensor | None] = [None] * len(params)
+        for part in parts:
+            with torch.enable_grad():
+                found = part()
+                total = torch.stack([v for name, v in found.items() if 'loss' in name]).sum()
+            _add(noted, found)
+            del found
+            # Backward operators follow the precision of the forward ones without autocast's help.
+            with torch.autocast(total.device.type, enabled=False):
+                gradients = differentiate(total, params)
+            sums = [
+                new if old is None else (old if new is None else old.add_(new))
+                for old, new in zip(sums, gradients, strict=True)
+            ]
+        ctx.gradients = sums
+        return torch.stack([value for name, value in noted.items() if 'loss' in name])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
