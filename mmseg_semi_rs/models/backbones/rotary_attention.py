@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,10 +64,7 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
         Tensor: The same shape and dtype; what is turned is computed in fp32.
     """
     first = vectors.shape[-2] - rotation.shape[0]
-    sines, cosines = rotation.chunk(2, dim=-1)
-    patches = vectors[..., first:, :]
-    one, two = patches.chunk(2, dim=-1)
-    turned = patches * cosines + torch.cat([-two, one], dim=-1) * sines
+    turned = apply_rot_embed_cat(vectors[..., first:, :], rotation, half=True)
     return torch.cat([vectors[..., :first, :], turned.to(vectors.dtype)], dim=-2)
 
 
