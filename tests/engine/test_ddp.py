@@ -70,7 +70,9 @@ if int(os.environ['RANK']) == 0:
     torch.save(dict(gradients=gradients, valid=kept.valid.float().mean(),
                     kept=kept.weight.mean(), taught=losses.get('a.taught', 0)), {out!r})
 if world > 1:
-    dist.destroy_process_group()
+    dist.barrier()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads may abort an interpreter that ends by itself
 """
 
 
