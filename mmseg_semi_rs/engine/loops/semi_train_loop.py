@@ -83,11 +83,12 @@ class SemiTrainLoop(IterBasedTrainLoop):
         Returns:
             nn.Module: The trained model.
         """
-        self.runner.call_hook('before_train')
-        self.runner.call_hook('before_train_epoch')
+        # First, so that hooks that read the data themselves find it in order.
         self._check_model()
         if self.check_data:
             self._check_data()
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
         self._start_data()
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()

@@ -1,0 +1,92 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What a verifier has to say about a tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+#: Integer that stands for a score of 1.
+FULL_SCORE = 255
+
+
+class Region(NamedTuple):
+    """One object that a verifier found.
+
+    Attributes:
+        label (int): Class id.
+        box (tuple[float, float, float, float]): left, top, right, bottom in pixels of the tile;
+            pixel areas are continuous, the top-left pixel covers [0, 1) x [0, 1).
+        score (float): In [0, 1].
+        name (str): What the verifier called it.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    score: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores of all classes over a tile, on a grid of the tile's size or a coarser one.
+
+    Evidence is made once, on the stored tile, neither augmented nor padded. It lives on the host.
+
+    Attributes:
+        scores (np.ndarray): Shape (K, h, w), uint8, 0 to 255 for [0, 1]. Scores are the verifier's
+            own, never a softmax of painted constants; they need not add up to 1.
+        seen (np.ndarray): Shape (h, w), bool: where the verifier has said anything. What is not
+            seen is left alone, whatever the scores are.
+        size (tuple[int, int]): Height and width of the tile in pixels.
+        answer (str): What the verifier answered, readable by people.
+        regions (tuple[Region, ...]): What it found, if it works by objects.
+        dropped (tuple[str, ...]): Parts of the answer that could not be used, each with the reason.
+        truncated (bool): Whether the answer ended before it was complete.
+
+    Raises:
+        ValueError: Shapes or types do not fit.
+    """
+
+    scores: np.ndarray
+    seen: np.ndarray
+    size: tuple[int, int]
+    answer: str = ''
+    regions: tuple[Region, ...] = ()
+    dropped: tuple[str, ...] = ()
+    truncated: bool = field(default=False)
+
+    def __post_init__(self) -> None:
+        fits = (
+            self.scores.ndim == 3
+            and self.scores.dtype == np.uint8
+            and self.seen.dtype == np.bool_
+            and self.seen.shape == self.scores.shape[1:]
+            and 0 < self.seen.shape[0] <= self.size[0]
+            and 0 < self.seen.shape[1] <= self.size[1]
+        )
+        if not fits:
+            raise ValueError(
+                f'Evidence for a tile of {self.size} needs scores (K, h, w) uint8 and seen (h, w) '
+                f'bool on a grid no finer than the tile, got {self.scores.shape} '
+                f'{self.scores.dtype} and {self.seen.shape} {self.seen.dtype}.'
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return self.scores.shape[0]
+
+
+def quantise(scores: np.ndarray) -> np.ndarray:
+    """Turn scores in [0, 1] into what :class:`Evidence` keeps.
+
+    Args:
+        scores (np.ndarray): Any shape, float; values outside [0, 1] are clipped.
+
+    Returns:
+        np.ndarray: The same shape, uint8, rounded to the nearest of 256 steps.
+    """
+    return np.rint(np.clip(scores, 0.0, 1.0) * FULL_SCORE).astype(np.uint8)

@@ -1,0 +1,175 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""From the evidence of tiles to the pseudo labels of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..structures import PseudoLabel
+from .evidence import Evidence
+from .policy import Purified
+from .replay import Frame, Replayed, frame_of, replay_evidence
+
+#: (targets, evidence (B, K, H, W), seen (B, H, W)) -> purified targets and what was done.
+Policy = Callable[[PseudoLabel, Tensor, Tensor], Purified]
+#: Files of B tiles -> their evidence, None where there is none.
+Fetch = Callable[[Sequence[str]], Sequence[Evidence | None]]
+
+
+class Purification(NamedTuple):
+    """One call of a purifier.
+
+    Attributes:
+        before (PseudoLabel): The targets as the teacher gave them.
+        after (PseudoLabel): As they are trained on.
+        actions (Tensor): What the policy did, index into ``policy.ACTIONS``, shape (B, H, W),
+            uint8.
+        scores (Tensor): Trusted evidence, shape (B, K, H, W).
+        seen (Tensor): Where there was any, shape (B, H, W), bool.
+    """
+
+    before: PseudoLabel
+    after: PseudoLabel
+    actions: Tensor
+    scores: Tensor
+    seen: Tensor
+
+
+def frame_of_sample(meta: Mapping[str, Any]) -> Frame:
+    """Where the pixels of a sample lie in its tile.
+
+    Args:
+        meta (Mapping[str, Any]): Metainfo of the sample, with ``img_path``, ``ori_shape``,
+            ``img_shape`` and ``geometry``.
+
+    Returns:
+        Frame: Of ``img_shape``.
+
+    Raises:
+        ValueError: The geometry was not recorded, or not all of it.
+    """
+    missing = {'img_path', 'ori_shape', 'img_shape', 'geometry'} - meta.keys()
+    if missing:
+        raise ValueError(
+            f'A weak view of {meta.get("img_path", "an image")} has no {sorted(missing)} in its '
+            'metainfo, without which evidence cannot be replayed into it: put the geometric '
+            'transforms into TrackGeometry and end with PackSemiInputs.'
+        )
+    frame = frame_of(meta['geometry'], meta['ori_shape'][:2])
+    shape = (len(frame.rows), len(frame.columns))
+    if shape != tuple(meta['img_shape'][:2]):
+        raise ValueError(
+            f'The weak view of {meta["img_path"]} is {tuple(meta["img_shape"][:2])} pixels, but '
+            f'its recorded geometry makes {shape}: put every transform that moves pixels into '
+            'TrackGeometry.'
+        )
+    return frame
+
+
+class EvidencePurifier:
+    """A :class:`~mmseg_semi_rs.models.protocols.Purifier` that goes by evidence.
+
+    Args:
+        policy (Policy): What evidence does.
+        fetch (Fetch): Where evidence comes from.
+        num_classes (int): Number of classes K.
+        trust (Tensor, optional): What the scores of each class are multiplied by, shape (K,).
+            Defaults to None, which is 1 for all.
+        within_segments (bool): Whether a region counts only on those of its pixels to which the
+            teacher gives the label that is the most frequent within it, so that the corners of a
+            box do not spill over its object's border. Defaults to False.
+
+    Attributes:
+        strength (float): In [0, 1]: 0 leaves the targets as they are, 1 purifies them; between the
+            two, weights move by this share of the way.
+        last (list[Purification]): What was done since :meth:`forget`, one entry per call.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        fetch: Fetch,
+        num_classes: int,
+        trust: Tensor | None = None,
+        within_segments: bool = False,
+    ) -> None:
+        self.policy, self.fetch, self.num_classes = policy, fetch, num_classes
+        self.trust = torch.ones(num_classes) if trust is None else trust.float()
+        self.within_segments = within_segments
+        self.strength = 1.0
+        self.last: list[Purification] = []
+        self._batch: tuple[Sequence[Any], Replayed] | None = None
+
+    def forget(self) -> None:
+        """Let go of the last batch."""
+        self.last, self._batch = [], None
+
+    @torch.no_grad()
+    def __call__(self, pseudo: PseudoLabel, samples: Sequence[Any]) -> PseudoLabel:
+        """Purify the targets of a batch.
+
+        Args:
+            pseudo (PseudoLabel): Of shape (B, H, W).
+            samples (Sequence[SegDataSample]): Of the B weak views, with ``img_path``, ``ori_shape``
+                and ``geometry`` in their metainfo.
+
+        Returns:
+            PseudoLabel: Of the same shape; the very same object where there is nothing to do.
+        """
+        if self.strength == 0:
+            return pseudo
+        found = self._replay(pseudo, samples)
+        scores, seen = found.scores, found.seen
+        if self.within_segments:
+            inside = _within_segments(found, pseudo)
+            scores, seen = scores * inside[:, None], seen & inside
+        purified, actions = self.policy(pseudo, scores, seen)
+        if self.strength < 1:
+            change = self.strength * (purified.weight - pseudo.weight)
+            purified = purified.replace(weight=pseudo.weight + change)
+        self.last.append(Purification(pseudo, purified, actions, scores, seen))
+        return purified
+
+    def _replay(self, pseudo: PseudoLabel, samples: Sequence[Any]) -> Replayed:
+        """Evidence in the frames of a batch, made once however many networks ask for it."""
+        if self._batch is not None and self._batch[0] is samples:
+            return self._batch[1]
+        metas = [sample.metainfo for sample in samples]
+        device, size = pseudo.labels.device, pseudo.labels.shape[-2:]
+        frames = [frame_of_sample(meta) for meta in metas]
+        evidence = self.fetch([meta['img_path'] for meta in metas])
+        for meta, found in zip(metas, evidence, strict=True):
+            if found is not None and found.size != tuple(meta['ori_shape'][:2]):
+                raise ValueError(
+                    f'The evidence of {meta["img_path"]} is for {found.size} pixels, but the tile '
+                    f'was loaded with {tuple(meta["ori_shape"][:2])}: make the evidence with the '
+                    'loading transforms of the training.'
+                )
+        replayed = replay_evidence(evidence, frames, self.num_classes, size, device)
+        if self.trust.device != device:
+            self.trust = self.trust.to(device)
+        replayed = replayed._replace(scores=replayed.scores * self.trust[:, None, None])
+        self._batch = (samples, replayed)
+        return replayed
+
+
+def _within_segments(found: Replayed, pseudo: PseudoLabel) -> Tensor:
+    """Pixels whose label is the most frequent one of their region.
+
+    Args:
+        found (Replayed): Evidence with regions.
+        pseudo (PseudoLabel): Of the same images, (B, H, W).
+
+    Returns:
+        Tensor: Shape (B, H, W), bool; False outside of all regions.
+    """
+    num_classes = found.scores.shape[1]
+    region, label = found.regions.flatten(1), pseudo.labels.flatten(1)
+    counts = torch.zeros(len(region), (found.most_regions + 1) * num_classes, device=label.device)
+    counts.scatter_add_(1, region * num_classes + label, pseudo.valid.flatten(1).float())
+    usual = counts.unflatten(1, (-1, num_classes)).argmax(dim=2).gather(1, region)
+    return ((usual == label) & (region > 0)).view_as(found.regions)

@@ -1,0 +1,174 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Evidence of whole tiles, brought into the frames of a batch on the model's device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from .evidence import FULL_SCORE, Evidence, Region
+
+
+class Frame(NamedTuple):
+    """Which pixel of its tile each pixel of a sample shows.
+
+    Resizing, cropping and flipping treat rows and columns independently, so that any sequence of
+    them is one index for each row and one for each column.
+
+    Attributes:
+        rows (np.ndarray): Tile row of each sample row, shape (h,), int64.
+        columns (np.ndarray): Tile column of each sample column, shape (w,), int64.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+class Replayed(NamedTuple):
+    """Evidence in the frames of a batch.
+
+    Attributes:
+        scores (Tensor): Shape (B, K, H, W), float32 in [0, 1]; 0 where there is no evidence.
+        seen (Tensor): Shape (B, H, W), bool; False on padding and where there is no evidence.
+        regions (Tensor): Number of the region with the highest score at each pixel, counted from 1
+            in each image, 0 for none; shape (B, H, W), int64.
+        most_regions (int): Of any image, known without asking the device.
+    """
+
+    scores: Tensor
+    seen: Tensor
+    regions: Tensor
+    most_regions: int
+
+
+def frame_of(steps: Sequence[tuple[str, Sequence[int]]], size: tuple[int, int]) -> Frame:
+    """Follow recorded steps, as nearest-neighbour interpolation of a label map does.
+
+    Args:
+        steps (Sequence[GeometryStep]): ``geometry`` of a sample's metainfo, as ``TrackGeometry``
+            recorded it.
+        size (tuple[int, int]): Height and width of the tile in pixels.
+
+    Returns:
+        Frame: Of the sample, without the padding of its batch.
+    """
+    # float32 holds every index of an image exactly, and OpenCV resizes it everywhere.
+    rows = np.arange(size[0], dtype=np.float32)[:, None]
+    columns = np.arange(size[1], dtype=np.float32)[None]
+    for op, params in steps:
+        if op == 'resize':
+            height, width = params
+            rows = cv2.resize(rows, (1, height), interpolation=cv2.INTER_NEAREST)
+            columns = cv2.resize(columns, (width, 1), interpolation=cv2.INTER_NEAREST)
+        elif op == 'crop':
+            top, left, height, width = params
+            rows, columns = rows[top : top + height], columns[:, left : left + width]
+        else:
+            (code,) = params
+            rows = rows[::-1] if code in (1, 2) else rows
+            columns = columns[:, ::-1] if code in (0, 2) else columns
+    return Frame(rows[:, 0].astype(np.int64), columns[0].astype(np.int64))
+
+
+def replay_evidence(
+    found: Sequence[Evidence | None],
+    frames: Sequence[Frame],
+    num_classes: int,
+    size: tuple[int, int],
+    device: torch.device | str,
+) -> Replayed:
+    """Bring evidence into a batch, without making the host wait for the device.
+
+    A grid of the tile's own size is read at the nearest pixel, which is exact for label maps; a
+    coarser one is interpolated between the centres of its cells.
+
+    Args:
+        found (Sequence[Evidence | None]): Of each image's tile; None where there is none.
+        frames (Sequence[Frame]): Of each image.
+        num_classes (int): Number of classes K.
+        size (tuple[int, int]): Height and width of the batch in pixels; what a frame does not fill
+            at the right and at the bottom is padding.
+        device (torch.device | str): Where to.
+
+    Returns:
+        Replayed: On the device.
+    """
+    scores = torch.zeros(len(frames), num_classes, *size, device=device)
+    seen = torch.zeros(len(frames), *size, dtype=torch.bool, device=device)
+    regions = torch.zeros(len(frames), *size, dtype=torch.int64, device=device)
+    for index, (evidence, frame) in enumerate(zip(found, frames, strict=True)):
+        if evidence is None:
+            continue
+        area = (index, slice(len(frame.rows)), slice(len(frame.columns)))
+        grid = evidence.seen.shape
+        lower, upper, share = zip(
+            *(
+                _cells(positions, cells, pixels)
+                for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
+            ),
+            strict=True,
+        )
+        values = _to(evidence.scores, device).float() / FULL_SCORE
+        for axis in (0, 1):
+            low = values.index_select(axis + 1, _to(lower[axis], device))
+            if grid[axis] == evidence.size[axis]:
+                values = low
+                continue
+            high = values.index_select(axis + 1, _to(upper[axis], device))
+            weight = _to(share[axis], device)
+            values = torch.lerp(low, high, weight[:, None] if axis == 0 else weight)
+        scores[(index, slice(None), *area[1:])] = values
+        nearest = [
+            positions * cells // pixels
+            for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
+        ]
+        seen[area] = _gather(evidence.seen, *nearest, device)
+        if evidence.regions:
+            regions[area] = _gather(region_map(evidence.regions, evidence.size), *frame, device)
+    most = max((len(evidence.regions) for evidence in found if evidence is not None), default=0)
+    return Replayed(scores, seen, regions, most)
+
+
+def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
+    """Paint which region has the highest score at each pixel of a tile.
+
+    Args:
+        regions (Sequence[Region]): In the tile's frame.
+        size (tuple[int, int]): Height and width of the tile in pixels.
+
+    Returns:
+        np.ndarray: Shape (H, W), int64, the region's number counted from 1; 0 for none.
+    """
+    painted = np.zeros(size, dtype=np.int64)
+    for number in sorted(range(len(regions)), key=lambda index: regions[index].score):
+        # A pixel belongs to a box that covers its centre.
+        left, top, right, bottom = (max(0, math.ceil(side - 0.5)) for side in regions[number].box)
+        painted[top:bottom, left:right] = number + 1
+    return painted
+
+
+def _cells(
+    positions: np.ndarray, cells: int, pixels: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which cells of a grid pixels lie, and how far from the first to the second."""
+    centre = np.clip((positions + 0.5) * cells / pixels - 0.5, 0, cells - 1)
+    lower = np.floor(centre).astype(np.int64)
+    return lower, np.minimum(lower + 1, cells - 1), (centre - lower).astype(np.float32)
+
+
+def _to(array: np.ndarray, device: Any) -> Tensor:
+    """Copy to a device, from pinned memory if that is a GPU, so that nobody waits."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if torch.device(device).type == 'cuda':
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _gather(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, device: Any) -> Tensor:
+    return _to(image, device)[_to(rows, device)][:, _to(columns, device)]

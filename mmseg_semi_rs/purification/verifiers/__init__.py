@@ -1,0 +1,6 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Networks that look at tiles and tell which class is where."""
+
+from .base import Verifier
+
+__all__ = ['Verifier']
