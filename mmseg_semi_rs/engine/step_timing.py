@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..models.teachers import FrozenTeacher
 from ..models.utils import early_gradients
 from .activation_memory import SavedActivations
+from .hooks import VLMPurifyHook
 
 __all__ = ['Stopwatch', 'TimeStepsHook', 'matmul_peak']
 
@@ -28,6 +29,7 @@ PARTS = (
     'data',
     'preprocess',
     'EMA forward',
+    'purification',
     'frozen teachers',
     'student forward',
     'backward',
@@ -48,8 +50,9 @@ class Stopwatch:
 
     def __init__(self, cuda: bool) -> None:
         self.cuda = cuda
-        self._spans: list[tuple[int, str, Any, Any]] = []
-        self.step = -1
+        self._spans: list[tuple[int, str, str | None, Any, Any]] = []
+        self._open: list[tuple[str, Any]] = []
+        self.step = 0
 
     def now(self) -> Any:
         """A point in time: an event or seconds."""
@@ -63,45 +66,51 @@ class Stopwatch:
         """Seconds between two points in time; on a GPU both must be over."""
         return start.elapsed_time(end) / 1000 if self.cuda else end - start
 
-    def add(self, part: str, start: Any) -> None:
-        """Book the time from ``start`` until now on a part of the current step."""
-        self._spans.append((self.step, part, start, self.now()))
+    def _begin(self, part: str) -> None:
+        self._open.append((part, self.now()))
+
+    def _end(self) -> None:
+        part, start = self._open.pop()
+        outer = self._open[-1][0] if self._open else None
+        self._spans.append((self.step, part, outer, start, self.now()))
 
     def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Let a function book its time on a part."""
+        """Let a function book its time on a part; what is booked inside of it is left out."""
 
         @functools.wraps(function)  # keeps the mark by which mmengine's schedulers know step()
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = self.now()
+            self._begin(part)
             try:
                 return function(*args, **kwargs)
             finally:
-                self.add(part, start)
+                self._end()
 
         return timed
 
     def watch(self, part: str, module: nn.Module) -> None:
         """Book the forward passes of a module on a part."""
-        starts: list[Any] = []
-        module.register_forward_pre_hook(lambda *_: starts.append(self.now()))
-        module.register_forward_hook(lambda *_: self.add(part, starts.pop()))
+        module.register_forward_pre_hook(lambda *_: self._begin(part))
+        module.register_forward_hook(lambda *_: self._end())
 
-    def totals(self, first: int) -> list[dict[str, float]]:
-        """Seconds by part for each step from ``first`` on."""
+    def totals(self, first: int, last: int) -> list[dict[str, float]]:
+        """Seconds by part for each step from ``first`` to before ``last``."""
         sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for step, part, start, end in self._spans:
-            if step >= first:
-                sums[step][part] += self.between(start, end)
-        return [dict(sums[step]) for step in sorted(sums)]
+        for step, part, outer, start, end in self._spans:
+            seconds = self.between(start, end) if first <= step < last else 0.0
+            sums[step][part] += seconds
+            if outer is not None:
+                sums[step][outer] -= seconds
+        return [dict(sums[step]) for step in range(first, last)]
 
 
 class TimeStepsHook(Hook):
     """Times a number of training steps, after some to warm up, and ends the training.
 
     The parts are disjoint and add up to the step: 'EMA forward' is ``pseudo_label`` of the
-    segmentor, whichever network labels, 'frozen teachers' all of them, 'student forward' the rest
-    of ``loss`` without the backward passes that run inside it (``early_backward``), 'data' the time
-    that the training waits for the loader.
+    segmentor, whichever network labels, 'purification' what purifiers and ``VLMPurifyHook`` do,
+    'frozen teachers' all of them, 'student forward' the rest of ``loss`` without the backward
+    passes that run inside it (``early_backward``), 'data' the time that the training waits for the
+    loader.
 
     Args:
         steps: Steps that are timed.
@@ -139,18 +148,27 @@ class TimeStepsHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.watch.watch('preprocess', model.data_preprocessor)
         for name, part in (
-            ('loss', 'loss'),
+            ('loss', 'student forward'),
             ('pseudo_label', 'EMA forward'),
             ('update_teacher', 'EMA update'),
         ):
             if hasattr(model, name):
                 setattr(model, name, self.watch.wrap(part, getattr(model, name)))
+        purifiers = getattr(model, 'purifiers', [])
+        purifiers[:] = [self.watch.wrap('purification', purifier) for purifier in purifiers]
+        for hook in runner.hooks:
+            if isinstance(hook, VLMPurifyHook):
+                for name, part in (
+                    ('before_train_iter', 'purification ahead'),
+                    ('after_train_iter', 'purification'),
+                ):
+                    setattr(hook, name, self.watch.wrap(part, getattr(hook, name)))
         # Teachers are called, and are no modules with hooks.
         self._teacher_call = FrozenTeacher.__call__
         timed = self.watch.wrap('frozen teachers', self._teacher_call)
         FrozenTeacher.__call__ = timed  # type: ignore[method-assign]
         self._differentiate = early_gradients.differentiate
-        early_gradients.differentiate = self.watch.wrap('early backward', self._differentiate)
+        early_gradients.differentiate = self.watch.wrap('backward', self._differentiate)
         wrapper = runner.optim_wrapper
         wrapper.backward = self.watch.wrap('backward', wrapper.backward)
         wrapper.step = self.watch.wrap('optimizer', wrapper.step)
@@ -163,9 +181,8 @@ class TimeStepsHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin a step."""
-        if self.repeat_batch and self.watch.step < 0:
+        if self.repeat_batch and self.watch.step == 0:
             runner.train_loop.dataloader_iterator = iter(lambda: data_batch, None)
-        self.watch.step += 1
         if self.watch.step == self.warmup and self.watch.cuda:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -193,6 +210,7 @@ class TimeStepsHook(Hook):
             if self.watch.cuda:
                 torch.cuda.synchronize()
             runner.train_loop.stop_training = True
+        self.watch.step += 1
 
     def report(self) -> dict[str, Any]:
         """The figures.
@@ -214,12 +232,11 @@ class TimeStepsHook(Hook):
             for index in range(first, last)
         ]
         rows = []
-        for step, wait, parts in zip(steps, waits, self.watch.totals(first), strict=True):
-            loss = parts.pop('loss', 0.0)
-            early = parts.pop('early backward', 0.0)
-            inner = parts.get('EMA forward', 0.0) + parts.get('frozen teachers', 0.0) + early
-            parts['backward'] = parts.get('backward', 0.0) + early
-            parts = {'data': wait, 'student forward': loss - inner, **parts}
+        for step, wait, parts in zip(steps, waits, self.watch.totals(first, last), strict=True):
+            ahead = parts.pop('purification ahead', 0.0)  # before the step, as the data
+            if ahead:
+                parts['purification'] = parts.get('purification', 0.0) + ahead
+            parts = {'data': wait - ahead, **parts}
             rows.append({**parts, 'rest': max(0.0, step - sum(parts.values()))})
         median = statistics.median(steps)
         return {

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 Names = tuple[str, ...]
 
-# Plain data, to edit. One entry per class id, the natural name first; an empty one is never asked
-# for: background, clutter and no-data are no objects that anybody could point at.
+# Plain data, to edit. One entry per class id that is trained, the natural name first; an empty one is
+# never asked for: background, clutter and no-data are no objects that anybody could point at.
 PROMPTS: dict[str, tuple[Names, ...]] = {
     'potsdam': (
         ('impervious surface', 'road', 'street', 'pavement', 'sidewalk', 'parking lot'),
@@ -34,7 +34,6 @@ PROMPTS: dict[str, tuple[Names, ...]] = {
         ('forest', 'woodland', 'trees'),
         ('water', 'river', 'lake', 'pond'),
         ('barren land', 'bare soil', 'rock', 'desert', 'beach'),
-        (),
     ),
     'whdld': (
         ('building', 'house', 'roof'),

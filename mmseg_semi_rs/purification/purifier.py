@@ -139,7 +139,7 @@ class EvidencePurifier:
         if self._batch is not None and self._batch[0] is samples:
             return self._batch[1]
         metas = [sample.metainfo for sample in samples]
-        device, size = pseudo.labels.device, pseudo.labels.shape[-2:]
+        device, (height, width) = pseudo.labels.device, pseudo.labels.shape[-2:]
         frames = [frame_of_sample(meta) for meta in metas]
         evidence = self.fetch([meta['img_path'] for meta in metas])
         for meta, found in zip(metas, evidence, strict=True):
@@ -149,7 +149,9 @@ class EvidencePurifier:
                     f'was loaded with {tuple(meta["ori_shape"][:2])}: make the evidence with the '
                     'loading transforms of the training.'
                 )
-        replayed = replay_evidence(evidence, frames, self.num_classes, size, device)
+        replayed = replay_evidence(
+            evidence, frames, self.num_classes, (height, width), device
+        )
         if self.trust.device != device:
             self.trust = self.trust.to(device)
         replayed = replayed._replace(scores=replayed.scores * self.trust[:, None, None])

@@ -128,7 +128,7 @@ def replay_evidence(
             positions * cells // pixels
             for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
         ]
-        seen[area] = _gather(evidence.seen, *nearest, device)
+        seen[area] = _gather(evidence.seen, nearest[0], nearest[1], device)
         if evidence.regions:
             regions[area] = _gather(region_map(evidence.regions, evidence.size), *frame, device)
     most = max((len(evidence.regions) for evidence in found if evidence is not None), default=0)

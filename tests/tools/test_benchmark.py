@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
 
 import pytest
 import torch
@@ -60,40 +60,44 @@ def test_loader_names_every_transform(config, tmp_path):
 
 
 def test_time_within_a_teacher_is_not_the_students():
-    """The report's student time is the loss without EMA pass and teachers."""
+    """What is booked inside of a part is not that part's."""
     hook = TimeStepsHook(steps=1, warmup=1)
     hook.watch = Stopwatch(cuda=False)
     hook.images = 4
     hook._begins, hook._ends = [0.0, 11.0], [10.0, 21.0]
     hook.watch._spans = [
-        (1, 'loss', 11.0, 17.0),
-        (1, 'EMA forward', 11.0, 12.0),
-        (1, 'frozen teachers', 13.0, 15.0),
-        (1, 'backward', 17.0, 20.0),
+        (1, 'purification ahead', None, 10.0, 10.25),
+        (1, 'purification', 'EMA forward', 12.0, 12.5),
+        (1, 'EMA forward', 'student forward', 11.0, 12.5),
+        (1, 'frozen teachers', 'student forward', 13.0, 15.0),
+        (1, 'backward', 'student forward', 16.0, 17.0),
+        (1, 'student forward', None, 11.0, 17.5),
+        (1, 'backward', None, 17.5, 19.5),
     ]
     report = hook.report()
     assert report['step'] == 11.0
     assert report['images_per_second'] == pytest.approx(4 / 11)
     assert report['parts'] == {
-        'data': 1.0,
+        'data': 0.75,
         'EMA forward': 1.0,
+        'purification': 0.75,
         'frozen teachers': 2.0,
-        'student forward': 3.0,
+        'student forward': 2.0,
         'backward': 3.0,
-        'rest': 1.0,
+        'rest': 1.5,
     }
 
 
 def test_stopwatch_times_functions_and_modules():
     watch = Stopwatch(cuda=False)
-    watch.step = 0
-    watch.wrap('nap', time.sleep)(0.01)
+    clock = itertools.count()
+    watch.now = lambda: float(next(clock))  # a second passes at every look
+    nap = watch.wrap('nap', lambda: None)
+    watch.wrap('night', lambda: (nap(), nap()))()
     module = nn.Identity()
     watch.watch('module', module)
     module(torch.zeros(1))
-    totals = watch.totals(0)[0]
-    assert 0.01 <= totals['nap'] < 1
-    assert totals['module'] >= 0
+    assert watch.totals(0, 1) == [{'nap': 2.0, 'night': 3.0, 'module': 1.0}]
 
 
 def distilling(config, tmp_path):

@@ -2,5 +2,7 @@
 """Networks that look at tiles and tell which class is where."""
 
 from .base import Verifier
+from .clip_verifier import CLIPVerifier
+from .generative_verifier import GenerativeVerifier
 
-__all__ = ['Verifier']
+__all__ = ['CLIPVerifier', 'GenerativeVerifier', 'Verifier']

@@ -64,7 +64,9 @@ class Verifier(ABC):
         """Whether :meth:`calibrate` has to run before anything else but :meth:`load`."""
         return False
 
-    def calibrate(self, labelled: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def calibrate(  # noqa: B027 - most verifiers have nothing to fit
+        self, labelled: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
         """Fit what is to be fitted to labelled tiles, once, and keep it in a file.
 
         Args:

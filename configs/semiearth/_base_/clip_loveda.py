@@ -1,0 +1,16 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+_base_ = './semiearth.py'
+
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        _base_.purify,
+        verifier=dict(
+            _base_.clip,
+            classes='loveda',
+            temperature='data/evidence/loveda/clip_temperature.json',  # fitted by the first run
+        ),
+        store='data/evidence/loveda',
+    ),
+]
+model = dict(student=dict(decode_head=dict(num_classes=7)))

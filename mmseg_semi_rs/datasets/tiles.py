@@ -1,0 +1,175 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Tiles as they are stored: neither augmented nor padded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmcv.transforms import BaseTransform, LoadAnnotations
+
+
+class Tile(NamedTuple):
+    """A stored tile.
+
+    Attributes:
+        path (str): Its file.
+        image (np.ndarray): Shape (H, W, 3), uint8, RGB.
+        labels (np.ndarray | None): Shape (H, W), uint8, class ids as training sees them; None where
+            the dataset loads none.
+    """
+
+    path: str
+    image: np.ndarray
+    labels: np.ndarray | None
+
+
+def load_tile(dataset: Any, index: int, with_labels: bool = True) -> Tile:
+    """Load a tile by the loading transforms of its dataset's pipeline, and by no others.
+
+    Args:
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline; ``SemiDataset``
+            and its parts too.
+        index (int): In ``[0, len(dataset))``.
+        with_labels (bool): Whether labels are loaded, if the pipeline does. Defaults to True.
+
+    Returns:
+        Tile: What is stored, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
+
+    Raises:
+        FileNotFoundError: A file of the tile does not exist.
+        ValueError: A file cannot be read, is no picture of 1, 3 or 4 bands, or has other labels
+            than one per pixel.
+    """
+    dataset, index = _leaf(dataset, index)
+    info = dataset.get_data_info(index)
+    path = str(info['img_path'])
+    results = _load(dataset, info, path, with_labels)
+    image, labels = _rgb(results['img'], path), results.get('gt_seg_map')
+    if labels is not None and labels.shape != image.shape[:2]:
+        raise ValueError(
+            f'The labels {info["seg_map_path"]} of shape {labels.shape} do not fit their image of '
+            f'{image.shape[:2]} pixels: convert the data set again.'
+        )
+    return Tile(path, image, labels)
+
+
+def load_image(dataset: Any, path: str) -> np.ndarray:
+    """Load the image of a tile of which only the file is known.
+
+    Args:
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): The tile's; of several inside, the
+            first one's loading transforms are used.
+        path (str): File of the tile.
+
+    Returns:
+        np.ndarray: Shape (H, W, 3), uint8, RGB; the same as that of :func:`load_tile`.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It cannot be read, or is no picture of 1, 3 or 4 bands.
+    """
+    leaf, _ = _leaf(dataset, 0)
+    return _rgb(_load(leaf, {'img_path': path}, path, False)['img'], path)
+
+
+def tile_paths(dataset: Any) -> list[str]:
+    """Files of all tiles of a dataset, in its order.
+
+    Args:
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): Repeated tiles occur again.
+
+    Returns:
+        list[str]: One path per index.
+    """
+    return [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Choose some of a number of indices, evenly spaced.
+
+    Args:
+        count (int): Number of indices.
+        wanted (int): How many of them, at most.
+
+    Returns:
+        list[int]: Ascending, in ``[0, count)``, none twice.
+
+    Examples:
+        >>> evenly(10, 2), evenly(2, 10)
+        ([2, 7], [0, 1])
+    """
+    wanted = min(count, wanted)
+    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
+
+
+def _leaf(dataset: Any, index: int) -> tuple[Any, int]:
+    """The dataset inside wrappers that a sample comes from, and its index there."""
+    while True:
+        if getattr(dataset, 'datasets', None) is not None:
+            for part in dataset.datasets:
+                if index < len(part):
+                    break
+                index -= len(part)
+            dataset = part
+        elif getattr(dataset, 'dataset', None) is not None:
+            dataset = dataset.dataset
+            index %= len(dataset)
+        else:
+            return dataset, index
+
+
+def _loads(transform: BaseTransform) -> bool:
+    return type(transform).__name__.startswith('Load') or isinstance(transform, LoadAnnotations)
+
+
+def _load(dataset: Any, info: dict, path: str, with_labels: bool) -> dict:
+    """Run the loading transforms, which do not depend on what stands between them."""
+    for transform in filter(_loads, dataset.pipeline.transforms):
+        if isinstance(transform, LoadAnnotations) and not with_labels:
+            continue
+        reads = info.get('seg_map_path') if isinstance(transform, LoadAnnotations) else path
+        try:
+            info = transform(info)
+        except Exception as error:  # each decoder has errors of its own
+            if isinstance(error, FileNotFoundError) or not Path(str(reads)).exists():
+                raise FileNotFoundError(
+                    f'{reads} of the tile {path} does not exist: correct the list that names it.'
+                ) from error
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+            raise ValueError(
+                f'{reads} of the tile {path} cannot be read ({reason}): convert the data set again.'
+            ) from error
+    if info is None or info.get('img') is None:
+        names = [type(transform).__name__ for transform in dataset.pipeline.transforms]
+        raise ValueError(
+            f'The tile {path} cannot be loaded by the pipeline {names}: let it begin with '
+            'LoadImageFromFile or another transform whose name begins with Load.'
+        )
+    return info
+
+
+def _rgb(image: np.ndarray, path: str) -> np.ndarray:
+    """Turn what a loader gives, BGR, into (H, W, 3) uint8 RGB.
+
+    16 bits become 8 as OpenCV does it for colour images, by the upper ones.
+    """
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype == np.uint16:
+        image = image >> 8
+    elif image.dtype.kind == 'f' and image.min() >= 0 and image.max() <= 255:
+        image = np.rint(image)
+    elif image.dtype != np.uint8:
+        raise ValueError(
+            f'The tile {path} is loaded as {image.dtype} from {image.min()} to {image.max()}: let '
+            'its pipeline load 8 or 16 bits.'
+        )
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f'The tile {path} is loaded with shape {image.shape}: let its pipeline load 1 band, 3, '
+            'or 4 of which the last is left out.'
+        )
+    bands = [0, 0, 0] if image.shape[2] == 1 else [2, 1, 0]
+    return np.ascontiguousarray(image[..., bands].astype(np.uint8))

@@ -1,0 +1,381 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Evidence of all tiles of a data set, made before the training and kept in a store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch.distributed
+from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size, init_dist
+from tqdm import tqdm
+
+from ..datasets.tiles import evenly, load_tile
+from ..purification.evidence import Evidence
+from ..purification.store import EvidenceStore
+from ..purification.verifiers import Verifier
+from .launch import set_launcher
+
+__all__ = ['Annotation', 'Processes', 'StoredTile', 'annotate', 'calibrate', 'try_out']
+
+_CALIBRATION_TILES = 50
+_LOADERS = 4  # threads that read tiles, and compress evidence
+_PATIENCE = timedelta(days=30)  # with ranks that have more to do
+_LOG_SECONDS = 60.0  # between lines of progress where nobody looks at a terminal
+_TOP_REASONS = 5
+
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
+
+
+class Processes:
+    """The processes that share the work; they wait for each other only to exchange results.
+
+    Args:
+        cfg (Config): The config; its launcher is set.
+        launcher (str): ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process
+            gets its own as the current device.
+
+    Attributes:
+        rank (int): Of this process.
+        count (int): Number of processes.
+
+    Raises:
+        ValueError: The launcher's environment variables are missing.
+    """
+
+    def __init__(self, cfg: Config, launcher: str = 'none') -> None:
+        set_launcher(cfg, launcher)
+        if launcher != 'none' and not torch.distributed.is_initialized():
+            init_dist(launcher, backend='gloo')
+        self.rank, self.count = get_rank(), get_world_size()
+        self._group: Any = None
+        if self.count > 1:
+            self._group = torch.distributed.new_group(backend='gloo', timeout=_PATIENCE)
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+    def gather(self, result: _Result) -> list[_Result]:
+        """Exchange a result; waits for all processes.
+
+        Args:
+            result (_Result): Of this process.
+
+        Returns:
+            list[_Result]: Of all processes, by rank.
+        """
+        if self._group is None:
+            return [result]
+        results: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(results, result, group=self._group)
+        return results
+
+
+class StoredTile(NamedTuple):
+    """A tile that is known but not loaded.
+
+    Attributes:
+        dataset (Any): Where it is listed.
+        number (int): Its index there.
+        path (str): Its file.
+    """
+
+    dataset: Any
+    number: int
+    path: str
+
+    def image(self) -> np.ndarray:
+        """Load the pixels, (H, W, 3) uint8 RGB."""
+        return load_tile(self.dataset, self.number, with_labels=False).image
+
+
+class _Found(NamedTuple):
+    """What the store has of a tile."""
+
+    number: int
+    key: str
+    state: str  # 'kept', 'missing', 'damaged' or, then with a reason, 'failed'
+    reason: str = ''
+    truncated: bool = False
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass
+class Annotation:
+    """What was done, and what the store holds of the tiles now.
+
+    Attributes:
+        tiles: Number of tiles looked at.
+        duplicates: Tiles with the content of an earlier one.
+        kept: Entries that were there already.
+        new: Entries that were missing and have been made.
+        redone: Entries that were damaged and have been made again.
+        failed: Reason by the path of tiles that could not be read.
+        truncated: Entries whose answer ends before it is complete.
+        dropped: Parts of answers that could not be used, by reason.
+        seconds: Time in which a process verified and waited for images, summed over processes.
+    """
+
+    tiles: int = 0
+    duplicates: int = 0
+    kept: int = 0
+    new: int = 0
+    redone: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+    def add_answer(self, truncated: bool, dropped: Iterable[str]) -> None:
+        """Count what was wrong with an answer; the reason stands behind the last colon."""
+        self.truncated += truncated
+        self.dropped.update(part.rsplit(': ', 1)[-1] for part in dropped)
+
+    def merge(self, other: Annotation) -> None:
+        """Add what another process has done."""
+        self.kept += other.kept
+        self.new += other.new
+        self.redone += other.redone
+        self.failed.update(other.failed)
+        self.truncated += other.truncated
+        self.dropped.update(other.dropped)
+        self.seconds += other.seconds
+
+    def __str__(self) -> str:
+        made = self.new + self.redone
+        lines = [
+            f'{self.tiles} tiles: {self.new} new, {self.kept} kept, {self.redone} damaged and made '
+            f'again, {self.duplicates} with the content of another, {len(self.failed)} failed'
+        ]
+        if made:
+            lines[0] += f'; {self.seconds / made:.3g} s per tile and process'
+        if self.truncated:
+            lines.append(f'{self.truncated} answers end before they are complete')
+        if self.dropped:
+            reasons = ', '.join(f'{n} x {why}' for why, n in self.dropped.most_common(_TOP_REASONS))
+            lines.append(f'{self.dropped.total()} parts of answers could not be used: {reasons}')
+        return '\n'.join(lines)
+
+
+def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
+    """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
+
+    Args:
+        verifier (Verifier): Loaded and calibrated in place.
+        labelled (BaseSegDataset): With a pipeline that loads labels.
+        device (str): Where the verifier works.
+
+    Raises:
+        ValueError: The dataset loads no labels, or they do not allow a fit.
+    """
+    if not verifier.needs_calibration:
+        return
+    verifier.load(device)
+
+    def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in evenly(len(labelled), _CALIBRATION_TILES):
+            tile = load_tile(labelled, index)
+            if tile.labels is None:
+                raise ValueError(
+                    f'{type(verifier).__name__} is to be fitted to labelled tiles, but the '
+                    f'pipeline of {tile.path} loads no labels: add LoadAnnotations to it.'
+                )
+            yield tile.image, tile.labels
+
+    verifier.calibrate(pairs())
+
+
+def annotate(
+    verifier: Verifier,
+    store: EvidenceStore,
+    tiles: Sequence[StoredTile],
+    device: str,
+    batch: int,
+    processes: Processes,
+) -> Annotation:
+    """Make the evidence that the store lacks.
+
+    First each process looks which entries there are for its share of the tiles; then what is
+    missing, each content once, is shared out anew. The verifier is loaded only if something is.
+    Entries are written batch by batch, so that at most one batch is lost when the process is
+    killed.
+
+    Args:
+        verifier (Verifier): Not yet loaded.
+        store (EvidenceStore): Of the verifier's settings.
+        tiles (Sequence[StoredTile]): The same in all processes.
+        device (str): Where this process's verifier works.
+        batch (int): Tiles per call of the verifier.
+        processes (Processes): Who shares the work.
+
+    Returns:
+        Annotation: Of all processes, the same in each.
+
+    Raises:
+        ValueError: The store cannot be written to.
+    """
+    store.prepare()
+    found = _look(store, tiles, processes)
+    done = Annotation(len(tiles))
+    unique: dict[str, _Found] = {}
+    for entry in found:
+        if entry.state == 'failed':
+            done.failed[tiles[entry.number].path] = entry.reason
+        elif unique.setdefault(entry.key, entry) is not entry:
+            done.duplicates += 1
+    for entry in unique.values():
+        if entry.state == 'kept':
+            done.kept += 1
+            done.add_answer(entry.truncated, entry.dropped)
+    lacking = [entry for entry in unique.values() if entry.state != 'kept']
+    mine = lacking[processes.rank :: processes.count]
+    for part in processes.gather(_make(verifier, store, tiles, mine, device, batch, processes)):
+        done.merge(part)
+    return done
+
+
+def try_out(
+    verifier: Verifier, tiles: Sequence[StoredTile], device: str, batch: int
+) -> tuple[list[tuple[str, Evidence]], float]:
+    """Verify four tiles, evenly chosen, and keep nothing.
+
+    Args:
+        verifier (Verifier): Loaded in place.
+        tiles (Sequence[StoredTile]): One or more.
+        device (str): Where the verifier works.
+        batch (int): Tiles per call of the verifier.
+
+    Returns:
+        tuple[list[tuple[str, Evidence]], float]: Path and evidence of each; seconds per tile,
+        without the first one, which is slower, if there are others.
+    """
+    verifier.load(device)
+    chosen = [tiles[index] for index in evenly(len(tiles), 4)]
+    answers: list[tuple[str, Evidence]] = []
+    seconds = 0.0
+    rest = [chosen[start : start + batch] for start in range(1, len(chosen), batch)]
+    for number, part in enumerate([chosen[:1], *rest]):
+        images = [tile.image() for tile in part]
+        started = time.perf_counter()
+        evidence = verifier.verify(images)
+        passed = time.perf_counter() - started
+        seconds = passed if number < 2 else seconds + passed
+        answers += zip((tile.path for tile in part), evidence, strict=True)
+    return answers, seconds / max(1, len(chosen) - 1)
+
+
+def _look(store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processes) -> list[_Found]:
+    """What the store has of all tiles, in their order; each process looks for its share."""
+
+    def look(number: int) -> _Found:
+        try:
+            key = store.key(tiles[number].path)
+        except OSError as error:
+            return _Found(number, '', 'failed', str(error))
+        evidence = store.read(key)
+        if evidence is None:
+            return _Found(number, key, 'damaged' if key in store else 'missing')
+        return _Found(number, key, 'kept', '', evidence.truncated, evidence.dropped)
+
+    share = range(processes.rank, len(tiles), processes.count)
+    with ThreadPoolExecutor(_LOADERS) as pool, _meter('looking', len(share), processes) as meter:
+        found = []
+        for _, future in _ahead(pool, look, share, 4 * _LOADERS):
+            found.append(future.result())
+            meter.update()
+    return sorted(entry for part in processes.gather(found) for entry in part)
+
+
+def _make(
+    verifier: Verifier,
+    store: EvidenceStore,
+    tiles: Sequence[StoredTile],
+    lacking: Sequence[_Found],
+    device: str,
+    batch: int,
+    processes: Processes,
+) -> Annotation:
+    """Verify tiles batch by batch while the images of the next ones are loaded."""
+    done = Annotation()
+    if not lacking:
+        return done
+    verifier.load(device)
+    started = time.perf_counter()
+
+    def load(entry: _Found) -> np.ndarray:
+        image = tiles[entry.number].image()
+        if store.key(tiles[entry.number].path) != entry.key:
+            raise ValueError('It was changed a moment ago: run the tool again.')
+        return image
+
+    with (
+        ThreadPoolExecutor(_LOADERS) as pool,
+        _meter('verifying', len(lacking), processes) as meter,
+    ):
+        loaded: list[tuple[_Found, np.ndarray]] = []
+
+        def flush() -> None:
+            entries = [entry for entry, _ in loaded]
+            evidence = verifier.verify([image for _, image in loaded])
+            if len(evidence) != len(entries):
+                raise RuntimeError(
+                    f'{type(verifier).__name__} gave {len(evidence)} results for {len(entries)} '
+                    'tiles.'
+                )
+            list(pool.map(store.write, [entry.key for entry in entries], evidence))
+            for entry, result in zip(entries, evidence, strict=True):
+                done.new += entry.state == 'missing'
+                done.redone += entry.state == 'damaged'
+                done.add_answer(result.truncated, result.dropped)
+            loaded.clear()
+            meter.update(len(entries))
+
+        for entry, future in _ahead(pool, load, lacking, 2 * batch):
+            try:
+                loaded.append((entry, future.result()))
+            except (FileNotFoundError, ValueError) as error:
+                done.failed[tiles[entry.number].path] = str(error)
+                meter.update()
+            if len(loaded) == batch:
+                flush()
+        if loaded:
+            flush()
+    done.seconds = time.perf_counter() - started
+    return done
+
+
+def _ahead(
+    pool: ThreadPoolExecutor,
+    function: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    count: int,
+) -> Iterator[tuple[_Item, Future[_Result]]]:
+    """Each item with its result to come, in order; ``count`` of them are worked on ahead."""
+    waiting: deque[tuple[_Item, Future[_Result]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _meter(title: str, total: int, processes: Processes) -> Any:
+    """Progress of the first process's share."""
+    return tqdm(
+        total=total,
+        desc=title,
+        unit='tile',
+        disable=not (processes.first and total),
+        mininterval=0.1 if sys.stderr.isatty() else _LOG_SECONDS,
+    )

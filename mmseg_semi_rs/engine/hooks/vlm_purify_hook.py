@@ -1,0 +1,311 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Lets a vision-language model correct the pseudo labels of any segmentor with ``purifiers``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS, MODELS
+
+from ...datasets.randomness import seeded
+from ...datasets.tiles import evenly, load_image, load_tile
+from ...purification.evidence import Evidence
+from ...purification.policy import ACTIONS
+from ...purification.purifier import EvidencePurifier, Purification, frame_of_sample
+from ...purification.source import EvidenceSource
+from ...purification.store import EvidenceStore
+from ...purification.trust import ClassTrust, learn_trust
+from ...purification.verifiers import Verifier
+from ..annotation import calibrate
+
+_TRUST: Mapping[str, Any] = MappingProxyType({'images': 200, 'min_lift': 0.5, 'min_pixels': 500})
+
+
+@HOOKS.register_module()
+class VLMPurifyHook(Hook):
+    """Attach an :class:`~mmseg_semi_rs.purification.EvidencePurifier` to the model.
+
+    The evidence of a tile is made once, by ``tools/vlm_annotate.py`` for a whole data set or,
+    within a budget, during the training, and then read from a store and replayed into each crop.
+    The verifier's weights are not read unless something is missing.
+
+    How far each class of the verifier is trusted is learnt on labelled tiles when the training
+    starts, see :func:`~mmseg_semi_rs.purification.trust.learn_trust`.
+
+    Logged every ``interval`` iterations, as shares of the valid pixels: ``purify/covered``,
+    ``purify/corrected``, ``purify/supported`` and ``purify/vetoed``; and, where the unlabelled
+    samples have a ``gt_sem_seg``, ``purify/accuracy_before`` and ``_after`` of the labels,
+    ``purify/kept_accuracy_before`` and ``_after`` of what the loss weighs. Two students have their
+    names in front, ``a/purify/covered``.
+
+    Args:
+        verifier (dict): Config of a verifier, e.g. ``CLIPVerifier``.
+        store (str): Folder of the evidence.
+        policy (dict, optional): Config of what evidence does. Defaults to ``EvidencePolicy``.
+        trust (dict, optional): ``images``, labelled tiles that are looked at (200, evenly chosen),
+            and ``min_lift`` and ``min_pixels`` of ``learn_trust``. None trusts the verifier as it
+            is. Defaults to these.
+        start (int): Iteration from which on labels are purified. Defaults to 0.
+        ramp (int): Iterations over which the changes of the weights then grow to their full size.
+            Defaults to 0.
+        budget (int): Tiles per iteration and process that are verified on the spot if the store has
+            nothing of them. Defaults to 0.
+        interval (int): Iterations between logs, the logger's own. Defaults to 50.
+
+    Attributes:
+        trust (ClassTrust | None): What was learnt.
+        purifier (EvidencePurifier): What is attached, once the training starts.
+
+    Raises:
+        ValueError: A setting is out of its range, or, when the training starts, model, data, store
+            and verifier do not fit together.
+    """
+
+    def __init__(
+        self,
+        verifier: dict,
+        store: str,
+        policy: dict | None = None,
+        trust: Mapping[str, Any] | None = _TRUST,
+        start: int = 0,
+        ramp: int = 0,
+        budget: int = 0,
+        interval: int = 50,
+    ) -> None:
+        self.trust_settings = None if trust is None else {**_TRUST, **trust}
+        if self.trust_settings is not None and set(self.trust_settings) != set(_TRUST):
+            raise ValueError(
+                f'VLMPurifyHook trust={trust} has unknown keys: give {sorted(_TRUST)}.'
+            )
+        for name, value, least in (
+            ('start', start, 0),
+            ('ramp', ramp, 0),
+            ('budget', budget, 0),
+            ('interval', interval, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f'VLMPurifyHook {name}={value!r} must be a whole number of {least} or more.'
+                )
+        self.verifier: Verifier = MODELS.build(verifier)
+        self.policy = MODELS.build(policy or dict(type='EvidencePolicy'))
+        self.store = store
+        self.start, self.ramp, self.budget, self.interval = start, ramp, budget, interval
+        self.trust: ClassTrust | None = None
+
+    # Before the training.
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that everything fits together, learn whom to trust, and attach the purifier."""
+        model = _unwrapped(runner)
+        dataset = runner.train_dataloader.dataset
+        self._check(model, dataset)
+        journal = Path(runner.work_dir) / f'evidence_known_rank{get_rank()}.txt'
+        self.prepare(
+            dataset, next(model.parameters()).device, journal if self.budget else None, runner.iter
+        )
+        model.purifiers.append(self.purifier)
+
+    def prepare(
+        self,
+        dataset: Any,
+        device: torch.device | str,
+        journal: Path | None = None,
+        iteration: int = 0,
+    ) -> None:
+        """Open the store, learn whom to trust, and make the purifier.
+
+        Args:
+            dataset (SemiDataset): The training data.
+            device (torch.device | str): Where the verifier works, if it has to.
+            journal (Path, optional): See ``EvidenceSource``. Defaults to None.
+            iteration (int): Where the training begins. Defaults to 0.
+
+        Raises:
+            ValueError: The store lacks what is needed.
+        """
+        if is_main_process():
+            calibrate(self.verifier, dataset.labelled, str(device))
+        barrier()
+        store = EvidenceStore(self.store, self.verifier.settings())
+        self.source = EvidenceSource(
+            store,
+            self.verifier,
+            lambda path: load_image(dataset.unlabelled, path),
+            self.budget,
+            device,
+            journal,
+        )
+        if not self.budget and not len(store):
+            raise ValueError(
+                f'The store {store.folder} holds no evidence of this verifier and its prompts: run '
+                'tools/vlm_annotate.py with this config first, or set budget of VLMPurifyHook.'
+            )
+        classes = dataset.metainfo['classes']
+        if self.trust_settings is not None:
+            self.trust = self._learn_trust(dataset.labelled)
+            print_log(
+                f'How far {type(self.verifier).__name__} is trusted, by labelled tiles:\n'
+                f'{self.trust.table(classes)}',
+                logger='current',
+            )
+        self.source.start(iteration)
+        barrier()  # nobody adds to the store before everybody has listed it
+        self.purifier = EvidencePurifier(
+            self.policy,
+            self.source,
+            len(classes),
+            None if self.trust is None else self.trust.trust,
+            within_segments=self.verifier.within_segments,
+        )
+
+    def _check(self, model: Any, dataset: Any) -> None:
+        """Refuse what cannot work, in one sentence."""
+        classes = dataset.metainfo['classes']
+        if not hasattr(model, 'purifiers'):
+            raise ValueError(
+                f'VLMPurifyHook needs a segmentor with pseudo labels, got {type(model).__name__}: '
+                'use MeanTeacherSegmentor or DualStudentSegmentor, or remove the hook.'
+            )
+        if self.verifier.num_classes != len(classes):
+            raise ValueError(
+                f'The verifier has prompts for {self.verifier.num_classes} classes, but the '
+                f'training data has {len(classes)} ({", ".join(classes)}): give one entry of names '
+                'per class in verifier.classes, None for those that nobody could point at.'
+            )
+        if getattr(dataset, 'unlabelled', None) is None:
+            raise ValueError(
+                'VLMPurifyHook purifies labels of unlabelled images, but the training data has '
+                'none: set train_dataloader.dataset.unlabelled, or remove the hook.'
+            )
+        with seeded(0):
+            sample = dataset[len(dataset.labelled)]['data_samples']
+        views = sample if isinstance(sample, dict) else {}
+        if views.get('weak') is None:
+            raise ValueError(
+                f'The unlabelled samples have the views {sorted(views)} but no weak one, which '
+                "evidence is replayed into: name a branch of MultiBranch 'weak'."
+            )
+        frame_of_sample(views['weak'].metainfo)
+
+    def _learn_trust(self, labelled: Any) -> ClassTrust:
+        """Compare the evidence of labelled tiles with their labels."""
+        assert self.trust_settings is not None
+        settings = dict(self.trust_settings)
+        chosen = evenly(len(labelled), settings.pop('images'))
+        if self.budget and is_main_process():
+            for _ in self._evidence_of(labelled, chosen):
+                pass
+        barrier()
+        gate, margin = self.policy.clear
+        return learn_trust(
+            self._evidence_of(labelled, chosen),
+            self.verifier.num_classes,
+            gate,
+            margin,
+            **settings,
+        )
+
+    def _evidence_of(
+        self, labelled: Any, chosen: Sequence[int]
+    ) -> Iterator[tuple[Evidence, np.ndarray]]:
+        """Evidence and labels of labelled tiles."""
+        store = self.source.store
+        for index in chosen:
+            tile = load_tile(labelled, index)
+            key = store.key(tile.path)
+            evidence = store.read(key)
+            if evidence is None and self.budget:
+                evidence = self.source.verify(tile.path, key)
+            if evidence is None:
+                raise ValueError(
+                    f'The store {store.folder} holds no evidence of the labelled tile {tile.path}, '
+                    'without which it is not known how far the verifier can be trusted: run '
+                    'tools/vlm_annotate.py with this config, or set trust=None of VLMPurifyHook.'
+                )
+            assert tile.labels is not None  # of a labelled dataset
+            yield evidence, tile.labels
+
+    # During the training.
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Begin to read the evidence of the batch, while the teacher is at work."""
+        self.purifier.forget()
+        done = runner.iter - self.start
+        self.purifier.strength = float(done >= 0)
+        if done >= 0 and self.ramp:
+            self.purifier.strength = min(1.0, (done + 1) / self.ramp)
+        if self.purifier.strength and data_batch is not None:
+            samples = data_batch['data_samples'].get('weak', ())
+            paths = [sample.img_path for sample in samples if sample is not None]
+            self.source.begin_step(runner.iter, paths)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Log what was done."""
+        if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
+            return
+        step = _unwrapped(runner).last_step
+        names = list(step['pseudo']) if isinstance(step['pseudo'], dict) else ['']
+        for name, done in zip(names, self.purifier.last, strict=True):
+            prefix = f'train/{name}/purify/' if name else 'train/purify/'
+            for key, value in purification_stats(done, step['samples']).items():
+                runner.message_hub.update_scalar(prefix + key, value)
+        damaged = self.source.store.damaged
+        if damaged:
+            print_log(
+                f'{damaged} damaged entries of {self.source.store.folder} are left out: run '
+                'tools/vlm_annotate.py to make them again.',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+@torch.no_grad()
+def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, float]:
+    """Summarise one purification; the host waits once.
+
+    Args:
+        done (Purification): Of a batch.
+        samples (Sequence[SegDataSample]): Its B samples; truth is taken from those that have
+            ``gt_sem_seg``.
+
+    Returns:
+        dict[str, float]: See :class:`VLMPurifyHook`, without prefixes.
+    """
+    valid = done.before.valid
+    pixels = valid.sum().clamp(min=1)
+    values = {'covered': (done.seen & valid).sum() / pixels}
+    for number, action in enumerate(ACTIONS):
+        if number:
+            values[action] = ((done.actions == number) & valid).sum() / pixels
+    known = [index for index, sample in enumerate(samples) if 'gt_sem_seg' in sample]
+    if known:
+        truth = torch.stack([samples[index].gt_sem_seg.data[0] for index in known])
+        counted = (truth < done.scores.shape[1]) & valid[known]
+        for when, pseudo in (('before', done.before), ('after', done.after)):
+            right = (pseudo.labels[known] == truth) & counted
+            weight = pseudo.weight[known] * counted
+            values[f'accuracy_{when}'] = right.sum() / counted.sum().clamp(min=1)
+            values[f'kept_accuracy_{when}'] = (right * weight).sum() / weight.sum().clamp(min=1e-6)
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
+
+
+def _unwrapped(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

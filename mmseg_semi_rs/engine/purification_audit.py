@@ -1,0 +1,119 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What purification does to whole tiles, by a trained network: records for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
+
+from ..datasets.tiles import evenly, load_image
+from ..purification.audit import AuditRecord
+from ..purification.evidence import FULL_SCORE
+from ..structures import PseudoLabel
+from .hooks import VLMPurifyHook
+
+__all__ = ['audit_dataset', 'audit_tiles']
+
+
+def audit_dataset(cfg: Config, source: str) -> Any:
+    """The tiles of a source as validation sees them, with labels where they exist.
+
+    Args:
+        cfg (Config): The config of a training with ``SemiDataset``.
+        source (str): 'unlabelled', 'labelled' or 'val'.
+
+    Returns:
+        BaseSegDataset: With the pipeline of ``val_dataloader``. Labels of unlabelled tiles are
+        looked for where those of the labelled ones are; if the first has none, none are loaded.
+    """
+    dataset_cfg = deepcopy(cfg.val_dataloader.dataset)
+    if source != 'val':
+        train = cfg.train_dataloader.dataset
+        part = train[source]
+        for key in ('data_root', 'ann_file', 'img_suffix', 'metainfo', 'type'):
+            if key in part:
+                dataset_cfg[key] = part[key]
+        prefix = train.labelled.data_prefix
+        dataset_cfg.data_prefix = dict(prefix, img_path=part.data_prefix.img_path)
+    dataset = DATASETS.build(dataset_cfg)
+    if not Path(dataset.get_data_info(0).get('seg_map_path') or '').is_file():
+        dataset_cfg.pipeline = [
+            step for step in dataset_cfg.pipeline if step.type != 'LoadAnnotations'
+        ]
+        dataset_cfg.data_prefix.pop('seg_map_path', None)
+        dataset = DATASETS.build(dataset_cfg)
+    return dataset
+
+
+@torch.no_grad()
+def audit_tiles(
+    model: Any, hook: VLMPurifyHook, dataset: Any, network: str, count: int
+) -> Iterator[AuditRecord]:
+    """Label tiles with one network of a model, purify the labels, and record both.
+
+    Args:
+        model (nn.Module): A segmentor with ``predict_each``, in evaluation mode.
+        hook (VLMPurifyHook): Prepared.
+        dataset (BaseSegDataset): Of :func:`audit_dataset`.
+        network (str): Which of the networks labels.
+        count (int): Tiles to look at, evenly chosen.
+
+    Yields:
+        AuditRecord: Of each tile, in the tile's own frame.
+    """
+    device = next(model.parameters()).device
+    for index in evenly(len(dataset), count):
+        sample = dataset[index]
+        data = model.data_preprocessor(pseudo_collate([sample]), False)
+        (found,) = model.predict_each(**data)[network]
+        logits = found.seg_logits.data[None]
+        size = tuple(logits.shape[-2:])
+        valid = torch.ones(1, *size, dtype=torch.bool, device=device)
+        pseudo = PseudoLabel.from_logits(logits, valid, model.conf_thresh)
+        path = str(found.img_path)
+        tile = SegDataSample(
+            metainfo=dict(img_path=path, ori_shape=size, img_shape=size, geometry=())
+        )
+        hook.purifier.forget()
+        hook.purifier(pseudo, [tile])
+        (done,) = hook.purifier.last
+        (evidence,) = hook.source([path])
+        truth = found.gt_sem_seg.data[0] if 'gt_sem_seg' in found else None
+        yield AuditRecord(
+            name=Path(path).stem,
+            key=hook.source.store.key(path),
+            image=load_image(dataset, path),
+            labels_before=_array(done.before.labels, np.uint8),
+            labels_after=_array(done.after.labels, np.uint8),
+            confidence=_array(done.before.confidence, np.float32),
+            weight_before=_array(done.before.weight, np.float32),
+            weight_after=_array(done.after.weight, np.float32),
+            actions=_array(done.actions, np.uint8),
+            valid=_array(done.before.valid, np.bool_),
+            truth=None if truth is None else _array(truth[None], np.uint8),
+            scores=None if evidence is None else _scores(done.scores),
+            seen=None if evidence is None else _array(done.seen, np.bool_),
+            boxes=() if evidence is None else evidence.regions,
+            answer='' if evidence is None else evidence.answer,
+            dropped=() if evidence is None else evidence.dropped,
+            truncated=evidence is not None and evidence.truncated,
+        )
+
+
+def _array(maps: torch.Tensor, dtype: Any) -> np.ndarray:
+    """The only map of a batch, shape (H, W)."""
+    return maps[0].cpu().numpy().astype(dtype)
+
+
+def _scores(scores: torch.Tensor) -> np.ndarray:
+    """Trusted evidence as ``Evidence`` keeps it, shape (K, H, W), uint8."""
+    return (scores[0] * FULL_SCORE).round().to(torch.uint8).cpu().numpy()

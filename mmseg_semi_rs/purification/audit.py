@@ -1,0 +1,296 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What purification did to a tile and why, counted and kept for people to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .evidence import Region
+from .policy import ACTIONS
+
+# Numbers in AuditRecord.actions; 0 is untouched.
+_NUMBERS = {action: number for number, action in enumerate(ACTIONS) if number}
+
+Counts = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class AuditRecord:
+    """One tile or crop before and after purification. All maps are in the frame of the image.
+
+    Attributes:
+        name (str): What people call the tile or crop.
+        key (str | None): Key of its evidence in the store.
+        image (np.ndarray): Shape (H, W, 3), uint8, RGB.
+        labels_before (np.ndarray): The teacher's class ids, shape (H, W), integer, in [0, K) where
+            valid.
+        labels_after (np.ndarray): The purified class ids, as above.
+        confidence (np.ndarray): The teacher's, shape (H, W), float32, in [0, 1].
+        weight_before (np.ndarray): Weight in the loss, shape (H, W), float32, in [0, 1].
+        weight_after (np.ndarray): The purified weight, as above.
+        actions (np.ndarray): What was done, shape (H, W), uint8, index into
+            ``policy.ACTIONS``; labels differ where it is 'corrected', and only there.
+        valid (np.ndarray): False on padding, shape (H, W), bool.
+        truth (np.ndarray | None): True class ids, shape (H, W), integer; ids outside [0, K), like
+            255, are not counted.
+        scores (np.ndarray | None): Evidence, shape (K, H, W), uint8, 0 to 255 for [0, 1].
+        seen (np.ndarray | None): Where there is evidence, shape (H, W), bool.
+        boxes (tuple[Region, ...]): What the verifier found, in pixels of the image.
+        answer (str): What it answered, verbatim.
+        dropped (tuple[str, ...]): Parts of the answer without use, each with the reason.
+        truncated (bool): Whether the answer ended before it was complete.
+
+    Raises:
+        ValueError: The maps differ in size, or there are scores without ``seen`` or the reverse.
+    """
+
+    name: str
+    key: str | None
+    image: np.ndarray
+    labels_before: np.ndarray
+    labels_after: np.ndarray
+    confidence: np.ndarray
+    weight_before: np.ndarray
+    weight_after: np.ndarray
+    actions: np.ndarray
+    valid: np.ndarray
+    truth: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    seen: np.ndarray | None = None
+    boxes: tuple[Region, ...] = ()
+    answer: str = ''
+    dropped: tuple[str, ...] = ()
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        maps = {
+            'labels_before': self.labels_before,
+            'labels_after': self.labels_after,
+            'confidence': self.confidence,
+            'weight_before': self.weight_before,
+            'weight_after': self.weight_after,
+            'actions': self.actions,
+            'valid': self.valid,
+            'truth': self.truth,
+            'seen': self.seen,
+            'a plane of scores': None if self.scores is None else self.scores[0],
+        }
+        size = self.image.shape[:2]
+        for what, values in maps.items():
+            if values is not None and values.shape != size:
+                raise ValueError(
+                    f'{what} of {self.name!r} has the shape {values.shape}, its image {size}: '
+                    'bring all maps into the frame of the image.'
+                )
+        if (self.scores is None) != (self.seen is None):
+            raise ValueError(
+                f'{self.name!r} has only one of scores and seen: give both for a tile with '
+                'evidence, none for one without.'
+            )
+
+    def summary(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Count what happened, as one line of an audit log (SemiEarth, S13).
+
+        Counts are over valid pixels. A correction is counted for the class that it leads to; it is
+        right if the new label is true, wrong if the old one was, neutral if neither. Support is
+        right on a true label, a veto on a false one.
+
+        Args:
+            classes (Sequence[str]): The K class names.
+
+        Returns:
+            dict[str, Any]: Fit for JSON. ``name``, ``key``, ``answer``, ``truncated``, ``boxes``
+            (class, the verifier's name for it, left, top, right, bottom in pixels of the image,
+            score), ``dropped``, ``counts`` (pixels and sums, to be added up by :func:`totals`) and
+            ``rates`` (shares, means and accuracies in [0, 1]; None where there is nothing to
+            divide by).
+
+        Raises:
+            ValueError: A label or box has a class without a name.
+        """
+        used = [label.label for label in self.boxes]
+        used += [int(ids[self.valid].max(initial=0)) for ids in self._labels()]
+        if max(used) >= len(classes):
+            raise ValueError(
+                f'{self.name!r} holds class {max(used)}, but there are {len(classes)} names: give '
+                'the names of all classes.'
+            )
+        counts = self._counts(classes)
+        return {
+            'name': self.name,
+            'key': self.key,
+            'answer': self.answer,
+            'truncated': bool(self.truncated),
+            'boxes': [
+                {
+                    'class': classes[region.label],
+                    'name': region.name,
+                    'box': [round(float(edge), 2) for edge in region.box],
+                    'score': round(float(region.score), 4),
+                }
+                for region in self.boxes
+            ],
+            'dropped': list(self.dropped),
+            'counts': counts,
+            'rates': _rates(counts),
+        }
+
+    def _labels(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.labels_before, self.labels_after
+
+    def _counts(self, classes: Sequence[str]) -> Counts:
+        valid = self.valid
+        counts: Counts = {
+            'pixels': int(valid.sum()),
+            'seen': 0 if self.seen is None else int((self.seen & valid).sum()),
+            'confidence': _sum(self.confidence, valid),
+            'weight_before': _sum(self.weight_before, valid),
+            'weight_after': _sum(self.weight_after, valid),
+        }
+        for action, number in _NUMBERS.items():
+            acted = valid & (self.actions == number)
+            counts[action] = _per_class(self.labels_after, acted, classes)
+        corrected = valid & (self.actions == _NUMBERS['corrected'])
+        counts['corrections'] = {
+            origin: targets
+            for label, origin in enumerate(classes)
+            if (
+                targets := _per_class(
+                    self.labels_after, corrected & (self.labels_before == label), classes
+                )
+            )
+        }
+        if self.truth is not None:
+            counts['truth'] = self._truth_counts(self.truth, classes)
+        return counts
+
+    def _truth_counts(self, truth: np.ndarray, classes: Sequence[str]) -> Counts:
+        known = self.valid & (truth >= 0) & (truth < len(classes))
+        before, after = (known & (ids == truth) for ids in self._labels())
+        # Which pixels speak for and against each action.
+        verdicts = {
+            'corrected': {'right': after, 'wrong': before, 'neutral': ~before & ~after},
+            'supported': {'right': after, 'wrong': ~after},
+            'vetoed': {'right': ~before, 'wrong': before},
+        }
+        counts: Counts = {
+            'pixels': int(known.sum()),
+            'right_before': int(before.sum()),
+            'right_after': int(after.sum()),
+            'weight_before': _sum(self.weight_before, known),
+            'weight_after': _sum(self.weight_after, known),
+            'weight_right_before': _sum(self.weight_before, before),
+            'weight_right_after': _sum(self.weight_after, after),
+            'classes': {
+                'pixels': _per_class(truth, known, classes),
+                'right_before': _per_class(truth, before, classes),
+                'right_after': _per_class(truth, after, classes),
+            },
+        }
+        for action, number in _NUMBERS.items():
+            acted = known & (self.actions == number)
+            counts[action] = {
+                verdict: _per_class(self.labels_after, acted & pixels, classes)
+                for verdict, pixels in verdicts[action].items()
+            }
+        return counts
+
+
+def append_summaries(path: str | Path, summaries: Iterable[Mapping[str, Any]]) -> None:
+    """Append summaries to a file of JSON lines.
+
+    All lines go out in one write, so that ranks which share a file do not mix them, and a line
+    that an interrupted run left unfinished stays alone.
+
+    Args:
+        path (str | Path): The ``.jsonl`` file; it and its folder are made.
+        summaries (Iterable[Mapping[str, Any]]): As :meth:`AuditRecord.summary` gives them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ''.join(json.dumps(summary) + '\n' for summary in summaries).encode()
+    with path.open('a+b', buffering=0) as file:
+        if file.seek(0, 2):
+            file.seek(-1, 2)
+            if file.read(1) != b'\n':
+                lines = b'\n' + lines
+        while lines:
+            lines = lines[file.write(lines) :]
+
+
+def totals(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up the summaries of many tiles.
+
+    Args:
+        summaries (Iterable[Mapping[str, Any]]): As :meth:`AuditRecord.summary` gives them, or as
+            read back from JSON lines.
+
+    Returns:
+        dict[str, Any]: ``tiles``, ``truncated`` (tiles whose answer is), ``dropped`` (parts of
+        answers), and ``counts`` and ``rates`` as in a summary, over all pixels. Accuracies are over
+        the tiles with truth.
+    """
+    tiles = truncated = dropped = 0
+    counts: Counts = {}
+    for summary in summaries:
+        tiles += 1
+        truncated += summary['truncated']
+        dropped += len(summary['dropped'])
+        counts = _add(counts, summary['counts'])
+    return {
+        'tiles': tiles,
+        'truncated': truncated,
+        'dropped': dropped,
+        'counts': counts,
+        'rates': _rates(counts),
+    }
+
+
+def _rates(counts: Counts) -> dict[str, float | None]:
+    """Divide the counts of one tile or of many."""
+    truth = counts.get('truth', {})
+    rates = {
+        'covered': _ratio(counts, 'seen', 'pixels'),
+        'confidence': _ratio(counts, 'confidence', 'pixels'),
+        'weight_before': _ratio(counts, 'weight_before', 'pixels'),
+        'weight_after': _ratio(counts, 'weight_after', 'pixels'),
+        'accuracy_before': _ratio(truth, 'right_before', 'pixels'),
+        'accuracy_after': _ratio(truth, 'right_after', 'pixels'),
+        'weighted_accuracy_before': _ratio(truth, 'weight_right_before', 'weight_before'),
+        'weighted_accuracy_after': _ratio(truth, 'weight_right_after', 'weight_after'),
+    }
+    for action in _NUMBERS:
+        acted = {'acted': sum(counts.get(action, {}).values()), 'pixels': counts.get('pixels', 0)}
+        rates[action] = _ratio(acted, 'acted', 'pixels')
+    return rates
+
+
+def _ratio(counts: Counts, part: str, whole: str) -> float | None:
+    return counts[part] / counts[whole] if counts.get(whole) else None
+
+
+def _sum(values: np.ndarray, where: np.ndarray) -> float:
+    return float(values[where].sum(dtype=np.float64))
+
+
+def _per_class(ids: np.ndarray, where: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
+    """Count the chosen pixels of each class that has any."""
+    found = np.bincount(ids[where].astype(np.int64), minlength=len(classes)).tolist()
+    return {name: pixels for name, pixels in zip(classes, found, strict=True) if pixels}
+
+
+def _add(left: Counts, right: Mapping[str, Any]) -> Counts:
+    """Add two nested tables of numbers; what only one of them has is kept."""
+    joined = dict(left)
+    for name, value in right.items():
+        if isinstance(value, Mapping):
+            joined[name] = _add(left.get(name, {}), value)
+        else:
+            joined[name] = left.get(name, 0) + value
+    return joined

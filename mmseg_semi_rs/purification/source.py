@@ -1,0 +1,143 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Where a training gets evidence from: the store, and within a budget the verifier itself."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+
+from .evidence import Evidence
+from .store import EvidenceStore
+from .verifiers import Verifier
+
+_READERS = 4  # files read at once
+_LINE = re.compile(r'-?\d+ [0-9a-f]{64}')  # of the journal: iteration and key
+
+
+class EvidenceSource:
+    """Hands out the evidence of tiles; reads ahead in threads.
+
+    What is missing may be made on the spot, up to ``budget`` tiles per step. So that a resumed
+    training does the same as an uninterrupted one, whatever has got into the store since, a journal
+    tells at which iteration which entry became known; an entry that is not known at an iteration
+    costs budget, though it is read if it is there.
+
+    Args:
+        store (EvidenceStore): Where evidence is kept.
+        verifier (Verifier): Who makes what is missing.
+        load_image (Callable[[str], np.ndarray]): Reads a tile as (H, W, 3), uint8, RGB.
+        budget (int): Tiles per step and process that are verified on the spot. Defaults to 0.
+        device (torch.device | str): Where the verifier works. Defaults to 'cpu'.
+        journal (Path, optional): File of this process, needed with a budget. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        store: EvidenceStore,
+        verifier: Verifier,
+        load_image: Callable[[str], np.ndarray],
+        budget: int = 0,
+        device: torch.device | str = 'cpu',
+        journal: Path | None = None,
+    ) -> None:
+        self.store, self.verifier, self.load_image = store, verifier, load_image
+        self.budget, self.device, self.journal = budget, device, journal
+        self._known: set[str] = set()
+        self._iteration = 0
+        self._left = 0
+        self._ahead: dict[str, Future[tuple[str, Evidence | None]]] = {}
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix='evidence')
+
+    def start(self, iteration: int) -> None:
+        """Settle what is known at the beginning of a training.
+
+        Args:
+            iteration (int): Where it begins, 0 unless it is resumed.
+        """
+        if self.journal is None:
+            return
+        if iteration and self.journal.is_file():
+            lines = self.journal.read_text(encoding='utf-8').splitlines()
+            # A killed process may have left half a line.
+            whole = [line for line in lines if _LINE.fullmatch(line)]
+            kept = [line for line in whole if int(line.split()[0]) < iteration]
+        else:
+            if iteration:
+                print_log(
+                    f'{self.journal} is not there, so that all evidence in {self.store.folder} is '
+                    'taken as known: the resumed training may differ from an uninterrupted one.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            kept = [f'-1 {key}' for key in sorted(self.store.keys())]
+        self._known = {line.split()[1] for line in kept}
+        self.journal.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.journal.with_name(self.journal.name + '.part')
+        partial.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
+        partial.replace(self.journal)
+
+    def begin_step(self, iteration: int, paths: Sequence[str]) -> None:
+        """Begin to read the evidence of a step's tiles.
+
+        Args:
+            iteration (int): The step.
+            paths (Sequence[str]): Files of the tiles.
+        """
+        self._iteration, self._left = iteration, self.budget
+        self._ahead = {path: self._readers.submit(self._read, path) for path in paths}
+
+    def _read(self, path: str) -> tuple[str, Evidence | None]:
+        key = self.store.key(path)
+        return key, self.store.read(key)
+
+    def __call__(self, paths: Sequence[str]) -> list[Evidence | None]:
+        """Hand out the evidence of tiles.
+
+        Args:
+            paths (Sequence[str]): Their files.
+
+        Returns:
+            list[Evidence | None]: None where there is none and the budget is used up.
+        """
+        for path in paths:  # all at once, where nobody has begun to read
+            if path not in self._ahead:
+                self._ahead[path] = self._readers.submit(self._read, path)
+        return [self._settle(path, *self._ahead[path].result()) for path in paths]
+
+    def _settle(self, path: str, key: str, found: Evidence | None) -> Evidence | None:
+        """What a process may use of what it has read, or makes."""
+        if not self.budget or (key in self._known and found is not None):
+            return found
+        if not self._left:
+            return None
+        self._left -= 1
+        if found is None:
+            found = self.verify(path, key)
+        self._known.add(key)
+        if self.journal is not None:
+            with self.journal.open('a', encoding='utf-8') as journal:
+                journal.write(f'{self._iteration} {key}\n')
+        self._ahead[path] = self._readers.submit(lambda: (key, found))
+        return found
+
+    def verify(self, path: str, key: str) -> Evidence:
+        """Make the evidence of a tile, and keep it.
+
+        Args:
+            path (str): The tile.
+            key (str): Its key in the store.
+
+        Returns:
+            Evidence: Of the tile.
+        """
+        self.verifier.load(self.device)
+        (evidence,) = self.verifier.verify([self.load_image(path)])
+        self.store.write(key, evidence)
+        return evidence

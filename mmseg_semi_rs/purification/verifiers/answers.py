@@ -1,0 +1,379 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What a vision-language model answered, read leniently: objects, each a class and a box."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..prompts import ClassPrompts
+
+Box = tuple[float, float, float, float]
+
+#: Characters of an answer that are read, and objects that are kept: an answer may be hostile.
+MAX_LENGTH, MAX_OBJECTS = 65536, 500
+_MAX_REASONS = 50
+
+_NAME_KEYS = ('label', 'class', 'classname', 'category', 'categoryname', 'name', 'object', 'type')
+_BOX_KEYS = (
+    *('bbox2d', 'bbox', 'box', 'box2d', 'boundingbox', 'bboxes', 'boxes', 'boundingboxes'),
+    *('rect', 'rectangle', 'coordinates', 'coords', 'location', 'position'),
+)
+_SCORE_KEYS = ('score', 'confidence', 'conf', 'probability', 'prob', 'certainty')
+_CORNER_KEYS = (
+    ('x1', 'y1', 'x2', 'y2'),
+    ('x0', 'y0', 'x1', 'y1'),
+    ('xmin', 'ymin', 'xmax', 'ymax'),
+    ('left', 'top', 'right', 'bottom'),
+)
+
+_NUMBER = re.compile(r'[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?')
+# A quote ends a string in single quotes only where one may end, so that "farmer's" needs no escape.
+# No string is longer than this, which keeps the time linear.
+_TOKEN = re.compile(
+    r'(?P<open>[\[{])|(?P<close>[\]}])|(?P<sign>[:,])'
+    r'|(?P<text>"(?:[^"\\\n]|\\.){0,200}"'
+    r"|'(?:[^'\\\n]|\\.|'(?!\s{0,9}(?:[,:\]}]|$))){0,200}')"
+    rf'|(?P<number>{_NUMBER.pattern}(?![\w.]))|(?P<word>[-+]?\w[\w.%-]*)'
+)
+_OPEN = re.compile(r'[\[{]')
+_NONE = re.compile(
+    r'\b(?:no|none|nothing|null|n/a|empty)\b|\bnot (?:any|found|visible|present)\b', re.IGNORECASE
+)
+_WORDS = {'null': None, 'none': None, 'true': True, 'false': False}
+
+
+class Claim(NamedTuple):
+    """One object of an answer.
+
+    Attributes:
+        label (int): Class id.
+        name (str): As the answer has it.
+        box (tuple[float, float, float, float]): left, top, right, bottom, finite, of positive
+            width and height, in the frame that the model used.
+        score (float): In [0, 1].
+    """
+
+    label: int
+    name: str
+    box: Box
+    score: float
+
+
+class Answer(NamedTuple):
+    """What could be read.
+
+    Attributes:
+        claims (tuple[Claim, ...]): In the order of the answer, without duplicates.
+        dropped (tuple[str, ...]): What could not be used, each with the reason.
+        truncated (bool): Whether the answer ends before it is complete, or is too long to be read.
+    """
+
+    claims: tuple[Claim, ...]
+    dropped: tuple[str, ...]
+    truncated: bool
+
+
+def parse_answer(text: str, prompts: ClassPrompts, score: float = 0.95) -> Answer:
+    """Read an answer; never raises, whatever it is, in time linear in its length.
+
+    Understood are JSON lists, objects and lines, nested in any way, with or without fences and
+    prose, also with single quotes, trailing commas or unquoted keys: objects with a name and a box
+    under the usual keys in any order; boxes as values of a class name; and lines of the form
+    ``class_name: [x1, y1, x2, y2]``. Numbers may be strings. The rules:
+
+    * A name is a class's whole name or synonym (:meth:`ClassPrompts.find`), with at most a number
+      behind it ('building 2').
+    * A box is two opposite corners: corners in the other order are swapped. Boxes without an area
+      or with numbers that are not finite are dropped.
+    * What is not closed at the end of the answer is dropped, what is complete before it is kept.
+    * Of equal boxes of a class, that with the highest score is kept.
+    * A list that is empty, or a text that says so, is an answer that found nothing; any other in
+      which there is no object is reported as unreadable.
+
+    Args:
+        text (str): The answer.
+        prompts (ClassPrompts): The classes.
+        score (float): Score of an object that comes without, in [0, 1]. Defaults to 0.95.
+
+    Returns:
+        Answer: What could be read.
+
+    Examples:
+        >>> parse_answer('[{"bbox_2d": [1, 2, 30, 40], "label": "Car"}]', ClassPrompts(['car']))
+        Answer(claims=(Claim(label=0, name='Car', box=(1.0, 2.0, 30.0, 40.0), score=0.95),), \
+dropped=(), truncated=False)
+    """
+    reader = _Reader(prompts, score)
+    if len(text) > MAX_LENGTH:
+        reader.drop(f'what follows the first {MAX_LENGTH} characters')
+    body = text[:MAX_LENGTH]
+    nodes = 0
+    for name, node in _nodes(body):
+        nodes += 1
+        reader.read(node, name)
+        reader.truncated |= not node.closed
+    if not reader.claims and not reader.reasons and not reader.truncated:
+        if not body.strip():
+            reader.drop('the answer is empty')
+        elif not _NONE.search(body) and (not nodes or reader.leaves):
+            reader.drop(f'no object in {_short(body)}')
+    return Answer(
+        tuple(
+            Claim(label, name, box, best) for (label, box), (name, best) in reader.claims.items()
+        ),
+        tuple(reader.reported()),
+        reader.truncated or len(text) > MAX_LENGTH,
+    )
+
+
+class _Node:
+    """A list or an object: values with or without a key, in their order."""
+
+    __slots__ = ('closed', 'items', 'kind')
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.closed = kind, False
+        self.items: list[tuple[str | None, Any]] = []
+
+
+def _nodes(text: str) -> Iterator[tuple[str, _Node]]:
+    """Outermost lists and objects of a text, each with the last words before it."""
+    name, start = '', 0
+    while (found := _OPEN.search(text, start)) is not None:
+        lines = [
+            line for line in text[start : found.start()].splitlines() if re.search(r'\w', line)
+        ]
+        name = lines[-1] if lines else name
+        node, start = _node(text, found.start())
+        yield name, node
+
+
+def _node(text: str, start: int) -> tuple[_Node, int]:
+    """Read a list or object and all that is in it; also where it ends."""
+    stack: list[_Node] = []
+    key: str | None = None
+    joins = False  # whether the last token was a word that another one may continue
+    for token in _TOKEN.finditer(text, start):
+        kind, sign = token.lastgroup, token.group()
+        if kind == 'open':
+            node = _Node(sign)
+            if stack:
+                stack[-1].items.append((key, node))
+            stack.append(node)
+            key = None
+        elif kind == 'close':
+            opened = '[' if sign == ']' else '{'
+            if any(node.kind == opened for node in stack[-_NEAR:]):
+                while True:
+                    node = stack.pop()
+                    node.closed = True
+                    if node.kind == opened:
+                        break
+                if not stack:
+                    return node, token.end()
+            key = None
+        elif sign == ':':
+            items = stack[-1].items
+            if items and isinstance(items[-1][1], str):
+                key = items.pop()[1]
+        elif sign == ',':
+            key = None
+        else:
+            value = _value(sign, kind)
+            items = stack[-1].items
+            if joins and kind == 'word' and items and isinstance(items[-1][1], str):
+                items[-1] = (items[-1][0], f'{items[-1][1]} {sign}')
+            else:
+                items.append((key, value))
+                key = None
+        joins = kind == 'word'
+    return stack[0], len(text)
+
+
+# How many missing closing signs are forgiven.
+_NEAR = 4
+
+
+def _value(sign: str, kind: str | None) -> Any:
+    if kind == 'text':
+        try:
+            return json.loads(f'"{sign[1:-1]}"')
+        except ValueError:
+            return sign[1:-1].replace('\\', '')
+    word = sign.lower()
+    if kind == 'word' and word in _WORDS:
+        return _WORDS[word]
+    number = _number(sign)
+    return sign if number is None else number
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one in a string; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+class _Reader:
+    """Collects the objects of an answer."""
+
+    def __init__(self, prompts: ClassPrompts, score: float) -> None:
+        self.prompts, self.score = prompts, score
+        self.claims: dict[tuple[int, Box], tuple[str, float]] = {}
+        self.reasons: list[str] = []
+        self.unreported = self.leaves = 0
+        self.truncated = False
+
+    def drop(self, reason: str) -> None:
+        if len(self.reasons) < _MAX_REASONS:
+            self.reasons.append(reason)
+        else:
+            self.unreported += 1
+
+    def reported(self) -> list[str]:
+        more = [f'and {self.unreported} more'] if self.unreported else []
+        return self.reasons + more
+
+    def read(self, outermost: _Node, name: str) -> None:
+        """Read a list or object, and what is in it, in the order of the answer."""
+        pending = [(outermost, name)]
+        while pending:
+            node, name = pending.pop()
+            inner = self._object(node, name) if node.kind == '{' else self._list(node, name)
+            pending.extend(reversed(inner))
+
+    def _list(self, node: _Node, name: str) -> list[tuple[_Node, str]]:
+        numbers: list[float] = []
+        inner: list[tuple[_Node, str]] = []
+        for key, value in node.items:
+            number = _number(value)
+            if isinstance(value, _Node):
+                inner.append((value, key or name))
+            elif number is not None:
+                numbers.append(number)
+            elif isinstance(value, str):
+                name = value
+                self.leaves += 1
+        pairs = [_numbers(child) for child, _ in inner]
+        if len(pairs) == 2 and all(pair is not None and len(pair) == 2 for pair in pairs):
+            numbers, inner = [*(pairs[0] or ()), *(pairs[1] or ())], []
+        if numbers:
+            self._claim(name, numbers, None, node)
+        return inner
+
+    def _object(self, node: _Node, context: str) -> list[tuple[_Node, str]]:
+        fields: dict[str, Any] = {}
+        for key, value in node.items:
+            fields.setdefault(_plain(key), value)
+        names = (fields[key] for key in _NAME_KEYS if isinstance(fields.get(key), str))
+        own: str | None = next(names, None)
+        score = next((fields[key] for key in _SCORE_KEYS if key in fields), None)
+        box = next((fields[key] for key in _BOX_KEYS if key in fields), None)
+        numbers = _numbers(box) or _corners(fields)
+        if isinstance(box, _Node) and numbers is None:
+            inside = {_plain(key): value for key, value in box.items}
+            numbers = _corners(inside)
+        if numbers is not None:
+            self._claim(own or context, numbers, score, node)
+            return []
+        inner: list[tuple[_Node, str]] = []
+        for key, value in node.items:
+            known = key is not None and _find(self.prompts, key) is not None
+            if isinstance(value, _Node):
+                inner.append((value, key if key and known else own or key or context))
+            elif known and key and (numbers := _numbers(value)):
+                self._claim(key, numbers, None, node)
+            elif value is not None and value != '':
+                self.leaves += 1
+        if own is not None and not inner:
+            self.drop(f'{_short(own)}: has no box' if node.closed else f'{_short(own)}: is cut off')
+        return inner
+
+    def _claim(self, name: str, numbers: list[float], score: Any, node: _Node) -> None:
+        """Keep a box of a name, or drop it with the reason."""
+        box = f'{_short(name.strip())} [{", ".join(f"{number:g}" for number in numbers[:6])}]'
+        label = _find(self.prompts, name)
+        if len(numbers) == 5 and 0 <= numbers[4] <= 1:
+            score = numbers.pop()
+        if not node.closed:
+            self.drop(f'{box}: is cut off')
+        elif not name.strip():
+            self.drop(f'{box}: has no name')
+        elif label is None:
+            self.drop(f'{box}: is no class that was asked for')
+        elif len(numbers) != 4:
+            self.drop(f'{box}: a box has 4 numbers, not {len(numbers)}')
+        elif not all(map(math.isfinite, numbers)):
+            self.drop(f'{box}: is not finite')
+        elif numbers[0] == numbers[2] or numbers[1] == numbers[3]:
+            self.drop(f'{box}: has no area')
+        elif len(self.claims) >= MAX_OBJECTS:
+            self.drop(f'{box}: is more than {MAX_OBJECTS} objects')
+        else:
+            (left, right), (top, bottom) = sorted(numbers[::2]), sorted(numbers[1::2])
+            place = (label, (left, top, right, bottom))
+            value = self._score(score, box)
+            named, best = self.claims.get(place, (_clean(name), value))
+            self.claims[place] = (named, max(best, value))
+
+    def _score(self, score: Any, box: str) -> float:
+        if score is None:
+            return self.score
+        percent = isinstance(score, str) and score.strip().endswith('%')
+        value = _number(score.strip().rstrip('%') if isinstance(score, str) else score)
+        if value is not None and (percent or 1 < value <= 100):
+            value /= 100
+        if value is not None and 0 <= value <= 1:
+            return value
+        self.drop(f'{box}: the score {_short(str(score))} is not in [0, 1], {self.score} is taken')
+        return self.score
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """The numbers of a list, closed and of nothing else, or of a string with 4 of them."""
+    if isinstance(value, str):
+        found = [float(number) for number in _NUMBER.findall(value)]
+        return found if len(found) == 4 else None
+    if not isinstance(value, _Node) or not value.closed:
+        return None
+    items = [_number(item) for key, item in value.items if key is None]
+    found = [item for item in items if item is not None]
+    return found if found and len(found) == len(value.items) else None
+
+
+def _corners(fields: dict[str, Any]) -> list[float] | None:
+    """The corners of a box that are fields of an object."""
+    for keys in _CORNER_KEYS:
+        found = [number for key in keys if (number := _number(fields.get(key))) is not None]
+        if len(found) == 4:
+            return found
+    return None
+
+
+def _plain(key: str | None) -> str:
+    return ''.join(sign for sign in (key or '').lower() if sign.isalnum())
+
+
+def _clean(name: str) -> str:
+    """A name without bullets, marks and numbers around it."""
+    return re.sub(r'^\W*(?:[0-9]+[.)])?[\W_]*|[\W_]*[0-9]*[\W_]*$', '', name)
+
+
+def _find(prompts: ClassPrompts, name: str) -> int | None:
+    """Class of a name, with the bullet before it or the number behind it taken off if need be."""
+    if len(name) > 200:
+        return None
+    label = prompts.find(name)
+    return prompts.find(_clean(name)) if label is None else label
+
+
+def _short(text: str) -> str:
+    text = ' '.join(text[:200].split())
+    return repr(text if len(text) <= 60 else f'{text[:59]}…')

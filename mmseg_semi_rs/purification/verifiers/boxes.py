@@ -1,0 +1,117 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Boxes of vision-language models in pixels of the tile, and evidence painted from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..evidence import Region
+
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+
+#: Conventions for coordinates -> extent of the image in them; None for pixels that the model saw.
+COORDINATES: dict[str, float | None] = {'absolute': None, 'thousand': 1000.0, 'unit': 1.0}
+
+#: ``model_type`` of a model's config -> the convention that it was trained with.
+NATIVE_COORDINATES = {
+    'qwen2_vl': 'thousand',
+    'qwen2_5_vl': 'absolute',
+    'qwen3_vl': 'thousand',
+    'qwen3_vl_moe': 'thousand',
+}
+
+
+def processed_size(inputs: Mapping[str, Any], index: int, image_processor: Any, tile: Size) -> Size:
+    """Height and width to which a processor resized an image.
+
+    Args:
+        inputs (Mapping[str, Any]): What the processor made of a batch with one image per text.
+        index (int): Which image.
+        image_processor (Any): The image processor, for its settings.
+        tile (tuple[int, int]): Height and width of the tile in pixels.
+
+    Returns:
+        tuple[int, int]: From the grid of patches where the model has one, else from the size to
+        which all images are resized, else the tile's own.
+    """
+    if 'image_grid_thw' in inputs:
+        _, rows, columns = (int(count) for count in inputs['image_grid_thw'][index])
+        return rows * image_processor.patch_size, columns * image_processor.patch_size
+    size = getattr(image_processor, 'size', None) or {}
+    if 'height' in size and 'width' in size:
+        return int(size['height']), int(size['width'])
+    return tile
+
+
+def to_tile(box: Box, coordinates: str, processed: Size, tile: Size) -> Box | None:
+    r"""Bring a box from the model's frame into pixels of the tile, and clip it.
+
+    .. math:: x_{tile} = x \cdot W_{tile} / W_{frame}
+
+    with the frame being the resized image for absolute coordinates, 1000 or 1 for relative ones.
+
+    Args:
+        box (tuple[float, float, float, float]): left, top, right, bottom.
+        coordinates (str): A key of :data:`COORDINATES`.
+        processed (tuple[int, int]): Height and width of what the model saw, in pixels.
+        tile (tuple[int, int]): Height and width of the tile in pixels.
+
+    Returns:
+        tuple[float, float, float, float] | None: None if it covers no pixel of the tile.
+    """
+    extent = COORDINATES[coordinates]
+    height, width = processed if extent is None else (extent, extent)
+    left, right = (min(max(x * tile[1] / width, 0.0), tile[1]) for x in box[::2])
+    top, bottom = (min(max(y * tile[0] / height, 0.0), tile[0]) for y in box[1::2])
+    rows, columns = pixels((left, top, right, bottom))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        return None
+    return left, top, right, bottom
+
+
+def pixels(box: Box) -> tuple[slice, slice]:
+    """Rows and columns of the pixels whose centres a box covers.
+
+    Args:
+        box (tuple[float, float, float, float]): Within the tile, in its pixels.
+
+    Returns:
+        tuple[slice, slice]: Rows and columns.
+    """
+    left, top, right, bottom = (round(side) for side in box)
+    return slice(top, bottom), slice(left, right)
+
+
+def paint(
+    regions: Sequence[Region],
+    masks: Sequence[np.ndarray] | None,
+    num_classes: int,
+    tile: Size,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Paint regions: the evidence of a class is the highest score of its regions at a pixel.
+
+    The order of the regions does not matter, and classes do not hide each other: where two claim a
+    pixel, both keep their scores, and it is for the policy to see which one leads.
+
+    Args:
+        regions (Sequence[Region]): In the tile's frame.
+        masks (Sequence[np.ndarray], optional): One for each region, shape (H, W), bool; None to
+            fill the boxes.
+        num_classes (int): Number of classes K.
+        tile (tuple[int, int]): Height H and width W of the tile in pixels.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Scores of shape (K, H, W), float32 in [0, 1]; and where there
+        is any region, shape (H, W), bool.
+    """
+    scores = np.zeros((num_classes, *tile), dtype=np.float32)
+    seen = np.zeros(tile, dtype=bool)
+    for index, region in enumerate(regions):
+        place = pixels(region.box) if masks is None else masks[index]
+        scores[region.label][place] = np.maximum(scores[region.label][place], region.score)
+        seen[place] = True
+    return scores, seen

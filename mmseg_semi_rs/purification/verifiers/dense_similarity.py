@@ -1,0 +1,270 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Cosines between the places of an image and texts, by both towers of a CLIP, window by window."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...models import CLIPVision, TextEmbedding
+
+
+class PatchSimilarity(nn.Module):
+    """Cosine of each patch with each text, by the value path (MaskCLIP, arXiv 2112.01071).
+
+    Args:
+        concepts (Sequence[Sequence[str]]): Names of each of N texts; their features are averaged.
+        templates (Sequence[str]): Sentences with '{}' for the name.
+        arch (str | Mapping[str, Any]): Name of an open_clip model whose towers are CLIP's own, or a
+            dict with **vision** and **text**, see :class:`~mmseg_semi_rs.models.CLIPVision` and
+            :class:`~mmseg_semi_rs.models.TextEmbedding`.
+        checkpoint (str | None): Weight file with both towers; None is random, always the same.
+
+    Attributes:
+        cell (int): Side of a place in pixels, here of a patch.
+        window (int): Side of the images that the model was trained with, in pixels.
+
+    Raises:
+        FileNotFoundError: The weight file does not exist.
+        ValueError: The weight file does not fit.
+    """
+
+    texts: Tensor
+
+    def __init__(
+        self,
+        concepts: Sequence[Sequence[str]],
+        templates: Sequence[str],
+        arch: str | Mapping[str, Any],
+        checkpoint: str | None,
+    ) -> None:
+        super().__init__()
+        vision, text = (arch, arch) if isinstance(arch, str) else (arch['vision'], arch['text'])
+        with _own_random_state():
+            self.vision = CLIPVision(
+                vision,
+                value_path=True,
+                dense=True,
+                frozen=True,
+                checkpoint=checkpoint,
+            ).eval()
+            self.vision.init_weights()
+        embedding = TextEmbedding(
+            concepts,
+            arch=text,
+            checkpoint=checkpoint,
+            templates=templates,
+            cache_dir=None,
+        )
+        embedding.init_weights()
+        self.register_buffer('texts', embedding())
+        self.cell = self.vision.patch_size
+        self.window = self.vision.grid_size[0] * self.cell
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compare.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W), normalised; H and W multiples of ``cell``.
+
+        Returns:
+            Tensor: Cosines, shape (B, N, H / cell, W / cell), float32.
+        """
+        patches = self.vision(images)[-1]
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.einsum('bchw,nc->bnhw', patches.float(), self.texts)
+
+
+class WindowSimilarity(nn.Module):
+    """Cosine of a whole window with each text, by any model of open_clip.
+
+    Args:
+        concepts (Sequence[Sequence[str]]): Names of each of N texts; their features are averaged.
+        templates (Sequence[str]): Sentences with '{}' for the name.
+        arch (str): Name of an open_clip model; not needed for a folder.
+        checkpoint (str | None): Weight file in open_clip's format, or a snapshot folder of the
+            Hugging Face hub with open_clip_config.json, weights and tokenizer; None is random,
+            always the same. Nothing is downloaded.
+        cell (int): Side of a place in pixels.
+
+    Attributes:
+        cell (int): Side of a place in pixels.
+        window (int): Side of a window in pixels unless told otherwise: two places.
+
+    Raises:
+        FileNotFoundError: The weight file does not exist, or the model's tokenizer or text tower
+            asks for a file of the Hugging Face hub that is not on this machine.
+        ImportError: The model needs transformers.
+        ValueError: The weight file does not fit, or there is no such model.
+    """
+
+    texts: Tensor
+    model: Any
+
+    def __init__(
+        self,
+        concepts: Sequence[Sequence[str]],
+        templates: Sequence[str],
+        arch: str,
+        checkpoint: str | None,
+        cell: int,
+    ) -> None:
+        super().__init__()
+        model, tokenizer = _open_model(arch, checkpoint)
+        self.model = model
+        side = model.visual.image_size
+        self.side: tuple[int, int] = (side, side) if isinstance(side, int) else tuple(side)
+        self.cell, self.window = cell, 2 * cell
+        with torch.no_grad():
+            # One class at a time: as many sentences as it has names and templates.
+            means = [
+                model.encode_text(
+                    tokenizer([line.replace('{}', name) for name in names for line in templates])
+                ).mean(0)
+                for names in concepts
+            ]
+        self.register_buffer('texts', F.normalize(torch.stack(means).float(), dim=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compare.
+
+        Args:
+            images (Tensor): Shape (B, 3, H, W), normalised.
+
+        Returns:
+            Tensor: Cosines, shape (B, N, 1, 1), float32: one for all places of a window.
+        """
+        images = F.interpolate(images, self.side, mode='bilinear', antialias=True)
+        found = F.normalize(self.model.encode_image(images).float(), dim=1)
+        with torch.autocast(images.device.type, enabled=False):
+            return (found @ self.texts.T)[..., None, None]
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one side: every ``stride``, the last one flush with the end.
+
+    Args:
+        length (int): Length of the side.
+        window (int): Length of a window; one longer than the side begins at 0.
+        stride (int): Step, at most ``window``.
+
+    Returns:
+        list[int]: Ascending; every place of the side lies in a window.
+
+    Examples:
+        >>> window_starts(10, 4, 3), window_starts(3, 4, 3)
+        ([0, 3, 6], [0])
+    """
+    last = max(0, length - window)
+    return [*range(0, last, stride), last]
+
+
+def average_windows(
+    similarity: PatchSimilarity | WindowSimilarity,
+    image: Tensor,
+    window: int,
+    stride: int,
+    batch: int,
+) -> Tensor:
+    """Look at overlapping windows of an image, and average where they overlap.
+
+    Args:
+        similarity (PatchSimilarity | WindowSimilarity): The model.
+        image (Tensor): Shape (3, H, W), normalised; H and W multiples of the model's ``cell``.
+        window (int): Side of a window in pixels, a multiple of ``cell``; cut to the image.
+        stride (int): Step between windows in pixels, a multiple of ``cell``.
+        batch (int): Windows to look at at once.
+
+    Returns:
+        Tensor: Cosines, shape (N, H / cell, W / cell), float32.
+    """
+    cell = similarity.cell
+    sides = image.shape[1:]
+    high, wide = (min(window, side) for side in sides)
+    starts = list(itertools.product(*(window_starts(side, window, stride) for side in sides)))
+    grid = [side // cell for side in sides]
+    total = image.new_zeros(len(similarity.texts), *grid)
+    count = image.new_zeros(grid)
+    for first in range(0, len(starts), batch):
+        chosen = starts[first : first + batch]
+        crops = torch.stack([image[:, y : y + high, x : x + wide] for y, x in chosen])
+        for (y, x), cosines in zip(chosen, similarity(crops), strict=True):
+            rows = slice(y // cell, (y + high) // cell)
+            columns = slice(x // cell, (x + wide) // cell)
+            total[:, rows, columns] += cosines
+            count[rows, columns] += 1
+    return total / count
+
+
+def _open_model(arch: str, checkpoint: str | None) -> tuple[Any, Any]:
+    """Build a model of open_clip with its tokenizer, and load it, all from this machine."""
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
+    folder = path is not None and path.is_dir()
+    if path is not None and not path.exists():
+        raise FileNotFoundError(
+            f'The weight file {path} does not exist: fetch one of {arch} in open_clip format '
+            '(listed with licences on each model card of huggingface.co), since nothing is '
+            'downloaded, and give its path as checkpoint.'
+        )
+    name = f'local-dir:{path}' if folder else arch.replace('/', '-')
+    if not folder and open_clip.get_model_config(name) is None:
+        raise ValueError(
+            f'open_clip has no model {arch!r}: give one of open_clip.list_models() as arch.'
+        )
+    try:
+        with _own_random_state(), _without_network():
+            model = open_clip.create_model(
+                name,
+                pretrained=None if path is None or folder else str(path.resolve()),
+                pretrained_text=False,
+                require_pretrained=path is not None,
+            )
+            tokenizer = open_clip.get_tokenizer(name)
+    except ImportError as error:
+        raise ImportError(
+            f'The open_clip model {arch!r} needs transformers ({error}): pip install '
+            "'mmseg_semi_rs[vlm]'."
+        ) from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f'The open_clip model {arch!r} needs files that are not on this machine '
+            f'({str(error).splitlines()[0]}): nothing is downloaded, so fetch the model as a '
+            'folder with "hf download" (weights, open_clip_config.json and tokenizer) and give the '
+            'folder as checkpoint.'
+        ) from error
+    except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f'The weights {path} cannot be loaded into the open_clip model {name!r} '
+            f'({" ".join(str(error).split())[:300]}): give the file of this model, in open_clip '
+            'format.'
+        ) from error
+    return model.eval().requires_grad_(False), tokenizer
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Draw always the same weights, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+@contextmanager
+def _without_network() -> Iterator[None]:
+    """Let the Hugging Face hub take what is on this machine, and nothing else."""
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before

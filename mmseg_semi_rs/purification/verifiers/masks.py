@@ -1,0 +1,117 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""From boxes to masks by a Segment Anything model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .boxes import Box
+from .pretrained import find_model, import_transformers, model_digest, need_model, short_name
+
+
+class SegmentAnything:
+    """Masks of the objects in boxes (SAM or SAM 2 of transformers).
+
+    Args:
+        model (str): A folder, or ``owner/name`` on the Hugging Face hub, such as
+            ``'facebook/sam-vit-base'``.
+        revision (str, optional): On the hub. Defaults to None, the main branch.
+        boxes_at_once (int): Boxes per pass of the mask decoder. Defaults to 32.
+        download (bool): Whether :meth:`load` downloads what is not there. Defaults to False.
+
+    Raises:
+        ValueError: ``boxes_at_once`` is not positive.
+    """
+
+    def __init__(
+        self,
+        model: str = 'facebook/sam-vit-base',
+        revision: str | None = None,
+        boxes_at_once: int = 32,
+        download: bool = False,
+    ) -> None:
+        if boxes_at_once < 1:
+            raise ValueError(f'boxes_at_once={boxes_at_once} must be 1 or more.')
+        self.model_name, self.revision = model, revision
+        self.boxes_at_once, self.download = boxes_at_once, download
+        self._model: Any = None
+        self._processor: Any = None
+
+    def settings(self) -> dict[str, Any]:
+        """What the masks depend on beside tile and boxes."""
+        return {'model': short_name(self.model_name), 'revision': self.revision}
+
+    def digest(self) -> str | None:
+        """Digest of the model's files; None if they are not on this machine."""
+        return model_digest(find_model(self.model_name, self.revision))
+
+    def load(self, device: torch.device | str = 'cpu') -> None:
+        """Read the weights and move them to a device; again: move only.
+
+        Raises:
+            ImportError: There is no transformers.
+            FileNotFoundError: The model is not on this machine.
+            ValueError: It is no model for masks.
+        """
+        if self._model is None:
+            transformers = import_transformers()
+            folder = need_model(self.model_name, self.revision, self.download)
+            try:
+                model = transformers.AutoModelForMaskGeneration.from_pretrained(
+                    folder, local_files_only=True, dtype=torch.float32
+                )
+                processor = transformers.AutoProcessor.from_pretrained(
+                    folder, local_files_only=True
+                )
+            except (ValueError, OSError, KeyError) as error:
+                raise ValueError(
+                    f'{folder} cannot be loaded as a model for masks '
+                    f'({" ".join(str(error).split())}): give a SAM of transformers.'
+                ) from error
+            self._model, self._processor = model.eval().requires_grad_(False), processor
+        self._model.to(device)
+
+    @torch.no_grad()
+    def __call__(self, tile: np.ndarray, boxes: Sequence[Box]) -> list[tuple[np.ndarray, float]]:
+        """Segment the objects in boxes; the tile is encoded once.
+
+        Args:
+            tile (np.ndarray): Shape (H, W, 3), uint8, RGB.
+            boxes (Sequence[tuple[float, float, float, float]]): left, top, right, bottom in pixels
+                of the tile.
+
+        Returns:
+            list[tuple[np.ndarray, float]]: For each box the mask with the best predicted IoU, shape
+            (H, W), bool, and this IoU, in [0, 1].
+        """
+        found: list[tuple[np.ndarray, float]] = []
+        embeddings: Any = None
+        for start in range(0, len(boxes), self.boxes_at_once):
+            chunk = [list(map(float, box)) for box in boxes[start : start + self.boxes_at_once]]
+            inputs = self._processor(images=tile, input_boxes=[chunk], return_tensors='pt')
+            if True:
+                embeddings = self._model.get_image_embeddings(
+                    inputs['pixel_values'].to(self._model.device)
+                )
+            output = self._model(
+                image_embeddings=embeddings,
+                input_boxes=inputs['input_boxes'].to(self._model.device, torch.float32),
+                multimask_output=True,
+            )
+            quality, best = output.iou_scores[0].max(dim=1)
+            chosen = output.pred_masks[0][torch.arange(len(chunk)), best.cpu()]
+            sizes = {
+                key: inputs[key]
+                for key in ('original_sizes', 'reshaped_input_sizes')
+                if key in inputs
+            }
+            masks = self._processor.post_process_masks([chosen[:, None].cpu()], **sizes)[0]
+            found += [
+                (mask, min(max(iou, 0.0), 1.0))
+                for mask, iou in zip(masks[:, 0].numpy(), quality.tolist(), strict=True)
+            ]
+        return found

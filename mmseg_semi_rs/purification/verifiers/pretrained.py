@@ -1,0 +1,128 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Models of the Hugging Face hub: where they are on this machine, and which they are."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import ModuleType
+
+_WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
+_DESCRIPTIONS = ('.json', '.txt', '.jinja', '.model')
+# Of each weight file, this many pieces of this many bytes go into the digest.
+_PIECES, _PIECE = 16, 4096
+
+# Begin of a model's name -> licence of its weights.
+_LICENCES = {
+    'qwen2.5-vl-3b': 'the Qwen research licence, non-commercial',
+    'qwen2.5-vl-72b': 'the Qwen licence',
+    'qwen2.5-vl': 'Apache-2.0',
+    'qwen3-vl': 'Apache-2.0',
+    'sam-vit': 'Apache-2.0',
+    'sam2': 'Apache-2.0',
+}
+
+
+def import_transformers() -> ModuleType:
+    """Import transformers, which is optional.
+
+    Raises:
+        ImportError: It is not installed, or too old or broken.
+    """
+    try:
+        import transformers
+        from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: F401
+    except ImportError as error:
+        reason = ' '.join(str(error).split())
+        raise ImportError(
+            f'A generative verifier needs transformers ({reason}): '
+            "run pip install 'mmseg_semi_rs[vlm]'."
+        ) from error
+    return transformers
+
+
+def short_name(model: str) -> str:
+    """A model's name without its owner or folder, the same on every machine."""
+    return Path(model).name
+
+
+def find_model(model: str, revision: str | None, download: bool = False) -> Path | None:
+    """Folder of a model.
+
+    Args:
+        model (str): A folder, or ``owner/name`` on the hub.
+        revision (str | None): Branch, tag or commit on the hub; None for its main branch.
+        download (bool): Whether to download what is not there. Defaults to False.
+
+    Returns:
+        Path | None: None if it is not on this machine.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=not download))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def need_model(model: str, revision: str | None, download: bool = False) -> Path:
+    """Folder of a model that must be there; see :func:`find_model`.
+
+    Raises:
+        FileNotFoundError: It is not; the message says where it comes from.
+    """
+    folder = find_model(model, revision, download)
+    if folder is not None and (folder / 'config.json').is_file() and _files(folder, _WEIGHTS):
+        return folder
+    name = short_name(model)
+    licence = next(
+        (text for start, text in _LICENCES.items() if name.lower().startswith(start)),
+        'the licence on its page',
+    )
+    if model.startswith(('/', '.', '~')) or model.count('/') != 1:
+        remedy = f'save {name} (its weights come from https://huggingface.co under {licence}) there'
+    else:
+        at = f' --revision {revision}' if revision else ''
+        remedy = (
+            f'its weights come from https://huggingface.co/{model} under {licence}; get them with '
+            f'`hf download {model}{at}`, or name a folder that has them'
+        )
+    raise FileNotFoundError(
+        f'The model {model} (revision {revision or "main"}) is not on this machine, or not '
+        f'complete: {remedy}.'
+    )
+
+
+def model_digest(folder: Path | None) -> str | None:
+    """Digest of a model: its small files, and names, sizes and samples of its weight files.
+
+    Args:
+        folder (Path | None): As :func:`find_model` gives it.
+
+    Returns:
+        str | None: 64 hex digits; None if the model is not there.
+    """
+    weights = _files(folder, _WEIGHTS) if folder is not None else []
+    if folder is None or not weights:
+        return None
+    digest = hashlib.sha256()
+    for path in _files(folder, _DESCRIPTIONS):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f'{path.name} {content}\n'.encode())
+    for path in weights:
+        size = path.stat().st_size
+        digest.update(f'{path.name} {size}\n'.encode())
+        with path.open('rb') as file:
+            for piece in range(_PIECES):
+                file.seek(max(0, size - _PIECE) * piece // (_PIECES - 1))
+                digest.update(file.read(_PIECE))
+    return digest.hexdigest()
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())

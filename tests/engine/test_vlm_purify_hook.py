@@ -1,0 +1,257 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Purification in a training: it acts, it is logged, it resumes, and it says what is wrong."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmseg.registry import MODELS
+
+from mmseg_semi_rs.engine.hooks import VLMPurifyHook
+from mmseg_semi_rs.purification.evidence import Evidence, quantise
+from mmseg_semi_rs.purification.store import EvidenceStore
+from mmseg_semi_rs.purification.verifiers import Verifier
+from tests.tools.tiny_training import write_dual, write_training
+
+COLOURS = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])
+
+
+@MODELS.register_module()
+class ColourVerifier(Verifier):
+    """Tells the stripes of the tiny training by their colours."""
+
+    def __init__(self, shift=0, classes=('grass', 'road', 'roof'), fit=None):
+        super().__init__(classes)
+        self.shift, self.fit, self.calls = shift, fit, 0
+
+    def settings(self):
+        return {'kind': 'colour', 'shift': self.shift, 'weights': 'none'}
+
+    def load(self, device='cpu'):
+        pass
+
+    @property
+    def needs_calibration(self):
+        return self.fit is not None and not Path(self.fit).exists()
+
+    def calibrate(self, labelled):
+        Path(self.fit).write_text(str(len(list(labelled))))
+
+    def verify(self, tiles):
+        self.calls += len(tiles)
+        found = []
+        for tile in tiles:
+            labels = ((tile[..., None, :] - COLOURS) ** 2).sum(-1).argmin(-1) + self.shift
+            scores = np.stack([(labels % 3 == k) * 0.95 for k in range(3)])
+            found.append(
+                Evidence(quantise(scores), np.ones(labels.shape, bool), labels.shape, 'stripes')
+            )
+        return found
+
+
+def config(path, work_dir, iters=6, hook=None, **options):
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
+    cfg.train_cfg.update(max_iters=iters, val_interval=1000)
+    cfg.param_scheduler.update(end=100)
+    cfg.default_hooks.checkpoint.interval = 3
+    cfg.merge_from_dict(options)
+    if 'student' in cfg.model:
+        cfg.model.semi_train_cfg.conf_thresh = 0.45
+    if hook is not None:
+        settings = dict(
+            type='VLMPurifyHook',
+            verifier=dict(type='ColourVerifier'),
+            store=str(Path(path).parent / 'evidence'),
+            trust=dict(min_pixels=50),
+            policy=dict(type='EvidencePolicy', scope='all'),
+            interval=1,
+        )
+        cfg.custom_hooks = [*cfg.custom_hooks, {**settings, **hook}]
+    return cfg
+
+
+def train(cfg):
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner, list(runner.message_hub.get_scalar('train/loss').data[0])
+
+
+def hook_of(runner):
+    return next(hook for hook in runner.hooks if isinstance(hook, VLMPurifyHook))
+
+
+def truth_pipeline(cfg):
+    """Let the unlabelled samples carry their truth, for the logs."""
+    part = cfg.train_dataloader.dataset.unlabelled
+    part.data_prefix.seg_map_path = 'ann'
+    part.pipeline.insert(1, dict(type='LoadAnnotations'))
+    return cfg
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    return write_training(tmp_path_factory.mktemp('purify') / 'data')
+
+
+def test_I2_S1_evidence_changes_the_training_and_its_use_is_logged(tiny, tmp_path):
+    _, plain = train(config(tiny, tmp_path / 'plain'))
+    cfg = truth_pipeline(config(tiny, tmp_path / 'told', hook=dict(budget=2)))
+    runner, told = train(cfg)
+    assert told != plain
+    hook = hook_of(runner)
+    assert hook.trust.trust.min() > 0.95
+    logged = {
+        name: runner.message_hub.get_scalar(f'train/purify/{name}').data[0]
+        for name in (
+            *('covered', 'corrected', 'supported', 'vetoed'),
+            *('accuracy_before', 'accuracy_after', 'kept_accuracy_before', 'kept_accuracy_after'),
+        )
+    }
+    assert all(len(values) == 6 for values in logged.values())
+    assert (logged['corrected'] + logged['supported'] > 0).all()
+    assert not logged['vetoed'].any()
+    assert (logged['accuracy_after'] > logged['accuracy_before']).all()
+    assert (logged['kept_accuracy_after'] >= logged['kept_accuracy_before']).all()
+
+
+def test_a_lying_verifier_leaves_the_training_as_it_was(tiny, tmp_path):
+    _, plain = train(config(tiny, tmp_path / 'plain', iters=3))
+    hook = dict(budget=4, verifier=dict(type='ColourVerifier', shift=1))
+    runner, lied = train(config(tiny, tmp_path / 'lied', iters=3, hook=hook))
+    assert lied == plain
+    assert not hook_of(runner).trust.trust.any()
+    _, believed = train(config(tiny, tmp_path / 'believed', iters=3, hook={**hook, 'trust': None}))
+    assert believed != plain
+
+
+def test_before_its_start_nothing_is_purified_and_then_it_ramps_up(tiny, tmp_path):
+    _, plain = train(config(tiny, tmp_path / 'plain'))
+    hook = dict(budget=4, start=3, ramp=4)
+    runner, told = train(config(tiny, tmp_path / 'late', hook=hook))
+    assert told[:3] == plain[:3] and told[3:] != plain[3:]
+    assert hook_of(runner).purifier.strength == 0.75
+
+
+@pytest.mark.parametrize(
+    'budget, workers, dual', [(0, 0, False), (0, 2, False), (1, 0, False), (1, 0, True)]
+)
+def test_S19_a_killed_and_resumed_training_equals_an_uninterrupted_one(
+    tmp_path, budget, workers, dual
+):
+    path = write_training(tmp_path / 'data', images=12)
+    (tmp_path / 'data' / 'unlabelled.txt').write_text(''.join(f'tile_{i}\n' for i in range(2, 10)))
+    if dual:
+        path = write_dual(path)
+    options = {
+        'train_dataloader.num_workers': workers,
+        'train_dataloader.persistent_workers': workers > 0,
+    }
+
+    def cfg(run, **settings):
+        hook = dict(budget=budget, store=str(tmp_path / f'evidence_{run}'))
+        if not budget:
+            fill(tmp_path / 'data', hook['store'])
+        return config(path, tmp_path / run, hook=hook, **settings, **options)
+
+    whole, expected = train(cfg('whole'))
+    train(cfg('part', iters=5))  # goes past the checkpoint, and adds to the store meanwhile
+    resumed, losses = train(
+        cfg('part', resume=True, load_from=str(tmp_path / 'part' / 'iter_3.pth'))
+    )
+    assert losses[-3:] == expected[-3:]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert hook_of(whole).purifier.last
+
+
+def fill(data, store):
+    verifier = ColourVerifier()
+    kept = EvidenceStore(store, verifier.settings())
+    from PIL import Image
+
+    for file in sorted((data / 'img').glob('*.png')):
+        (evidence,) = verifier.verify([np.asarray(Image.open(file))])
+        kept.write(kept.key(file), evidence)
+
+
+def test_a_budget_is_kept_and_what_was_made_is_not_made_again(tmp_path):
+    path = write_training(tmp_path / 'data', images=12)
+    (tmp_path / 'data' / 'unlabelled.txt').write_text(''.join(f'tile_{i}\n' for i in range(2, 10)))
+    runner, _ = train(config(path, tmp_path / 'run', hook=dict(budget=1, trust=None)))
+    hook = hook_of(runner)
+    made = hook.verifier.calls
+    assert 4 <= made <= 6  # 2 new tiles in each of the first 4 steps, one of them made
+    assert len(hook.source.store) == made
+    journal = (tmp_path / 'run' / 'evidence_known_rank0.txt').read_text().splitlines()
+    assert [int(line.split()[0]) for line in journal[:4]] == [0, 1, 2, 3]
+    runner, _ = train(config(path, tmp_path / 'again', hook=dict(budget=4, trust=None)))
+    assert hook_of(runner).verifier.calls == 8 - made
+
+
+def test_a_warm_store_is_read_and_the_verifier_left_alone(tmp_path):
+    path = write_training(tmp_path / 'data')
+    fill(tmp_path / 'data', tmp_path / 'data' / 'evidence')
+    runner, _ = train(config(path, tmp_path / 'run', iters=3, hook={}))
+    assert hook_of(runner).verifier.calls == 0
+    assert not (tmp_path / 'run' / 'evidence_known_rank0.txt').exists()
+
+
+def test_calibration_happens_once_before_anything_else(tmp_path):
+    path = write_training(tmp_path / 'data')
+    fit = tmp_path / 'fit.txt'
+    hook = dict(budget=4, verifier=dict(type='ColourVerifier', fit=str(fit)))
+    train(config(path, tmp_path / 'run', iters=1, hook=hook))
+    assert fit.read_text() == '2'  # labelled tiles
+
+
+@pytest.mark.parametrize(
+    'hook, change, told',
+    [
+        ({}, None, 'holds no evidence of this verifier'),
+        (
+            dict(verifier=dict(type='ColourVerifier', classes=['grass', 'road'])),
+            None,
+            'prompts for 2 classes, but the training data has 3',
+        ),
+        (dict(budget=2), 'supervised', 'the training data has none'),
+        (dict(budget=2), 'geometry', r"no \['geometry'\]"),
+        (dict(budget=2), 'plain', 'VLMPurifyHook needs a segmentor with pseudo labels'),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_first_step(tmp_path, hook, change, told):
+    path = write_training(tmp_path / 'data')
+    cfg = config(path, tmp_path / 'run', iters=1, hook=hook)
+    data = cfg.train_dataloader
+    if change == 'supervised':
+        data.dataset.unlabelled = None
+        data.sampler.source_ratio = [1, 0]
+    elif change == 'geometry':
+        data.dataset.unlabelled.pipeline[2] = dict(type='RandomCrop', crop_size=(64, 64))
+    elif change == 'plain':
+        cfg.custom_hooks = cfg.custom_hooks[1:]
+        cfg.model = dict(cfg.model.student, data_preprocessor=cfg.model.data_preprocessor)
+    with pytest.raises(ValueError, match=told):
+        train(cfg)
+
+
+def test_a_store_without_the_labelled_tiles_is_told(tmp_path):
+    path = write_training(tmp_path / 'data')
+    verifier = ColourVerifier()
+    store = EvidenceStore(tmp_path / 'data' / 'evidence', verifier.settings())
+    store.write('0' * 64, verifier.verify([np.zeros((64, 64, 3), np.uint8)])[0])
+    with pytest.raises(ValueError, match=r'no evidence of the labelled tile .*trust=None'):
+        train(config(path, tmp_path / 'run', iters=1, hook={}))
+
+
+@pytest.mark.parametrize(
+    'settings', [dict(budget=-1), dict(start=1.5), dict(interval=0), dict(trust=dict(tiles=3))]
+)
+def test_wrong_settings_are_told(tmp_path, settings):
+    with pytest.raises(ValueError, match='VLMPurifyHook'):
+        VLMPurifyHook(dict(type='ColourVerifier'), str(tmp_path), **settings)

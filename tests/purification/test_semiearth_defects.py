@@ -1,0 +1,88 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Defects of SemiEarth's release that belong to no single part; the others are tested beside it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from mmseg_semi_rs.models.utils import CutMix
+from tests.engine.test_vlm_purify_hook import ColourVerifier, config, hook_of, train
+from tests.models.test_mean_teacher import build
+from tests.models.tiny import CLASSES, samples
+from tests.test_semiearth_configs import PLAIN, purify
+from tests.tools.tiny_training import ROOT, write_training
+
+
+def test_S17_the_verifier_works_on_the_device_of_its_own_rank(tmp_path, monkeypatch):
+    devices = []
+    monkeypatch.setattr(ColourVerifier, 'load', lambda self, device: devices.append(device))
+    path = write_training(tmp_path / 'data')
+    runner, _ = train(config(path, tmp_path / 'run', iters=1, hook=dict(budget=4)))
+    assert set(devices) == {next(runner.model.parameters()).device}
+
+
+def test_S18_everything_but_verifying_works_without_the_optional_libraries():
+    code = (
+        'import sys\n'
+        "for name in ('transformers', 'accelerate', 'bitsandbytes'): sys.modules[name] = None\n"
+        'import mmseg_semi_rs\n'
+        'from mmseg.registry import MODELS\n'
+        "for kind in ('CLIPVerifier', 'GenerativeVerifier'):\n"
+        "    verifier = MODELS.build(dict(type=kind, classes='potsdam'))\n"
+        '    verifier.settings()\n'
+        'try:\n'
+        '    verifier.load()\n'
+        'except ImportError as error:\n'
+        "    assert 'vlm' in str(error), error\n"
+        'else:\n'
+        "    raise AssertionError('loaded')\n"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_S21_S25_a_single_step_in_a_single_process_is_a_training_and_repeats_itself(tmp_path):
+    path = write_training(tmp_path / 'data')
+    hook = dict(budget=4)
+    losses = [
+        train(config(path, tmp_path / name, iters=1, hook=hook))[1] for name in ('first', 'second')
+    ]
+    assert len(losses[0]) == 1 and losses[0] == losses[1]
+
+
+@pytest.mark.parametrize('path', PLAIN[:1] + PLAIN[-1:], ids=lambda path: path.stem)
+def test_S23_only_the_views_that_are_used_are_computed(path):
+    cfg = Config.fromfile(path)
+    (branches,) = (step for step in cfg.unlabelled_pipeline if step.type == 'MultiBranch')
+    assert {name for name in branches if name not in ('type', 'branch_field')} == {'weak', 'strong'}
+    assert purify(path).type == 'VLMPurifyHook'
+
+
+@pytest.mark.parametrize('count', [2, 3, 5])
+def test_S24_no_image_of_an_odd_batch_is_its_own_partner(count):
+    for _ in range(50):
+        partners = CutMix().draw_partners(count)
+        assert (partners != torch.arange(count)).all()
+    assert (CutMix(partner='reverse').draw_partners(3) == torch.arange(3)).any()  # as released
+
+
+def test_S22_slide_inference_has_as_many_classes_as_the_config():
+    model = build()
+    for network in (model.student, model.teacher):
+        network.test_cfg = ConfigDict(mode='slide', crop_size=(32, 32), stride=(24, 24))
+    model.eval()
+    (found,) = model.predict(torch.randn(1, 3, 64, 64), samples(1))
+    assert found.seg_logits.data.shape == (CLASSES, 64, 64)
+
+
+def test_S19_the_hook_keeps_no_counter_and_no_cache_of_batches(tmp_path):
+    path = write_training(tmp_path / 'data')
+    runner, _ = train(config(path, tmp_path / 'run', iters=3, hook=dict(budget=4)))
+    checkpoint = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
+    assert not [key for key in checkpoint['state_dict'] if 'purif' in key or 'verif' in key]
+    assert isinstance(runner, Runner)
+    assert len(hook_of(runner).purifier.last) == 1  # of the last batch alone

@@ -1,0 +1,222 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Show what purification does to the pseudo labels of a trained network, and why.
+
+    python tools/audit_purification.py configs/semiearth/CONFIG work_dirs/NAME/iter_5000.pth
+    python tools/audit_purification.py CONFIG CHECKPOINT --tiles 500 --out audit --json audit.json
+    python tools/audit_purification.py CONFIG CHECKPOINT --source val     # where there is truth
+
+The network labels whole tiles, the evidence of the store purifies the labels by the policy of the
+config's VLMPurifyHook. Printed are the accuracies before and after, where labels of the tiles
+exist; written are audit.html, a page that opens from disk (image, the teacher's label, evidence,
+purified label, changed pixels, the verifier's answer and boxes of each tile), and audit.jsonl with
+one line per tile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_checkpoint
+from mmseg.registry import DATASETS, HOOKS, MODELS
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.engine.annotation import find_hook
+from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
+from mmseg_semi_rs.engine.purification_audit import audit_dataset, audit_tiles
+from mmseg_semi_rs.purification.audit import append_summaries, totals
+from mmseg_semi_rs.visualization.audit_page import write_audit_page
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Show what purification does to pseudo labels, and why'
+    )
+    parser.add_argument('config', help='config file with a VLMPurifyHook')
+    parser.add_argument('checkpoint', help='checkpoint of the network that labels')
+    parser.add_argument(
+        '--out', metavar='FOLDER', help='where to (default: work_dirs/<config name>/audit)'
+    )
+    parser.add_argument(
+        '--source',
+        choices=['unlabelled', 'labelled', 'val'],
+        default='unlabelled',
+        help='whose tiles (default: unlabelled)',
+    )
+    parser.add_argument(
+        '--tiles', type=int, default=100, help='tiles to look at, evenly chosen (default: 100)'
+    )
+    parser.add_argument('--show', type=int, default=40, help='most tiles on the page (default: 40)')
+    parser.add_argument(
+        '--network',
+        metavar='NAME',
+        help='which network labels: teacher, student, a, b (default: as in the training)',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the totals')
+    parser.add_argument(
+        '--hook', type=int, metavar='INDEX', help='which of custom_hooks, if several are meant'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override',
+    )
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error about bad input comes from'
+    )
+    return parser.parse_args(arguments)
+
+
+def load_model(cfg: Config, checkpoint: str) -> Any:
+    """Build the model of a config and load its weights.
+
+    Args:
+        cfg: The config.
+        checkpoint: A file of a training with it.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The model has no pseudo labels to purify.
+    """
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(f'The checkpoint {checkpoint} does not exist: correct the path.')
+    model = MODELS.build(cfg.model)
+    if not hasattr(model, 'purifiers'):
+        raise ValueError(
+            f'{type(model).__name__} of {cfg.filename} makes no pseudo labels: give a config of '
+            'MeanTeacherSegmentor or DualStudentSegmentor.'
+        )
+    load_checkpoint(model, checkpoint, map_location='cpu')
+    return model.to(get_device()).eval()
+
+
+def choose_network(model: Any, name: str | None) -> str:
+    """The network that labels.
+
+    Args:
+        model: The segmentor.
+        name: What was asked for, None for the one that labels in the training.
+
+    Raises:
+        ValueError: There is no such network.
+    """
+    if hasattr(model, 'students'):
+        known = list(model.students)
+    else:
+        known = ['student'] if model.teacher is None else ['teacher', 'student']
+    if name not in (None, *known):
+        raise ValueError(f'--network {name} is none of this model: choose {" or ".join(known)}.')
+    return name or known[0]
+
+
+def show_totals(found: Mapping[str, Any], console: Console) -> None:
+    """Print what was done, and how often it was right."""
+    rates, counts = found['rates'], found['counts']
+
+    def percent(value: float | None) -> str:
+        return '-' if value is None else f'{100 * value:.2f}'
+
+    table = Table(title=f'Pseudo labels of {found["tiles"]} tiles, %')
+    for name in ('', 'before', 'after'):
+        table.add_column(name, justify='right' if name else 'left')
+    for name, key in (
+        ('labels that are right', 'accuracy'),
+        ('weight that lies on right labels', 'weighted_accuracy'),
+        ('mean weight', 'weight'),
+    ):
+        table.add_row(name, *(percent(rates[f'{key}_{when}']) for when in ('before', 'after')))
+    console.print(table)
+    told = [f'covered by evidence {percent(rates["covered"])} %']
+    for action in ('corrected', 'supported', 'vetoed'):
+        text = f'{action} {percent(rates[action])} %'
+        verdicts = counts.get('truth', {}).get(action, {})
+        if sum(sum(per_class.values()) for per_class in verdicts.values()):
+            text += ' (' + ', '.join(
+                f'{sum(per_class.values()):,} px {verdict}'
+                for verdict, per_class in verdicts.items()
+            )
+            text += ')'
+        told.append(text)
+    console.print('\n'.join(told))
+
+
+def audit(args: argparse.Namespace) -> dict[str, Any]:
+    """Audit as the command line says.
+
+    Returns:
+        The totals.
+    """
+    for name, value in (('--tiles', args.tiles), ('--show', args.show)):
+        if value < 1:
+            raise ValueError(f'{name} {value} leaves nothing to show: give 1 or more.')
+    cfg = load_config(args.config, args.cfg_options)
+    hook_cfg = cfg.custom_hooks[find_hook(cfg, args.hook)]
+    check_paths(cfg, ['train_dataloader', 'val_dataloader'], weights=False)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    out = Path(args.out or Path(cfg.work_dir) / 'audit')
+    model = load_model(cfg, args.checkpoint)
+    network = choose_network(model, args.network)
+    hook = HOOKS.build(hook_cfg)
+    train = DATASETS.build(cfg.train_dataloader.dataset)
+    hook.prepare(train, next(model.parameters()).device)
+    dataset = audit_dataset(cfg, args.source)
+    classes, palette = (dataset.metainfo[key] for key in ('classes', 'palette'))
+    count = min(args.tiles, len(dataset))
+    every = max(1, -(-count // args.show))
+    summaries, shown = [], []
+    records = audit_tiles(model, hook, dataset, network, count)
+    for index, record in enumerate(track(records, 'auditing', total=count, transient=True)):
+        summaries.append(record.summary(classes))
+        if index % every == 0:
+            shown.append(record)
+    found = totals(summaries)
+    (out / 'audit.jsonl').unlink(missing_ok=True)
+    append_summaries(out / 'audit.jsonl', summaries)
+    trust = hook.trust
+    settings = {
+        'checkpoint': args.checkpoint,
+        'network': network,
+        'tiles': f'{len(summaries)} of {len(dataset)} {args.source}',
+        'policy': hook_cfg.get('policy') or {'type': 'EvidencePolicy'},
+        'trust': 'full'
+        if trust is None
+        else {
+            name: round(float(value), 3) for name, value in zip(classes, trust.trust, strict=True)
+        },
+        'verifier': hook.source.store.settings,
+    }
+    page = write_audit_page(
+        shown, out / 'audit.html', classes, palette, found, settings=settings, limit=args.show
+    )
+    console = Console(highlight=False)
+    show_totals(found, console)
+    console.print(f'page   {page}\nlog    {out / "audit.jsonl"}')
+    if args.json:
+        path = Path(args.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the tool; bad input is one sentence and exit code 2."""
+    args = parse_args(arguments)
+    with Faults(args.traceback, __name__), torch.no_grad():
+        audit(args)
+
+
+if __name__ == '__main__':
+    main()
