@@ -34,6 +34,7 @@ from mmseg_semi_rs.engine.annotation import (
     StoredTile,
     annotate,
     calibrate,
+    find_hook,
     try_out,
 )
 from mmseg_semi_rs.engine.launch import (
@@ -101,35 +102,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
-
-
-def find_hook(cfg: Config, index: int | None = None) -> int:
-    """Place of the VLMPurifyHook in the ``custom_hooks`` of a config.
-
-    Args:
-        cfg: The config.
-        index: The place that is meant; None if there is only one such hook.
-
-    Raises:
-        ValueError: There is none, or there are several and the index chooses none of them.
-    """
-    hooks = cfg.get('custom_hooks') or []
-    places = [
-        place
-        for place, hook in enumerate(hooks)
-        if str(getattr(hook.get('type'), '__name__', hook.get('type'))).endswith('VLMPurifyHook')
-    ]
-    if not places:
-        raise ValueError(
-            f'custom_hooks of {cfg.filename} has no VLMPurifyHook, whose verifier and store are '
-            'wanted: use a config of configs/semiearth, or add the hook.'
-        )
-    if index not in places and (index is not None or len(places) > 1):
-        raise ValueError(
-            f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
-            f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
-        )
-    return places[0] if index is None else index
 
 
 def list_tiles(cfg: Config, sources: list[str], limit: int | None) -> tuple[Any, list[StoredTile]]:

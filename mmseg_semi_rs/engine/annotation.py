@@ -24,7 +24,15 @@ from ..purification.store import EvidenceStore
 from ..purification.verifiers import Verifier
 from .launch import set_launcher
 
-__all__ = ['Annotation', 'Processes', 'StoredTile', 'annotate', 'calibrate', 'try_out']
+__all__ = [
+    'Annotation',
+    'Processes',
+    'StoredTile',
+    'annotate',
+    'calibrate',
+    'find_hook',
+    'try_out',
+]
 
 _CALIBRATION_TILES = 50
 _LOADERS = 4  # threads that read tiles, and compress evidence
@@ -166,6 +174,35 @@ class Annotation:
             reasons = ', '.join(f'{n} x {why}' for why, n in self.dropped.most_common(_TOP_REASONS))
             lines.append(f'{self.dropped.total()} parts of answers could not be used: {reasons}')
         return '\n'.join(lines)
+
+
+def find_hook(cfg: Config, index: int | None = None) -> int:
+    """Place of the VLMPurifyHook in the ``custom_hooks`` of a config.
+
+    Args:
+        cfg: The config.
+        index: The place that is meant; None if there is only one such hook.
+
+    Raises:
+        ValueError: There is none, or there are several and the index chooses none of them.
+    """
+    hooks = cfg.get('custom_hooks') or []
+    places = [
+        place
+        for place, hook in enumerate(hooks)
+        if str(getattr(hook.get('type'), '__name__', hook.get('type'))).endswith('VLMPurifyHook')
+    ]
+    if not places:
+        raise ValueError(
+            f'custom_hooks of {cfg.filename} has no VLMPurifyHook, whose verifier and store are '
+            'wanted: use a config of configs/semiearth, or add the hook.'
+        )
+    if index not in places and (index is not None or len(places) > 1):
+        raise ValueError(
+            f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
+            f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
+        )
+    return places[0] if index is None else index
 
 
 def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:

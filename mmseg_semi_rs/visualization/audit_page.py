@@ -169,7 +169,7 @@ def _legend(classes: Sequence[str], palette: Palette, has_truth: bool) -> str:
 def _controls(shown: int, left_out: int, has_truth: bool) -> Iterator[str]:
     yield f'<h2>{shown:,} {"tile" if shown == 1 else "tiles"}</h2>\n'
     if left_out:
-        yield f'<p class="note">{left_out:,} more with fewer changes were left out.</p>\n'
+        yield f'<p class="note">{left_out:,} more are counted above and not shown.</p>\n'
     judged = '<option value="wrong">{}</option>' if has_truth else ''
     yield (
         '<form class="controls" id="controls" hidden>\n'

@@ -217,6 +217,6 @@ def _changes(image: np.ndarray, tile: PurifiedTile, scale: _Scale) -> np.ndarray
     picture = dim[..., None].repeat(3, 2)
     numbers = {'supported': 2, 'corrected': 1, 'vetoed': 3}  # The rarer are painted later.
     for action, number in numbers.items():
-        acted = tile.actions == number
+        acted = tile.valid & (tile.actions == number)
         picture[scale.touched(acted)] = ACTION_COLOURS[action]
     return picture

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -267,14 +266,6 @@ class VLMPurifyHook(Hook):
             prefix = f'train/{name}/purify/' if name else 'train/purify/'
             for key, value in purification_stats(done, step['samples']).items():
                 runner.message_hub.update_scalar(prefix + key, value)
-        damaged = self.source.store.damaged
-        if damaged:
-            print_log(
-                f'{damaged} damaged entries of {self.source.store.folder} are left out: run '
-                'tools/vlm_annotate.py to make them again.',
-                logger='current',
-                level=logging.WARNING,
-            )
 
 
 @torch.no_grad()
