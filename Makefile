@@ -7,12 +7,13 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-co2s test lint versions clean
+.PHONY: help install demo demo-co2s demo-semiearth test lint versions clean
 
 help:
 	@echo 'make install  .venv with the tested versions and this package (editable)'
 	@echo 'make demo     train, evaluate and draw on fabricated aerial scenes, on the CPU'
 	@echo 'make demo-co2s the same with two students that teach each other'
+	@echo 'make demo-semiearth the same with pseudo labels that a tiny CLIP purifies'
 	@echo 'make test     linters, types and all tests'
 	@echo 'make lint     linters and types'
 	@echo 'make versions what is installed in .venv'
@@ -25,7 +26,7 @@ install: $(STAMP)
 $(STAMP): setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=/path/to/python3")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-input --progress-bar off -q -c requirements/constraints.txt -e '.[mmlab,dev]'
+	$(BIN)/python -m pip install --no-input --progress-bar off -q -c requirements/constraints.txt -e '.[mmlab,vlm,dev]'
 	$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	  echo 'opencv-python does not load here (no libGL): taking opencv-python-headless'; \
 	  $(BIN)/python -m pip uninstall --no-input -q -y opencv-python; \
@@ -36,7 +37,7 @@ $(STAMP): setup.py pyproject.toml requirements/constraints.txt
 .PHONY: versions-of-venv
 versions-of-venv:
 	@$(BIN)/python -V
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -iE '^(torch|torchvision|mm[a-z-]+|open_clip_torch|timm|numpy|opencv[a-z-]*|pytest|ruff|mypy)=='
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -iE '^(torch|torchvision|mm[a-z-]+|open_clip_torch|timm|transformers|numpy|opencv[a-z-]*|pytest|ruff|mypy)=='
 
 versions: $(STAMP) versions-of-venv
 
@@ -45,6 +46,9 @@ demo: $(STAMP)
 
 demo-co2s: $(STAMP)
 	$(BIN)/python tools/demo.py --methods co2s-supervised co2s --out work_dirs/demo_co2s
+
+demo-semiearth: $(STAMP)
+	$(BIN)/python tools/demo.py --methods fixmatch semiearth --out work_dirs/demo_semiearth
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

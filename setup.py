@@ -15,6 +15,7 @@ REQUIRES = [
     'pillow>=9.5',  # image files with palettes, as the data sets have them
     'open_clip_torch>=2.24',  # vision tower with intermediate blocks, text tower, tokenizer
     'timm>=1.0.20',  # the first with DINOv3; open_clip asks for it in any case
+    'scipy>=1.10',  # fits the temperature of a verifier; timm and others bring it anyway
     'safetensors>=0.4',  # weight files from the Hugging Face hub
     'rich>=13',  # tables and progress bars, as mmengine
     'tqdm>=4.60',  # plain progress of converters when the output is no terminal
@@ -32,7 +33,7 @@ EXTRAS = {
         'ftfy>=6.0',  # mmseg imports it, and does not say so
         'regex>=2022.1.18',  # likewise
     ],
-    'vlm': ['transformers>=4.51'],  # the first with the generative VLMs that verify labels
+    'vlm': ['transformers>=4.57'],  # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels
     'geo': ['rasterio>=1.3'],  # windowed reads of GeoTIFF, wheels with GDAL inside
     'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
 }

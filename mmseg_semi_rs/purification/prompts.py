@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 Names = tuple[str, ...]
 
-# Plain data, to edit. One entry per class id that is trained, the natural name first; an empty one is
-# never asked for: background, clutter and no-data are no objects that anybody could point at.
+# Plain data, to edit. One entry per class id that is trained, the natural name first; an empty one
+# is never asked for: background, clutter and no-data are no objects that anybody could point at.
 PROMPTS: dict[str, tuple[Names, ...]] = {
     'potsdam': (
         ('impervious surface', 'road', 'street', 'pavement', 'sidewalk', 'parking lot'),

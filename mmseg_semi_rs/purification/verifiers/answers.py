@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ..prompts import ClassPrompts
+from .lenient_json import NUMBER, Node, as_number, read_nodes
 
 Box = tuple[float, float, float, float]
 
@@ -30,20 +29,9 @@ _CORNER_KEYS = (
     ('left', 'top', 'right', 'bottom'),
 )
 
-_NUMBER = re.compile(r'[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?')
-# A quote ends a string in single quotes only where one may end, so that "farmer's" needs no escape.
-# No string is longer than this, which keeps the time linear.
-_TOKEN = re.compile(
-    r'(?P<open>[\[{])|(?P<close>[\]}])|(?P<sign>[:,])'
-    r'|(?P<text>"(?:[^"\\\n]|\\.){0,200}"'
-    r"|'(?:[^'\\\n]|\\.|'(?!\s{0,9}(?:[,:\]}]|$))){0,200}')"
-    rf'|(?P<number>{_NUMBER.pattern}(?![\w.]))|(?P<word>[-+]?\w[\w.%-]*)'
-)
-_OPEN = re.compile(r'[\[{]')
 _NONE = re.compile(
     r'\b(?:no|none|nothing|null|n/a|empty)\b|\bnot (?:any|found|visible|present)\b', re.IGNORECASE
 )
-_WORDS = {'null': None, 'none': None, 'true': True, 'false': False}
 
 
 class Claim(NamedTuple):
@@ -112,7 +100,7 @@ dropped=(), truncated=False)
         reader.drop(f'what follows the first {MAX_LENGTH} characters')
     body = text[:MAX_LENGTH]
     nodes = 0
-    for name, node in _nodes(body):
+    for name, node in read_nodes(body):
         nodes += 1
         reader.read(node, name)
         reader.truncated |= not node.closed
@@ -128,97 +116,6 @@ dropped=(), truncated=False)
         tuple(reader.reported()),
         reader.truncated or len(text) > MAX_LENGTH,
     )
-
-
-class _Node:
-    """A list or an object: values with or without a key, in their order."""
-
-    __slots__ = ('closed', 'items', 'kind')
-
-    def __init__(self, kind: str) -> None:
-        self.kind, self.closed = kind, False
-        self.items: list[tuple[str | None, Any]] = []
-
-
-def _nodes(text: str) -> Iterator[tuple[str, _Node]]:
-    """Outermost lists and objects of a text, each with the last words before it."""
-    name, start = '', 0
-    while (found := _OPEN.search(text, start)) is not None:
-        lines = [
-            line for line in text[start : found.start()].splitlines() if re.search(r'\w', line)
-        ]
-        name = lines[-1] if lines else name
-        node, start = _node(text, found.start())
-        yield name, node
-
-
-def _node(text: str, start: int) -> tuple[_Node, int]:
-    """Read a list or object and all that is in it; also where it ends."""
-    stack: list[_Node] = []
-    key: str | None = None
-    joins = False  # whether the last token was a word that another one may continue
-    for token in _TOKEN.finditer(text, start):
-        kind, sign = token.lastgroup, token.group()
-        if kind == 'open':
-            node = _Node(sign)
-            if stack:
-                stack[-1].items.append((key, node))
-            stack.append(node)
-            key = None
-        elif kind == 'close':
-            opened = '[' if sign == ']' else '{'
-            if any(node.kind == opened for node in stack[-_NEAR:]):
-                while True:
-                    node = stack.pop()
-                    node.closed = True
-                    if node.kind == opened:
-                        break
-                if not stack:
-                    return node, token.end()
-            key = None
-        elif sign == ':':
-            items = stack[-1].items
-            if items and isinstance(items[-1][1], str):
-                key = items.pop()[1]
-        elif sign == ',':
-            key = None
-        else:
-            value = _value(sign, kind)
-            items = stack[-1].items
-            if joins and kind == 'word' and items and isinstance(items[-1][1], str):
-                items[-1] = (items[-1][0], f'{items[-1][1]} {sign}')
-            else:
-                items.append((key, value))
-                key = None
-        joins = kind == 'word'
-    return stack[0], len(text)
-
-
-# How many missing closing signs are forgiven.
-_NEAR = 4
-
-
-def _value(sign: str, kind: str | None) -> Any:
-    if kind == 'text':
-        try:
-            return json.loads(f'"{sign[1:-1]}"')
-        except ValueError:
-            return sign[1:-1].replace('\\', '')
-    word = sign.lower()
-    if kind == 'word' and word in _WORDS:
-        return _WORDS[word]
-    number = _number(sign)
-    return sign if number is None else number
-
-
-def _number(value: Any) -> float | None:
-    """A number, also one in a string; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
 
 
 class _Reader:
@@ -241,7 +138,7 @@ class _Reader:
         more = [f'and {self.unreported} more'] if self.unreported else []
         return self.reasons + more
 
-    def read(self, outermost: _Node, name: str) -> None:
+    def read(self, outermost: Node, name: str) -> None:
         """Read a list or object, and what is in it, in the order of the answer."""
         pending = [(outermost, name)]
         while pending:
@@ -249,12 +146,12 @@ class _Reader:
             inner = self._object(node, name) if node.kind == '{' else self._list(node, name)
             pending.extend(reversed(inner))
 
-    def _list(self, node: _Node, name: str) -> list[tuple[_Node, str]]:
+    def _list(self, node: Node, name: str) -> list[tuple[Node, str]]:
         numbers: list[float] = []
-        inner: list[tuple[_Node, str]] = []
+        inner: list[tuple[Node, str]] = []
         for key, value in node.items:
-            number = _number(value)
-            if isinstance(value, _Node):
+            number = as_number(value)
+            if isinstance(value, Node):
                 inner.append((value, key or name))
             elif number is not None:
                 numbers.append(number)
@@ -268,7 +165,7 @@ class _Reader:
             self._claim(name, numbers, None, node)
         return inner
 
-    def _object(self, node: _Node, context: str) -> list[tuple[_Node, str]]:
+    def _object(self, node: Node, context: str) -> list[tuple[Node, str]]:
         fields: dict[str, Any] = {}
         for key, value in node.items:
             fields.setdefault(_plain(key), value)
@@ -277,16 +174,16 @@ class _Reader:
         score = next((fields[key] for key in _SCORE_KEYS if key in fields), None)
         box = next((fields[key] for key in _BOX_KEYS if key in fields), None)
         numbers = _numbers(box) or _corners(fields)
-        if isinstance(box, _Node) and numbers is None:
+        if isinstance(box, Node) and numbers is None:
             inside = {_plain(key): value for key, value in box.items}
             numbers = _corners(inside)
         if numbers is not None:
             self._claim(own or context, numbers, score, node)
             return []
-        inner: list[tuple[_Node, str]] = []
+        inner: list[tuple[Node, str]] = []
         for key, value in node.items:
             known = key is not None and _find(self.prompts, key) is not None
-            if isinstance(value, _Node):
+            if isinstance(value, Node):
                 inner.append((value, key if key and known else own or key or context))
             elif known and key and (numbers := _numbers(value)):
                 self._claim(key, numbers, None, node)
@@ -296,7 +193,7 @@ class _Reader:
             self.drop(f'{_short(own)}: has no box' if node.closed else f'{_short(own)}: is cut off')
         return inner
 
-    def _claim(self, name: str, numbers: list[float], score: Any, node: _Node) -> None:
+    def _claim(self, name: str, numbers: list[float], score: Any, node: Node) -> None:
         """Keep a box of a name, or drop it with the reason."""
         box = f'{_short(name.strip())} [{", ".join(f"{number:g}" for number in numbers[:6])}]'
         label = _find(self.prompts, name)
@@ -327,7 +224,7 @@ class _Reader:
         if score is None:
             return self.score
         percent = isinstance(score, str) and score.strip().endswith('%')
-        value = _number(score.strip().rstrip('%') if isinstance(score, str) else score)
+        value = as_number(score.strip().rstrip('%') if isinstance(score, str) else score)
         if value is not None and (percent or 1 < value <= 100):
             value /= 100
         if value is not None and 0 <= value <= 1:
@@ -339,11 +236,11 @@ class _Reader:
 def _numbers(value: Any) -> list[float] | None:
     """The numbers of a list, closed and of nothing else, or of a string with 4 of them."""
     if isinstance(value, str):
-        found = [float(number) for number in _NUMBER.findall(value)]
+        found = [float(number) for number in NUMBER.findall(value)]
         return found if len(found) == 4 else None
-    if not isinstance(value, _Node) or not value.closed:
+    if not isinstance(value, Node) or not value.closed:
         return None
-    items = [_number(item) for key, item in value.items if key is None]
+    items = [as_number(item) for key, item in value.items if key is None]
     found = [item for item in items if item is not None]
     return found if found and len(found) == len(value.items) else None
 
@@ -351,7 +248,7 @@ def _numbers(value: Any) -> list[float] | None:
 def _corners(fields: dict[str, Any]) -> list[float] | None:
     """The corners of a box that are fields of an object."""
     for keys in _CORNER_KEYS:
-        found = [number for key in keys if (number := _number(fields.get(key))) is not None]
+        found = [number for key in keys if (number := as_number(fields.get(key))) is not None]
         if len(found) == 4:
             return found
     return None

@@ -93,7 +93,7 @@ class SegmentAnything:
         for start in range(0, len(boxes), self.boxes_at_once):
             chunk = [list(map(float, box)) for box in boxes[start : start + self.boxes_at_once]]
             inputs = self._processor(images=tile, input_boxes=[chunk], return_tensors='pt')
-            if True:
+            if embeddings is None:
                 embeddings = self._model.get_image_embeddings(
                     inputs['pixel_values'].to(self._model.device)
                 )
