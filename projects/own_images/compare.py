@@ -90,7 +90,8 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
         sources.unlabelled.update(ann_file=lists['unlabelled'], **common)
     for loader in (cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.update(ann_file=lists['val'], **common)
-    fill_students(cfg.model, args)
+    fill_students(cfg.model, args, other=method == 'verifier')
+    fill_verifier(cfg, args, seed)
     cfg.train_cfg.update(max_iters=args.iters, val_interval=args.iters)
     cfg.default_hooks.checkpoint.interval = args.iters
     for scheduler in cfg.param_scheduler:
@@ -102,10 +103,13 @@ def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
     return cfg
 
 
-def fill_students(model: ConfigDict, args: argparse.Namespace) -> None:
-    """Fill in the number of classes and the weights: one student, or two of other trainings."""
+def fill_students(model: ConfigDict, args: argparse.Namespace, other: bool = False) -> None:
+    """Fill in the number of classes and the weights: one student, or two of other trainings.
+
+    A student that is to be an ``other`` one has the second weights.
+    """
     students = [model.student] if 'student' in model else list(model.students.values())
-    weights = [args.student_weights, args.second_weights]
+    weights = [args.student_weights, args.second_weights][:: -1 if other else 1]
     for student, checkpoint in zip(students, weights, strict=False):
         head = student.decode_head
         head.get('decode_head', head).num_classes = len(args.classes)
@@ -113,6 +117,20 @@ def fill_students(model: ConfigDict, args: argparse.Namespace) -> None:
             student.backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
         for teacher in head.get('teachers', {}).values() if args.second_weights else ():
             teacher.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.second_weights)
+
+
+def fill_verifier(cfg: Config, args: argparse.Namespace, seed: int) -> None:
+    """Let the network of the verifier's run with the same seed verify."""
+    run = args.out / f'verifier_seed{seed}'
+    for hook in cfg.custom_hooks:
+        if hook.type == 'VLMPurifyHook':
+            hook.store = str(args.out / 'evidence')
+            hook.verifier.update(
+                classes=args.classes,
+                config=str(run / 'verifier.py'),
+                checkpoint=str(run / f'iter_{args.iters}.pth'),
+                label_map=list(range(len(args.classes))),
+            )
 
 
 def train(cfg: Config, classes: list[str]) -> dict[str, Any]:

@@ -299,7 +299,7 @@ class CLIPVerifier(Verifier):
         finest = max(maps, key=lambda cosines: cosines[0].numel()).shape[1:]
         excess = max(1.0, max(finest) / self.grid)
         grid = [
-            max(1, round(places / excess))
+            min(max(1, round(places / excess)), side)
             for places, side in zip(finest, image.shape[1:], strict=True)
         ]
         levels = [
