@@ -142,8 +142,8 @@ class EvidencePolicy:
         Returns:
             Purified: New targets; bit-equal where nothing was seen.
         """
-        values, classes = scores.topk(2, dim=1)
-        best, second, first = values[:, 0], values[:, 1], classes[:, 0]
+        best, first = scores.max(dim=1)
+        second = scores.scatter(1, first[:, None], -1.0).amax(dim=1)
         own = scores.gather(1, pseudo.labels[:, None])[:, 0]
         band = boundary_band(pseudo.labels, pseudo.valid, self.radius)
         gate, margin, support_gate = (

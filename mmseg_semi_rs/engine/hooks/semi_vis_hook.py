@@ -1,0 +1,141 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Pictures of the pseudo labels for the visualizer's backends: files, TensorBoard and others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+from ...purification.audit import AuditRecord
+from ...purification.evidence import FULL_SCORE
+from ...purification.purifier import EvidencePurifier, Purification
+from ...structures import PseudoLabel
+from ...visualization.panels import colorize, draw_panels, legend
+from ...visualization.purification_panels import purification_row
+
+
+@HOOKS.register_module()
+class SemiVisHook(Hook):
+    """Draw the first unlabelled images of a batch with their pseudo labels, at an interval.
+
+    A row per image: the weak view, its label, confidence and weight, and the truth where the sample
+    has a ``gt_sem_seg``. Where a ``VLMPurifyHook`` purifies: the teacher's label, the evidence, the
+    purified label and what was changed. They go to ``runner.visualizer`` as ``pseudo_labels``, of
+    two students as ``pseudo_labels_<name>``.
+
+    Args:
+        interval (int): Iterations between pictures; each makes the host wait. Defaults to 500.
+        images (int): Images of a batch, at most. Defaults to 4.
+
+    Raises:
+        ValueError: An argument is below 1.
+    """
+
+    def __init__(self, interval: int = 500, images: int = 4) -> None:
+        if interval < 1 or images < 1:
+            raise ValueError(f'SemiVisHook interval={interval} and images={images} must be 1 up.')
+        self.interval, self.images = interval, images
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Draw the batch."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        step = getattr(model, 'last_step', None)
+        if not step:
+            return
+        found = step['pseudo']
+        named = found if isinstance(found, dict) else {'': found}
+        done: list[Purification | None] = [*_purifications(model)] or [None] * len(named)
+        pixels = [image for image in data_batch['inputs']['weak'] if image is not None]
+        for (name, pseudo), purification in zip(named.items(), done, strict=True):
+            picture = self._draw(
+                pixels, step['samples'], pseudo, purification, runner.visualizer.dataset_meta
+            )
+            title = f'pseudo_labels_{name}' if name else 'pseudo_labels'
+            runner.visualizer.add_image(title, picture, step=runner.iter + 1)
+
+    def _draw(
+        self,
+        pixels: list[Tensor],
+        samples: list[Any],
+        pseudo: PseudoLabel,
+        done: Purification | None,
+        meta: dict[str, Any],
+    ) -> np.ndarray:
+        """A grid with one row per image and the colours of the classes below, (H, W, 3) uint8."""
+        classes, palette = meta['classes'], meta['palette']
+        rows: list[list[np.ndarray]] = []
+        titles: list[str] = []
+        for index in range(min(self.images, len(pixels))):
+            record = _record(index, pixels[index], samples[index], pseudo, done)
+            if done is None:
+                row = [
+                    record.image,
+                    colorize(np.where(record.valid, record.labels_after, 255), palette),
+                    _grey(record.confidence),
+                    _grey(record.weight_after),
+                ]
+                heads = ['weak view', 'pseudo label', 'confidence', 'weight']
+                if record.truth is not None:
+                    row, heads = [*row, colorize(record.truth, palette)], [*heads, 'truth']
+            else:
+                row, heads = purification_row(record, classes, palette)
+            rows.append(row)
+            titles = max(titles, heads, key=len)
+        grid = draw_panels(rows, titles)
+        return np.concatenate([grid, legend(classes, palette, grid.shape[1])])
+
+
+def _purifications(model: Any) -> list[Purification]:
+    """What an evidence purifier of a model did in this step, by network; empty if nothing."""
+    for purifier in model.purifiers:
+        if isinstance(purifier, EvidencePurifier) and purifier.last:
+            return purifier.last
+    return []
+
+
+def _record(
+    index: int, pixels: Tensor, sample: Any, pseudo: PseudoLabel, done: Purification | None
+) -> AuditRecord:
+    """One image of a batch, without the padding of the batch."""
+    height, width = pixels.shape[-2:]
+
+    def crop(maps: Tensor) -> np.ndarray:
+        return maps[index, ..., :height, :width].cpu().numpy()
+
+    before = pseudo if done is None else done.before
+    after = pseudo if done is None else done.after
+    labels = crop(after.labels)
+    truth = sample.gt_sem_seg.data[..., :height, :width] if 'gt_sem_seg' in sample else None
+    return AuditRecord(
+        name=str(sample.metainfo.get('img_path', index)),
+        key=None,
+        image=np.ascontiguousarray(pixels.cpu().numpy().transpose(1, 2, 0)[..., ::-1]),
+        labels_before=crop(before.labels),
+        labels_after=labels,
+        confidence=crop(before.confidence),
+        weight_before=crop(before.weight),
+        weight_after=crop(after.weight),
+        actions=np.zeros_like(labels, dtype=np.uint8) if done is None else crop(done.actions),
+        valid=crop(before.valid),
+        truth=None if truth is None else truth[0].cpu().numpy(),
+        scores=None if done is None else (crop(done.scores) * FULL_SCORE).round().astype(np.uint8),
+        seen=None if done is None else crop(done.seen),
+    )
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
