@@ -17,7 +17,7 @@ from ...purification.evidence import FULL_SCORE
 from ...purification.purifier import EvidencePurifier, Purification
 from ...structures import PseudoLabel
 from ...visualization.panels import colorize, draw_panels, legend
-from ...visualization.purification_panels import purification_row
+from ...visualization.purification_panels import ACTION_COLOURS, purification_row
 
 
 @HOOKS.register_module()
@@ -96,7 +96,9 @@ class SemiVisHook(Hook):
             rows.append(row)
             titles = max(titles, heads, key=len)
         grid = draw_panels(rows, titles)
-        return np.concatenate([grid, legend(classes, palette, grid.shape[1])])
+        colours = dict(zip(classes, palette, strict=True))
+        colours.update({} if done is None else ACTION_COLOURS)
+        return np.concatenate([grid, legend(list(colours), list(colours.values()), grid.shape[1])])
 
 
 def _purifications(model: Any) -> list[Purification]:
