@@ -3,7 +3,7 @@
 
     python tools/audit_purification.py configs/semiearth/CONFIG work_dirs/NAME/iter_5000.pth
     python tools/audit_purification.py CONFIG CHECKPOINT --tiles 500 --out audit --json audit.json
-    python tools/audit_purification.py CONFIG CHECKPOINT --source val     # where there is truth
+    python tools/audit_purification.py CONFIG CHECKPOINT --source val --verify   # where is truth
 
 The network labels whole tiles, the evidence of the store purifies the labels by the policy of the
 config's VLMPurifyHook. Printed are the accuracies before and after, where labels of the tiles
@@ -18,6 +18,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -63,6 +64,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='NAME',
         help='which network labels: teacher, student, a, b (default: as in the training)',
     )
+    parser.add_argument(
+        '--verify',
+        action='store_true',
+        help='let the verifier look at tiles of which the store knows nothing, and keep it',
+    )
     parser.add_argument('--json', metavar='FILE', help='write the totals')
     parser.add_argument(
         '--hook', type=int, metavar='INDEX', help='which of custom_hooks, if several are meant'
@@ -89,7 +95,7 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The model has no pseudo labels to purify.
+        ValueError: The model has no pseudo labels to purify, or the file is of another one.
     """
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'The checkpoint {checkpoint} does not exist: correct the path.')
@@ -99,7 +105,14 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
             f'{type(model).__name__} of {cfg.filename} makes no pseudo labels: give a config of '
             'MeanTeacherSegmentor or DualStudentSegmentor.'
         )
-    load_checkpoint(model, checkpoint, map_location='cpu')
+    try:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(
+            f'The checkpoint {checkpoint} is none of the model of {cfg.filename} ({reason[:300]}): '
+            'give the checkpoint of a training with this config.'
+        ) from error
     return model.to(get_device()).eval()
 
 
@@ -170,6 +183,7 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     model = load_model(cfg, args.checkpoint)
     network = choose_network(model, args.network)
     hook = HOOKS.build(hook_cfg)
+    hook.budget = int(args.verify)  # tiles per "step", of which each has one here
     train = DATASETS.build(cfg.train_dataloader.dataset)
     hook.prepare(train, next(model.parameters()).device)
     dataset = audit_dataset(cfg, args.source)
@@ -203,7 +217,7 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     )
     console = Console(highlight=False)
     show_totals(found, console)
-    console.print(f'page   {page}\nlog    {out / "audit.jsonl"}')
+    console.print(f'page   {page}\nlog    {out / "audit.jsonl"}', soft_wrap=True)
     if args.json:
         path = Path(args.json)
         path.parent.mkdir(parents=True, exist_ok=True)

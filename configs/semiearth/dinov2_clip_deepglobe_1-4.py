@@ -10,3 +10,6 @@ train_dataloader = dict(
 )
 # 20 epochs over U, 4 per GPU, 8 GPUs: floor(ceil(9038 / 8) / 4) * 20
 train_cfg = dict(max_iters=5640)
+# fitted to this config's own labelled tiles by the first run
+custom_hooks = _base_.custom_hooks
+custom_hooks[-1].verifier.temperature = 'data/evidence/deepglobe/clip_temperature_1-4.json'

@@ -10,3 +10,6 @@ train_dataloader = dict(
 )
 # 50 epochs over U, 4 per GPU, 8 GPUs: floor(ceil(2955 / 8) / 4) * 50
 train_cfg = dict(max_iters=4600)
+# fitted to this config's own labelled tiles by the first run
+custom_hooks = _base_.custom_hooks
+custom_hooks[-1].verifier.temperature = 'data/evidence/potsdam/clip_temperature_10pct.json'

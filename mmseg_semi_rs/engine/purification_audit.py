@@ -84,6 +84,7 @@ def audit_tiles(
             metainfo=dict(img_path=path, ori_shape=size, img_shape=size, geometry=())
         )
         hook.purifier.forget()
+        hook.source.begin_step(0, [path])
         hook.purifier(pseudo, [tile])
         (done,) = hook.purifier.last
         (evidence,) = hook.source([path])

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..structures import PseudoLabel
 from .evidence import Evidence
 from .policy import Purified
-from .replay import Frame, Replayed, frame_of, replay_evidence
+from .replay import Frame, Replayed, frame_of, replay_evidence, within_segments
 
 #: (targets, evidence (B, K, H, W), seen (B, H, W)) -> purified targets and what was done.
 Policy = Callable[[PseudoLabel, Tensor, Tensor], Purified]
@@ -125,7 +125,7 @@ class EvidencePurifier:
         found = self._replay(pseudo, samples)
         scores, seen = found.scores, found.seen
         if self.within_segments:
-            inside = _within_segments(found, pseudo)
+            inside = within_segments(found, pseudo.labels, pseudo.valid)
             scores, seen = scores * inside[:, None], seen & inside
         purified, actions = self.policy(pseudo, scores, seen)
         if self.strength < 1:
@@ -150,28 +150,10 @@ class EvidencePurifier:
                     'loading transforms of the training.'
                 )
         replayed = replay_evidence(
-            evidence, frames, self.num_classes, (height, width), device
+            evidence, frames, self.num_classes, (height, width), device, self.within_segments
         )
         if self.trust.device != device:
             self.trust = self.trust.to(device)
         replayed = replayed._replace(scores=replayed.scores * self.trust[:, None, None])
         self._batch = (samples, replayed)
         return replayed
-
-
-def _within_segments(found: Replayed, pseudo: PseudoLabel) -> Tensor:
-    """Pixels whose label is the most frequent one of their region.
-
-    Args:
-        found (Replayed): Evidence with regions.
-        pseudo (PseudoLabel): Of the same images, (B, H, W).
-
-    Returns:
-        Tensor: Shape (B, H, W), bool; False outside of all regions.
-    """
-    num_classes = found.scores.shape[1]
-    region, label = found.regions.flatten(1), pseudo.labels.flatten(1)
-    counts = torch.zeros(len(region), (found.most_regions + 1) * num_classes, device=label.device)
-    counts.scatter_add_(1, region * num_classes + label, pseudo.valid.flatten(1).float())
-    usual = counts.unflatten(1, (-1, num_classes)).argmax(dim=2).gather(1, region)
-    return ((usual == label) & (region > 0)).view_as(found.regions)

@@ -82,6 +82,7 @@ def replay_evidence(
     num_classes: int,
     size: tuple[int, int],
     device: torch.device | str,
+    with_regions: bool = False,
 ) -> Replayed:
     """Bring evidence into a batch, without making the host wait for the device.
 
@@ -95,6 +96,7 @@ def replay_evidence(
         size (tuple[int, int]): Height and width of the batch in pixels; what a frame does not fill
             at the right and at the bottom is padding.
         device (torch.device | str): Where to.
+        with_regions (bool): Whether regions are asked for; else there are none. Defaults to False.
 
     Returns:
         Replayed: On the device.
@@ -129,7 +131,7 @@ def replay_evidence(
             for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
         ]
         seen[area] = _gather(evidence.seen, nearest[0], nearest[1], device)
-        if evidence.regions:
+        if with_regions and evidence.regions:
             regions[area] = _gather(region_map(evidence.regions, evidence.size), *frame, device)
     most = max((len(evidence.regions) for evidence in found if evidence is not None), default=0)
     return Replayed(scores, seen, regions, most)
@@ -151,6 +153,25 @@ def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
         left, top, right, bottom = (max(0, math.ceil(side - 0.5)) for side in regions[number].box)
         painted[top:bottom, left:right] = number + 1
     return painted
+
+
+def within_segments(found: Replayed, labels: Tensor, valid: Tensor) -> Tensor:
+    """Pixels of regions whose label is the most frequent one of their region.
+
+    Args:
+        found (Replayed): Evidence with regions.
+        labels (Tensor): Of the same images, shape (B, H, W), int64, in [0, K).
+        valid (Tensor): Which of them count, shape (B, H, W), bool.
+
+    Returns:
+        Tensor: Shape (B, H, W), bool; False outside of all regions.
+    """
+    num_classes = found.scores.shape[1]
+    region, label = found.regions.flatten(1), labels.flatten(1)
+    counts = torch.zeros(len(region), (found.most_regions + 1) * num_classes, device=label.device)
+    counts.scatter_add_(1, region * num_classes + label, valid.flatten(1).float())
+    usual = counts.unflatten(1, (-1, num_classes)).argmax(dim=2).gather(1, region)
+    return ((usual == label) & (region > 0)).view_as(found.regions)
 
 
 def _cells(

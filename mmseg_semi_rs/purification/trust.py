@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .evidence import Evidence
-from .replay import frame_of, replay_evidence
+from .replay import frame_of, replay_evidence, within_segments
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def learn_trust(
     margin: float,
     min_lift: float = 0.5,
     min_pixels: int = 500,
+    cut: bool = False,
 ) -> ClassTrust:
     r"""Count how often clear claims are right on labelled tiles.
 
@@ -70,6 +71,8 @@ def learn_trust(
         margin (float): And its lead over the second class.
         min_lift (float): See above, in [0, 1]. Defaults to 0.5.
         min_pixels (int): See above. Defaults to 500.
+        cut (bool): Whether regions will be cut to the teacher's segments (``within_segments``);
+            they are then cut to the true ones here. Defaults to False.
 
     Returns:
         ClassTrust: Of all classes; 0 for those that are never claimed.
@@ -80,9 +83,13 @@ def learn_trust(
         known = (truth >= 0) & (truth < num_classes)
         present += torch.bincount(truth[known], minlength=num_classes)
         frame = frame_of((), evidence.size)
-        found = replay_evidence([evidence], [frame], num_classes, evidence.size, 'cpu')
+        found = replay_evidence([evidence], [frame], num_classes, evidence.size, 'cpu', cut)
+        seen = found.seen[0]
+        if cut:
+            inside = within_segments(found, torch.where(known, truth, 0)[None], known[None])
+            seen = seen & inside[0]
         values, classes = found.scores[0].topk(2, dim=0)
-        clear = found.seen[0] & known & (values[0] >= gate) & (values[0] - values[1] >= margin)
+        clear = seen & known & (values[0] >= gate) & (values[0] - values[1] >= margin)
         claims = classes[0][clear]
         claimed += torch.bincount(claims, minlength=num_classes)
         right += torch.bincount(claims[claims == truth[clear]], minlength=num_classes)

@@ -5,11 +5,7 @@ custom_hooks = [
     *_base_.custom_hooks,
     dict(
         _base_.purify,
-        verifier=dict(
-            _base_.clip,
-            classes='deepglobe',
-            temperature='data/evidence/deepglobe/clip_temperature.json',  # fitted by the first run
-        ),
+        verifier=dict(_base_.clip, classes='deepglobe'),
         store='data/evidence/deepglobe',
     ),
 ]

@@ -214,6 +214,7 @@ class VLMPurifyHook(Hook):
             gate,
             margin,
             **settings,
+            cut=self.verifier.within_segments,
         )
 
     def _evidence_of(

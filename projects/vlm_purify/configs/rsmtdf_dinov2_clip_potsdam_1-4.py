@@ -9,7 +9,7 @@ purify = dict(
         classes='potsdam',
         arch='ViT-L-14-quickgelu',
         checkpoint='checkpoints/ViT-L-14.pt',
-        temperature='data/evidence/potsdam/clip_temperature.json',
+        temperature='data/evidence/potsdam/clip_temperature_1-4.json',
     ),
     store='data/evidence/potsdam',
 )
