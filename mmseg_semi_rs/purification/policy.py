@@ -81,7 +81,8 @@ class EvidencePolicy:
         gate (float): Smallest evidence that corrects or vetoes, in (0, 1]. Defaults to 0.8.
         margin (float): Smallest lead over the second class, in (0, 1]. Defaults to 0.3.
         support_gate (float): Smallest joint confidence that gets weight, in (0, 1]. Defaults to
-            0.8.
+            0.95, what the loss asks of the teacher alone: the two are not independent, as c*
+            takes them to be, and a lower gate lets too many wrong pixels in.
         scope (str): Which pixels may be corrected and supported: 'band_or_low', 'band', 'low' or
             'all'. Defaults to 'band_or_low'.
         band (dict): ``radius`` in pixels, 8; and ``gate``, ``margin``, ``support_gate`` within the
@@ -98,7 +99,7 @@ class EvidencePolicy:
         tau: float = 0.7,
         gate: float = 0.8,
         margin: float = 0.3,
-        support_gate: float = 0.8,
+        support_gate: float = 0.95,
         scope: str = 'band_or_low',
         band: Mapping[str, Any] | None = None,
         actions: Sequence[str] = ('correct', 'support'),

@@ -164,9 +164,11 @@ def test_S4_a_supported_pixel_gets_weight_below_the_gate_of_the_loss():
     confidence = torch.full((1, 4, 4), 0.5)
     pseudo = PseudoLabel(labels, confidence, torch.zeros(1, 4, 4), torch.ones(1, 4, 4).bool())
     scores = torch.zeros(1, 3, 4, 4)
-    scores[:, 1] = 0.9
+    scores[:, 1] = 0.95
     found = EvidencePolicy()(pseudo, scores, torch.ones(1, 4, 4).bool())
-    torch.testing.assert_close(found.pseudo.weight, torch.full((1, 4, 4), 1 - 0.5 * 0.1))
+    torch.testing.assert_close(found.pseudo.weight, torch.full((1, 4, 4), 1 - 0.5 * 0.05))
+    loose = EvidencePolicy(support_gate=0.98)(pseudo, scores, torch.ones(1, 4, 4).bool())
+    assert not loose.pseudo.weight.any()
     released = ReleasedPolicy()(pseudo, scores, torch.ones(1, 4, 4).bool())
     assert not released.pseudo.weight.any()
 

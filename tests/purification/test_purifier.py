@@ -267,6 +267,24 @@ def test_a_box_counts_within_the_teachers_segment_of_its_most_frequent_label():
     assert torch.equal(cut.weight > 0, labels == 2)
 
 
+def test_trust_in_boxes_that_will_be_cut_is_learnt_from_cut_boxes():
+    labels = np.zeros((40, 40), int)
+    for row in range(40):
+        labels[row, max(0, row - 2) : row + 3] = 1  # a road across the box that names it
+    road = Region(1, (0.0, 0.0, 24.0, 24.0), 0.95, 'road')
+    scores = np.zeros((CLASSES, 40, 40))
+    scores[1, :24, :24] = 0.95
+    evidence = Evidence(quantise(scores), scores[1] > 0, (40, 40), regions=(road,))
+    labels[:24, :24][labels[:24, :24] == 0] = 255  # nothing else is labelled in it ...
+    labels[:3, :24] = 0  # ... but some land
+    whole = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10)
+    cut = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10, cut=True)
+    inside = labels[:24, :24]
+    assert int(whole.claimed[1]) == (inside != 255).sum()
+    assert int(cut.claimed[1]) == int(cut.right[1]) == (inside == 1).sum()
+    assert float(cut.trust[1]) == 1.0 > float(whole.trust[1])
+
+
 def test_S5_evidence_of_another_size_than_the_tile_is_refused():
     model, inputs, data = unsure()
     small = Evidence(np.zeros((CLASSES, 4, 4), np.uint8), np.ones((4, 4), bool), (40, 40))

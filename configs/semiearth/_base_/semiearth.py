@@ -11,7 +11,14 @@ _base_ = [
 # both agree. How far each class is trusted is learnt on labelled tiles.
 purify = dict(
     type='VLMPurifyHook',
-    policy=dict(type='EvidencePolicy', tau=0.7, gate=0.8, margin=0.3, band=dict(radius=8)),
+    policy=dict(
+        type='EvidencePolicy',
+        tau=0.7,
+        gate=0.8,
+        margin=0.3,
+        support_gate=0.95,
+        band=dict(radius=8),
+    ),
     interval=50,
 )
 clip = dict(type='CLIPVerifier', arch='ViT-L-14-quickgelu', checkpoint='checkpoints/ViT-L-14.pt')
