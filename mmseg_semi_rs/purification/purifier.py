@@ -29,7 +29,7 @@ class Purification(NamedTuple):
         actions (Tensor): What the policy did, index into ``policy.ACTIONS``, shape (B, H, W),
             uint8.
         scores (Tensor): Trusted evidence, shape (B, K, H, W).
-        seen (Tensor): Where there was any, shape (B, H, W), bool.
+        seen (Tensor): Where there was any that counts, shape (B, H, W), bool.
     """
 
     before: PseudoLabel
@@ -79,6 +79,9 @@ class EvidencePurifier:
         num_classes (int): Number of classes K.
         trust (Tensor, optional): What the scores of each class are multiplied by, shape (K,).
             Defaults to None, which is 1 for all.
+        asked (Sequence[int]): Classes that are asked for, see ``ClassPrompts.asked``. One of them
+            without any trust cannot be seen, hence not denied either: pixels that the teacher gives
+            to it are left alone. Defaults to ().
         within_segments (bool): Whether a region counts only on those of its pixels to which the
             teacher gives the label that is the most frequent within it, so that the corners of a
             box do not spill over its object's border. Defaults to False.
@@ -95,10 +98,12 @@ class EvidencePurifier:
         fetch: Fetch,
         num_classes: int,
         trust: Tensor | None = None,
+        asked: Sequence[int] = (),
         within_segments: bool = False,
     ) -> None:
         self.policy, self.fetch, self.num_classes = policy, fetch, num_classes
         self.trust = torch.ones(num_classes) if trust is None else trust.float()
+        self.blind = torch.tensor([k in asked for k in range(num_classes)]) & (self.trust == 0)
         self.within_segments = within_segments
         self.strength = 1.0
         self.last: list[Purification] = []
@@ -123,7 +128,7 @@ class EvidencePurifier:
         if self.strength == 0:
             return pseudo
         found = self._replay(pseudo, samples)
-        scores, seen = found.scores, found.seen
+        scores, seen = found.scores, found.seen & ~self.blind[pseudo.labels]
         if self.within_segments:
             inside = within_segments(found, pseudo.labels, pseudo.valid)
             scores, seen = scores * inside[:, None], seen & inside
@@ -153,7 +158,7 @@ class EvidencePurifier:
             evidence, frames, self.num_classes, (height, width), device, self.within_segments
         )
         if self.trust.device != device:
-            self.trust = self.trust.to(device)
+            self.trust, self.blind = self.trust.to(device), self.blind.to(device)
         replayed = replayed._replace(scores=replayed.scores * self.trust[:, None, None])
         self._batch = (samples, replayed)
         return replayed

@@ -16,31 +16,35 @@ from .replay import frame_of, replay_evidence, within_segments
 
 @dataclass(frozen=True)
 class ClassTrust:
-    """What was counted on labelled tiles; all tensors have shape (K,), float64.
+    """What was counted on labelled tiles; tensors of float64.
 
     Attributes:
-        claimed (Tensor): Labelled pixels at which a verifier clearly claims the class.
-        right (Tensor): Of these, pixels that are of the class.
-        present (Tensor): Labelled pixels of the class.
-        trust (Tensor): In [0, 1], what scores are multiplied by; see :func:`learn_trust`.
+        claims (Tensor): Labelled pixels by their class and the class that a verifier clearly claims
+            there, shape (K, K).
+        present (Tensor): Labelled pixels of each class, claimed or not, shape (K,).
+        precision (Tensor): Share of the claims of each class that are right, shape (K,).
+        balanced (Tensor): The same if all classes were equally frequent, shape (K,).
+        trust (Tensor): In [0, 1], what scores are multiplied by, shape (K,); see
+            :func:`learn_trust`.
     """
 
-    claimed: Tensor
-    right: Tensor
+    claims: Tensor
     present: Tensor
+    precision: Tensor
+    balanced: Tensor
     trust: Tensor
 
     def table(self, classes: Sequence[str]) -> str:
         """One line per class: how often its claims are right, and the trust that this gives."""
-        lines = []
-        for index, name in enumerate(classes):
-            claimed = float(self.claimed[index])
-            share = f'{float(self.right[index]) / claimed:.3f}' if claimed else '-'
-            lines.append(
-                f'{name:<20} claimed {int(claimed):>10} px, right {share:>5}, '
-                f'trust {float(self.trust[index]):.3f}'
+        claimed = self.claims.sum(0).long().tolist()
+        columns = (self.precision, self.balanced, self.trust)
+        return '\n'.join(
+            f'{name:<20} claimed {count:>10} px, right {right:.3f}, balanced {balanced:.3f}, '
+            f'trust {trust:.3f}'
+            for name, count, right, balanced, trust in zip(
+                classes, claimed, *(column.tolist() for column in columns), strict=True
             )
-        return '\n'.join(lines)
+        )
 
 
 def learn_trust(
@@ -54,14 +58,20 @@ def learn_trust(
 ) -> ClassTrust:
     r"""Count how often clear claims are right on labelled tiles.
 
-    The trust of class k is the precision of its claims, :math:`t_k = right_k / claimed_k`; but 0 if
-    they are hardly better than chance,
+    Let :math:`P(k | y)` be the share of the labelled pixels of class y at which class k is clearly
+    claimed, and :math:`p_y` the share of class y. The claims of class k are right with
 
-    .. math:: (t_k - p_k) / (1 - p_k) < min\_lift
+    .. math:: t_k = \min\left(\frac{p_k P(k | k)}{\sum_y p_y P(k | y)},
+                              \frac{P(k | k)}{\sum_y P(k | y)}\right),
 
-    with p_k the share of the class among the labelled pixels, or if there are fewer than
-    ``min_pixels`` claims. So a verifier that lies, guesses, or always says the most frequent class,
-    is not listened to.
+    the smaller of the precision as it is and as it would be if all classes were equally frequent:
+    where a teacher is unsure, rare classes are not rare, and a verifier that takes them for a
+    frequent one would wipe them out. The trust is t_k; but 0 if that is hardly better than chance,
+
+    .. math:: (t_k - q_k) / (1 - q_k) < min\_lift, \quad q_k = \max(p_k, 1 / K),
+
+    or if there are fewer than ``min_pixels`` claims. So a verifier that lies, guesses, or always
+    says the most frequent class, is not listened to. Classes that no tile shows are left out.
 
     Args:
         labelled (Iterable[tuple[Evidence, np.ndarray]]): Evidence of tiles, and their label maps
@@ -77,7 +87,8 @@ def learn_trust(
     Returns:
         ClassTrust: Of all classes; 0 for those that are never claimed.
     """
-    claimed, right, present = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(3))
+    claims = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    present = torch.zeros(num_classes, dtype=torch.float64)
     for evidence, labels in labelled:
         truth = torch.from_numpy(labels.astype(np.int64))
         known = (truth >= 0) & (truth < num_classes)
@@ -90,11 +101,14 @@ def learn_trust(
             seen = seen & inside[0]
         values, classes = found.scores[0].topk(2, dim=0)
         clear = seen & known & (values[0] >= gate) & (values[0] - values[1] >= margin)
-        claims = classes[0][clear]
-        claimed += torch.bincount(claims, minlength=num_classes)
-        right += torch.bincount(claims[claims == truth[clear]], minlength=num_classes)
-    precision = right / claimed.clamp(min=1)
-    chance = present / present.sum().clamp(min=1)
-    lift = (precision - chance) / (1 - chance).clamp(min=1e-9)
-    trusted = (claimed >= min_pixels) & (lift >= min_lift)
-    return ClassTrust(claimed, right, present, torch.where(trusted, precision, 0.0))
+        pairs = truth[clear] * num_classes + classes[0][clear]
+        claims += torch.bincount(pairs, minlength=num_classes**2).view_as(claims)
+    rates = claims / present.clamp(min=1)[:, None]
+    precision, balanced = (
+        counts.diagonal() / counts.sum(0).clamp(min=1e-12) for counts in (claims, rates)
+    )
+    smaller = torch.minimum(precision, balanced)
+    chance = (present / present.sum().clamp(min=1)).clamp(min=1 / num_classes)
+    lift = (smaller - chance) / (1 - chance).clamp(min=1e-9)
+    trusted = (claims.sum(0) >= min_pixels) & (lift >= min_lift)
+    return ClassTrust(claims, present, precision, balanced, torch.where(trusted, smaller, 0.0))

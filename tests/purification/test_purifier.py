@@ -141,13 +141,23 @@ def test_a_blind_guess_is_not_trusted_however_frequent_its_class():
     labels[:, :20] = 1  # class 0 has three quarters of all pixels
     guess = evidence_of(np.zeros_like(labels))
     found = learn_trust([(guess, labels)], CLASSES, 0.8, 0.3)
-    assert float(found.right[0] / found.claimed[0]) == 0.75 and not found.trust.any()
+    assert float(found.precision[0]) == 0.75 and not found.trust.any()
+
+
+def test_a_verifier_that_is_blind_to_a_rare_class_is_not_trusted_with_what_it_takes_it_for():
+    labels = np.zeros((TILE, TILE), int)
+    labels[:2] = 1  # a rare class, which is claimed to be the frequent one
+    labels[-20:] = 2
+    said = np.where(labels == 1, 0, labels)
+    found = learn_trust([(evidence_of(said), labels)], CLASSES, 0.8, 0.3)
+    assert float(found.precision[0]) > 0.96 and float(found.balanced[0]) == 0.5
+    assert found.trust.tolist() == [0.0, 0.0, 1.0]
 
 
 def test_trust_is_the_precision_of_clear_claims_counted_plainly():
     rng = np.random.default_rng(0)
-    pairs, claimed, right = [], np.zeros(CLASSES), np.zeros(CLASSES)
-    present = np.zeros(CLASSES)
+    pairs, present = [], np.zeros(CLASSES)
+    claims = np.zeros((CLASSES, CLASSES))
     for _ in range(3):
         labels = rng.integers(0, CLASSES, (20, 30))
         labels[0] = 255
@@ -167,13 +177,16 @@ def test_trust_is_the_precision_of_clear_claims_counted_plainly():
                 order = np.argsort(-kept[:, y, x], kind='stable')
                 best, second = kept[order[0], y, x], kept[order[1], y, x]
                 if seen[y, x] and best >= 0.6 and best - second >= 0.3:
-                    claimed[order[0]] += 1
-                    right[order[0]] += labels[y, x] == order[0]
+                    claims[labels[y, x], order[0]] += 1
     found = learn_trust(pairs, CLASSES, 0.6, 0.3, min_lift=0.5, min_pixels=10)
-    assert np.array_equal(found.claimed.numpy(), claimed)
-    assert np.array_equal(found.right.numpy(), right)
+    assert np.array_equal(found.claims.numpy(), claims)
     assert np.array_equal(found.present.numpy(), present)
-    np.testing.assert_allclose(found.trust.numpy(), right / claimed)
+    for k in range(CLASSES):
+        rates = [claims[y, k] / present[y] for y in range(CLASSES)]
+        precision, balanced = claims[k, k] / claims[:, k].sum(), rates[k] / sum(rates)
+        assert float(found.precision[k]) == pytest.approx(precision)
+        assert float(found.balanced[k]) == pytest.approx(balanced)
+        assert float(found.trust[k]) == pytest.approx(min(precision, balanced))
     few = learn_trust(pairs, CLASSES, 0.6, 0.3, min_pixels=10_000)
     assert not few.trust.any()
     lifted = learn_trust(pairs, CLASSES, 0.6, 0.3, min_lift=0.97, min_pixels=10)
@@ -192,6 +205,19 @@ def test_trust_multiplies_scores():
     assert torch.equal(half.last[0].scores, full.last[0].scores * scale)
     corrected = half.last[0].actions == 1
     assert set(half.last[0].after.labels[corrected].unique().tolist()) == {0}
+
+
+def test_a_class_that_is_asked_for_but_not_trusted_is_not_denied_either():
+    model, inputs, data = unsure()
+    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    trust = torch.tensor([1.0, 1.0, 0.0])
+    for asked, protected in (((0, 1, 2), True), ((0, 1), False)):  # else it is a background
+        one = purifier(tell, trust=trust, asked=asked)
+        purified = one(pseudo, data['weak'])
+        denied = (pseudo.labels == 2) & (purified.labels != 2)
+        assert bool(denied.any()) != protected
+        assert bool(one.last[0].seen[pseudo.labels == 2].any()) != protected
+        assert (purified.labels != pseudo.labels)[pseudo.labels != 2].any()
 
 
 def test_strength_moves_weights_part_of_the_way():
@@ -280,8 +306,8 @@ def test_trust_in_boxes_that_will_be_cut_is_learnt_from_cut_boxes():
     whole = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10)
     cut = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10, cut=True)
     inside = labels[:24, :24]
-    assert int(whole.claimed[1]) == (inside != 255).sum()
-    assert int(cut.claimed[1]) == int(cut.right[1]) == (inside == 1).sum()
+    assert int(whole.claims[:, 1].sum()) == (inside != 255).sum()
+    assert int(cut.claims[:, 1].sum()) == int(cut.claims[1, 1]) == (inside == 1).sum()
     assert float(cut.trust[1]) == 1.0 > float(whole.trust[1])
 
 

@@ -166,6 +166,7 @@ class VLMPurifyHook(Hook):
             self.source,
             len(classes),
             None if self.trust is None else self.trust.trust,
+            self.verifier.prompts.asked,
             within_segments=self.verifier.within_segments,
         )
 
