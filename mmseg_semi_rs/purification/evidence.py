@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,6 +79,19 @@ class Evidence:
     def num_classes(self) -> int:
         """Number of classes K."""
         return self.scores.shape[0]
+
+
+def covered_pixels(box: tuple[float, float, float, float]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels whose centres a box covers.
+
+    Args:
+        box (tuple[float, float, float, float]): left, top, right, bottom in pixels of the tile.
+
+    Returns:
+        tuple[slice, slice]: Rows and columns, none of them negative.
+    """
+    left, top, right, bottom = (max(0, math.ceil(side - 0.5)) for side in box)
+    return slice(top, bottom), slice(left, right)
 
 
 def quantise(scores: np.ndarray) -> np.ndarray:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .evidence import FULL_SCORE, Evidence, Region
+from .evidence import FULL_SCORE, Evidence, Region, covered_pixels
 
 
 class Frame(NamedTuple):
@@ -116,7 +115,8 @@ def replay_evidence(
             ),
             strict=True,
         )
-        values = _to(evidence.scores, device).float() / FULL_SCORE
+        # What is not seen has no score that could reach the seen cells beside it.
+        values = _to(evidence.scores * evidence.seen, device).float() / FULL_SCORE
         for axis in (0, 1):
             low = values.index_select(axis + 1, _to(lower[axis], device))
             if grid[axis] == evidence.size[axis]:
@@ -127,7 +127,7 @@ def replay_evidence(
             values = torch.lerp(low, high, weight[:, None] if axis == 0 else weight)
         scores[(index, slice(None), *area[1:])] = values
         nearest = [
-            positions * cells // pixels
+            (2 * positions + 1) * cells // (2 * pixels)  # the cell of a pixel's centre
             for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
         ]
         seen[area] = _gather(evidence.seen, nearest[0], nearest[1], device)
@@ -149,9 +149,7 @@ def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
     """
     painted = np.zeros(size, dtype=np.int64)
     for number in sorted(range(len(regions)), key=lambda index: regions[index].score):
-        # A pixel belongs to a box that covers its centre.
-        left, top, right, bottom = (max(0, math.ceil(side - 0.5)) for side in regions[number].box)
-        painted[top:bottom, left:right] = number + 1
+        painted[covered_pixels(regions[number].box)] = number + 1
     return painted
 
 

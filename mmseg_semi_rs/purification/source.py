@@ -113,6 +113,8 @@ class EvidenceSource:
 
     def _settle(self, path: str, key: str, found: Evidence | None) -> Evidence | None:
         """What a process may use of what it has read, or makes."""
+        if found is None and key in self._known:  # made a moment ago, for an equal tile
+            found = self.store.read(key)
         if not self.budget or (key in self._known and found is not None):
             return found
         if not self._left:
@@ -127,17 +129,28 @@ class EvidenceSource:
         self._ahead[path] = self._readers.submit(lambda: (key, found))
         return found
 
-    def verify(self, path: str, key: str) -> Evidence:
+    def verify(self, path: str, key: str, image: np.ndarray | None = None) -> Evidence:
         """Make the evidence of a tile, and keep it.
+
+        It does not depend on where in a training that happens: autocast is off.
 
         Args:
             path (str): The tile.
             key (str): Its key in the store.
+            image (np.ndarray, optional): Its pixels, (H, W, 3), uint8, RGB, if they are loaded
+                already. Defaults to None.
 
         Returns:
             Evidence: Of the tile.
         """
-        self.verifier.load(self.device)
-        (evidence,) = self.verifier.verify([self.load_image(path)])
+        pixels = self.load_image(path) if image is None else image
+        with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):
+            self.verifier.load(self.device)
+            (evidence,) = self.verifier.verify([pixels])
         self.store.write(key, evidence)
         return evidence
+
+    def close(self) -> None:
+        """End the threads, and let go of what they have read."""
+        self._readers.shutdown()
+        self._ahead = {}

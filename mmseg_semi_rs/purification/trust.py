@@ -23,7 +23,8 @@ class ClassTrust:
             there, shape (K, K).
         present (Tensor): Labelled pixels of each class, claimed or not, shape (K,).
         precision (Tensor): Share of the claims of each class that are right, shape (K,).
-        balanced (Tensor): The same if all classes were equally frequent, shape (K,).
+        balanced (Tensor): The same if all classes of which enough is labelled were equally
+            frequent, shape (K,).
         trust (Tensor): In [0, 1], what scores are multiplied by, shape (K,); see
             :func:`learn_trust`.
     """
@@ -66,12 +67,14 @@ def learn_trust(
 
     the smaller of the precision as it is and as it would be if all classes were equally frequent:
     where a teacher is unsure, rare classes are not rare, and a verifier that takes them for a
-    frequent one would wipe them out. The trust is t_k; but 0 if that is hardly better than chance,
+    frequent one would wipe them out. The trust is t_k; but 0 if either precision is hardly better
+    than by chance, whose share q is p_k for the first and 1 / K for the second,
 
-    .. math:: (t_k - q_k) / (1 - q_k) < min\_lift, \quad q_k = \max(p_k, 1 / K),
+    .. math:: (precision - q) / (1 - q) < min\_lift,
 
     or if there are fewer than ``min_pixels`` claims. So a verifier that lies, guesses, or always
-    says the most frequent class, is not listened to. Classes that no tile shows are left out.
+    says the most frequent class, is not listened to. Classes with fewer than ``min_pixels``
+    labelled pixels do not count among the equally frequent ones: too little is known of them.
 
     Args:
         labelled (Iterable[tuple[Evidence, np.ndarray]]): Evidence of tiles, and their label maps
@@ -103,12 +106,17 @@ def learn_trust(
         clear = seen & known & (values[0] >= gate) & (values[0] - values[1] >= margin)
         pairs = truth[clear] * num_classes + classes[0][clear]
         claims += torch.bincount(pairs, minlength=num_classes**2).view_as(claims)
-    rates = claims / present.clamp(min=1)[:, None]
-    precision, balanced = (
-        counts.diagonal() / counts.sum(0).clamp(min=1e-12) for counts in (claims, rates)
-    )
-    smaller = torch.minimum(precision, balanced)
-    chance = (present / present.sum().clamp(min=1)).clamp(min=1 / num_classes)
-    lift = (smaller - chance) / (1 - chance).clamp(min=1e-9)
+    known = present >= min_pixels
+    rates = torch.where(known[:, None], claims / present.clamp(min=1)[:, None], 0.0)
+    precision = claims.diagonal() / claims.sum(0).clamp(min=1)
+    balanced = rates.diagonal() / rates.sum(0).clamp(min=1e-12)
+    share = present / present.sum().clamp(min=1)
+    lift = torch.minimum(_lift(precision, share), _lift(balanced, torch.tensor(1 / num_classes)))
     trusted = (claims.sum(0) >= min_pixels) & (lift >= min_lift)
-    return ClassTrust(claims, present, precision, balanced, torch.where(trusted, smaller, 0.0))
+    trust = torch.where(trusted, torch.minimum(precision, balanced), 0.0)
+    return ClassTrust(claims, present, precision, balanced, trust)
+
+
+def _lift(precision: Tensor, chance: Tensor) -> Tensor:
+    """How far a precision lies between that of chance, 0, and that of the truth, 1."""
+    return (precision - chance) / (1 - chance).clamp(min=1e-9)

@@ -167,7 +167,8 @@ def test_S19_a_killed_and_resumed_training_equals_an_uninterrupted_one(
     assert losses[-3:] == expected[-3:]
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
-    assert hook_of(whole).purifier.last
+    assert hook_of(whole).source.store.keys()
+    assert not (whole.model.purifiers or hook_of(whole).purifier.last)  # nothing is kept
 
 
 def fill(data, store):
@@ -188,7 +189,7 @@ def test_a_budget_is_kept_and_what_was_made_is_not_made_again(tmp_path):
     made = hook.verifier.calls
     assert 4 <= made <= 6  # 2 new tiles in each of the first 4 steps, one of them made
     assert len(hook.source.store) == made
-    journal = (tmp_path / 'run' / 'evidence_known_rank0.txt').read_text().splitlines()
+    journal = next((tmp_path / 'run').glob('evidence_known_*_rank0.txt')).read_text().splitlines()
     assert [int(line.split()[0]) for line in journal[:4]] == [0, 1, 2, 3]
     runner, _ = train(config(path, tmp_path / 'again', hook=dict(budget=4, trust=None)))
     assert hook_of(runner).verifier.calls == 8 - made
@@ -199,7 +200,21 @@ def test_a_warm_store_is_read_and_the_verifier_left_alone(tmp_path):
     fill(tmp_path / 'data', tmp_path / 'data' / 'evidence')
     runner, _ = train(config(path, tmp_path / 'run', iters=3, hook={}))
     assert hook_of(runner).verifier.calls == 0
-    assert not (tmp_path / 'run' / 'evidence_known_rank0.txt').exists()
+    assert not list((tmp_path / 'run').glob('evidence_known*'))
+
+
+def test_two_hooks_act_in_turn_and_keep_out_of_each_others_way(tmp_path):
+    path = write_training(tmp_path / 'data')
+    cfg = config(path, tmp_path / 'run', iters=2, hook=dict(budget=4))
+    cfg.custom_hooks.append(
+        dict(cfg.custom_hooks[-1], verifier=dict(type='ColourVerifier', shift=3))
+    )
+    runner, _ = train(cfg)
+    for name in ('purify', 'purify_2'):
+        covered = runner.message_hub.get_scalar(f'train/{name}/covered').data[0]
+        assert covered.tolist() == [1.0, 1.0]
+    assert len(list((tmp_path / 'run').glob('evidence_known_*_rank0.txt'))) == 2
+    assert not runner.model.purifiers
 
 
 def test_calibration_happens_once_before_anything_else(tmp_path):
@@ -250,7 +265,16 @@ def test_a_store_without_the_labelled_tiles_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'settings', [dict(budget=-1), dict(start=1.5), dict(interval=0), dict(trust=dict(tiles=3))]
+    'settings',
+    [
+        dict(budget=-1),
+        dict(start=1.5),
+        dict(interval=0),
+        dict(trust=dict(tiles=3)),
+        dict(trust=dict(images=0)),
+        dict(trust=dict(min_lift=50)),
+        dict(trust=dict(min_pixels=0.5)),
+    ],
 )
 def test_wrong_settings_are_told(tmp_path, settings):
     with pytest.raises(ValueError, match='VLMPurifyHook'):

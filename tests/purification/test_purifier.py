@@ -149,7 +149,7 @@ def test_a_verifier_that_is_blind_to_a_rare_class_is_not_trusted_with_what_it_ta
     labels[:2] = 1  # a rare class, which is claimed to be the frequent one
     labels[-20:] = 2
     said = np.where(labels == 1, 0, labels)
-    found = learn_trust([(evidence_of(said), labels)], CLASSES, 0.8, 0.3)
+    found = learn_trust([(evidence_of(said), labels)], CLASSES, 0.8, 0.3, min_pixels=100)
     assert float(found.precision[0]) > 0.96 and float(found.balanced[0]) == 0.5
     assert found.trust.tolist() == [0.0, 0.0, 1.0]
 

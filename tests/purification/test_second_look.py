@@ -207,6 +207,28 @@ def test_another_batch_gets_evidence_of_its_own_even_if_nobody_forgot_the_last()
     assert not one.last
 
 
+def test_scores_of_unseen_cells_do_not_reach_seen_ones():
+    scores = np.zeros((2, 2, 2), np.uint8)
+    scores[:, :, 1] = 255
+    seen = np.array([[True, False], [True, False]])
+    found = replay_evidence(
+        [Evidence(scores, seen, (8, 8))], [frame_of((), (8, 8))], 2, (8, 8), 'cpu'
+    )
+    assert torch.equal(found.seen[0, 0], torch.arange(8) < 4)
+    assert not found.scores.any()
+
+
+@pytest.mark.parametrize('cells, columns', [(2, 8), (3, 8), (3, 7), (5, 13)])
+def test_a_pixel_is_seen_as_the_cell_of_its_centre_is(cells, columns):
+    for cell in range(cells):
+        seen = np.zeros((1, cells), bool)
+        seen[0, cell] = True
+        evidence = Evidence(np.zeros((2, 1, cells), np.uint8), seen, (4, columns))
+        found = replay_evidence([evidence], [frame_of((), (4, columns))], 2, (4, columns), 'cpu')
+        expected = [int((x + 0.5) * cells / columns) == cell for x in range(columns)]
+        assert found.seen[0, 0].tolist() == expected
+
+
 # Trust
 
 
@@ -221,17 +243,37 @@ def test_any_id_that_is_no_class_is_no_truth():
     assert found.trust.tolist() == [1.0, 1.0]  # as many claims as are asked for
 
 
-@pytest.mark.parametrize('count, trust', [(500, 0.9), (900, 0.0)])
-def test_chance_is_how_frequent_a_class_is_not_how_often_it_is_claimed(count, trust):
+@pytest.mark.parametrize(
+    'count, rates, trust, lift',
+    [
+        # of 400 : 600 pixels; precision 320 / 470 against chance 0.4, which is less than 0.5238
+        (400, (0.8, 0.25), 320 / 470, (320 / 470 - 0.4) / 0.6),
+        # of 900 : 100 pixels; balanced 0.5 / 0.75 against chance 0.5, which is less than 0.4737
+        (900, (0.5, 0.25), 0.5 / 0.75, 2 * (0.5 / 0.75 - 0.5)),
+    ],
+)
+def test_each_precision_is_held_against_its_own_chance(count, rates, trust, lift):
     labels = (np.arange(1000) >= count).astype(np.uint8)
-    claims = np.full(1000, -1)
-    claims[: count * 9 // 100] = 0  # right, of 9 % of class 0
-    claims[count : count + (1000 - count) // 100] = 0  # wrong, of 1 % of class 1
-    claims[count - 300 : count] = 1
-    scores = np.stack([(claims == k) * 1.0 for k in range(2)]).reshape(2, 20, 50)
-    seen = (claims >= 0).reshape(20, 50)
-    pairs = [(Evidence(quantise(scores), seen, (20, 50)), labels.reshape(20, 50))]
-    found = learn_trust(pairs, 2, 0.8, 0.3, min_lift=0.5, min_pixels=1)
+    claims = np.zeros(1000, bool)
+    claims[: round(count * rates[0])] = True  # right
+    claims[count : count + round((1000 - count) * rates[1])] = True  # wrong
+    scores = np.stack([claims, ~claims]).reshape(2, 20, 50) * 1.0
+    evidence = Evidence(quantise(scores), claims.reshape(20, 50), (20, 50))
+    pairs = [(evidence, labels.reshape(20, 50))]
+    for asked, expected in ((lift - 0.01, trust), (lift + 0.01, 0.0)):
+        found = learn_trust(pairs, 2, 0.8, 0.3, min_lift=asked, min_pixels=1)
+        assert float(found.trust[0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('stray, trust', [(3, 0.99985), (600, 0.5)])
+def test_a_few_stray_pixels_of_a_class_do_not_take_the_trust_in_another(stray, trust):
+    labels = np.zeros(40_000, np.uint8)
+    labels[20_000:] = 1
+    labels[:stray] = 2
+    scores = np.stack([labels != 1, labels == 1, labels > 9]).reshape(3, 200, 200) * 1.0
+    evidence = Evidence(quantise(scores), np.ones((200, 200), bool), (200, 200))
+    pairs = [(evidence, labels.reshape(200, 200))]
+    found = learn_trust(pairs, 3, 0.8, 0.3, min_lift=0.2)
     assert float(found.trust[0]) == pytest.approx(trust)
 
 
@@ -290,6 +332,30 @@ def test_a_tile_that_occurs_twice_in_a_batch_is_verified_once(tiles, tmp_path):
     assert one.verifier.calls == 1
 
 
+def test_equal_tiles_under_two_names_cost_once(tiles, tmp_path):
+    (tmp_path / 'twin.png').write_bytes((tmp_path / 'a.png').read_bytes())
+    twins = [tiles[0], str(tmp_path / 'twin.png'), tiles[1]]
+    one = source(tmp_path)
+    one.start(0)
+    assert step(one, 0, twins) == [True, True, False]
+    assert one.verifier.calls == 1
+
+
+def test_evidence_does_not_depend_on_the_precision_of_the_training(tiles, tmp_path):
+    one = source(tmp_path)
+    seen = []
+
+    def verify(images):
+        seen.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return Counting().verify(images)
+
+    one.verifier.verify = verify
+    one.start(0)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert step(one, 0, tiles[:1]) == [True]
+    assert seen == [torch.float32]
+
+
 def test_what_others_add_to_the_store_is_read_but_costs_budget(tiles, tmp_path):
     one, other = source(tmp_path), source(tmp_path)
     one.start(0)
@@ -329,7 +395,7 @@ def test_half_a_line_of_a_killed_process_is_left_out(tiles, tmp_path):
 
 
 def test_a_training_that_begins_anew_does_not_read_an_old_journal(tiles, tmp_path):
-    (tmp_path / 'known.txt').write_text(''.join(f'0 {"ab" * 32}\n' for _ in range(3)))
+    (tmp_path / 'known.txt').write_text(f'-1 {"ab" * 32}\n0 {"cd" * 32}\n')
     one = source(tmp_path)
     one.start(0)
     assert (tmp_path / 'known.txt').read_text() == ''
@@ -367,16 +433,21 @@ def test_what_the_hook_passes_on(tmp_path, monkeypatch):
     cfg = config(write_training(tmp_path / 'data'), tmp_path, hook=dict(budget=1))
     init_default_scope('mmseg')
     settings = cfg.custom_hooks[-1]
-    settings.update(trust=dict(images=1), policy=dict(type='EvidencePolicy', band=dict(gate=0.5)))
+    settings.update(
+        trust=dict(images=1, min_lift=0.4, min_pixels=50),
+        policy=dict(type='EvidencePolicy', band=dict(gate=0.5)),
+    )
+    settings.verifier.classes = ['grass', None, 'roof']
     hook = HOOKS.build(settings)
     hook.verifier.within_segments = True
     asked = []
 
     def learn(pairs, *args, **kwargs):
-        asked.append((len(list(pairs)), *args))
+        asked.append((len(list(pairs)), *args, kwargs))
         return learn_trust([], 3, 0.5, 0.3)
 
     monkeypatch.setattr(vlm_purify_hook, 'learn_trust', learn)
     hook.prepare(DATASETS.build(cfg.train_dataloader.dataset), 'cpu')
-    assert asked == [(1, 3, 0.5, 0.3)]
+    assert asked == [(1, 3, 0.5, 0.3, dict(min_lift=0.4, min_pixels=50, cut=True))]
     assert hook.purifier.within_segments
+    assert hook.purifier.blind.tolist() == [True, False, True]  # asked for, but not trusted

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank, is_main_process
+from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -46,7 +46,10 @@ class VLMPurifyHook(Hook):
     ``purify/corrected``, ``purify/supported`` and ``purify/vetoed``; and, where the unlabelled
     samples have a ``gt_sem_seg``, ``purify/accuracy_before`` and ``_after`` of the labels,
     ``purify/kept_accuracy_before`` and ``_after`` of what the loss weighs. Two students have their
-    names in front, ``a/purify/covered``.
+    names in front, ``a/purify/covered``; a second hook logs as ``purify_2``.
+
+    A training repeats itself, and a resumed one equals an uninterrupted one, if the store is not
+    changed from outside meanwhile; what a budget adds to it is taken care of.
 
     Args:
         verifier (dict): Config of a verifier, e.g. ``CLIPVerifier``.
@@ -87,7 +90,13 @@ class VLMPurifyHook(Hook):
             raise ValueError(
                 f'VLMPurifyHook trust={trust} has unknown keys: give {sorted(_TRUST)}.'
             )
+        if self.trust_settings is not None and not 0 <= self.trust_settings['min_lift'] <= 1:
+            raise ValueError(
+                f'VLMPurifyHook trust={self.trust_settings} must have min_lift within [0, 1].'
+            )
+        limits = () if self.trust_settings is None else ('images', 'min_pixels')
         for name, value, least in (
+            *((f'trust.{key}', (self.trust_settings or {})[key], 1) for key in limits),
             ('start', start, 0),
             ('ramp', ramp, 0),
             ('budget', budget, 0),
@@ -110,17 +119,28 @@ class VLMPurifyHook(Hook):
         model = _unwrapped(runner)
         dataset = runner.train_dataloader.dataset
         self._check(model, dataset)
-        journal = Path(runner.work_dir) / f'evidence_known_rank{get_rank()}.txt'
-        self.prepare(
-            dataset, next(model.parameters()).device, journal if self.budget else None, runner.iter
-        )
+        self.prepare(dataset, next(model.parameters()).device, Path(runner.work_dir), runner.iter)
+        others = sum(isinstance(other, EvidencePurifier) for other in model.purifiers)
+        self._logged_as = f'purify_{others + 1}' if others else 'purify'
         model.purifiers.append(self.purifier)
+
+    def after_train(self, runner: Runner) -> None:
+        """Take the purifier away again, and let go of the last batch."""
+        purifiers = _unwrapped(runner).purifiers
+        # A benchmark may have put a stopwatch around it.
+        purifiers[:] = [
+            other
+            for other in purifiers
+            if self.purifier not in (other, getattr(other, '__wrapped__', None))
+        ]
+        self.purifier.forget()
+        self.source.close()
 
     def prepare(
         self,
         dataset: Any,
         device: torch.device | str,
-        journal: Path | None = None,
+        work_dir: Path | None = None,
         iteration: int = 0,
     ) -> None:
         """Open the store, learn whom to trust, and make the purifier.
@@ -128,7 +148,8 @@ class VLMPurifyHook(Hook):
         Args:
             dataset (SemiDataset): The training data.
             device (torch.device | str): Where the verifier works, if it has to.
-            journal (Path, optional): See ``EvidenceSource``. Defaults to None.
+            work_dir (Path, optional): Folder of the training, where a journal is kept if there is a
+                budget, see ``EvidenceSource``. Defaults to None, without journal.
             iteration (int): Where the training begins. Defaults to 0.
 
         Raises:
@@ -138,6 +159,9 @@ class VLMPurifyHook(Hook):
             calibrate(self.verifier, dataset.labelled, str(device))
         barrier()
         store = EvidenceStore(self.store, self.verifier.settings())
+        journal = None
+        if self.budget and work_dir is not None:
+            journal = work_dir / f'evidence_known_{store.folder.name}_rank{get_rank()}.txt'
         self.source = EvidenceSource(
             store,
             self.verifier,
@@ -204,8 +228,8 @@ class VLMPurifyHook(Hook):
         assert self.trust_settings is not None
         settings = dict(self.trust_settings)
         chosen = evenly(len(labelled), settings.pop('images'))
-        if self.budget and is_main_process():
-            for _ in self._evidence_of(labelled, chosen):
+        if self.budget:
+            for _ in self._evidence_of(labelled, chosen[get_rank() :: get_world_size()]):
                 pass
         barrier()
         gate, margin = self.policy.clear
@@ -228,7 +252,7 @@ class VLMPurifyHook(Hook):
             key = store.key(tile.path)
             evidence = store.read(key)
             if evidence is None and self.budget:
-                evidence = self.source.verify(tile.path, key)
+                evidence = self.source.verify(tile.path, key, tile.image)
             if evidence is None:
                 raise ValueError(
                     f'The store {store.folder} holds no evidence of the labelled tile {tile.path}, '
@@ -236,6 +260,12 @@ class VLMPurifyHook(Hook):
                     'tools/vlm_annotate.py with this config, or set trust=None of VLMPurifyHook.'
                 )
             assert tile.labels is not None  # of a labelled dataset
+            if evidence.size != tile.labels.shape:
+                raise ValueError(
+                    f'The evidence of {tile.path} is for {evidence.size} pixels, but its labels '
+                    f'have {tile.labels.shape}: make the evidence again with the loading '
+                    'transforms of the training.'
+                )
             yield evidence, tile.labels
 
     # During the training.
@@ -265,7 +295,7 @@ class VLMPurifyHook(Hook):
         step = _unwrapped(runner).last_step
         names = list(step['pseudo']) if isinstance(step['pseudo'], dict) else ['']
         for name, done in zip(names, self.purifier.last, strict=True):
-            prefix = f'train/{name}/purify/' if name else 'train/purify/'
+            prefix = f'train/{name}/{self._logged_as}/' if name else f'train/{self._logged_as}/'
             for key, value in purification_stats(done, step['samples']).items():
                 runner.message_hub.update_scalar(prefix + key, value)
 

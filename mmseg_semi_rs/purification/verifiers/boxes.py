@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evidence import Region
+from ..evidence import Region, covered_pixels
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -67,23 +67,10 @@ def to_tile(box: Box, coordinates: str, processed: Size, tile: Size) -> Box | No
     height, width = processed if extent is None else (extent, extent)
     left, right = (min(max(x * tile[1] / width, 0.0), tile[1]) for x in box[::2])
     top, bottom = (min(max(y * tile[0] / height, 0.0), tile[0]) for y in box[1::2])
-    rows, columns = pixels((left, top, right, bottom))
+    rows, columns = covered_pixels((left, top, right, bottom))
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return None
     return left, top, right, bottom
-
-
-def pixels(box: Box) -> tuple[slice, slice]:
-    """Rows and columns of the pixels whose centres a box covers.
-
-    Args:
-        box (tuple[float, float, float, float]): Within the tile, in its pixels.
-
-    Returns:
-        tuple[slice, slice]: Rows and columns.
-    """
-    left, top, right, bottom = (round(side) for side in box)
-    return slice(top, bottom), slice(left, right)
 
 
 def paint(
@@ -111,7 +98,7 @@ def paint(
     scores = np.zeros((num_classes, *tile), dtype=np.float32)
     seen = np.zeros(tile, dtype=bool)
     for index, region in enumerate(regions):
-        place = pixels(region.box) if masks is None else masks[index]
+        place = covered_pixels(region.box) if masks is None else masks[index]
         scores[region.label][place] = np.maximum(scores[region.label][place], region.score)
         seen[place] = True
     return scores, seen

@@ -111,7 +111,7 @@ class GenerativeVerifier(Verifier):
             if is_wrong:
                 raise ValueError(f'GenerativeVerifier {message}.')
         self.model_name, self.revision, self.coordinates = model, revision, coordinates
-        self.score, self.batch_size, self.dtype = score, batch_size, dtype
+        self.score, self.batch_size, self.dtype = float(score), batch_size, dtype
         self.max_new_tokens, self.local_files_only = max_new_tokens, local_files_only
         self.limits = {'shortest_edge': min_pixels, 'longest_edge': max_pixels}
         self.question = prompt.replace('{classes}', '; '.join(map(self._names, self.prompts.asked)))
