@@ -10,6 +10,7 @@ from mmseg_semi_rs.purification.evidence import Evidence, Region, quantise
 from mmseg_semi_rs.purification.policy import EvidencePolicy, ReleasedPolicy
 from mmseg_semi_rs.purification.purifier import EvidencePurifier
 from mmseg_semi_rs.purification.trust import learn_trust
+from mmseg_semi_rs.structures import PseudoLabel
 from tests.models.test_dual_student import batch as dual_batch
 from tests.models.test_dual_student import build as build_dual
 from tests.models.test_mean_teacher import batch, build, gradients
@@ -246,6 +247,28 @@ def test_purification_makes_no_host_sync():
         purifier(verify, within_segments=True)(pseudo, data['weak'])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_purification_on_a_gpu_equals_that_on_the_cpu_and_never_waits():
+    model, inputs, data = unsure()
+    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    expected = purifier(tell, trust=learnt_trust(tell))(pseudo, data['weak'])
+    moved = PseudoLabel(
+        pseudo.labels.cuda(), pseudo.confidence.cuda(), pseudo.weight.cuda(), pseudo.valid.cuda()
+    )
+    one = purifier(tell, trust=learnt_trust(tell))
+    one(moved, data['weak'])  # brings the trust there
+    one.forget()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        found = one(moved, data['weak'])
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    assert torch.equal(found.labels.cpu(), expected.labels)
+    torch.testing.assert_close(found.weight.cpu(), expected.weight)
+
+
 def test_two_students_are_purified_by_evidence_that_is_fetched_once():
     model = build_dual(conf_thresh=0.5)
     inputs, data = dual_batch()
@@ -280,8 +303,6 @@ def test_a_box_counts_within_the_teachers_segment_of_its_most_frequent_label():
     seen = np.zeros((10, 10), bool)
     seen[1:9, 1:9] = True
     evidence = Evidence(quantise(scores), seen, (10, 10), regions=(box,))
-    from mmseg_semi_rs.structures import PseudoLabel
-
     ones = torch.ones(1, 10, 10)
     pseudo = PseudoLabel(labels, 0.5 * ones, 0 * ones, ones.bool())
     (sample,) = with_tiles({'weak': [batch(1)[1]['weak'][0]]}, geometry=())['weak']
