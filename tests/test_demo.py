@@ -28,6 +28,27 @@ def test_demo_of_two_students_needs_no_stand_ins(tmp_path):
 
 
 @pytest.mark.slow
+def test_demo_of_purification_counts_what_it_did_and_shows_why(tmp_path):
+    demo = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick']
+    done = subprocess.run(
+        [*demo, '--methods', 'fixmatch', 'semiearth'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = next(line for line in done.stdout.splitlines() if 'mean ' in line)
+    assert len(re.findall(r'\d+\.\d', table)) == 4
+    right = [line for line in done.stdout.splitlines() if 'labels that are right' in line]
+    assert len([line for line in right if len(re.findall(r'\d+\.\d', line)) == 2]) == 2
+    assert len(list((tmp_path / 'data' / 'evidence').glob('*/*/*/*.npz'))) == 16  # all tiles
+    for name in ('fixmatch', 'semiearth'):
+        folder = tmp_path / 'work_dirs' / 'demo' / f'audit_{name}'
+        assert (folder / 'audit.html').stat().st_size > 10_000
+        assert len((folder / 'audit.jsonl').read_text().splitlines()) == 12  # unlabelled tiles
+
+
+@pytest.mark.slow
 def test_demo_trains_resumes_evaluates_and_draws(tmp_path):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick'],

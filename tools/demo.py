@@ -391,7 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f'\nThe unlabelled tiles, labelled by the EMA of {run.title} and purified:')
         where = ['--out', out / f'audit_{run.folder.name}', '--tiles', '1000']
         words = [configs['semiearth'], run.checkpoint, *where]
-        console.print(run_tool('audit_purification', *words, options=places['semiearth']))
+        print(run_tool('audit_purification', *words, options=places['semiearth']))
     if 'semiearth' in args.methods:
         console.print(
             'The verifier is a stand-in that has learnt the names of the classes on other '

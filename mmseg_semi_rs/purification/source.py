@@ -98,7 +98,7 @@ class EvidenceSource:
         return key, self.store.read(key)
 
     def __call__(self, paths: Sequence[str]) -> list[Evidence | None]:
-        """Hand out the evidence of tiles.
+        """Hand out the evidence of tiles, within what :meth:`begin_step` has left of the budget.
 
         Args:
             paths (Sequence[str]): Their files.
