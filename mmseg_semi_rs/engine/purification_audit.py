@@ -17,7 +17,7 @@ from mmseg.structures import SegDataSample
 
 from ..datasets.tiles import evenly, load_image
 from ..purification.audit import AuditRecord
-from ..purification.evidence import FULL_SCORE
+from ..purification.evidence import quantise
 from ..structures import PseudoLabel
 from .hooks import VLMPurifyHook
 
@@ -88,7 +88,7 @@ def audit_tiles(
         hook.purifier(pseudo, [tile])
         (done,) = hook.purifier.last
         (evidence,) = hook.source([path])
-        truth = found.gt_sem_seg.data[0] if 'gt_sem_seg' in found else None
+        truth = _array(found.gt_sem_seg.data, np.uint8) if 'gt_sem_seg' in found else None
         yield AuditRecord(
             name=Path(path).stem,
             key=hook.source.store.key(path),
@@ -100,8 +100,8 @@ def audit_tiles(
             weight_after=_array(done.after.weight, np.float32),
             actions=_array(done.actions, np.uint8),
             valid=_array(done.before.valid, np.bool_),
-            truth=None if truth is None else _array(truth[None], np.uint8),
-            scores=None if evidence is None else _scores(done.scores),
+            truth=truth,
+            scores=None if evidence is None else quantise(_array(done.scores, np.float32)),
             seen=None if evidence is None else _array(done.seen, np.bool_),
             boxes=() if evidence is None else evidence.regions,
             answer='' if evidence is None else evidence.answer,
@@ -111,10 +111,5 @@ def audit_tiles(
 
 
 def _array(maps: torch.Tensor, dtype: Any) -> np.ndarray:
-    """The only map of a batch, shape (H, W)."""
+    """The only entry of a batch."""
     return maps[0].cpu().numpy().astype(dtype)
-
-
-def _scores(scores: torch.Tensor) -> np.ndarray:
-    """Trusted evidence as ``Evidence`` keeps it, shape (K, H, W), uint8."""
-    return (scores[0] * FULL_SCORE).round().to(torch.uint8).cpu().numpy()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -57,7 +57,7 @@ class Evidence:
     answer: str = ''
     regions: tuple[Region, ...] = ()
     dropped: tuple[str, ...] = ()
-    truncated: bool = field(default=False)
+    truncated: bool = False
 
     def __post_init__(self) -> None:
         fits = (

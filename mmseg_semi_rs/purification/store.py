@@ -7,15 +7,12 @@ import hashlib
 import io
 import json
 import logging
-import os
 import time
 import uuid
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -28,7 +25,6 @@ from .evidence import Evidence, Region
 
 _FORMAT = 1
 _DIGEST = 64  # hexadecimal digits of a SHA-256
-_READERS = 8  # most threads of read_many
 _STALE = 24 * 3600  # seconds after which no process can still be writing a file
 
 
@@ -139,17 +135,6 @@ class EvidenceStore:
             return None
         self._remember(key, evidence)
         return evidence
-
-    def read_many(self, keys: Sequence[str]) -> list[Evidence | None]:
-        """Read several entries at once, in threads.
-
-        Args:
-            keys (Sequence[str]): Of the tiles.
-
-        Returns:
-            list[Evidence | None]: See :meth:`read`, in the same order.
-        """
-        return list(self._pool.map(self.read, keys))
 
     def write(self, key: str, evidence: Evidence) -> None:
         """Keep the evidence of a tile, in the place of what there is.
@@ -279,11 +264,6 @@ class EvidenceStore:
         evidence = self._cache.pop(key, None)
         if evidence is not None:
             self._cached_bytes -= _size(evidence)
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        threads = min(_READERS, os.cpu_count() or 1)
-        return ThreadPoolExecutor(threads, thread_name_prefix='evidence')
 
 
 def _size(evidence: Evidence) -> int:

@@ -76,7 +76,7 @@ def test_round_trip(tmp_path, cache_bytes):
             assert same(opened.read(key_of(seed)), make(seed))
             found = opened.read(key_of(seed))
             assert type(found.size) is tuple and type(found.regions[0].box) is tuple
-    many = other.read_many([key_of(2), key_of(7), key_of(0)])
+    many = [other.read(key) for key in (key_of(2), key_of(7), key_of(0))]
     assert same(many[0], make(2)) and many[1] is None and same(many[2], make(0))
     assert not parts(store) and store.damaged == 0
     with np.load(store.path(key_of(1)), allow_pickle=False) as archive:
@@ -338,7 +338,7 @@ def test_many_writers_of_the_same_entries(tmp_path):
     assert [worker.exitcode for worker in workers] == [0] * 4
     store = EvidenceStore(tmp_path, SETTINGS)
     assert store.keys() == set(map(key_of, range(4))) and not parts(store)
-    assert None not in store.read_many(sorted(store.keys())) and store.damaged == 0
+    assert None not in [store.read(key) for key in sorted(store.keys())] and store.damaged == 0
 
 
 def write_slowly(root: Path) -> None:

@@ -136,7 +136,7 @@ def test_damaged_entries_are_made_again(tiny, capsys):
     assert sum(verified(tiny).values()) == 2
     assert '0 new, 8 kept, 2 damaged and made again' in capsys.readouterr().out
     fresh = store_of(tiny)
-    assert None not in fresh.read_many(keys) and fresh.damaged == 0
+    assert None not in [fresh.read(key) for key in keys] and fresh.damaged == 0
 
 
 def test_tiles_that_cannot_be_read_are_named_and_the_others_done(tiny, capsys):
@@ -186,7 +186,7 @@ def test_goes_on_after_a_kill(tiny):
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
     before = store_of(tiny)
-    assert 4 <= len(before) < 10 and None not in before.read_many(sorted(before.keys()))
+    assert 4 <= len(before) < 10 and None not in [before.read(key) for key in sorted(before.keys())]
     annotate(tiny, '--batch', 2)
     assert len(verified(tiny)) == 10 and 10 <= sum(verified(tiny).values()) <= 12
     assert len(store_of(tiny)) == 10

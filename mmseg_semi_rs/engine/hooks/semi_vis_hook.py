@@ -13,7 +13,7 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from ...purification.audit import AuditRecord
-from ...purification.evidence import FULL_SCORE
+from ...purification.evidence import quantise
 from ...purification.purifier import EvidencePurifier, Purification
 from ...structures import PseudoLabel
 from ...visualization.panels import colorize, draw_panels, legend
@@ -39,7 +39,9 @@ class SemiVisHook(Hook):
 
     def __init__(self, interval: int = 500, images: int = 4) -> None:
         if interval < 1 or images < 1:
-            raise ValueError(f'SemiVisHook interval={interval} and images={images} must be 1 up.')
+            raise ValueError(
+                f'SemiVisHook interval={interval} and images={images} must be 1 or more.'
+            )
         self.interval, self.images = interval, images
 
     def after_train_iter(
@@ -134,7 +136,7 @@ def _record(
         actions=np.zeros_like(labels, dtype=np.uint8) if done is None else crop(done.actions),
         valid=crop(before.valid),
         truth=None if truth is None else truth[0].cpu().numpy(),
-        scores=None if done is None else (crop(done.scores) * FULL_SCORE).round().astype(np.uint8),
+        scores=None if done is None else quantise(crop(done.scores)),
         seen=None if done is None else crop(done.seen),
     )
 
