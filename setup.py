@@ -34,7 +34,15 @@ EXTRAS = {
         'regex>=2022.1.18',  # likewise
     ],
     'vlm': ['transformers>=4.57'],  # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels
-    'geo': ['rasterio>=1.3'],  # windowed reads of GeoTIFF, wheels with GDAL inside
+    'geo': [
+        'rasterio>=1.3',  # windowed reads of rasters, cloud-optimised GeoTIFF; wheels with GDAL inside
+        'fiona>=1.9',  # polygons into GeoPackage, feature by feature
+    ],
+    'onnx': [
+        'onnx>=1.15',  # the file format
+        'onnxruntime>=1.16',  # runs an exported model to compare it with PyTorch
+        'onnxscript>=0.1',  # the exporter of today's torch is written in it
+    ],
     'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
 }
 EXTRAS['dev'] = [*EXTRAS['test'], 'ruff>=0.8', 'mypy>=1.8']
