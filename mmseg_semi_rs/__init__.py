@@ -6,8 +6,8 @@ Importing the package registers every part in mmseg's own registries, so that on
 """
 
 from . import compat  # noqa: I001 - mends the OpenMMLab packages before anything imports them
-from . import datasets, engine, evaluation, models, purification, structures
+from . import apis, datasets, engine, evaluation, models, purification, structures
 
 __version__ = '0.1.0'
 
-__all__ = ['compat', 'datasets', 'engine', 'evaluation', 'models', 'purification', 'structures']
+__all__ = ['apis', 'compat', 'datasets', 'engine', 'evaluation', 'models', 'purification', 'structures']

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.apis.predictor import choose_network
 from mmseg_semi_rs.engine.launch import (
     Faults,
     check_paths,
@@ -65,31 +66,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def choose_network(cfg: Config, name: str) -> None:
-    """Let a model predict with one of its networks only.
-
-    Args:
-        cfg: The config; changed in place.
-        name: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
-
-    Raises:
-        ValueError: The model has one network only, or none of that name.
-    """
-    if 'student' in cfg.model:
-        known = ['teacher', 'student']
-    elif 'students' in cfg.model:
-        known = [*sorted(cfg.model.students), 'fused']
-    else:
-        raise ValueError(
-            f'--predict-on {name} needs a model with several networks, but {cfg.model.type} is one '
-            'network: leave it out.'
-        )
-    if name not in known:
-        raise ValueError(f'--predict-on {name} is none of the networks {", ".join(known)}.')
-    section(cfg, 'model', 'semi_test_cfg').predict_on = name
-    cfg.test_cfg = {'type': 'TestLoop'}
-
-
 def show_predictions(cfg: Config, folder: str) -> None:
     """Let the visualization hook draw every prediction into a folder."""
     hook = section(cfg, 'default_hooks', 'visualization')
@@ -114,6 +90,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     check_paths(cfg, ['test_dataloader'], weights=False)
     if args.predict_on:
         choose_network(cfg, args.predict_on)
+        cfg.test_cfg = {'type': 'TestLoop'}
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
     if args.out:

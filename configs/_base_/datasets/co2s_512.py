@@ -5,6 +5,7 @@
 _base_ = './photometry.py'
 
 crop_size = (512, 512)
+window_size = 512  # side of the tiles that test_pipeline is for; tools/predict.py cuts such windows
 branches = ['sup', 'weak', 'strong_1', 'strong_2']
 # One geometry for all views. No Pad: a smaller crop stays small (and cheap) until the preprocessor
 # pads the batch right and bottom (label 255, valid False).

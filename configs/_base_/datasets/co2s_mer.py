@@ -4,6 +4,8 @@
 # 851 / 213 of 1,064 frames, drawn one by one; test is val.
 _base_ = './co2s_512.py'
 
+window_size = 1024
+
 images = dict(type='MERDataset', data_root='data/mer', data_prefix=dict(img_path='img_dir'))
 images_and_labels = dict(images, data_prefix=dict(img_path='img_dir', seg_map_path='ann_dir'))
 train_dataloader = dict(dataset=dict(labelled=images_and_labels, unlabelled=images))

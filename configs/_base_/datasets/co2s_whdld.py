@@ -5,6 +5,7 @@
 _base_ = './co2s_512.py'
 
 crop_size = (256, 256)
+window_size = 256
 geometry = dict(
     type='TrackGeometry',
     transforms=[

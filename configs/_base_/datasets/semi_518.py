@@ -4,6 +4,7 @@
 _base_ = './photometry.py'
 
 crop_size = (518, 518)
+window_size = 512  # side of the tiles that test_pipeline is for; tools/predict.py cuts such windows
 branches = ['sup', 'weak', 'strong']
 # One geometry for all views. No Pad: a smaller crop stays small (and cheap) until
 # SemiDataPreprocessor pads the batch right and bottom (label 255, valid False).

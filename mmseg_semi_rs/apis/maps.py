@@ -1,0 +1,292 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Predicted maps as files: cloud-optimised GeoTIFF, PNG, polygons, previews."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..datasets.conversion import write_png
+from ..datasets.raster_bands import import_rasterio, open_raster
+from ..visualization import colorize, legend, overlay, save_picture
+from .mosaic import NO_DATA, Strip
+from .sources import PixelSource, RasterSource
+
+_PREVIEW_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is written for an image besides its map of classes.
+
+    Attributes:
+        confidence (bool): Probability of the predicted class.
+        probabilities (bool): Of every class.
+        polygons (bool): Outlines of connected pixels of a class.
+        preview (bool): A picture of at most 1024 px with the map over the image, and a legend.
+    """
+
+    confidence: bool = False
+    probabilities: bool = False
+    polygons: bool = False
+    preview: bool = False
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One file of pixels."""
+
+    suffix: str
+    of: Callable[[Strip], np.ndarray]
+    bands: int
+    nodata: int | None
+    overview: str
+
+
+@dataclass(frozen=True)
+class MapWriter:
+    """Writes what is predicted for one image.
+
+    ``<name>.tif`` or ``.png`` holds class ids, 255 where the image has no data, with the palette.
+    ``<name>_confidence`` holds the probability of that class in 255ths, 0 without data,
+    ``<name>_probabilities`` one such band for each class; a GeoTIFF carries the scale 1/255. Of a
+    picture the latter is an array (K, H, W) uint8, ``.npy``. ``<name>.gpkg`` holds polygons with
+    ``class_id`` and ``class_name``, in the raster's coordinates or, of a picture, in pixels.
+    ``<name>_preview.png`` is for looking at.
+
+    Rasters become cloud-optimised GeoTIFFs of their CRS and transform. Every file is written under
+    a temporary name and renamed.
+
+    Attributes:
+        classes (Sequence[str]): Names of the classes.
+        palette (Sequence[Sequence[int]]): Their RGB colours.
+        layers (Layers): What is written.
+    """
+
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+    layers: Layers
+
+    def files(self, out: Path) -> list[Path]:
+        """Names of the files, the map first.
+
+        Args:
+            out: Name of the map, ``.tif`` or ``.png``.
+        """
+        names = [out.with_name(out.stem + layer.suffix + out.suffix) for layer in self._parts()]
+        if self.layers.probabilities and out.suffix == '.png':
+            names[-1] = names[-1].with_suffix('.npy')
+        if self.layers.polygons:
+            names.append(out.with_suffix('.gpkg'))
+        if self.layers.preview:
+            names.append(out.with_name(f'{out.stem}_preview.png'))
+        return names
+
+    def write(
+        self, out: Path, strips: Iterable[Strip], source: PixelSource | RasterSource
+    ) -> list[Path]:
+        """Write all files of an image.
+
+        Args:
+            out: Name of the map; ``.tif`` for rasters, ``.png`` for pictures.
+            strips: All strips of the map; gone through once for each layer.
+            source: The image.
+
+        Returns:
+            list[Path]: The files.
+        """
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files = self.files(out)
+        for layer, path in zip(self._parts(), files, strict=False):
+            if isinstance(source, RasterSource):
+                self._write_raster(layer, path, strips, source.dataset)
+            else:
+                self._write_pixels(layer, path, strips, (source.height, source.width))
+        if self.layers.polygons:
+            self._write_polygons(out)
+        if self.layers.preview:
+            self._write_preview(out, files[-1], source)
+        return files
+
+    def _parts(self) -> list[_Layer]:
+        parts = [_Layer('', lambda strip: strip.labels[None], 1, NO_DATA, 'NEAREST')]
+        if self.layers.confidence:
+            parts.append(
+                _Layer('_confidence', lambda strip: strip.confidence[None], 1, 0, 'AVERAGE')
+            )
+        if self.layers.probabilities:
+            parts.append(
+                _Layer(
+                    '_probabilities',
+                    lambda strip: np.asarray(strip.probabilities),
+                    len(self.classes),
+                    None,
+                    'AVERAGE',
+                )
+            )
+        return parts
+
+    def _write_pixels(
+        self, layer: _Layer, path: Path, strips: Iterable[Strip], size: tuple[int, int]
+    ) -> None:
+        pixels = np.zeros((layer.bands, *size), np.uint8)
+        for strip in strips:
+            part = layer.of(strip)
+            rows, columns = part.shape[1:]
+            pixels[:, strip.top : strip.top + rows, strip.left : strip.left + columns] = part
+        partial = path.with_name(f'.{path.name}.part')
+        if path.suffix == '.npy':
+            with partial.open('wb') as file:
+                np.save(file, pixels)
+        elif layer.nodata == NO_DATA:
+            image = Image.fromarray(pixels[0])
+            image.putpalette(np.array(self._colours(), np.uint8)[:, :3].tobytes())
+            image.save(partial, 'PNG')
+        else:
+            write_png(path, pixels[0])
+            return
+        partial.replace(path)
+
+    def _write_raster(self, layer: _Layer, path: Path, strips: Iterable[Strip], like: Any) -> None:
+        rasterio = import_rasterio(path)
+        from rasterio.shutil import copy
+        from rasterio.windows import Window
+
+        plain = path.with_name(f'.{path.stem}.plain.tif')
+        partial = path.with_name(f'.{path.stem}.part.tif')
+        profile = {
+            'driver': 'GTiff',
+            'width': like.width,
+            'height': like.height,
+            'count': layer.bands,
+            'dtype': 'uint8',
+            'crs': like.crs,
+            'transform': like.transform,
+            'nodata': layer.nodata,
+            'tiled': True,
+            'blockxsize': 512,
+            'blockysize': 512,
+            'bigtiff': 'IF_SAFER',
+        }
+        with _without_place():
+            with rasterio.open(plain, 'w', **profile) as raster:
+                if layer.nodata == NO_DATA:
+                    raster.write_colormap(1, dict(enumerate(self._colours())))
+                    names = {str(index): name for index, name in enumerate(self.classes)}
+                    raster.update_tags(1, **names)
+                else:
+                    raster.scales = [1 / 255] * layer.bands
+                if layer.bands == len(self.classes) and layer.nodata is None:
+                    raster.descriptions = tuple(self.classes)
+                for strip in strips:
+                    part = layer.of(strip)
+                    rows, columns = part.shape[1:]
+                    raster.write(part, window=Window(strip.left, strip.top, columns, rows))
+            copy(
+                plain,
+                partial,
+                driver='COG',
+                compress='DEFLATE',
+                blocksize=512,
+                overview_resampling=layer.overview,
+                num_threads='ALL_CPUS',
+                bigtiff='IF_SAFER',
+            )
+        plain.unlink()
+        partial.replace(path)
+
+    def _colours(self) -> list[tuple[int, int, int, int]]:
+        """The palette for all 256 values; what is no class is transparent."""
+        colours = [(*map(int, colour), 255) for colour in self.palette]
+        return [*colours, *[(0, 0, 0, 0)] * (256 - len(colours))]  # type: ignore[list-item]
+
+    def _write_polygons(self, out: Path) -> None:
+        fiona = _import_fiona(out)
+        import_rasterio(out)
+        from rasterio.features import shapes
+
+        path = out.with_suffix('.gpkg')
+        partial = path.with_name(f'.{path.stem}.part.gpkg')
+        partial.unlink(missing_ok=True)
+        schema = {
+            'geometry': 'Polygon',
+            'properties': {'class_id': 'int', 'class_name': 'str'},
+        }
+        with _open_map(out) as (band, transform, crs):
+            place = {'crs_wkt': crs.to_wkt()} if crs else {}
+            options = {'driver': 'GPKG', 'schema': schema, 'layer': out.stem, **place}
+            with fiona.open(partial, 'w', **options) as sink:
+                sink.writerecords(
+                    {
+                        'geometry': outline,
+                        'properties': {
+                            'class_id': int(value),
+                            'class_name': self.classes[int(value)],
+                        },
+                    }
+                    for outline, value in shapes(band, transform=transform)
+                    if value != NO_DATA
+                )
+        partial.replace(path)
+
+    def _write_preview(self, out: Path, path: Path, source: PixelSource | RasterSource) -> None:
+        shrink = max(1.0, max(source.width, source.height) / _PREVIEW_SIDE)
+        size = (max(1, round(source.height / shrink)), max(1, round(source.width / shrink)))
+        if isinstance(source, RasterSource):
+            from rasterio.enums import Resampling
+
+            # The nearest pixels: a stretch must not meet the mean of data and no data.
+            image = source.to_rgb(
+                source.dataset.read(source.bands, out_shape=(len(source.bands), *size))
+            )
+            with open_raster(out) as raster:
+                labels = raster.read(1, out_shape=size, resampling=Resampling.nearest)
+        else:
+            image = cv2.resize(source.pixels, size[::-1], interpolation=cv2.INTER_AREA)
+            with Image.open(out) as found:
+                labels = np.asarray(found.resize(size[::-1], Image.Resampling.NEAREST))
+        painted = overlay(image, colorize(labels, self.palette), mask=labels != NO_DATA)
+        names = legend(self.classes, self.palette, size[1])
+        save_picture(np.concatenate([painted, names]), path)
+
+
+@contextmanager
+def _open_map(path: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """A map as rasterio outlines it, its transform and its CRS."""
+    rasterio = import_rasterio(path)
+    if path.suffix == '.png':
+        with Image.open(path) as image:
+            yield np.asarray(image), rasterio.Affine.identity(), None
+    else:
+        with open_raster(path) as raster:
+            yield rasterio.band(raster, 1), raster.transform, raster.crs
+
+
+@contextmanager
+def _without_place() -> Iterator[None]:
+    """Let rasterio write an image that has no place on Earth without a warning."""
+    import warnings
+
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)
+        yield
+
+
+def _import_fiona(path: Path) -> Any:
+    try:
+        import fiona
+    except ImportError as error:
+        raise ImportError(
+            f'Polygons of {path} are written by fiona, which is not installed: pip install '
+            "'mmseg_semi_rs[geo]'."
+        ) from error
+    return fiona

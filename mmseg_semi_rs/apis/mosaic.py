@@ -1,0 +1,258 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Prediction of images of any size in bounded memory: overlapping windows, strip by strip."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .grid import Axis
+from .predictor import Predictor
+from .sources import Source
+
+NO_DATA = 255
+MEMORY = 256 * 2**20  # bytes of probabilities that are summed up at a time
+
+_T = TypeVar('_T')
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A finished rectangle of the map.
+
+    Attributes:
+        number (int): Of this strip among all, from 0.
+        top (int): First row.
+        left (int): First column.
+        labels (np.ndarray): Class ids, (h, w) uint8; 255 where the image has no data.
+        confidence (np.ndarray): Probability of that class times 255, (h, w) uint8, rounded; 0 where
+            the image has no data.
+        probabilities (np.ndarray | None): Of all classes, times 255, (K, h, w) uint8, if asked for.
+    """
+
+    number: int
+    top: int
+    left: int
+    labels: np.ndarray
+    confidence: np.ndarray
+    probabilities: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Columns ``left`` to ``right`` of the map, and the windows that count in them."""
+
+    left: int
+    right: int
+    windows: range
+
+
+class Mosaic:
+    """The windows of one image, and the order in which they are predicted.
+
+    Windows go from left to right and from top to bottom. Their probabilities, each weighted as
+    :class:`~mmseg_semi_rs.apis.grid.Axis` says, are summed up on the model's device for one row of
+    windows at a time; what no further window reaches is finished and leaves as a strip. An image so
+    wide that a row needs more than ``memory`` is divided into panels; windows over the border of
+    two panels are predicted for each. So the memory does not depend on the image's size, and a
+    pixel's sum does not depend on the panels. Windows without any data are not predicted.
+
+    An image smaller than a window is mirrored at its lower and right edge.
+
+    Args:
+        predictor (Predictor): Predicts the windows.
+        width (int): Of the image in pixels.
+        height (int): Likewise.
+        memory (int): Bytes for the sums. Defaults to 256 MiB.
+
+    Attributes:
+        strips (int): Number of strips.
+        windows (int): Number of windows that will be predicted, those without data included.
+    """
+
+    def __init__(self, predictor: Predictor, width: int, height: int, memory: int = MEMORY) -> None:
+        self.predictor = predictor
+        self.width, self.height = width, height
+        self._x = Axis.cover(width, predictor.window, predictor.overlap)
+        self._y = Axis.cover(height, predictor.window, predictor.overlap)
+        column = 4 * len(predictor.classes) * predictor.window
+        extent = max(memory // column - 2 * predictor.window, 2 * predictor.window)
+        count = -(-width // extent)
+        edges = [round(index * width / count) for index in range(count + 1)]
+        self._panels = [
+            _Panel(left, right, self._x.between(left, right)) for left, right in pairwise(edges)
+        ]
+        self.strips = len(self._panels) * len(self._y.starts)
+        self.windows = sum(len(panel.windows) for panel in self._panels) * len(self._y.starts)
+
+    def windows_of(self, number: int) -> int:
+        """Number of windows that begin with a strip."""
+        return len(self._panels[number // len(self._y.starts)].windows)
+
+    def predict(
+        self, source: Source, done: Collection[int] = (), probabilities: bool = False
+    ) -> Iterator[Strip]:
+        """Predict the strips that are not done yet, bit by bit as if none were.
+
+        Args:
+            source (Source): The image; read by a thread of its own, a row of windows ahead.
+            done (Collection[int]): Numbers of the strips to leave out. Defaults to none.
+            probabilities (bool): Whether strips have the probabilities of all classes. Defaults to
+                False.
+
+        Yields:
+            Strip: In order of their numbers.
+        """
+        rows = len(self._y.starts)
+        for index, panel in enumerate(self._panels):
+            wanted = [row for row in range(rows) if index * rows + row not in done]
+            if not wanted:
+                continue
+            first = self._y.between(self._y.starts[wanted[0]], self._y.length)[0]
+            sums = _Sums(self.predictor, self._x, panel)
+            reading = self._read(source, sums, range(first, wanted[-1] + 1))
+            for row, pixels, valid in ahead(reading):
+                top = self._y.starts[row]
+                bottom = self._y.starts[row + 1] if row + 1 < rows else self._y.length
+                sums.add(pixels, valid, self._y.weights[row])
+                if row in wanted:
+                    here = slice(None, min(bottom, self.height) - top)
+                    yield sums.finish(index * rows + row, top, here, valid, probabilities)
+                sums.move(bottom - top)
+
+    def _read(
+        self, source: Source, sums: _Sums, rows: range
+    ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Read the pixels of rows of windows; each pixel once.
+
+        Yields:
+            tuple[int, np.ndarray, np.ndarray]: The row's number; its pixels, (window, w, 3) uint8;
+            and where they have data, (window, w) bool.
+        """
+        window, below = self._y.window, 0
+        right = min(sums.right, self.width)
+        pixels = np.empty((0, right - sums.left, 3), np.uint8)
+        valid = np.empty((0, right - sums.left), bool)
+        for row in rows:
+            top = self._y.starts[row]
+            bottom = min(top + window, self.height)
+            keep = max(below - top, 0)
+            more, more_valid = source.read(top + keep, bottom, sums.left, right)
+            pixels = np.concatenate([pixels[len(pixels) - keep :], more])
+            valid = np.concatenate([valid[len(valid) - keep :], more_valid])
+            below = bottom
+            yield row, *mirror(pixels, valid, window, sums.right - sums.left)
+
+
+def mirror(
+    pixels: np.ndarray, valid: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarge an image to a size by mirroring it at its lower and right edge.
+
+    Args:
+        pixels: (h, w, 3).
+        valid: Where there is data, (h, w) bool; False outside the image.
+        height: At least h.
+        width: At least w.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Both, enlarged.
+    """
+    missing = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]))
+    if missing == ((0, 0), (0, 0)):
+        return pixels, valid
+    return np.pad(pixels, (*missing, (0, 0)), mode='symmetric'), np.pad(valid, missing)
+
+
+class _Sums:
+    """Weighted probabilities of one row of windows of a panel, on the model's device."""
+
+    def __init__(self, predictor: Predictor, axis: Axis, panel: _Panel) -> None:
+        self.predictor = predictor
+        self.axis = axis
+        self.panel = panel
+        self.left = axis.starts[panel.windows[0]]
+        self.right = axis.starts[panel.windows[-1]] + axis.window
+        self.sums = torch.zeros(
+            (len(predictor.classes), axis.window, self.right - self.left), device=predictor.device
+        )
+        self.weights = torch.from_numpy(axis.weights).to(predictor.device)
+
+    @torch.inference_mode()
+    def add(self, pixels: np.ndarray, valid: np.ndarray, weight: np.ndarray) -> None:
+        """Predict a row of windows and add them up.
+
+        Args:
+            pixels: (window, w, 3) uint8.
+            valid: (window, w) bool.
+            weight: Of each row of pixels, (window,) float32.
+        """
+        predictor, side = self.predictor, self.axis.window
+        images = torch.from_numpy(pixels).to(predictor.device).permute(2, 0, 1)
+        rows = torch.from_numpy(weight).to(predictor.device)
+        begins = [(index, self.axis.starts[index] - self.left) for index in self.panel.windows]
+        begins = [(index, x) for index, x in begins if valid[:, x : x + side].any()]
+        for batch in batches(begins, predictor.batch_size):
+            windows = torch.stack([images[:, :, x : x + side] for _, x in batch])
+            for (index, x), found in zip(batch, predictor.probabilities(windows), strict=True):
+                weights = rows[:, None] * self.weights[index]
+                self.sums[:, :, x : x + side].addcmul_(found, weights)
+
+    @torch.inference_mode()
+    def finish(
+        self, number: int, top: int, here: slice, valid: np.ndarray, probabilities: bool
+    ) -> Strip:
+        """Take the uppermost rows as a strip of the map.
+
+        Args:
+            number: Of the strip.
+            top: First row of the window in the map.
+            here: Rows, from the top.
+            valid: Where the image has data, (window, w) bool.
+            probabilities: Whether the strip has those of all classes.
+        """
+        columns = slice(self.panel.left - self.left, self.panel.right - self.left)
+        sums = self.sums[:, here, columns]
+        confidence, labels = sums.max(0)
+        nothing = ~valid[here, columns]
+        ids, sure = labels.to(torch.uint8).cpu().numpy(), levels(confidence)
+        ids[nothing], sure[nothing] = NO_DATA, 0
+        shares = None
+        if probabilities:
+            shares = levels(sums)
+            shares[:, nothing] = 0
+        return Strip(number, top, self.panel.left, ids, sure, shares)
+
+    def move(self, down: int) -> None:
+        """Go on to the next row of windows, ``down`` pixels below."""
+        kept = self.sums[:, down:].clone()
+        self.sums[:, : kept.shape[1]] = kept
+        self.sums[:, kept.shape[1] :] = 0
+
+
+def levels(shares: Tensor) -> np.ndarray:
+    """Shares in [0, 1] as whole numbers of 255ths."""
+    return (shares * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
+
+
+def batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    """Divide items into batches; the last may be smaller."""
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+def ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """Let a thread make the next item while this one is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]

@@ -1,0 +1,56 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Finished strips of a map that is still being predicted, kept on disk."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets.conversion import write_atomic
+from .mosaic import Strip
+
+_FINGERPRINT = 'fingerprint'
+
+
+class PartialMap:
+    """A folder with one file per finished strip, so that a killed prediction goes on.
+
+    Args:
+        folder (Path): Made if it does not exist.
+        fingerprint (str): Of all that determines the strips. Strips of another one are deleted.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        mark = folder / _FINGERPRINT
+        if folder.exists() and not (mark.is_file() and mark.read_text('utf-8') == fingerprint):
+            self.remove()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(mark, fingerprint.encode())
+
+    @property
+    def done(self) -> set[int]:
+        """Numbers of the strips that are there."""
+        return {int(path.stem) for path in self.folder.glob('[0-9]*.npz')}
+
+    def write(self, strip: Strip) -> None:
+        """Keep a strip; a file of that name is never half of it."""
+        arrays = {name: value for name, value in vars(strip).items() if value is not None}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomic(self.folder / f'{strip.number:06d}.npz', buffer.getvalue())
+
+    def __iter__(self) -> Iterator[Strip]:
+        for number in sorted(self.done):
+            with np.load(self.folder / f'{number:06d}.npz') as arrays:
+                whole = {name: arrays[name] for name in arrays.files}
+            places = {name: int(whole.pop(name)) for name in ('number', 'top', 'left')}
+            yield Strip(**places, **whole)
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder)

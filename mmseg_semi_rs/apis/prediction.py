@@ -1,0 +1,407 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Prediction of images, folders of images and rasters of any size into files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..datasets.raster_bands import raster_info, read_rgb
+from ..models.class_embeddings.cache import settings_digest
+from .maps import Layers, MapWriter
+from .mosaic import MEMORY, NO_DATA, Mosaic, Strip, ahead, batches, levels, mirror
+from .partial import PartialMap
+from .predictor import Predictor
+from .sources import (
+    IMAGE_SUFFIXES,
+    RASTER_SUFFIXES,
+    PixelSource,
+    is_raster,
+    open_source,
+)
+
+JOURNAL = 'predictions.jsonl'
+_BACKLOG = 2  # strips that wait to be written
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Predicted:
+    """What became of a prediction.
+
+    Attributes:
+        files (dict[Path, list[Path]]): Of each image the files written, the map first.
+        skipped (int): How many of them were found complete.
+        failures (list[str]): One sentence for each image that could not be predicted.
+    """
+
+    files: dict[Path, list[Path]] = field(default_factory=dict)
+    skipped: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def predict_image(predictor: Predictor, image: np.ndarray) -> Strip:
+    """Predict an image in memory.
+
+    Args:
+        predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
+        image (np.ndarray): RGB, shape (H, W, 3), uint8, of any size.
+
+    Returns:
+        Strip: The whole map: ``labels``, ``confidence`` (H, W) and ``probabilities`` (K, H, W).
+
+    Raises:
+        ValueError: If it is no such image.
+    """
+    source = PixelSource(image)
+    mosaic = Mosaic(predictor, source.width, source.height, memory=2**62)
+    strips = list(mosaic.predict(source, probabilities=True))
+    return Strip(
+        0,
+        0,
+        0,
+        np.concatenate([strip.labels for strip in strips]),
+        np.concatenate([strip.confidence for strip in strips]),
+        np.concatenate([np.asarray(strip.probabilities) for strip in strips], axis=1),
+    )
+
+
+def predict_files(
+    predictor: Predictor,
+    images: str | Path | Sequence[Path],
+    out: str | Path,
+    layers: Layers | None = None,
+    memory: int = MEMORY,
+    progress: Progress | None = None,
+) -> Predicted:
+    """Predict an image, a raster or a folder of them into files.
+
+    What was finished by an earlier call with the same model and settings is not predicted again: of
+    a folder whole images, of a raster strips. A file that cannot be read is named in the result
+    while the others are predicted.
+
+    Args:
+        predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
+        images (str | Path): A file, or a folder that is searched with its sub-folders.
+        out (str | Path): Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for
+            pictures. For a single file it may be the map's name instead.
+        layers (Layers, optional): What is written besides. Defaults to the map alone.
+        memory (int): See :class:`~mmseg_semi_rs.apis.mosaic.Mosaic`. Defaults to 256 MiB.
+        progress (Callable[[int, int], None], optional): Called with the windows that are done and
+            those there are.
+
+    Returns:
+        Predicted: The files, and what failed.
+
+    Raises:
+        FileNotFoundError: If there is nothing to predict.
+        ValueError: If ``out`` would overwrite the images.
+    """
+    return _Prediction(predictor, layers or Layers(), memory, progress).run(Path(images), Path(out))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An image and the name of its map."""
+
+    image: Path
+    out: Path
+    windows: int
+    raster: bool
+    small: bool
+
+
+class _Prediction:
+    """One call of :func:`predict_files`."""
+
+    def __init__(
+        self, predictor: Predictor, layers: Layers, memory: int, progress: Progress | None
+    ) -> None:
+        self.predictor = predictor
+        self.layers = layers
+        self.memory = memory
+        self.progress = progress
+        self.writer = MapWriter(predictor.classes, predictor.palette, layers)
+        self.fingerprint = settings_digest(
+            {'predictor': predictor.fingerprint, 'layers': list(astuple(layers))}
+        )
+        self.result = Predicted()
+        self.finished = self.total = 0
+
+    def run(self, given: Path, out: Path) -> Predicted:
+        """Predict what is not done yet."""
+        images = find_images(given)
+        root = given if given.is_dir() else given.parent
+        named = not given.is_dir() and out.suffix.lower() in ('.tif', '.tiff', '.png')
+        folder = out.parent if named else out
+        if given.is_dir() and folder.resolve() == root.resolve():
+            raise ValueError(
+                f'{out} is the folder of the images, and the maps would lie among them: give '
+                'another folder.'
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        stems = Counter(image.relative_to(root).with_suffix('') for image in images)
+        jobs = []
+        for image in images:
+            relative = image.relative_to(root)
+            stem = relative.name if stems[relative.with_suffix('')] > 1 else relative.stem
+            try:
+                jobs.append(self._plan(image, folder / relative.parent / stem))
+            except (ValueError, OSError, ImportError) as error:
+                self._fail(image, error)
+        if named and jobs:
+            jobs = [self._named(jobs[0], out)]
+        for job in jobs:
+            if job.image.resolve() in map(Path.resolve, self.writer.files(job.out)):
+                raise ValueError(
+                    f'The map {job.out} would overwrite its image: give another folder or name.'
+                )
+        self.total = sum(job.windows for job in jobs)
+        with Journal(folder / JOURNAL, self.fingerprint) as self.journal:
+            todo = []
+            for job in jobs:
+                files = self.writer.files(job.out)
+                if self.journal.has(job.image, files):
+                    self.result.files[job.image] = files
+                    self.result.skipped += 1
+                    self._advance(job.windows)
+                else:
+                    todo.append(job)
+            self._predict_small([job for job in jobs if job.small], set(todo))
+            for job in todo:
+                if not job.small:
+                    self._attempt(job, lambda job=job: self._predict_large(job))  # type: ignore[misc]
+        self._advance(self.total - self.finished)  # of images that failed
+        return self.result
+
+    def _plan(self, image: Path, out: Path) -> _Job:
+        raster = is_raster(image)
+        if raster:
+            with open_source(image, self.predictor.to_rgb) as source:
+                width, height = source.width, source.height
+        else:
+            info = raster_info(image)
+            width, height = info.width, info.height
+        return _Job(
+            image,
+            out.with_name(out.name + ('.tif' if raster else '.png')),
+            Mosaic(self.predictor, width, height, self.memory).windows,
+            raster,
+            not raster and max(width, height) <= self.predictor.window,
+        )
+
+    @staticmethod
+    def _named(job: _Job, out: Path) -> _Job:
+        suffix = ('.tif', '.tiff') if job.raster else ('.png',)
+        if out.suffix.lower() not in suffix:
+            raise ValueError(
+                f'--out {out} does not fit: the map of {job.image} is a {job.out.suffix} file.'
+            )
+        return _Job(job.image, out, job.windows, job.raster, job.small)
+
+    def _advance(self, windows: int) -> None:
+        self.finished += windows
+        if self.progress is not None:
+            self.progress(self.finished, self.total)
+
+    def _fail(self, image: Path, error: BaseException) -> None:
+        reason = ' '.join(str(error).split())
+        self.result.failures.append(reason if str(image) in reason else f'{image}: {reason}')
+
+    def _attempt(self, job: _Job, action: Callable[[], list[Path]]) -> None:
+        """Let one image fail without the others."""
+        try:
+            files = action()
+        except (ValueError, OSError, ImportError) as error:
+            self._fail(job.image, error)
+        else:
+            self.result.files[job.image] = files
+            self.journal.add(job.image)
+
+    def _predict_large(self, job: _Job) -> list[Path]:
+        """Predict strip by strip; finished strips are on disk."""
+        with open_source(job.image, self.predictor.to_rgb) as source:
+            mosaic = Mosaic(self.predictor, source.width, source.height, self.memory)
+            stamp = settings_digest({
+                'settings': self.fingerprint,
+                'image': [str(job.image.resolve()), *_stamp(job.image)],
+                'memory': self.memory,
+            })  # fmt: skip
+            partial = PartialMap(job.out.with_name(f'.{job.out.name}.partial'), stamp)
+            done = partial.done
+            self._advance(sum(map(mosaic.windows_of, done)))
+            with in_background(partial.write) as write:
+                for strip in mosaic.predict(source, done, self.layers.probabilities):
+                    write(strip)
+                    self._advance(mosaic.windows_of(strip.number))
+            files = self.writer.write(job.out, partial, source)
+            partial.remove()
+        return files
+
+    def _predict_small(self, jobs: Sequence[_Job], todo: set[_Job]) -> None:
+        """Predict pictures that fit into a window, several at once.
+
+        Batches are made of all pictures, those that are done included, so that a picture's result
+        does not depend on what was done before.
+        """
+        wanted = [
+            batch
+            for batch in batches(jobs, self.predictor.batch_size)
+            if not todo.isdisjoint(batch)
+        ]
+        for batch in ahead(map(self._load, wanted)):
+            sources = [source for _, source in batch]
+            if not batch:
+                continue
+            strips = predict_small(self.predictor, sources, self.layers.probabilities)
+            for (job, source), strip in zip(batch, strips, strict=True):
+                if job in todo:
+                    self._attempt(
+                        job,
+                        lambda job=job, strip=strip, source=source: self.writer.write(  # type: ignore[misc]
+                            job.out, [strip], source
+                        ),
+                    )
+                    self._advance(job.windows)
+
+    def _load(self, batch: Sequence[_Job]) -> list[tuple[_Job, PixelSource]]:
+        loaded = []
+        for job in batch:
+            try:
+                loaded.append((job, PixelSource(*read_rgb(job.image, self.predictor.to_rgb))))
+            except (ValueError, OSError, ImportError) as error:
+                self._fail(job.image, error)
+        return loaded
+
+
+def predict_small(
+    predictor: Predictor, sources: Sequence[PixelSource], probabilities: bool = False
+) -> list[Strip]:
+    """Predict images that fit into a window by one forward.
+
+    Args:
+        predictor (Predictor): Predicts the windows.
+        sources (Sequence[PixelSource]): Not larger than a window.
+        probabilities (bool): Whether the strips have those of all classes. Defaults to False.
+
+    Returns:
+        list[Strip]: The whole map of each.
+    """
+    side = predictor.window
+    read = [source.read(0, source.height, 0, source.width) for source in sources]
+    windows = np.stack([mirror(*image, side, side)[0] for image in read])
+    found = predictor.probabilities(torch.from_numpy(windows).permute(0, 3, 1, 2))
+    strips = []
+    for (pixels, valid), shares in zip(read, found, strict=True):
+        shares = shares[:, : pixels.shape[0], : pixels.shape[1]]
+        confidence, labels = shares.max(0)
+        ids, sure = labels.to(torch.uint8).cpu().numpy(), levels(confidence)
+        ids[~valid], sure[~valid] = NO_DATA, 0
+        every = levels(shares) * valid if probabilities else None
+        strips.append(Strip(0, 0, 0, ids, sure, every))
+    return strips
+
+
+def find_images(given: Path) -> list[Path]:
+    """The image itself, or all of a folder and its sub-folders, sorted.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a file has no suffix of an image.
+    """
+    known = (*IMAGE_SUFFIXES, *RASTER_SUFFIXES)
+    if given.is_file():
+        if given.suffix.lower() not in known:
+            raise ValueError(f'{given} is no image: known are {" ".join(known)}.')
+        return [given]
+    if not given.is_dir():
+        raise FileNotFoundError(f'{given} does not exist: give an image or a folder of images.')
+    found = sorted(
+        path
+        for path in given.rglob('*')
+        if path.suffix.lower() in known
+        and not any(part.startswith('.') for part in path.relative_to(given).parts)
+    )
+    if not found:
+        raise FileNotFoundError(f'{given} has no images: known are {" ".join(known)}.')
+    return found
+
+
+class Journal:
+    """Which images of a folder were predicted, one line each.
+
+    Args:
+        path (Path): The file; of each image its last line counts.
+        fingerprint (str): Of the model and the settings.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self._done: dict[str, dict] = {}
+        for line in path.read_text('utf-8').splitlines() if path.is_file() else ():
+            try:
+                entry = json.loads(line)
+                self._done[entry['image']] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # the last line of a run that was killed
+
+    def __enter__(self) -> Journal:
+        self._file = self.path.open('a', encoding='utf-8')
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def has(self, image: Path, files: Iterable[Path]) -> bool:
+        """Whether an image was predicted, has not changed, and its files are there."""
+        there = all(file.is_file() for file in files)
+        return there and self._done.get(str(image.resolve())) == self._entry(image)
+
+    def add(self, image: Path) -> None:
+        """Note that all files of an image are written."""
+        self._file.write(json.dumps(self._entry(image)) + '\n')
+        self._file.flush()
+
+    def _entry(self, image: Path) -> dict[str, Any]:
+        return {
+            'image': str(image.resolve()),
+            'stamp': _stamp(image),
+            'fingerprint': self.fingerprint,
+        }
+
+
+def _stamp(path: Path) -> list[int]:
+    """Changes when a file is replaced."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextmanager
+def in_background(action: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
+    """Let a thread do something with items in turn; a few of them may wait.
+
+    Yields:
+        Callable[[Any], None]: Hands over an item; raises what an earlier one has raised.
+    """
+    waiting: deque[Future] = deque()
+    with ThreadPoolExecutor(1) as pool:
+
+        def hand_over(item: Any) -> None:
+            while len(waiting) >= _BACKLOG:
+                waiting.popleft().result()
+            waiting.append(pool.submit(action, item))
+
+        yield hand_over
+        while waiting:
+            waiting.popleft().result()

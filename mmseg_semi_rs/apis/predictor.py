@@ -1,0 +1,358 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""A trained network that turns windows of pixels into class probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+from mmseg.apis import init_model
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from ..datasets.raster_bands import RasterToRGB
+from ..engine.launch import load_config, section
+from ..models.class_embeddings.cache import file_digest, settings_digest
+
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+
+
+class Predictor:
+    """Class probabilities of windows, by a model's own preprocessing and ``test_cfg``.
+
+    Args:
+        model (nn.Module): A segmentor of mmseg, in eval mode on its device. Its ``predict`` is
+            called, so that teacher, student and fused students, whole and slide inference all work
+            as in ``tools/test.py``.
+        classes (Sequence[str]): Names of its K classes.
+        palette (Sequence[Sequence[int]]): RGB colour of each, 0-255.
+        window (int): Side of the windows, in pixels of the image.
+        input_size (tuple[int, int], optional): (H, W) to which a window is resized for the network;
+            None leaves it. Defaults to None.
+        to_rgb (RasterToRGB, optional): How the bands of a raster become 8-bit RGB. Defaults to
+            bands 1 to 3 of 8 bits.
+        overlap (int, optional): Pixels that neighbouring windows share. Defaults to a quarter of
+            ``window``.
+        batch_size (int): Windows per forward. Defaults to 4.
+        flips (bool): Whether the probabilities are the mean over the window and its three mirror
+            images. Defaults to False.
+        amp (bool): Whether to predict under bfloat16 autocast, CUDA only. Defaults to False.
+        fingerprint (str): Of the config and the checkpoint; what is predicted by another is not
+            continued. Defaults to ''.
+
+    Raises:
+        ValueError: If the numbers of classes and colours differ from the model's, or a setting is
+            out of range.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        classes: Sequence[str],
+        palette: Sequence[Sequence[int]],
+        window: int,
+        input_size: tuple[int, int] | None = None,
+        to_rgb: RasterToRGB | None = None,
+        overlap: int | None = None,
+        batch_size: int = 4,
+        flips: bool = False,
+        amp: bool = False,
+        fingerprint: str = '',
+    ) -> None:
+        self.model = model
+        self.classes = list(classes)
+        self.palette = [list(map(int, colour)) for colour in palette]
+        self.window = window
+        self.input_size = input_size
+        self.to_rgb = to_rgb or RasterToRGB()
+        self.overlap = window // 4 if overlap is None else overlap
+        self.batch_size = batch_size
+        self.flips = flips
+        self.amp = amp
+        self._fingerprint = fingerprint
+        if window < 1 or batch_size < 1 or not 0 <= self.overlap < window:
+            raise ValueError(
+                f'window={window}, overlap={self.overlap} and batch_size={batch_size} must be '
+                'positive, and the overlap smaller than the window.'
+            )
+        if not len(self.classes) == len(self.palette) == _class_count(model):
+            raise ValueError(
+                f'The model has {_class_count(model)} classes, but there are {len(self.classes)} '
+                f'names and {len(self.palette)} colours: the checkpoint belongs to another data '
+                'set than the config.'
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the config, the checkpoint or a setting that changes the result."""
+        return settings_digest({
+            'model': self._fingerprint,
+            'window': [self.window, self.overlap, self.batch_size, self.input_size],
+            'flips': self.flips,
+            'amp': self.amp,
+            'bands': repr(self.to_rgb),
+        })  # fmt: skip
+
+    @torch.inference_mode()
+    def probabilities(self, windows: Tensor) -> Tensor:
+        """Predict a batch of windows.
+
+        Args:
+            windows (Tensor): RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device.
+
+        Returns:
+            Tensor: Shape (B, K, h, w), float32 in [0, 1], which add up to 1 over the classes.
+        """
+        images = windows.to(self.device)
+        total = torch.zeros((), device=self.device)
+        views = _FLIPS if self.flips else _FLIPS[:1]
+        for dims in views:
+            total = total + self._forward(images.flip(dims)).flip(dims)
+        return total / len(views)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        shape = tuple(images.shape[-2:])
+        if self.input_size is not None and self.input_size != shape:
+            images = F.interpolate(images.float(), self.input_size, mode='bilinear')
+        images = images[:, [2, 1, 0]]  # as mmcv loads them; the preprocessor turns them back
+        data = {
+            'inputs': list(images),
+            'data_samples': [
+                SegDataSample(metainfo={'ori_shape': shape, 'img_shape': tuple(image.shape[-2:])})
+                for image in images
+            ],
+        }
+        cast = torch.autocast('cuda', torch.bfloat16) if self.amp else nullcontext()
+        with cast:
+            data = self.model.data_preprocessor(data, False)
+            samples = self.model.predict(data['inputs'], data['data_samples'])
+        logits = torch.stack([sample.seg_logits.data for sample in samples])
+        return logits.float().softmax(1)
+
+
+def load_predictor(
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    device: str | None = None,
+    network: str | None = None,
+    window: int | None = None,
+    bands: Sequence[int] | None = None,
+    **settings: Any,
+) -> Predictor:
+    """Build a :class:`Predictor` from what a training left.
+
+    Weights of foundation models are not needed: the checkpoint holds all that predicts.
+
+    Args:
+        config (str | Path | Config): The training's config. Of its top-level keys ``window_size``
+            (else ``crop_size``) is the side of the windows and ``raster`` the arguments of
+            :class:`~mmseg_semi_rs.datasets.RasterToRGB`. Windows are resized as the ``Resize`` of
+            its test pipeline says.
+        checkpoint (str | Path): Checkpoint file.
+        device (str, optional): Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
+        network (str, optional): ``'teacher'`` or ``'student'``; of two students a name of theirs or
+            ``'fused'``. Defaults to what the config says.
+        window (int, optional): Side of the windows, instead of the config's.
+        bands (Sequence[int], optional): Numbers of the bands that are red, green and blue, from 1,
+            instead of the config's.
+        **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If the checkpoint does not fit the config, or the config cannot predict windows.
+    """
+    cfg = config if isinstance(config, Config) else load_config(config)
+    if network is not None:
+        choose_network(cfg, network)
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'The checkpoint {checkpoint} does not exist: tools/train.py writes them into the '
+            'work_dir of a training.'
+        )
+    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    if settings.get('amp') and not device.startswith('cuda'):
+        raise ValueError(f'amp needs a CUDA device, not {device}: leave it out.')
+    with _quiet():
+        model = init_model(cfg, None, device)
+    meta = load_weights(model, path)
+    input_size = _resize_of(cfg)
+    side = window or cfg.get('window_size') or _side(cfg)
+    raster = dict(cfg.get('raster') or {})
+    if bands is not None:
+        raster['bands'] = list(bands)
+    classes, palette = dataset_meta(cfg, meta, path)
+    return Predictor(
+        model,
+        classes,
+        palette,
+        side,
+        input_size=input_size(side),
+        to_rgb=RasterToRGB(**raster),
+        fingerprint=settings_digest({
+            'config': repr(cfg.model.to_dict()),
+            'checkpoint': file_digest(path),
+        }),
+        **settings,
+    )  # fmt: skip
+
+
+def choose_network(cfg: Config, name: str) -> None:
+    """Let a model predict with one of its networks only.
+
+    Args:
+        cfg: The config; changed in place.
+        name: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
+
+    Raises:
+        ValueError: The model has one network only, or none of that name.
+    """
+    if 'student' in cfg.model:
+        known = ['teacher', 'student'] if cfg.model.get('ema', True) else ['student']
+    elif 'students' in cfg.model:
+        known = [*sorted(cfg.model.students), 'fused']
+    else:
+        raise ValueError(
+            f'The network {name!r} was asked for, but {cfg.model.type} is one network: leave the '
+            'choice out.'
+        )
+    if name not in known:
+        raise ValueError(f'{name!r} is none of the networks of the model: {", ".join(known)}.')
+    section(cfg, 'model', 'semi_test_cfg').predict_on = name
+
+
+def load_weights(model: Any, path: Path) -> dict[str, Any]:
+    """Load a checkpoint into a model, all of it or none.
+
+    Args:
+        model (nn.Module): Changed in place.
+        path: A checkpoint of mmengine, or a plain state dict.
+
+    Returns:
+        dict[str, Any]: Its ``meta``.
+
+    Raises:
+        ValueError: If it cannot be read, or its weights are not the model's.
+    """
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
+        raise ValueError(
+            f'The checkpoint {path} cannot be read as one of PyTorch ({type(error).__name__}): '
+            'give a .pth file that tools/train.py wrote.'
+        ) from error
+    weights = checkpoint.get('state_dict', checkpoint)
+    wanted = model.state_dict()
+    faults = [
+        *(f'{name} is missing' for name in wanted if name not in weights),
+        *(f'{name} is not known' for name in weights if name not in wanted),
+        *(
+            f'{name} has shape {tuple(weights[name].shape)} for {tuple(tensor.shape)}'
+            for name, tensor in wanted.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ),
+    ]
+    if faults:
+        raise ValueError(
+            f'The checkpoint {path} does not belong to the config: {len(faults)} of '
+            f'{len(wanted)} weights do not fit, such as: {"; ".join(faults[:3])}.'
+        )
+    model.load_state_dict(weights)
+    return checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
+
+
+def dataset_meta(
+    cfg: Config, meta: Mapping[str, Any], path: Path
+) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
+    """Class names and palette of a checkpoint, else of the config's test set.
+
+    Raises:
+        ValueError: If neither says what the classes are.
+    """
+    found = dict(meta.get('dataset_meta') or {})
+    if not found.get('classes'):
+        dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+        found = dict(dataset.get('metainfo') or {})
+    if not found.get('classes') or not found.get('palette'):
+        raise ValueError(
+            f'Neither the checkpoint {path} nor metainfo of test_dataloader.dataset names classes '
+            'and palette: add metainfo=dict(classes=[...], palette=[...]).'
+        )
+    return found['classes'], found['palette']
+
+
+def _class_count(model: Any) -> int:
+    if hasattr(model, 'num_classes') and isinstance(model.num_classes, int):
+        return model.num_classes
+    head = model.decode_head
+    head = head[-1] if isinstance(head, torch.nn.ModuleList) else head
+    if getattr(head, 'out_channels', head.num_classes) != head.num_classes:
+        raise ValueError(
+            f'The model has out_channels={head.out_channels} for {head.num_classes} classes, of '
+            'which no probabilities can be taken: train it with one channel per class.'
+        )
+    return head.num_classes
+
+
+def _side(cfg: Config) -> int:
+    """Side of a window where the config does not name it: that of a training crop."""
+    size = cfg.get('crop_size') or cfg.model.get('data_preprocessor', {}).get('size') or 512
+    return int(size if isinstance(size, int) else min(size))
+
+
+def _resize_of(cfg: Config) -> Any:
+    """What a config's test pipeline makes of the size of a square window.
+
+    Returns:
+        Callable[[int], tuple[int, int] | None]: From the side of a window to (H, W).
+
+    Raises:
+        ValueError: If the pipeline does more than to load, to resize and to pack.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    resize = None
+    for transform in dataset.get('pipeline') or cfg.get('test_pipeline') or []:
+        name = transform['type'].rsplit('.', 1)[-1]
+        if name == 'Resize':
+            resize = transform
+        elif not name.startswith(('Load', 'Pack')):
+            raise ValueError(
+                f'The test pipeline has {name}, which prediction by windows does not apply: let it '
+                'load, Resize and pack.'
+            )
+
+    def size(side: int) -> tuple[int, int] | None:
+        if resize is None:
+            return None
+        scale = resize.get('scale')
+        if scale is None:
+            factor = resize['scale_factor']
+            wide, high = (factor, factor) if isinstance(factor, (int, float)) else factor
+            return round(side * high), round(side * wide)
+        wide, high = (scale, scale) if isinstance(scale, int) else scale
+        return (min(wide, high),) * 2 if resize.get('keep_ratio') else (high, wide)
+
+    return size
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what a model says of the pretrained weights that it does not load."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
