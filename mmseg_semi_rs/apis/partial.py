@@ -7,6 +7,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,9 +48,10 @@ class PartialMap:
     def __iter__(self) -> Iterator[Strip]:
         for number in sorted(self.done):
             with np.load(self.folder / f'{number:06d}.npz') as arrays:
-                whole = {name: arrays[name] for name in arrays.files}
-            places = {name: int(whole.pop(name)) for name in ('number', 'top', 'left')}
-            yield Strip(**places, **whole)
+                whole: dict[str, Any] = dict(arrays)
+            for name in ('number', 'top', 'left'):
+                whole[name] = int(whole[name])
+            yield Strip(**whole)
 
     def remove(self) -> None:
         """Delete the folder."""

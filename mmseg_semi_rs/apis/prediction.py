@@ -78,7 +78,7 @@ def predict_image(predictor: Predictor, image: np.ndarray) -> Strip:
 
 def predict_files(
     predictor: Predictor,
-    images: str | Path | Sequence[Path],
+    images: str | Path,
     out: str | Path,
     layers: Layers | None = None,
     memory: int = MEMORY,

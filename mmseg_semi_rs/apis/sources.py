@@ -27,15 +27,17 @@ _CACHE = 64 * 2**20  # bytes; GDAL's default is a share of the machine's memory
 
 
 class Source(Protocol):
-    """Pixels of an image.
+    """Pixels of an image."""
 
-    Attributes:
-        width (int): In pixels.
-        height (int): In pixels.
-    """
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        ...
 
-    width: int
-    height: int
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        ...
 
     def read(self, top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
         """Read a rectangle; it lies within the image.
