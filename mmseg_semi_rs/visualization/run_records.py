@@ -1,0 +1,283 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What a training left in its folder: scalars, config, pictures, and the log's facts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+Series = dict[int, float]
+"""Values of one scalar by iteration."""
+
+_STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine - ')
+_VERSIONS = {
+    name: re.compile(rf'^\s+{name}: (\S+)') for name in ('Python', 'PyTorch', 'OpenCV', 'MMEngine')
+}
+_GPU = re.compile(r'^\s+GPU [\d,]+: (.+?)\s*$')
+_NO_GPU = re.compile(r'^\s+CUDA available: False')
+_PICTURE = re.compile(r'^(.+)_(\d+)$')
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a run's visualizer.
+
+    Attributes:
+        name: What was drawn, without the iteration.
+        step: Iteration.
+        path: The file.
+    """
+
+    name: str
+    step: int
+    path: Path
+
+
+@dataclass
+class Run:
+    """A finished, running, killed or resumed training.
+
+    Attributes:
+        folder: Its ``work_dir``.
+        name: Unique among the runs that were read together.
+        config: Of the latest start, as plain dicts and lists. Empty if there is none.
+        train: Scalars of the training by name.
+        val: Scalars of the validations by name.
+        pictures: Of each name the latest, newest first.
+        starts: How often it was started; 2 or more if it was resumed.
+        duration: Wall clock from the first to the last line of the logs, over all starts. None
+            without logs.
+        environment: ``device`` and versions, as the log says.
+        checkpoint: Iteration of the latest checkpoint, 0 if there is none.
+        faults: One sentence for each thing that could not be read.
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Series] = field(default_factory=dict)
+    val: dict[str, Series] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+    starts: int = 0
+    duration: timedelta | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    checkpoint: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int | None:
+        """Of the latest start."""
+        found = (self.config.get('randomness') or {}).get('seed')
+        return found if isinstance(found, int) else None
+
+    @property
+    def planned(self) -> int | None:
+        """Iterations the config asks for."""
+        found = (self.config.get('train_cfg') or {}).get('max_iters')
+        return found if isinstance(found, int) else None
+
+    @property
+    def reached(self) -> int:
+        """The last iteration that left a trace."""
+        steps = [step for part in (self.train, self.val) for kept in part.values() for step in kept]
+        return max([*steps, self.checkpoint])
+
+    @property
+    def networks(self) -> list[str]:
+        """Whose validation is logged, that which ``predict_on`` names first; empty if one is."""
+        found = [key.removesuffix('/mIoU') for key in self.val if key.endswith('/mIoU')]
+        return found[::-1]
+
+    @property
+    def headline(self) -> str | None:
+        """Name of the scalar that the run is judged by; None without validation."""
+        if 'mIoU' in self.val:
+            return 'mIoU'
+        return next((key for key in self.val if key.endswith('mIoU')), None)
+
+    @property
+    def last_step(self) -> int | None:
+        """Iteration of the last validation."""
+        return None if self.headline is None else max(self.val[self.headline])
+
+    @property
+    def best_step(self) -> int | None:
+        """Iteration of the validation with the highest mIoU, the first of equals."""
+        if self.headline is None:
+            return None
+        scores = self.val[self.headline]
+        return max(sorted(scores), key=lambda step: (scores[step] == scores[step], scores[step]))
+
+
+def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+    """Read the runs in some folders.
+
+    Args:
+        folders: ``work_dir`` of a run each, or folders with several below.
+
+    Returns:
+        The runs, and one sentence for each folder without one.
+    """
+    paths: dict[Path, None] = {}
+    faults = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            faults.append(f'{folder} is no folder: give the work_dir of a training.')
+            continue
+        found = sorted({file.parents[2] for file in folder.rglob('*/vis_data/scalars.json')})
+        paths |= dict.fromkeys(found)
+        if not found:
+            faults.append(
+                f'{folder} holds no run (no */vis_data/scalars.json, which LocalVisBackend writes '
+                'at the first log): give the work_dir of a training.'
+            )
+    names = _names([path.resolve() for path in paths])
+    return [read_run(path, name) for path, name in zip(paths, names, strict=True)], faults
+
+
+def read_run(folder: str | Path, name: str | None = None) -> Run:
+    """Read one run, leaving out what is damaged.
+
+    Of a run that was killed and resumed, what the first start logged after the checkpoint is
+    replaced by what the second logged.
+
+    Args:
+        folder: Its ``work_dir``.
+        name: Defaults to the folder's.
+    """
+    folder = Path(folder)
+    run = Run(folder, name or folder.resolve().name)
+    for file in sorted(folder.glob('*/vis_data/scalars.json')):
+        train, val = _read_scalars(file, run.faults)
+        begin = min((step for kept in train.values() for step in kept), default=None)
+        if begin is None and not val:
+            continue
+        run.starts += 1
+        for part, added in ((run.train, train), (run.val, val)):
+            for key, kept in part.items():
+                part[key] = {s: v for s, v in kept.items() if begin is None or s < begin}
+            for key, kept in added.items():
+                part.setdefault(key, {}).update(kept)
+    for part in (run.train, run.val):
+        for key in [key for key, kept in part.items() if not kept]:
+            del part[key]
+    run.config = _read_config(folder, run.faults)
+    run.pictures = _find_pictures(folder)
+    for log in sorted(folder.glob('*/*.log')):
+        _read_log(log, run)
+    run.checkpoint = _last_checkpoint(folder)
+    return run
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """As few last parts of each path as tell them apart."""
+    parts = 1
+    while True:
+        names = ['/'.join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names) or parts > max(len(path.parts) for path in paths):
+            return names
+        parts += 1
+
+
+def _read_scalars(path: Path, faults: list[str]) -> tuple[dict[str, Series], dict[str, Series]]:
+    """Scalars of one start: of the training, whose lines have ``iter``, and of validations."""
+    train: dict[str, Series] = {}
+    val: dict[str, Series] = {}
+    damaged = []
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            step = values['step']
+            kept = {
+                key: float(value)
+                for key, value in values.items()
+                if isinstance(value, int | float) and key not in ('step', 'iter', 'epoch')
+            }
+            if not isinstance(step, int):
+                raise TypeError('a step is a whole number')
+        except (ValueError, TypeError, KeyError, AttributeError):
+            damaged.append(str(number))
+            continue
+        part = train if 'iter' in values else val
+        for key, value in kept.items():
+            part.setdefault(key, {})[step] = value
+    if damaged:
+        which = ', '.join(damaged[:8]) + (', ...' if len(damaged) > 8 else '')
+        lines_are = 'line {} is' if len(damaged) == 1 else 'lines {} are'
+        faults.append(f'{path}: {lines_are.format(which)} damaged and left out.')
+    return train, val
+
+
+def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
+    """The config of the latest start, as mmengine dumped it; else one beside the checkpoints."""
+    files = [*sorted(folder.glob('*/vis_data/config.py'), reverse=True), *folder.glob('*.py')]
+    for file in files:
+        try:
+            return _plain(Config.fromfile(str(file), import_custom_modules=False).to_dict())
+        except Exception as error:  # a config is Python: whatever may go wrong in it
+            reason = ' '.join(str(error).split())[:200]
+            faults.append(f'{file} cannot be read as a config ({reason}) and is left out.')
+    if not files:
+        faults.append(f'{folder} holds no config (*/vis_data/config.py): it is compared by name.')
+    return {}
+
+
+def _plain(node: Any) -> Any:
+    """Dicts, lists and values; what JSON does not know as text."""
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_plain(value) for value in node]
+    return node if isinstance(node, str | int | float | bool | None) else repr(node)
+
+
+def _find_pictures(folder: Path) -> list[Picture]:
+    latest: dict[str, Picture] = {}
+    for file in sorted(folder.glob('*/vis_data/vis_image/**/*.png')):
+        parts = _PICTURE.match(file.stem)
+        found = Picture(parts[1], int(parts[2]), file) if parts else Picture(file.stem, 0, file)
+        if found.name not in latest or latest[found.name].step <= found.step:
+            latest[found.name] = found
+    return sorted(latest.values(), key=lambda picture: (-picture.step, picture.name))
+
+
+def _read_log(path: Path, run: Run) -> None:
+    """Take the time and the environment from a text log."""
+    begin = end = None
+    environment: dict[str, str] = {}
+    with path.open(encoding='utf-8', errors='replace') as file:
+        for line in file:
+            if stamp := _STAMP.match(line):
+                end = stamp[1]
+                begin = begin or end
+            elif line.startswith(' '):
+                for name, pattern in _VERSIONS.items():
+                    if found := pattern.match(line):
+                        environment.setdefault(name, found[1])
+                if found := _GPU.match(line):
+                    environment.setdefault('device', found[1])
+                elif _NO_GPU.match(line):
+                    environment.setdefault('device', 'CPU')
+    run.environment |= environment
+    if begin and end:
+        first, last = (datetime.strptime(stamp, '%Y/%m/%d %H:%M:%S') for stamp in (begin, end))
+        run.duration = (run.duration or timedelta()) + (last - first)
+
+
+def _last_checkpoint(folder: Path) -> int:
+    try:
+        name = Path((folder / 'last_checkpoint').read_text(encoding='utf-8').strip()).stem
+    except OSError:
+        return 0
+    found = re.fullmatch(r'iter_(\d+)', name)
+    return int(found[1]) if found else 0

@@ -1,0 +1,454 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The report says what the runs logged, whatever became of them, and takes nothing from outside."""
+
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmseg_semi_rs.visualization.report import write_report
+from mmseg_semi_rs.visualization.report_curves import Chart, Line, draw_chart, split_key
+from mmseg_semi_rs.visualization.run_groups import (
+    ABSENT,
+    differences,
+    group_runs,
+    mean_series,
+    summarise,
+)
+from mmseg_semi_rs.visualization.run_records import Run, find_runs, read_run
+from tests.tools.tiny_training import load_tool, run_here, write_training
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+VOID = {'meta', 'img', 'input', 'br', 'link'}
+HOSTILE = '</title><script>document.title="owned"</script><img src=x onerror=alert(1)>&\x00'
+CONFIG = """
+model = dict(type='MeanTeacherSegmentor', student=dict(type='EncoderDecoder', {student}))
+train_cfg = dict(type='SemiTrainLoop', max_iters=40)
+randomness = dict(seed={seed})
+load_from = {load_from!r}
+resume = {resume}
+labelled = dict(ann_file='splits/seed{seed}/labelled.txt')
+train_dataloader = dict(dataset=dict(labelled=labelled))
+work_dir = {work_dir!r}
+"""
+LOG = """{start} - mmengine - INFO -
+    Python: 3.11.7 (main)
+    CUDA available: {cuda}
+    PyTorch: 2.15.0
+    MMEngine: 0.10.7
+{end} - mmengine - INFO - Iter(train) [40/40]
+"""
+
+
+def lines_of(begin, end, seed=0, network='teacher'):
+    """What a start logs from one iteration to another: training every 5, validation every 10."""
+    for step in range(begin, end + 1, 5):
+        yield {'lr': 0.1 / step, 'loss': 9 / step + seed, 'memory': 2048, 'time': 0.5, 'iter': step,
+               'pseudo_kept': step / 100, 'step': step}  # fmt: skip
+        if step % 10 == 0:
+            good = 50 + 10 * math.sin(step + seed)
+            scores = {'mIoU': good, 'IoU.road': good + seed, 'IoU.<roof>': good - seed}
+            other = {f'student/{name}': value - 1 for name, value in scores.items()}
+            named = {f'{network}/{name}': value for name, value in scores.items()}
+            yield {**other, **named, **scores, 'time': 99.0, 'step': step}
+
+
+def write_run(folder, lines, seed=0, stamp='20260101_000000', student='depth=18', resume=False):
+    start = Path(folder) / stamp
+    (start / 'vis_data').mkdir(parents=True)
+    (start / 'vis_data' / 'scalars.json').write_text(
+        ''.join(json.dumps(line) + '\n' for line in lines)
+    )
+    text = CONFIG.format(
+        seed=seed,
+        student=student,
+        work_dir=str(folder),
+        resume=resume,
+        load_from=f'{folder}/iter_20.pth' if resume else None,
+    )
+    (start / 'vis_data' / 'config.py').write_text(text)
+    begin, end = (f'2026/01/01 {hour}:00:00' for hour in ('10', '11'))
+    (start / f'{stamp}.log').write_text(LOG.format(start=begin, end=end, cuda=False))
+    return Path(folder)
+
+
+def add_picture(run, name, size=(40, 24), colour=(200, 30, 30)):
+    folder = next(run.glob('*/vis_data')) / 'vis_image'
+    folder.mkdir(exist_ok=True)
+    Image.new('RGB', size, colour).save(folder / f'{name}.png')
+
+
+class Page(HTMLParser):
+    """Elements and texts of a page, with a check that tags are balanced and ids differ."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source, self.elements, self._open = source, [], []
+        self.rows, self.texts = [], {}
+        self.feed(source)
+        self.close()
+        assert self._open == []
+        ids = [attrs['id'] for _, attrs in self.elements if 'id' in attrs]
+        assert len(ids) == len(set(ids))
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+            self.texts.setdefault(tag, []).append('')
+        if tag == 'tr':
+            self.rows.append([])
+        if tag in ('td', 'th'):
+            self.rows[-1].append('')
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in set(self._open):
+            self.texts[tag][-1] += data
+        if {'td', 'th'} & set(self._open):
+            self.rows[-1][-1] += data
+
+    def all(self, wanted):
+        return [attrs for tag, attrs in self.elements if tag == wanted]
+
+    def row(self, *begin):
+        """The cells of the first row that begins so."""
+        return next(row for row in self.rows if row[: len(begin)] == list(begin))
+
+
+def report(folders, path, **options):
+    written, faults = write_report(folders, path, **options)
+    return Page(written.read_text(encoding='utf-8')), faults
+
+
+# ---------------------------------------------------------------------------------------- contents
+
+
+@pytest.fixture(scope='module')
+def seeds(tmp_path_factory):
+    """Three seeds of one recipe and one run of another."""
+    root = tmp_path_factory.mktemp('runs')
+    runs = [
+        write_run(root / f'fixmatch_seed{seed}', lines_of(5, 40, seed), seed) for seed in range(3)
+    ]
+    for name in ('pseudo_labels_20', 'pseudo_labels_40', 'val_tile_1.png_40'):
+        add_picture(runs[0], name, colour=(200, 30, 30) if name.endswith('40') else (0, 0, 255))
+    runs.append(write_run(root / 'deep', lines_of(5, 30, 7), 0, student='depth=50'))
+    return runs
+
+
+@pytest.fixture(scope='module')
+def whole(seeds, tmp_path_factory):
+    return report(seeds, tmp_path_factory.mktemp('page') / 'deep' / 'report.html')[0]
+
+
+def spread(values):
+    return f'{statistics.mean(values):.2f} ± {np.std(values, ddof=1):.2f}'
+
+
+def test_means_and_deviations_are_those_of_the_logged_values(whole):
+    logged = [
+        {line['step']: line for line in lines_of(5, 40, seed) if 'iter' not in line}
+        for seed in range(3)
+    ]
+    last = [run[40] for run in logged]
+    best = [max(run.values(), key=lambda line: line['mIoU']) for run in logged]
+    assert [line['step'] for line in best] != [40] * 3
+    # Of the student, what it had when the teacher was best, not its own best.
+    for network, prefix in (('teacher', ''), ('student', 'student/')):
+        assert whole.row('fixmatch', network)[2:] == [
+            spread([line[f'{prefix}mIoU'] for line in last]),
+            spread([line[f'{prefix}mIoU'] for line in best]),
+            '40',
+            '3 (seeds 0, 1, 2)',
+        ]
+    for name in ('road', '<roof>'):
+        rows = [row for row in whole.rows if row[0] == name]
+        found = [[line[f'IoU.{name}'] for line in lines] for lines in (last, best)]
+        assert [row[1] for row in rows] == [spread(values) for values in found]
+    single = next(line for line in lines_of(30, 30, 7) if 'iter' not in line)
+    assert whole.row('deep', 'teacher')[2] == f'{single["mIoU"]:.2f}'
+    assert whole.row('deep', 'teacher')[4:] == ['30 of 40', '1 (seed 0)']
+
+
+def test_the_higher_of_two_recipes_is_told(whole):
+    rows = [row for row in whole.rows if row[0] == 'mIoU']
+    fix, deep = (float(cell.split(' ')[0]) for cell in rows[0][1:])
+    better = 'fixmatch' if fix > deep else 'deep'
+    assert f', {better} (teacher).' in whole.texts['header'][0]
+
+
+def test_facts_of_each_run(whole, seeds):
+    row = whole.row('deep', 'deep', '0')
+    assert row[3:5] == ['30 of 40', 'stopped or running']
+    assert row[8:14] == ['1:00:00', '0.500', '2.0 GiB', 'CPU', '3.11.7', '2.15.0']
+    assert row[-1] == str(seeds[3])
+    assert whole.row('fixmatch_seed1', 'fixmatch', '1')[4] == 'finished'
+    assert whole.row('loss')[1:] == [f'{9 / 40 + seed:.4g}' for seed in range(3)] + ['7.3']
+
+
+def test_config_differences_are_the_recipe_and_neither_seeds_nor_folders(whole):
+    heads = next(row for row in whole.rows if row[0] == 'key')
+    assert heads == ['key', 'fixmatch', 'deep']
+    keys = [row for row in whole.rows if '.' in row[0] and 'student.' in row[0]]
+    assert keys == [['model.student.depth', '18', '50']]
+    assert not [row for row in whole.rows if row[0].startswith(('randomness', 'train_dataloader'))]
+
+
+def test_curves_are_there_in_words_and_lines(whole):
+    charts = {svg['aria-label'].split(' by ')[0]: svg['aria-label'] for svg in whole.all('svg')
+              if svg.get('class') == 'chart'}  # fmt: skip
+    assert set(charts) >= {'mIoU', 'loss', 'lr', 'pseudo_kept', 'IoU.road'}
+    mean = [statistics.mean(9 / step + seed for seed in range(3)) for step in (5, 40)]
+    assert f'fixmatch: {mean[0]:.4g} at 5 to {mean[1]:.4g} at 40' in charts['loss']
+    assert 'deep, student: ' in charts['mIoU'] and 'fixmatch, teacher: ' in charts['mIoU']
+    assert charts['mIoU'].count(' to ') == 4, 'what predict_on names is drawn once'
+    keys = next(text for text in whole.texts['ul'] if 'fixmatch' in text)
+    assert keys == 'fixmatchdeepteacherstudent'
+
+
+def test_the_last_picture_of_each_name_is_embedded(whole):
+    alts = [picture['alt'] for picture in whole.all('img')]
+    assert alts == [
+        'pseudo_labels, iteration 40 of fixmatch_seed0',
+        'val_tile_1.png, iteration 40 of fixmatch_seed0',
+    ]
+    assert all(picture['src'].startswith('data:image/webp;') for picture in whole.all('img'))
+
+
+def test_the_page_is_whole_accessible_and_refers_to_nothing_outside(whole):
+    for tag, attrs in whole.elements:
+        for name in ('src', 'href', 'srcset', 'action', 'data', 'poster'):
+            assert attrs.get(name, '#').startswith(('data:', '#')), (tag, attrs)
+        assert not [name for name in attrs if name.startswith('on')]
+    assert not whole.all('script') and not whole.all('link')
+    bare = re.sub(r'"data:[^"]*"', '', whole.source)
+    assert not re.search(r'https?:|@import|url\((?!#)', bare)
+    assert len(whole.texts['caption']) == len(whole.all('table'))
+    assert all('scope' in head for head in whole.all('th'))
+    assert all(picture['alt'] for picture in whole.all('img'))
+    # Colours are the page's, so that they change with it.
+    assert '#01f' not in whole.source
+    assert len(set(re.findall(r'var\(--(s\d)\)', whole.source))) == 2
+
+
+# ------------------------------------------------------------------------------ damaged, resumed
+
+
+def test_a_resumed_run_is_what_its_last_start_made_of_it(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 35, seed=5))
+    write_run(run, lines_of(25, 30, seed=1), seed=1, stamp='20260102_000000', resume=True)
+    found = read_run(run)
+    assert sorted(found.train['loss']) == [5, 10, 15, 20, 25, 30]  # 35 is of the abandoned start
+    assert found.train['loss'][20] == 9 / 20 + 5 and found.train['loss'][25] == 9 / 25 + 1
+    assert sorted(found.val['mIoU']) == [10, 20, 30]
+    assert found.val['IoU.road'][30] == pytest.approx(50 + 10 * math.sin(31) + 1)
+    assert (found.starts, found.seed, found.duration) == (2, 1, timedelta(hours=2))
+    # It is one recipe with a run that was not interrupted.
+    other = write_run(tmp_path / 'other', lines_of(5, 40), seed=2)
+    groups = group_runs([found, read_run(other)])
+    assert [[run.name for run in group.runs] for group in groups] == [['run', 'other']]
+    page, faults = report([run], tmp_path / 'page.html')
+    assert faults == []
+    assert page.row('run', 'run')[4] == 'stopped or running, started 2 times'
+
+
+def test_damaged_lines_are_named_and_the_rest_is_kept(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    file = next(run.glob('*/vis_data/scalars.json'))
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1][:20]
+    lines[3] = '[1, 2]'
+    lines.append('{"loss": 1, "iter": 45')
+    file.write_text('\n'.join(lines))
+    page, faults = report([run], tmp_path / 'page.html')
+    assert faults == [f'{file}: lines 2, 4, {len(lines)} are damaged and left out.']
+    assert faults[0] in page.texts['section'][0]
+    assert sorted(read_run(run).train['loss']) == [5, 20, 25, 30, 35, 40]
+
+
+def test_what_is_no_run_or_lacks_something_is_one_sentence_and_the_rest_goes_on(tmp_path):
+    good = write_run(tmp_path / 'good', lines_of(5, 40))
+    young = write_run(tmp_path / 'young', [line for line in lines_of(5, 9) if 'iter' in line])
+    bare = write_run(tmp_path / 'bare', lines_of(5, 40))
+    next(bare.glob('*/vis_data/config.py')).unlink()
+    broken = write_run(tmp_path / 'broken', lines_of(5, 40))
+    next(broken.glob('*/vis_data/config.py')).write_text('model = dict(')
+    add_picture(good, 'pseudo_labels_40')
+    picture = next(good.glob('*/vis_data/vis_image/*'))
+    picture.write_bytes(picture.read_bytes()[:30])
+    (tmp_path / 'empty').mkdir()
+    folders = [good, young, bare, broken, tmp_path / 'empty', tmp_path / 'nowhere']
+    page, faults = report(folders, tmp_path / 'page.html')
+    for folder, words in (
+        ('empty', 'holds no run'),
+        ('nowhere', 'is no folder'),
+        ('young', 'has no validation yet'),
+        ('bare', 'holds no config'),
+        ('broken', 'cannot be read as a config'),
+        ('good', 'is no readable picture'),
+    ):
+        assert [f for f in faults if str(tmp_path / folder) in f and words in f], words
+    assert len(faults) == 6
+    assert page.texts['h2'][0] == 'What is missing' and 'img' not in page.texts
+    assert {row[0] for row in page.rows} >= {'good', 'young', 'bare', 'broken'}
+    assert page.texts['p'][0].startswith('4 runs of 3 recipes.')
+
+
+def test_no_run_at_all_is_told_with_exit_code_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        load_tool('report').main([str(tmp_path / 'nowhere')])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f'error: {tmp_path / "nowhere"} is no folder: give')
+
+
+def test_runs_without_validation_have_curves(tmp_path):
+    run = write_run(tmp_path / 'run', [line for line in lines_of(5, 40) if 'iter' in line])
+    page, _ = report([run], tmp_path / 'page.html')
+    assert 'Results' not in page.texts['h2'] and 'Curves' in page.texts['h2']
+
+
+def test_hostile_names_stay_text(tmp_path):
+    lines = [
+        {key.replace('road', HOSTILE): value for key, value in line.items()}
+        for line in lines_of(5, 40)
+    ]
+    run = write_run(tmp_path / 'a&<b>', lines, student=f'name={HOSTILE!r}')
+    other = write_run(tmp_path / 'other', lines_of(5, 40))
+    page, _ = report([run, other], tmp_path / 'page.html', title=HOSTILE)
+    shown = HOSTILE.replace('\x00', '\ufffd')
+    assert page.texts['title'] == [shown]
+    assert not page.all('script') and not page.all('img')
+    assert page.row(shown) and page.row('a&<b>')
+    assert page.row('model.student.name')[1] == json.dumps(HOSTILE)
+
+
+def test_folders_with_several_runs_and_equal_names(tmp_path):
+    for part in ('x', 'y'):
+        write_run(tmp_path / part / 'run', lines_of(5, 10), student=f'part={part!r}')
+    runs, faults = find_runs([tmp_path, tmp_path / 'x' / 'run'])
+    assert [run.name for run in runs] == ['x/run', 'y/run'] and not faults
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+@pytest.mark.parametrize(
+    ('runs', 'name'),
+    [
+        (['co2s_seed0'], 'co2s'),
+        (['co2s-Seed-3', 'co2s-Seed-12'], 'co2s'),
+        (['a_1', 'a_2'], 'a'),
+        (['vit16'], 'vit16'),
+        (['seed0', 'seed1'], 'seed0'),
+        (['one', 'two'], 'one'),
+    ],
+)
+def test_a_recipe_has_the_name_that_its_runs_share(runs, name):
+    config = {'model': {'type': 'X'}}
+    (group,) = group_runs([Run(Path(run), run, config) for run in runs])
+    assert group.name == name
+
+
+def test_statistics_leave_out_absent_classes():
+    assert summarise([1.0, math.nan, 4.0]).mean == 2.5
+    assert summarise([1.0, 4.0]).deviation == pytest.approx(np.std([1, 4], ddof=1))
+    assert summarise([3.0]).deviation is None
+    assert summarise([math.nan]) is None
+    assert mean_series([{1: 2.0, 2: 4.0}, {2: 6.0, 3: 1.0}]) == {2: 5.0}
+
+
+def test_differences_look_into_dicts_of_one_type_and_lists_of_one_length():
+    one = {'a': {'type': 'X', 'n': 1}, 'hooks': [{'type': 'H', 'k': 1}, {'type': 'I'}], 'same': 3}
+    two = {'a': {'type': 'X', 'n': 2}, 'hooks': [{'type': 'H', 'k': 2}, {'type': 'I'}], 'same': 3}
+    assert differences([one, two]) == [('a.n', [1, 2]), ('hooks.0.k', [1, 2])]
+    three = {**one, 'a': {'type': 'Y', 'n': 1}, 'hooks': one['hooks'][:1]}
+    found = dict(differences([one, three]))
+    assert found == {'a': [one['a'], three['a']], 'hooks': [one['hooks'], three['hooks']]}
+    assert differences([{'a': 1}, {}]) == [('a', [1, ABSENT])]
+    assert differences([one, one]) == []
+
+
+def test_networks_are_told_from_scalars():
+    assert split_key('a.decode.loss_ce', ['fused', 'b', 'a']) == ('a', 'decode.loss_ce')
+    assert split_key('a/pseudo_share/b', ['b', 'a']) == ('a', 'pseudo_share/b')
+    assert split_key('aAcc', ['a']) == ('', 'aAcc')
+
+
+def test_a_chart_has_a_thin_line_for_each_run_and_a_thick_one_for_their_mean():
+    runs = [{1: 1.0, 2: 2.0}, {1: 3.0, 2: 5.0}]
+    drawn = {}
+    for count in (1, 2):
+        svg = draw_chart(Chart('loss', 'Losses', [Line('x', 2, 1, runs[:count])]))
+        drawn[count] = len(re.findall(r'stroke: var\(--s2\)', svg))
+        Page(svg)
+    assert drawn == {1: 1, 2: 3}
+    assert 'stroke-dasharray' in svg
+
+
+# ------------------------------------------------------------------------------------ real runs
+
+
+@pytest.mark.slow
+def test_a_real_training_is_read_as_it_was_logged(tmp_path):
+    config = write_training(tmp_path / 'data')
+    run_here('train', config, '--work-dir', tmp_path / 'run', '--cfg-options',
+             'train_cfg.val_interval=2')  # fmt: skip
+    (found,), faults = find_runs([tmp_path / 'run'])
+    assert not faults and not found.faults
+    assert sorted(found.train['loss']) == [1, 2, 3, 4] and sorted(found.val['mIoU']) == [2, 4]
+    assert found.networks == ['teacher', 'student']
+    assert found.val['mIoU'] == found.val['teacher/mIoU']
+    assert (found.seed, found.planned, found.reached, found.checkpoint) == (0, 4, 4, 4)
+    assert found.environment['device'] and found.environment['PyTorch']
+    classes = [found.val[f'IoU.{name}'][4] for name in ('grass', 'road', 'roof')]
+    load_tool('report').main([str(tmp_path / 'run'), '--out', str(tmp_path / 'report.html')])
+    page = Page((tmp_path / 'report.html').read_text(encoding='utf-8'))
+    assert page.row('grass')[1] == f'{classes[0]:.2f}'
+    assert float(page.row('mIoU')[1]) == pytest.approx(np.nanmean(classes), abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason='needs chromium')
+def test_a_browser_renders_charts_tables_and_pictures(seeds, tmp_path):
+    path, _ = write_report(seeds, tmp_path / 'report.html', title='Seen')
+    command = [
+        *(CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic'),
+        *('--no-first-run', '--disable-background-networking', '--disable-component-update'),
+        *('--disable-sync', '--hide-scrollbars', f'--user-data-dir={tmp_path / "profile"}'),
+    ]
+    # Sizes as the browser lays them out come out by a script, which the page's own policy forbids.
+    told = (
+        "<script>addEventListener('load', () => { document.title = JSON.stringify({"
+        'width: document.documentElement.scrollWidth, view: innerWidth, charts: [...document'
+        ".querySelectorAll('.chart')].filter(c => c.getBoundingClientRect().height > 50).length,"
+        'pictures: [...document.images].map(i => i.naturalWidth) }) })</script></body>'
+    )
+    source = path.read_text(encoding='utf-8').replace('</body>', told)
+    source = re.sub('<meta http-equiv[^>]*>', '', source)
+    frame = tmp_path / 'frame.html'
+    frame.write_text(source, encoding='utf-8')
+    for width in (500, 1280):
+        size = f'--window-size={width},900'
+        dumped = subprocess.run([*command, size, '--dump-dom', frame.as_uri()],
+                                capture_output=True, timeout=120, check=True)  # fmt: skip
+        seen = json.loads(Page(dumped.stdout.decode()).texts['title'][0])
+        assert seen['width'] <= seen['view'], 'the page is wider than the window'
+        assert seen['charts'] >= 4 and seen['pictures'] == [40, 40]
+    shot = tmp_path / 'shot.png'
+    subprocess.run([*command, '--window-size=1280,2600', f'--screenshot={shot}', path.as_uri()],
+                   capture_output=True, timeout=120, check=True)  # fmt: skip
+    pixels = np.asarray(Image.open(shot).convert('RGB')).reshape(-1, 3)
+    for colour in ((0, 105, 180), (204, 77, 0)):  # --s0 and --s1 in the light
+        assert (np.abs(pixels.astype(int) - colour).max(1) < 8).sum() > 100, colour
