@@ -47,6 +47,13 @@ class Blur(nn.Module):
         return self.conv(inputs)
 
 
+class Colours(Blur):
+    """Class logits are the colours themselves, which costs nothing."""
+
+    def inference(self, inputs, metas):
+        return inputs
+
+
 def predictor(window=32, model=None, **settings):
     torch.manual_seed(0)
     return Predictor((model or Blur()).eval(), CLASSES, PALETTE, window, **settings)
@@ -531,7 +538,7 @@ import resource, sys
 import numpy as np, rasterio, torch
 sys.path.insert(0, sys.argv[1])
 import mmseg_semi_rs
-from tests.apis.test_prediction import CLASSES, PALETTE, Blur
+from tests.apis.test_prediction import CLASSES, PALETTE, Colours
 from mmseg_semi_rs.apis import Predictor, predict_files
 torch.set_num_threads(1)
 folder, side = sys.argv[2], int(sys.argv[3])
@@ -544,7 +551,7 @@ with rasterio.open(
     for at in range(0, side - 255, 256):  # the diagonal; other blocks do not exist
         raster.write(block, window=rasterio.windows.Window(at, at, 256, 256))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-predictor = Predictor(Blur().eval(), CLASSES, PALETTE, 1024, overlap=32, batch_size=1)
+predictor = Predictor(Colours().eval(), CLASSES, PALETTE, 1024, overlap=32, batch_size=1)
 result = predict_files(predictor, f'{folder}/{side}.tif', f'{folder}/map.tif', memory=64 * 2**20)
 assert not result.failures, result.failures
 with rasterio.open(f'{folder}/map.tif') as found:

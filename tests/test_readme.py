@@ -1,0 +1,94 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The README's commands for own images, run as they are written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tools.tiny_training import ROOT
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+def commands(heading: str) -> list[str]:
+    """Lines of the bash blocks of a section, comments left out."""
+    section = README.split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    blocks = re.findall(r'```bash\n(.*?)```', section, re.DOTALL)
+    return [line.split('  # ')[0] for block in blocks for line in block.splitlines()]
+
+
+def python_block(heading: str) -> str:
+    section = README.split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    return re.search(r'```python\n(.*?)```', section, re.DOTALL)[1]
+
+
+def own_images(folder: Path) -> None:
+    """20 photographs, 8 of them with masks, and a raster."""
+    rng = np.random.default_rng(0)
+    (folder / 'IMAGES').mkdir()
+    (folder / 'MASKS').mkdir()
+    for index in range(20):
+        labels = (np.indices((96, 96))[index % 2] // 24 + index) % 3
+        image = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
+        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(image).save(folder / 'IMAGES' / f'{index}.jpg', quality=95)
+        if index < 8:
+            Image.fromarray(labels.astype(np.uint8)).save(folder / 'MASKS' / f'{index}.png')
+    (folder / 'tools').symlink_to(ROOT / 'tools')
+
+
+@pytest.mark.slow
+def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
+    pytest.importorskip('rasterio')
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    from tests.apis.test_prediction import picture, write_raster
+
+    own_images(tmp_path)
+    write_raster(tmp_path / 'city.tif', picture(200, 150))
+    env = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
+        'PYTHONPATH': str(ROOT),
+        'OMP_NUM_THREADS': '1',
+        'CUDA_VISIBLE_DEVICES': '',
+    }
+    lines = commands('Your own images')
+    assert [re.search(r'tools/(\w+)\.py', line)[1] for line in lines] == [
+        'init_dataset', 'train', 'predict', 'report', 'export_student',
+    ]  # fmt: skip
+    lines[0] += ' --iters 4'
+    outcome = subprocess.run(
+        ['bash', '-euc', '\n'.join(lines)], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stdout[-1500:] + outcome.stderr[-1500:]
+    assert len(list((tmp_path / 'maps').glob('*_preview.png'))) == 20
+    assert len(list((tmp_path / 'maps').glob('*[0-9].png'))) == 20
+    assert (tmp_path / 'report.html').stat().st_size > 10_000
+    assert {path.suffix for path in (tmp_path / 'exported').iterdir()} == {'.py', '.pth', '.onnx'}
+    code = (
+        f"import sys; sys.path.insert(0, '{ROOT}')\n"
+        'from PIL import Image; import numpy as np\n'
+        "pixels = np.asarray(Image.open('IMAGES/3.jpg'))\n"
+        + re.sub(r'iter_\d+\.pth', 'iter_4.pth', python_block('Your own images'))
+        + 'assert found.labels.shape == (96, 96) and found.probabilities.shape == (3, 96, 96)\n'
+    )
+    outcome = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    assert (tmp_path / 'city_map.tif').is_file()
+
+
+def test_every_make_target_of_the_readme_exists():
+    makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    named = set(re.findall(r'^make ([\w-]+)', README, re.MULTILINE))
+    assert named >= {'demo', 'test', 'install'}
+    for target in named:
+        assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
