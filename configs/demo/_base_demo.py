@@ -71,6 +71,11 @@ train_dataloader = dict(
     sampler=dict(type='SemiSampler', batch_size=16, source_ratio=[1, 1]),
     dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=unlabelled),
 )
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 val_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -79,11 +84,7 @@ val_dataloader = dict(
     dataset=dict(
         images_and_labels,
         ann_file='splits/scene/val.txt',
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs'),
-        ],
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

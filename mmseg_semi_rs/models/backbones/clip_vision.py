@@ -272,7 +272,7 @@ class CLIPVision(FoundationBackbone):
         """
         grid = self.grid(images)
         patches = self.conv1(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.expand(len(images), 1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_embedding.expand(images.shape[0], 1, -1), patches], dim=1)
         tokens = self.ln_pre(tokens + self.position_embedding(grid))
         run = self._run_value_paths if self.value_path else self._run_blocks
         maps = run(tokens, lambda found: to_map(found[:, 1:], grid))

@@ -216,7 +216,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         """
         grid = self.grid(images)
         patches = self.patch_embed(images)[0]
-        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), patches], dim=1)
         tokens = tokens + self.position_embedding(grid)
         return self._run_blocks(tokens, lambda found: to_map(self.ln1(found[:, 1:]), grid))
 

@@ -237,7 +237,7 @@ class DINOv3(FoundationBackbone):
             ValueError: A side is no multiple of the patch size.
         """
         grid = self.grid(images)
-        first = torch.cat([self.cls_token, self.reg_token], dim=1).expand(len(images), -1, -1)
+        first = torch.cat([self.cls_token, self.reg_token], dim=1).expand(images.shape[0], -1, -1)
         tokens = torch.cat([first, self.patch_embed(images)], dim=1)
         rotation = rotary_embedding(grid, self.head_width, images.device)
         return self._run_blocks(

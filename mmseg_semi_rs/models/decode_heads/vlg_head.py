@@ -174,7 +174,7 @@ class VLGHead(BaseDecodeHead):
                 maps = layer(maps, text)
         maps = self.up1(maps, self.middle_proj(middle))
         maps = self.up2(maps, self.shallow_proj(shallow))
-        return self.mask_conv(maps).reshape(len(deep), self.num_classes, *maps.shape[2:])
+        return self.mask_conv(maps).reshape(deep.shape[0], self.num_classes, *maps.shape[2:])
 
 
 def _skip_projection(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -157,5 +157,5 @@ class UpBlock(nn.Module):
         skip = F.interpolate(skip, maps.shape[2:], mode='bilinear', align_corners=True)
         own, shared = self.conv1.weight.split([maps.shape[1], skip.shape[1]], dim=1)
         maps = F.conv2d(maps, own, padding=1)
-        maps.unflatten(0, (len(skip), -1)).add_(F.conv2d(skip, shared, padding=1).unsqueeze(1))
+        maps.unflatten(0, (skip.shape[0], -1)).add_(F.conv2d(skip, shared, padding=1).unsqueeze(1))
         return self.norm2(self.conv2(self.norm1(maps)))

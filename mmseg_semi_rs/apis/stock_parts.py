@@ -1,0 +1,235 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What the parts of this package are called in mmseg and mmpretrain, where they have an equal.
+
+=========================== ========================================================================
+part                        in a plain config
+=========================== ========================================================================
+``ValidCrossEntropyLoss``   ``CrossEntropyLoss(avg_non_ignore=True)``
+``DistillEncoderDecoder``   ``EncoderDecoder``, unless its head asks for further looks
+``MultiTeacherDistillHead`` the head that it wraps, if nothing is fused (weights 1 / 0 / 0). With
+                            fusion there is none, since w_0 F + sum_i w_i P_i(U(T_i(F_i))) is not
+                            linear in F: the translator T_i has a ReLU between its two layers, so
+                            that only the second one and the projection P_i would fold into one
+                            matrix, B_i relu(A_i F_i); and F_i is the encoder's view of the image at
+                            another size, a second pass that no stock segmentor makes
+``DINOv2``                  ``mmpretrain.VisionTransformer``, if the only tap is the last block that
+                            is built: the stock network normalises that one alone. Of another input
+                            size than was trained at, the stored positions are resized in advance.
+``CLIPVision``              ``mmpretrain.VisionTransformer``, without ``value_path`` and ``dense``
+=========================== ========================================================================
+
+The other parts have none, among them ``SizeMatchedDPTHead`` and ``VLGHead``, see
+:data:`NO_STOCK_PART`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from mmseg.registry import MODELS, TRANSFORMS
+from torch import Tensor
+
+from ..models.decode_heads import MultiTeacherDistillHead
+
+State = dict[str, Tensor]
+
+#: Why a part needs this package; of the parts that are not named here, mmseg has nothing alike.
+NO_STOCK_PART = {
+    'SizeMatchedDPTHead': "mmseg's DPTHead doubles each map, and reads the class tokens that only "
+    "mmseg's own VisionTransformer hands out",
+    'MultiTeacherDistillHead': 'what it fuses goes through a ReLU and comes from a second look at '
+    'the image, which no stock head does',
+    'DINOv2': "of several maps, mmpretrain's VisionTransformer normalises the last only",
+    'CLIPVision': "mmpretrain's VisionTransformer has neither value path nor embedded maps",
+    'DINOv3': "timm's wrapper hands out maps that are not normalised",
+}
+_PACKAGE = __name__.split('.')[0]
+_CLIP_NAMES = (
+    (r'^conv1\.', 'patch_embed.projection.'),
+    (r'^class_embedding$', 'cls_token'),
+    (r'^positional_embedding$', 'pos_embed'),
+    (r'^ln_pre\.', 'pre_norm.'),
+    (r'^transformer\.resblocks\.(\d+)\.', r'layers.\1.'),
+    (r'\.ln_([12])\.', r'.ln\1.'),
+    (r'\.attn\.in_proj_(weight|bias)$', r'.attn.qkv.\1'),
+    (r'\.attn\.out_proj\.', '.attn.proj.'),
+    (r'\.mlp\.c_fc\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.c_proj\.', '.ffn.layers.1.'),
+)
+
+
+def nodes(tree: Any, without: str = '') -> Iterator[dict[str, Any]]:
+    """All dicts of a config, the outer ones first, and nothing below the key ``without``."""
+    if isinstance(tree, dict):
+        yield tree
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, (dict, list, tuple)) and key != without:
+            yield from nodes(value, without)
+
+
+def package_parts(tree: Any) -> list[str]:
+    """Names of the registered parts of this package in a config, each once; teachers do not count.
+
+    Args:
+        tree (Any): A config, or a part of it.
+
+    Returns:
+        list[str]: Sorted.
+    """
+    names = {node['type'] for node in nodes(tree, 'teachers') if 'type' in node}
+    found = {name: MODELS.get(name) or TRANSFORMS.get(name) for name in names}
+    return sorted(
+        name
+        for name, part in found.items()
+        if part is not None and part.__module__.split('.')[0] == _PACKAGE
+    )
+
+
+def for_prediction(cfg: dict[str, Any]) -> None:
+    """Take out of a network's config what only training needs, weights to start from included.
+
+    Args:
+        cfg (dict): Of an ``EncoderDecoder``; changed in place.
+    """
+    for key in ('auxiliary_head', 'train_cfg', 'pretrained', 'init_cfg'):
+        cfg.pop(key, None)
+    for node in nodes(cfg):
+        for key in ('init_cfg', 'checkpoint', 'cache_dir'):
+            if key in node:
+                node[key] = None
+        if str(node.get('type', '')).endswith('TIMMBackbone'):
+            node.update(pretrained=False, checkpoint_path='')
+        elif 'pretrained' in node:
+            node['pretrained'] = None
+        if node.get('type') in ('SyncBN', 'MMSyncBN'):
+            node['type'] = 'BN'
+        if node.get('type') == 'ValidCrossEntropyLoss':
+            node.update(type='CrossEntropyLoss', avg_non_ignore=True)
+
+
+def unwrap_distillation(cfg: dict[str, Any], state: State, network: Any) -> None:
+    """Take teachers out of a network, and the head around its decode head where it does nothing.
+
+    Args:
+        cfg (dict): Config of the network; changed in place.
+        state (dict[str, Tensor]): Its weights; changed in place.
+        network (nn.Module): The network itself.
+    """
+    head = network.decode_head
+    if isinstance(head, MultiTeacherDistillHead):
+        wrapper = cfg['decode_head']
+        fused = [name for name, weight in head.fusion_weights.items() if weight]
+        for name in head.teachers.keys() - set(fused):
+            _drop(state, f'decode_head.translators.{name}.')
+        if fused:
+            wrapper['teachers'] = {name: wrapper['teachers'][name] for name in fused}
+            weights = {'student': head.student_weight, **head.fusion_weights}
+            wrapper['fusion'] = {'weights': {name: weights[name] for name in ('student', *fused)}}
+            wrapper['loss_distill'] = {'loss_weight': 0.0}  # builds no teacher, ever
+        else:
+            cfg['decode_head'] = wrapper['decode_head']
+            _rename(state, partial(re.sub, r'^decode_head\.decode_head\.', 'decode_head.'))
+    if cfg['type'] == 'DistillEncoderDecoder' and (
+        cfg['decode_head']['type'] != 'MultiTeacherDistillHead'
+    ):
+        cfg['type'] = 'EncoderDecoder'
+        cfg.pop('view_resize', None)
+
+
+def use_stock_backbone(
+    cfg: dict[str, Any], state: State, network: Any, size: tuple[int, int]
+) -> bool | None:
+    """Put mmpretrain's vision transformer in the place of ours, where the two are equal.
+
+    Args:
+        cfg (dict): Config of the network; changed in place.
+        state (dict[str, Tensor]): Its weights; changed in place.
+        network (nn.Module): The network itself.
+        size (tuple[int, int]): Height and width in pixels of the images for which it is equal.
+
+    Returns:
+        bool | None: Whether the stored positions were resized to ``size``; None if there is no
+            equal backbone, and nothing was changed.
+    """
+    backbone = network.backbone
+    translate = _BACKBONES.get(cfg['backbone']['type'])
+    settings = translate(backbone) if translate else None
+    if settings is None:
+        return None
+    grid = (size[0] // backbone.patch_size, size[1] // backbone.patch_size)
+    cfg['backbone'] = {
+        'type': 'mmpretrain.VisionTransformer',
+        'img_size': tuple(size),
+        'patch_size': backbone.patch_size,
+        'out_indices': list(backbone.out_indices),
+        'out_type': 'featmap',
+        **settings,
+    }
+    positions = backbone.position_embedding(grid)
+    resized = positions is not getattr(backbone, backbone.position_name)
+    if positions.dim() == 2:  # CLIP's have no batch axis
+        for pattern, name in _CLIP_NAMES:
+            _rename(state, partial(_renamed_backbone, pattern, name))
+        state['backbone.cls_token'] = state['backbone.cls_token'].reshape(1, 1, -1)
+        positions = positions[None]
+    state['backbone.pos_embed'] = positions.detach().clone()
+    return resized
+
+
+def _dinov2(backbone: Any) -> dict[str, Any] | None:
+    """Arguments of mmpretrain's class, whose subclass DINOv2 is."""
+    if backbone.out_indices != (len(backbone.blocks) - 1,):
+        return None
+    swiglu = bool(backbone.name_aliases)
+    return {
+        'arch': dict(backbone.arch_settings),
+        'norm_cfg': {'type': 'LN', 'eps': 1e-6},
+        'layer_scale_init_value': 1.0,
+        'layer_cfgs': {'ffn_type': 'swiglu_fused' if swiglu else 'origin'},
+    }
+
+
+def _clip(backbone: Any) -> dict[str, Any] | None:
+    if backbone.value_path or backbone.dense:
+        return None
+    block = backbone.blocks[0]
+    return {
+        'arch': {
+            'embed_dims': backbone.embed_dims,
+            'num_layers': len(backbone.blocks),
+            'num_heads': block.attn.num_heads,
+            'feedforward_channels': block.mlp.c_fc.out_features,
+        },
+        'norm_cfg': {'type': 'LN', 'eps': block.ln_1.eps},
+        'pre_norm': True,
+        'final_norm': False,
+        'layer_cfgs': {
+            'act_cfg': {'type': 'mmpretrain.QuickGELU' if backbone.quick_gelu else 'GELU'}
+        },
+    }
+
+
+_BACKBONES: Mapping[str, Callable[[Any], dict[str, Any] | None]] = {
+    'DINOv2': _dinov2,
+    'CLIPVision': _clip,
+}
+
+
+def _renamed_backbone(pattern: str, name: str, key: str) -> str:
+    prefix = 'backbone.'
+    if not key.startswith(prefix):
+        return key
+    return prefix + re.sub(pattern, name, key.removeprefix(prefix))
+
+
+def _rename(state: State, rename: Callable[[str], str]) -> None:
+    for key in list(state):
+        state[rename(key)] = state.pop(key)
+
+
+def _drop(state: State, prefix: str) -> None:
+    for key in [key for key in state if key.startswith(prefix)]:
+        del state[key]
