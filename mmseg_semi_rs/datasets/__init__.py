@@ -2,6 +2,7 @@
 """Datasets, samplers and transforms for labelled and unlabelled images."""
 
 from .deepglobe import DeepGlobeDataset
+from .folder_dataset import FolderDataset
 from .gid15 import GID15Dataset
 from .mars import MERDataset, MSLDataset
 from .samplers import RareClassSemiSampler, SemiSampler
@@ -12,6 +13,7 @@ from .whdld import WHDLDDataset
 __all__ = [
     'AddValidMask',
     'DeepGlobeDataset',
+    'FolderDataset',
     'GID15Dataset',
     'MERDataset',
     'MSLDataset',

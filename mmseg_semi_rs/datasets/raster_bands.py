@@ -19,6 +19,7 @@ TIFF_SUFFIXES = ('.tif', '.tiff')
 
 _ORIENTATION_TAG, _SAMPLES_TAG, _NODATA_TAG = 0x0112, 277, 42113
 _GEO_TAGS = (33550, 33922, 34264, 34735, 42112, _NODATA_TAG)
+_PHOTOGRAPHS = ('JPEG', 'MPO')  # OpenCV turns these upright
 _TIFF_MODES = ('1', 'L', 'P', 'RGB', 'CMYK', 'YCbCr')
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
@@ -255,7 +256,7 @@ def _picture_info(path: Path, tiff: bool) -> RasterInfo | None:
         if tiff and image.width * image.height > (Image.MAX_IMAGE_PIXELS or float('inf')):
             return None
         width, height = image.size
-        if not tiff and image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8):
+        if image.format in _PHOTOGRAPHS and image.getexif().get(_ORIENTATION_TAG) in (5, 6, 7, 8):
             width, height = height, width
         return RasterInfo(
             width,
@@ -382,9 +383,7 @@ def _read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     with _open_picture(path) as image:
         nodata = (getattr(image, 'tag_v2', None) or {}).get(_NODATA_TAG)
         try:
-            upright = (
-                image if path.suffix.lower() in TIFF_SUFFIXES else ImageOps.exif_transpose(image)
-            )
+            upright = ImageOps.exif_transpose(image) if image.format in _PHOTOGRAPHS else image
             transparent = image.mode in ('LA', 'RGBA') or 'transparency' in image.info
             valid = np.asarray(upright.convert('RGBA'))[..., 3] > 0 if transparent else None
             grey = image.mode in ('1', 'L', 'LA')

@@ -1,0 +1,480 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""tools/init_dataset.py on folders as people have them."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmseg.registry import DATASETS
+from PIL import Image
+
+from mmseg_semi_rs.datasets import checks
+from tests.config_zoo import build_model
+from tests.tools.tiny_training import load_tool, run_here
+
+rasterio = pytest.importorskip('rasterio')
+TOOL = load_tool('init_dataset')
+COLOURS = np.array([[60, 16, 152], [132, 41, 246], [110, 193, 228]], np.uint8)
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    error: str
+    folder: Path
+
+    @property
+    def config(self):
+        return Config.fromfile(*self.folder.glob('*.py'))
+
+    def names(self, role):
+        return (self.folder / 'splits' / f'{role}.txt').read_text().split('\n')[:-1]
+
+    @property
+    def everything(self):
+        return sorted(
+            name for role in ('labelled', 'unlabelled', 'val') for name in self.names(role)
+        )
+
+    def masks(self):
+        """Ids of each listed mask, by its stem."""
+        cfg = self.config
+        found = {}
+        for role, part in (('labelled', cfg.train_dataloader.dataset.labelled),
+                           ('val', cfg.val_dataloader.dataset)):  # fmt: skip
+            dataset = DATASETS.build(dict(part, pipeline=[]))
+            assert len(dataset) == len(self.names(role))
+            for index in range(len(dataset)):
+                path = Path(dataset.get_data_info(index)['seg_map_path'])
+                with Image.open(path) as image:
+                    found[path.stem] = np.asarray(image)
+        return found
+
+
+@pytest.fixture
+def init(tmp_path, capsys):
+    def run(*options, masks=True, out=tmp_path / 'out'):
+        folders = [tmp_path / 'images', *([tmp_path / 'masks'] if masks else [])]
+        words = [str(word) for word in (*folders, '--out', out, *options)]
+        code = 0
+        try:
+            TOOL.main(words)
+        except SystemExit as leave:
+            code = leave.code
+        told = capsys.readouterr()
+        return Outcome(code, told.out, told.err, out)
+
+    return run
+
+
+def labels(number, side=64, classes=3):
+    return ((np.indices((side, side))[number % 2] // 8 + number) % classes).astype(np.uint8)
+
+
+def photo(ids):
+    noise = np.random.default_rng(int(ids.sum())).integers(0, 40, (*ids.shape, 3))
+    return (ids[..., None] * 60 + noise).astype(np.uint8)
+
+
+def save(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path, **options)
+
+
+def write(root, images=6, masks=4, name='{}', suffix='.png', mask_suffix='.png', draw=None, **more):
+    """Write images, and masks for the first of them, drawn by ``draw(ids)``."""
+    for number in range(images):
+        ids = labels(number, **more)
+        save(root / 'images' / f'{name.format(number)}{suffix}', photo(ids))
+        if number < masks:
+            mask = ids if draw is None else draw(ids)
+            save(root / 'masks' / f'{name.format(number)}{mask_suffix}', mask)
+
+
+def write_tiff(path, bands, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = bands.shape
+    with rasterio.open(
+        path, 'w', driver='GTiff', count=count, height=height, width=width,
+        dtype=bands.dtype, **options,
+    ) as raster:  # fmt: skip
+        raster.write(bands)
+
+
+def test_png_with_id_masks_stays_where_it_is(init, tmp_path):
+    write(tmp_path, images=10, masks=5)
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*.png')}
+    done = init('--classes', 'grass', 'road', 'roof')
+    assert done.code == 0
+    assert 'images and masks can be trained on where they are' in done.out
+    assert len(done.names('val')) == 1 and len(done.names('labelled')) == 4
+    assert done.names('unlabelled') == [f'{k}.png' for k in range(5, 10)]
+    assert len(set(done.everything)) == 10
+    cfg = done.config
+    assert cfg.classes == ('grass', 'road', 'roof')
+    assert cfg.model.student.decode_head.num_classes == 3
+    assert cfg.image_dir == str(tmp_path / 'images')
+    assert not list((tmp_path / 'out').glob('*_dir'))
+    assert before == {path: path.read_bytes() for path in before}
+    pixels = sum(int((labels(k) == 0).sum()) for k in range(5))
+    assert re.search(rf'0 .* grass .* {pixels:,} .* {pixels / (5 * 64**2):.1%} .* 5 ', done.out)
+
+
+def test_jpg_with_masks_of_another_suffix_in_sub_folders_and_upper_case(init, tmp_path):
+    write(tmp_path, name='Süd Ost/bild {}', suffix='.JPG', mask_suffix='.Png')
+    done = init()
+    assert done.code == 0
+    assert done.everything == [f'Süd Ost/bild {k}.JPG' for k in range(6)]
+    assert done.config.classes == ('class_0', 'class_1', 'class_2')
+    for stem, ids in done.masks().items():
+        assert (ids == labels(int(stem[-1]))).all()
+
+
+def test_colours_become_classes(init, tmp_path):
+    write(tmp_path, draw=lambda ids: COLOURS[ids])
+    done = init()
+    assert done.code == 0
+    assert 'each of the 3 colours is a class' in done.out
+    assert done.config.classes == ('colour_3c1098', 'colour_6ec1e4', 'colour_8429f6')
+    assert done.config.palette == [[60, 16, 152], [110, 193, 228], [132, 41, 246]]
+    assert done.config.image_dir == str(tmp_path / 'images')  # only masks are written anew
+    assert done.config.mask_dir == str(tmp_path / 'out' / 'ann_dir')
+    for stem, ids in done.masks().items():
+        assert (np.array([0, 2, 1])[labels(int(stem))] == ids).all()
+
+
+def test_named_colours_and_what_is_no_class(init, tmp_path):
+    write(tmp_path, draw=lambda ids: COLOURS[ids])
+    done = init('--classes', 'water=#6ec1e4', 'roof=#3c1098')
+    assert done.config.classes == ('water', 'roof')
+    assert re.search(r'ignored, 3\d\.\d\d% of the masks: #8429f6', done.out)
+    for stem, ids in done.masks().items():
+        assert (np.array([1, 255, 0])[labels(int(stem))] == ids).all()
+    assert init('--classes', 'water', 'roof', 'road').code == 2
+
+
+def test_strayed_colours_of_jpeg_masks_are_told_and_taken_for_the_nearest(init, tmp_path):
+    near = np.array([[60, 16, 152], [226, 169, 41], [254, 221, 58]], np.uint8)
+    write(tmp_path, mask_suffix='.jpg', draw=lambda ids: near[ids], side=128)
+    names = [f'c{k}=#{r:02x}{g:02x}{b:02x}' for k, (r, g, b) in enumerate(near)]
+    done = init('--classes', *names)
+    proposed = init(out=tmp_path / 'proposed')
+    assert done.code == proposed.code == 0
+    assert 'near these are taken for the nearest' in done.out
+    two = init('--classes', *names[:2], out=tmp_path / 'two')
+    assert re.search(r'ignored, [34]\d\.\d\d% of the masks: #', two.out)  # not the nearest of two
+    assert 'the 3 frequent ones are classes' in proposed.out
+    for outcome in (done, proposed):
+        for stem, ids in outcome.masks().items():
+            inner = ids != 255
+            assert inner.mean() > 0.6
+            assert (ids[inner] == labels(int(stem), 128)[inner]).mean() > 0.98
+
+
+def test_palette_masks_keep_their_colours(init, tmp_path):
+    def draw(ids):
+        image = Image.new('P', ids.shape[::-1])
+        image.putdata(ids.ravel().tolist())
+        image.putpalette(COLOURS.ravel().tolist())
+        return image
+
+    write(tmp_path, draw=draw)
+    done = init()
+    assert done.code == 0
+    assert done.config.palette == COLOURS.tolist()
+    assert 'where they are' in done.out
+
+
+def test_binary_masks_of_0_and_255(init, tmp_path):
+    write(tmp_path, draw=lambda ids: (ids == 1).astype(np.uint8) * 255)
+    done = init()
+    assert done.config.classes == ('background', 'foreground')
+    assert '0 and 255 alone: two classes' in done.out
+    for stem, ids in done.masks().items():
+        assert (ids == (labels(int(stem)) == 1)).all()
+
+
+def test_zero_is_ignored_where_names_count_from_one(init, tmp_path):
+    write(tmp_path)
+    done = init('--classes', 'road', 'roof')
+    assert '2 names for the values 1 to 2: 0 is left and ignored' in done.out
+    assert done.config.classes == ('road', 'roof')
+    for stem, ids in done.masks().items():
+        assert (np.array([255, 0, 1])[labels(int(stem))] == ids).all()
+
+
+def test_zero_as_the_user_says(init, tmp_path):
+    write(tmp_path)
+    assert init('--zero', 'ignore').config.classes == ('class_1', 'class_2')
+    assert init('--zero', 'class').config.classes == ('class_0', 'class_1', 'class_2')
+    assert init('--ignore', '1').config.classes == ('class_0', 'class_2')
+
+
+def test_names_that_gdal_keeps_beside_a_mask(init, tmp_path):
+    write(tmp_path, masks=0)
+    for number in range(4):
+        path = tmp_path / 'masks' / f'{number}.tif'
+        write_tiff(path, labels(number)[None])
+        names = ''.join(f'<Category>{name}</Category>' for name in ('Unclassified', 'wood', 'lake'))
+        path.with_name(f'{number}.tif.aux.xml').write_text(
+            f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
+            '</PAMRasterBand></PAMDataset>'
+        )
+    done = init()
+    assert done.config.classes == ('wood', 'lake')
+    assert "0 is called 'Unclassified' in the file: ignored" in done.out
+
+
+def test_deep_raster_with_chosen_bands_and_no_data(init, tmp_path):
+    for number in range(6):
+        ids = labels(number)
+        bands = np.stack([ids.astype(np.uint16) * 900 + 1000 + 100 * k for k in range(4)])
+        bands[:, :8, :8] = 0
+        write_tiff(tmp_path / 'images' / f'{number}.tif', bands, nodata=0)
+        if number < 4:
+            write_tiff(tmp_path / 'masks' / f'{number}.tif', ids[None])
+    done = init('--bands', 4, 3, 2)
+    assert done.code == 0
+    assert 'pixels of more than 8 bits are stretched' in done.out
+    cfg = done.config
+    assert cfg.raster == dict(
+        bands=[4, 3, 2], low=[1300.0, 1200.0, 1100.0], high=[3100.0, 3000.0, 2900.0]
+    )
+    with Image.open(tmp_path / 'out' / 'img_dir' / '1.png') as image:
+        expected = np.where(labels(1) == 0, 0, np.where(labels(1) == 1, 128, 255))
+        expected[:8, :8] = 0
+        assert (np.asarray(image) == expected[..., None]).all()
+    for stem, ids in done.masks().items():
+        assert (ids[:8, :8] == 255).all()
+        assert (ids[8:] == labels(int(stem))[8:]).all()
+    missing = init('--bands', 5, 3, 2)
+    assert missing.code == 2 and 'has 4 bands, not 5' in missing.error
+
+
+def test_whole_numbers_in_float_masks_without_a_value_here_and_there(init, tmp_path):
+    write(tmp_path, masks=0)
+    for number in range(4):
+        ids = labels(number).astype(np.float32)
+        ids[:8] = np.nan
+        write_tiff(tmp_path / 'masks' / f'{number}.tif', ids[None])
+    done = init()
+    assert done.code == 0
+    assert done.config.classes == ('class_0', 'class_1', 'class_2')
+    for stem, ids in done.masks().items():
+        assert (ids[:8] == 255).all()
+        assert (ids[8:] == labels(int(stem))[8:]).all()
+
+
+def test_what_does_not_fit_is_named_and_the_rest_goes_on(init, tmp_path):
+    write(tmp_path, images=12, masks=8)
+    images, masks = tmp_path / 'images', tmp_path / 'masks'
+    (images / '0.png').write_bytes((images / '0.png').read_bytes()[:200])  # cut off
+    save(masks / '1.png', labels(1)[:32])  # other size
+    (masks / '2.png').write_text('no picture')
+    save(masks / 'lost.png', labels(0))
+    save(images / '3.jpg', photo(labels(3)))  # twin
+    save(masks / '4.png', Image.fromarray(labels(4).astype(np.float32) / 2), format='TIFF')
+    done = init()
+    assert done.code == 1
+    for words in (
+        'images/0.png cannot be read',
+        'masks/1.png is 64 x 32 pixels but its image 1.png 64 x 64',
+        'masks/2.png cannot be read',
+        'masks/lost.png has no image',
+        'images/3.jpg and 3.png have one name',
+        'masks/4.png holds fractions, e.g. 0.5',
+    ):
+        assert words in done.out
+    assert '6 left out' in done.out
+    assert '3.jpg' in done.everything and '3.png' not in done.everything
+    assert '0.png' not in done.everything
+    assert {'1.png', '2.png', '4.png'} <= set(done.names('unlabelled'))
+    assert len(done.names('labelled')) + len(done.names('val')) == 4
+
+
+def test_one_large_image_is_cut_and_its_end_validated_on(init, tmp_path):
+    rows = np.indices((256, 1600))[0]
+    ids = (rows // 64 % 3).astype(np.uint8)
+    ids[:, :512] = 255  # nobody has drawn these
+    ids[:, 1400:] = np.where(rows[:, 1400:] < 80, 1, 2)
+    save(tmp_path / 'images' / 'scene.png', photo(ids % 4))
+    save(tmp_path / 'masks' / 'scene.png', ids)
+    done = init()
+    assert done.code == 0
+    assert 'cut into tiles of 256 px' in done.out
+    assert 'its right end is validated on' in done.out
+    assert done.names('unlabelled') == ['scene_0_0_256_256', 'scene_256_0_512_256']
+    assert done.names('labelled') == [f'scene_{x}_0_{x + 256}_256' for x in (1024, 512, 768)]
+    assert done.names('val') == ['scene_1344_0_1600_256']
+    assert '1 tiles of validated places' in done.out  # the one at 1280 overlaps it
+    assert (tmp_path / 'out' / 'ann_dir' / 'scene_512_0_768_256.png').is_file()
+
+
+def test_same_again_changes_nothing_and_cuts_nothing(init, tmp_path):
+    write(tmp_path)
+    first = init('--tile', 64)
+    assert first.code == 0
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in first.folder.rglob('*.png')}
+    lists = {p: p.read_text() for p in first.folder.rglob('*.txt')}
+    text = next(first.folder.glob('*.py')).read_text()
+    again = init('--tile', 64)
+    assert '(as it was)' in again.out
+    assert files == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+    assert lists == {p: p.read_text() for p in lists}
+    assert text == next(again.folder.glob('*.py')).read_text()
+    assert init('--tile', 64, '--iters', 7).config.max_iters == 7  # not edited: replaced
+
+
+def test_what_was_edited_is_kept_unless_forced(init, tmp_path):
+    write(tmp_path)
+    path = next(init().folder.glob('*.py'))
+    path.write_text(path.read_text().replace('lr=0.005', 'lr=0.001'))
+    done = init('--iters', 9)
+    assert done.code == 2 and 'was edited' in done.error
+    assert 'lr=0.001' in path.read_text()
+    assert init('--iters', 9, '--force').code == 0
+    assert 'lr=0.005' in path.read_text()
+    (done.folder / 'splits' / 'val.txt').write_text('0.png\n')
+    done = init()
+    assert done.code == 2 and 'were edited by hand' in done.error
+
+
+def test_nothing_to_look_at(init, tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'masks').mkdir()
+    done = init()
+    assert done.code == 2 and 'There is no image in' in done.error
+    save(tmp_path / 'images' / 'a.png', photo(labels(0)))
+    done = init()
+    assert done.code == 2 and 'There is no mask in' in done.error
+    done = init(masks=False)
+    assert done.code == 0 and 'nothing to train on yet' in done.out
+    assert not (tmp_path / 'out').exists()
+    shutil.rmtree(tmp_path / 'images')
+    done = init()
+    assert done.code == 2 and 'does not exist' in done.error
+    assert done.error.count('\n') == 1
+
+
+def test_masks_of_one_class_are_refused(init, tmp_path):
+    write(tmp_path, draw=np.zeros_like)
+    done = init()
+    assert done.code == 2
+    assert 'show 1 class (values: 0), and two are needed' in done.error
+
+
+def test_one_mask_is_too_few_unless_it_is_cut(init, tmp_path):
+    write(tmp_path, masks=1, side=128)
+    done = init()
+    assert done.code == 2 and 'cut the image into tiles by --tile' in done.error
+    assert init('--tile', 64).code == 0
+
+
+def test_grey_images_and_masks_as_rgb(init, tmp_path):
+    for number in range(6):
+        save(tmp_path / 'images' / f'{number}.png', photo(labels(number))[..., 0])
+        if number < 4:
+            save(tmp_path / 'masks' / f'{number}.png', np.stack([labels(number)] * 3, -1))
+    done = init()
+    assert done.code == 0
+    assert '6 with 1 band of uint8' in done.out
+    assert 'masks are written anew' in done.out
+    for stem, ids in done.masks().items():
+        assert (ids == labels(int(stem))).all()
+
+
+def test_folders_that_get_in_each_others_way(init, tmp_path):
+    write(tmp_path)
+    images = tmp_path / 'images'
+    for words, told in (
+        ([images, images], 'both to be in'),
+        ([images, tmp_path / 'masks', '--out', images / 'out'], 'choose another --out'),
+    ):
+        with pytest.raises(SystemExit) as leave:
+            TOOL.main([str(word) for word in words])
+        assert leave.value.code == 2, told
+
+
+def test_images_without_masks_inside_the_folder_of_images(init, tmp_path):
+    write(tmp_path)
+    (tmp_path / 'masks').rename(tmp_path / 'images' / 'masks')
+    words = [tmp_path / 'images', tmp_path / 'images' / 'masks', '--out', tmp_path / 'out']
+    TOOL.main([str(word) for word in words])
+    assert Outcome(0, '', '', tmp_path / 'out').everything == [f'{k}.png' for k in range(6)]
+
+
+def test_scenes_are_not_divided(init, tmp_path):
+    for scene in 'abcdef':
+        for tile in range(4):
+            ids = labels(tile)
+            save(tmp_path / 'images' / f'{scene}_{tile}.png', photo(ids))
+            if tile < 2:
+                save(tmp_path / 'masks' / f'{scene}_{tile}.png', ids)
+    done = init()
+    assert "scenes are the names up to part 1, e.g. 'a'; 1 of 6 are validated on" in done.out
+    (scene,) = {name[0] for name in done.names('val')}
+    assert not any(name.startswith(scene) for name in done.names('labelled'))
+    assert not any(name.startswith(scene) for name in done.names('unlabelled'))
+    assert '2 images of validated places are in no list' in done.out
+    other = init('--scene-regex', r'_(\d)', '--seed', 1)
+    assert '1 of 2 are validated on' in other.out
+    assert len({name[2] for name in other.names('val')}) == 1
+
+
+def test_semi_supervised_without_unlabelled_images(init, tmp_path):
+    write(tmp_path, masks=6)
+    assert init().config.train_dataloader.dataset.unlabelled is None
+    done = init('--method', 'fixmatch')
+    assert done.code == 2 and 'choose --method supervised' in done.error
+
+
+def test_methods_that_speak_want_names(init, tmp_path):
+    write(tmp_path)
+    done = init('--method', 'co2s')
+    assert done.code == 2 and 'name the classes by --classes' in done.error
+
+
+@pytest.mark.parametrize('method', TOOL.METHODS)
+def test_config_of_every_method(init, tmp_path, method):
+    write(tmp_path, images=8, side=96)
+    done = init('--method', method, '--classes', 'background', 'road', 'roof', '--iters', 20)
+    assert done.code == 0
+    cfg = done.config
+    assert '_base_' not in cfg and cfg.load_from is None
+    weights = set(re.findall(r"'(checkpoints/\S+)'", repr(cfg.to_dict())))
+    assert weights == set(re.findall(r'^  (checkpoints/\S+) \(.+\) is missing', done.out, re.M))
+    assert (method in ('rsmtdf', 'semiearth', 'co2s')) == bool(weights)
+    semi = DATASETS.build(cfg.train_dataloader.dataset)
+    val = DATASETS.build(cfg.val_dataloader.dataset)
+    checks.check_semi_dataset(semi, progress=False)
+    checks.check_segmentation_dataset(val, progress=False)
+    checks.check_disjoint({'train': semi, 'val': val})
+    sample = semi[len(semi) - 1]
+    views = set(cfg.branches) - ({'weak', *cfg.branches[2:]} if method == 'supervised' else {'sup'})
+    assert {name for name, view in sample['inputs'].items() if view is not None} == views
+    assert val[0]['inputs'].shape[0] == 3
+    model = build_model(repr(cfg.model.to_dict()))
+    assert model.num_classes == 3
+    assert cfg.crop_size[0] % (14 if method in ('rsmtdf', 'semiearth') else 16) == 0
+    small = method in ('supervised', 'fixmatch', 'unimatchv2')  # convolutions see whole images
+    assert cfg.window_size == (96 if small else cfg.crop_size[0])
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_a_trained_network(init, tmp_path, monkeypatch):
+    write(tmp_path, images=8, side=64)
+    done = init('--iters', 2)
+    (command,) = re.findall(r'tools/train\.py (\S+)$', done.out, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    small = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+             'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False']  # fmt: skip
+    run_here('train', command, '--cfg-options', *small)
+    (checkpoint,) = re.findall(r'(work_dirs/\S+/iter_2\.pth)', done.out)
+    assert Path(checkpoint).is_file()
+    assert list(Path('work_dirs').rglob('*pseudo_labels*.png'))
+    assert list(Path('work_dirs').rglob('vis_image/val_*.png'))

@@ -1,0 +1,305 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+r"""Look at a folder of images and masks, divide it, and write a config that trains on it.
+
+  python tools/init_dataset.py IMAGES MASKS
+  python tools/init_dataset.py IMAGES MASKS --classes building road water --method fixmatch
+  python tools/init_dataset.py IMAGES MASKS --classes roof=#3c1098 road=#6ec1e4
+  python tools/init_dataset.py SCENES MASKS --bands 4 3 2      # 16-bit rasters, infrared as red
+  python tools/init_dataset.py IMAGES                          # only look
+
+A mask has the path of its image, whatever the suffixes: IMAGES/a/x.jpg and MASKS/a/x.png. Images
+without a mask are the unlabelled part. Files are trained on where they are if they can be, else
+converted once into OUT; originals are never changed. What does not fit is named and left out, and
+the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.datasets.folder_conversion import Ready, choose_stretch, make_ready, prepare
+from mmseg_semi_rs.datasets.folder_split import FolderSplit, divide
+from mmseg_semi_rs.datasets.folder_survey import Survey, survey_folder
+from mmseg_semi_rs.datasets.mask_classes import ClassPlan, parse_wish, propose_classes
+from mmseg_semi_rs.datasets.split_files import MANIFEST, verify_split, write_split
+from mmseg_semi_rs.engine.folder_config import METHODS, FolderConfig, write_config
+from mmseg_semi_rs.engine.launch import Faults
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+_SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
+_SHOWN = 20  # problems that are printed
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
+    parser.add_argument('masks', type=Path, nargs='?', help='folder of masks, for some of them')
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        default=[],
+        metavar='NAME[=VALUE]',
+        help='names in the order of the values of the masks, or name=3, or name=#RRGGBB '
+        '(default: names in the files, else class_0 ...)',
+    )
+    parser.add_argument(
+        '--zero',
+        choices=('auto', 'class', 'ignore'),
+        default='auto',
+        help='whether 0, or black, is a class (default: judged by the names, and told)',
+    )
+    parser.add_argument(
+        '--ignore',
+        nargs='+',
+        default=[],
+        metavar='VALUE',
+        help='values, or colours as #RRGGBB, that are no class (default: 255)',
+    )
+    parser.add_argument(
+        '--method',
+        choices=METHODS,
+        help='default: fixmatch, or supervised where all images have masks',
+    )
+    parser.add_argument(
+        '--out', '--out-dir', type=Path, help='folder of lists, and tiles (default: data/NAME)'
+    )
+    parser.add_argument(
+        '--config', type=Path, help='default: OUT/NAME_METHOD.py, NAME being that of the folder OUT'
+    )
+    parser.add_argument(
+        '--bands', type=int, nargs='+', metavar='N', help='red, green, blue, from 1; or one band'
+    )
+    parser.add_argument(
+        '--tile', type=int, help='cut all images into tiles of this side, in pixels'
+    )
+    parser.add_argument('--scene-regex', help='finds the scene, which is not divided, in a name')
+    parser.add_argument('--iters', type=int, help='steps of training (default: by the images)')
+    parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
+    parser.add_argument(
+        '--student-weights', type=Path, help="state dict of mmseg's MobileNetV2 for small students"
+    )
+    parser.add_argument('--workers', type=int, default=1, help='processes that convert')
+    parser.add_argument('--force', action='store_true', help='replace what was edited by hand')
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error about bad input comes from'
+    )
+    return parser.parse_args(arguments)
+
+
+def show_survey(console: Console, survey: Survey) -> None:
+    """Print sizes and kinds of the images."""
+    sizes = survey.sizes.most_common()
+    listed = ', '.join(f'{count} of {w} x {h}' for (w, h), count in sizes[:3])
+    more = f', {len(sizes) - 3} other sizes' if len(sizes) > 3 else ''
+    kinds = ', '.join(f'{count} with {kind}' for kind, count in survey.kinds.most_common())
+    console.print(f'[bold]{len(survey.pictures)} images[/] in {survey.image_dir}: {listed}{more}')
+    console.print(f'  {kinds}')
+    if survey.mask_dir is not None:
+        console.print(
+            f'[bold]{len(survey.masks)} masks[/] in {survey.mask_dir} of '
+            f'{"colours" if survey.painted else "numbers"}; '
+            f'{len(survey.pictures) - len(survey.masks)} images without a mask'
+        )
+
+
+def show_classes(console: Console, survey: Survey, plan: ClassPlan) -> None:
+    """Print the pixels of each class, and how it was decided what is one."""
+    table = Table('id', 'class', 'in the masks', 'pixels', 'share', 'images', title='classes')
+    totals = plan.tally(survey.counts)
+    everything = max(1, sum(totals.values()))
+    presence = survey.presence(plan)
+    for index, name in enumerate(plan.classes):
+        shown, pixels = plan.show(plan.values[index]), totals.get(index, 0)
+        images = sum(index in found for found in presence.values())
+        r, g, b = plan.palette[index]
+        table.add_row(
+            str(index),
+            f'[rgb({r},{g},{b})]\u25a0[/] {name}',
+            shown,
+            f'{pixels:,}',
+            f'{pixels / everything:.1%}',
+            str(images),
+            style=None if pixels else 'yellow',
+        )
+    console.print(table)
+    for reason in plan.reasons:
+        console.print(f'  {reason}')
+    absent = [name for index, name in enumerate(plan.classes) if not totals.get(index)]
+    if absent:
+        console.print(f'  no pixel of {", ".join(absent)}', style='yellow')
+
+
+def write_lists(args: argparse.Namespace, ready: Ready, split: FolderSplit, out: Path) -> None:
+    """Write the lists; those that somebody has edited are kept unless --force."""
+    folder = out / 'splits'
+    lists = {
+        role: [ready.files.get(name, name) for name in getattr(split, key)]
+        for role, key in (('labelled', 'train'), ('unlabelled', 'unlabelled'), ('val', 'val'))
+    }
+    if (folder / MANIFEST).is_file() and not args.force:
+        try:
+            verify_split(folder)
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(
+                f'The lists in {folder} were edited by hand: choose another --out, or replace them '
+                'by --force.'
+            ) from error
+    recipe = {
+        'images': str(ready.image_dir),
+        'masks': str(ready.mask_dir),
+        'seed': args.seed,
+        'recipe': split.reason,
+    }
+    write_split(folder, lists, recipe, overwrite=True)
+
+
+def initialise(args: argparse.Namespace, console: Console) -> int:
+    """Look, decide, convert, divide, write.
+
+    Returns:
+        Number of files that were left out.
+    """
+    images = args.images.resolve()
+    name = images.parent.name if images.name.lower() in _SAYS_NOTHING else images.name
+    name = '_'.join((args.out.resolve() if args.out else Path(name)).name.split()) or 'own'
+    out = (args.out or Path('data') / name).resolve()
+    for folder in filter(None, (args.images, args.masks)):
+        if out.is_relative_to(folder.resolve()):
+            raise ValueError(
+                f'{out} lies in {folder}, whose files it would be taken for: choose another --out.'
+            )
+    survey = survey_folder(args.images, args.masks, args.bands)
+    show_survey(console, survey)
+    if args.masks is None:
+        console.print('No folder of masks was given: nothing to train on yet, nothing written.')
+        show_problems(console, survey.problems)
+        return len(survey.problems)
+    plan = propose_classes(
+        survey.counts,
+        survey.painted,
+        survey.lossy,
+        [parse_wish(text) for text in args.classes],
+        args.zero,
+        [_ignored(text) for text in args.ignore],
+        survey.palette,
+        survey.names,
+        survey.calm,
+    )
+    show_classes(console, survey, plan)
+
+    to_rgb = choose_stretch(survey, args.bands)
+    preparation = prepare(survey, plan, to_rgb, args.tile)
+    console.print(f'[bold]files:[/] {preparation.reason}')
+    if to_rgb.low is not None:
+        console.print(
+            f'  stretch {to_rgb.low} .. {to_rgb.high} (2nd and 98th percentile) to 0..255'
+        )
+    ready = make_ready(survey, plan, to_rgb, preparation, out, args.workers, console)
+    split = divide(ready.presence, ready.unlabelled, args.seed, args.scene_regex)
+    method = args.method or ('fixmatch' if split.unlabelled else 'supervised')
+    config = FolderConfig(
+        method,
+        plan.classes,
+        plan.palette,
+        out,
+        ready.image_dir.resolve(),
+        ready.mask_dir.resolve(),
+        to_rgb,
+        ready.side,
+        ready.one_size,
+        len(split.train),
+        len(split.unlabelled),
+        len(split.val),
+        args.iters,
+        args.seed,
+        args.student_weights,
+    )
+    write_lists(args, ready, split, out)
+    path = args.config or out / f'{name}_{method}.py'
+    written = write_config(path, config.text(CONFIGS), args.force)
+
+    unit = 'tiles' if preparation.tile else 'images'
+    console.print(
+        f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
+        f'{len(split.val)} validation {unit} in {out / "splits"}'
+    )
+    console.print(f'  {split.reason}')
+    if split.left_out:
+        console.print(f'  {len(split.left_out)} {unit} of validated places are in no list')
+    console.print(f'[bold]config:[/] {path}{"" if written else " (as it was)"}')
+    console.print(
+        f'  {method}, crops of {config.crop} px, {config.max_iters} steps'
+        + ('' if args.iters else ' (20 rounds of the labelled, 4 of the unlabelled, 300 to 20,000)')
+    )
+    for file, origin in config.weights(CONFIGS).items():
+        there = 'is there' if Path(file).is_file() else 'is missing: put it there'
+        console.print(f'  {file} ({origin}) {there}')
+    if not config.weights(CONFIGS) and args.student_weights is None:
+        console.print('  the student starts from random numbers: --student-weights helps it')
+    for note in ready.notes:
+        console.print(f'  note: {note}', style='yellow')
+    problems = [*survey.problems, *ready.problems]
+    show_problems(console, problems)
+    show_next(console, path, config, args.images)
+    return len(problems)
+
+
+def _ignored(text: str) -> int:
+    try:
+        return int(text[1:], 16) if text.startswith('#') else int(text)
+    except ValueError as error:
+        raise ValueError(
+            f'--ignore {text!r} is no value: write a number, or a colour as #RRGGBB.'
+        ) from error
+
+
+def show_problems(console: Console, problems: list[str]) -> None:
+    """Print what was left out."""
+    if problems:
+        console.print(f'{len(problems)} left out:', style='red')
+    for problem in problems[:_SHOWN]:
+        console.print(f'  {problem}', style='red', markup=False)
+    if len(problems) > _SHOWN:
+        console.print(f'  and {len(problems) - _SHOWN} more', style='red')
+
+
+def show_next(console: Console, path: Path, config: FolderConfig, images: Path) -> None:
+    """Print what to do with the config."""
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    run = Path('work_dirs') / path.stem
+    checkpoint = run / f'iter_{config.max_iters}.pth'
+    commands = [
+        ['tools/train.py', path, '--check'],
+        *([['tools/vlm_annotate.py', path]] if config.method == 'semiearth' else []),
+        ['tools/train.py', path],
+        ['tools/predict.py', path, checkpoint, images, '--out', run / 'maps'],
+        ['tools/report.py', run],
+    ]
+    console.print('[bold]next:[/]')
+    for command in commands:
+        console.print(f'  python {shlex.join(map(str, command))}', markup=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the tool; bad input is one sentence and exit code 2, files left out exit code 1."""
+    args = parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    with Faults(args.traceback, __name__):
+        left_out = initialise(args, console)
+        if left_out:
+            sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
