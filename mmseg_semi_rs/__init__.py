@@ -10,4 +10,13 @@ from . import apis, datasets, engine, evaluation, models, purification, structur
 
 __version__ = '0.1.0'
 
-__all__ = ['apis', 'compat', 'datasets', 'engine', 'evaluation', 'models', 'purification', 'structures']
+__all__ = [
+    'apis',
+    'compat',
+    'datasets',
+    'engine',
+    'evaluation',
+    'models',
+    'purification',
+    'structures',
+]
