@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-co2s demo-semiearth test lint versions clean
+.PHONY: help install demo demo-co2s demo-semiearth test lint matrix versions clean
 
 help:
 	@echo 'make install  .venv with the tested versions and this package (editable)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make demo-semiearth the same with pseudo labels that a tiny CLIP purifies'
 	@echo 'make test     linters, types and all tests'
 	@echo 'make lint     linters and types'
+	@echo 'make matrix   the tests under four sets of versions, in environments of their own'
 	@echo 'make versions what is installed in .venv'
 	@echo 'make clean    remove .venv and caches'
 
@@ -58,6 +59,10 @@ lint: $(STAMP)
 # One thread per worker: the networks are tiny, and more threads than cores only wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
+
+# Takes hours: the cell mmcv compiles. One cell: tools/version_matrix.sh oldest
+matrix:
+	PYTHON=$(PYTHON) tools/version_matrix.sh -n $(WORKERS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

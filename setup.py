@@ -11,9 +11,9 @@ ROOT = Path(__file__).parent
 REQUIRES = [
     'torch>=2.1',  # scaled_dot_product_attention and bilinear antialias on all devices
     'torchvision>=0.16',  # the one that belongs to torch 2.1
-    'numpy>=1.24',  # both majors work; 1.24 is the first with wheels for Python 3.11
+    'numpy>=1.24.2',  # both majors work; onnxruntime 1.16 refuses those before
     'pillow>=9.5',  # image files with palettes, as the data sets have them
-    'open_clip_torch>=2.24',  # vision tower with intermediate blocks, text tower, tokenizer
+    'open_clip_torch>=3.0',  # the first that opens a local folder of the hub without asking it
     'timm>=1.0.20',  # the first with DINOv3; open_clip asks for it in any case
     'scipy>=1.10',  # fits the temperature of a verifier; mmsegmentation needs it too
     'safetensors>=0.4',  # weight files from the Hugging Face hub
@@ -35,15 +35,16 @@ EXTRAS = {
     ],
     'vlm': ['transformers>=4.57'],  # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels
     'geo': [
-        'rasterio>=1.3',  # windowed reads of rasters, cloud-optimised GeoTIFF; wheels with GDAL inside
+        'rasterio>=1.3',  # windowed reads, cloud-optimised GeoTIFF; wheels with GDAL inside
         'fiona>=1.9',  # polygons into GeoPackage, feature by feature
     ],
     'onnx': [
-        'onnx>=1.15',  # the file format
+        'onnx>=1.16',  # the file format; onnxscript asks for 1.16
         'onnxruntime>=1.16',  # runs an exported model to compare it with PyTorch
         'onnxscript>=0.1',  # the exporter of today's torch is written in it
     ],
-    'test': ['pytest>=7.4', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
+    # pytest 7 imports a test module that another one imports twice
+    'test': ['pytest>=8.0', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
 }
 EXTRAS['dev'] = [*EXTRAS['test'], 'ruff>=0.8', 'mypy>=1.8']
 

@@ -13,6 +13,10 @@ mmcv-lite has no ``mmcv._ext``  are *called*; nothing is put into ``sys.modules`
 torch >= 2.6 loads with         the classes of mmengine's message hub and of numpy scalars are
 ``weights_only=True``, which    declared safe; ``weights_only`` itself stays on
 refuses mmengine's checkpoints
+onedl-mmengine declares them    it calls ``torch.load`` as mmengine does
+too, forgets both declarations
+after a file, and loads other
+ones with ``weights_only=False``
 mmpretrain's backbones return   ``train()`` returns the module again, so that ``.eval()`` chains
 None from ``train()``
 ``pkgutil.find_loader`` warns   mmengine and mmcv see one that asks ``importlib.util.find_spec``
@@ -22,6 +26,8 @@ negative number a ``uint8``,    red and blue exchanged, which is the same
 which numpy 2 refuses
 mmcv's ``adjust_contrast``      8-bit images go through a table of 256 values, which is the same to
 counts a histogram in numpy     the bit and five times as fast
+onedl-mmsegmentation's          it has the attribute ``channel_conversion`` again
+preprocessor hides what it does
 mmengine formats the whole      the text of an unchanged config is kept, so that only the first of a
 config at every checkpoint,     run's checkpoints costs that second
 about a second each
@@ -166,6 +172,9 @@ def _mend_checkpoints() -> None:
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if version >= (2, 6):  # from here on weights_only is the default
         torch.serialization.add_safe_globals(_safe_globals())
+    checkpoint: Any = importlib.import_module('mmengine.runner.checkpoint')
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = torch.load
 
 
 def _subclasses(cls: type) -> Iterator[type]:
@@ -258,6 +267,14 @@ def _mend_adjust_contrast() -> None:
     mmcv.adjust_contrast = adjust_contrast
 
 
+def _mend_preprocessor() -> None:
+    """Let every ``SegDataPreProcessor`` tell whether it exchanges red and blue."""
+    cls = importlib.import_module('mmseg.models.data_preprocessor').SegDataPreProcessor
+    base = importlib.import_module('mmengine.model').ImgDataPreprocessor
+    if issubclass(cls, base):  # the fork's, where the base class keeps it to itself
+        cls.channel_conversion = property(lambda self: self._channel_conversion)
+
+
 def _mend_pretty_text() -> None:
     """Let mmengine format an unchanged config once, not at every checkpoint."""
     config_class = importlib.import_module('mmengine.config').Config
@@ -291,6 +308,7 @@ def apply() -> None:
     _mend_train()
     _mend_adjust_hue()
     _mend_adjust_contrast()
+    _mend_preprocessor()
     _mend_pretty_text()
 
 

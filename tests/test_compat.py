@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmseg_semi_rs import compat
@@ -146,6 +147,17 @@ def test_other_code_in_a_checkpoint_is_still_refused(tmp_path, capsys):
     assert capsys.readouterr().out == ''
 
 
+@pytest.mark.skipif(not HAS_SAFE_GLOBALS, reason='torch < 2.6 loads with weights_only=False')
+def test_mmengine_refuses_other_code_and_keeps_what_is_safe(tmp_path, capsys):
+    torch.save({'x': Harmful()}, tmp_path / 'forged.pth')
+    with pytest.raises(Exception, match='print'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'forged.pth'))
+    assert 'called' not in capsys.readouterr().out
+    torch.save(checkpoint_contents(), tmp_path / 'iter_1.pth')
+    CheckpointLoader.load_checkpoint(str(tmp_path / 'iter_1.pth'))
+    torch.load(tmp_path / 'iter_1.pth', weights_only=True)
+
+
 @pytest.mark.parametrize('kind', ['VisionTransformer', 'ResNet'])
 def test_train_and_eval_of_mmpretrain_backbones_chain(kind):
     from mmpretrain.models.backbones import ResNet, VisionTransformer
@@ -184,6 +196,8 @@ def test_find_loader_is_replaced_where_python_has_none(monkeypatch):
 
     from mmengine.utils.dl_utils import misc
 
+    if not hasattr(misc, 'pkgutil'):
+        pytest.skip('this mmengine does not ask pkgutil')
     monkeypatch.setattr(misc, 'pkgutil', pkgutil)
     monkeypatch.setattr(sys, 'version_info', (3, 14))
     monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
@@ -191,6 +205,16 @@ def test_find_loader_is_replaced_where_python_has_none(monkeypatch):
         misc.mmcv_full_available()
     compat._mend_find_loader()
     assert misc.mmcv_full_available() is not LITE
+
+
+@pytest.mark.parametrize('kind', ['SegDataPreProcessor', 'SemiDataPreprocessor'])
+@pytest.mark.parametrize('swaps', [False, True])
+def test_every_preprocessor_tells_whether_it_exchanges_red_and_blue(kind, swaps):
+    from mmseg.registry import MODELS
+
+    statistics = dict(mean=[0.0] * 3, std=[1.0] * 3)
+    preprocessor = MODELS.build(dict(type=kind, bgr_to_rgb=swaps, **statistics))
+    assert preprocessor.channel_conversion is swaps
 
 
 @pytest.mark.parametrize('factor', [0.5, 0.93, 1.0, 1.37, 1.5])

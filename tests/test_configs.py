@@ -19,7 +19,7 @@ import yaml
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS
 
 import mmseg_semi_rs  # noqa: F401 - registers the parts
@@ -51,10 +51,11 @@ def expected() -> dict[str, tuple[str, str, str]]:
     ratios = ('1-4', '1-8', '1-16', '1-32', '1pct', '5pct', '10pct')
     found = {f'dinov2_clip_{d}_{r}': ('rsmtdf', d, r) for d in DATA for r in ratios}
     found['dinov2_clip_potsdam_1pct_released'] = ('rsmtdf', 'potsdam', '1pct')
-    for method in ('supervised', 'fixmatch'):
-        for data in DATA:
+    for data in DATA:
+        for method in ('supervised', 'fixmatch', 'unimatchv2'):
             for ratio in ('1-4', '1pct', '5pct', '10pct'):
                 found[f'{method}_dinov2_{data}_{ratio}'] = (method, data, ratio)
+        found[f'supervised_dinov2_{data}_full'] = ('supervised', data, 'full')
     return found
 
 
@@ -124,7 +125,8 @@ def test_lists_are_those_of_its_name(path: Path):
     cfg, (method, data, ratio) = load(path), described(path)
     preset = 'dwl' if ratio.endswith('pct') else 'scene'
     train = cfg.train_dataloader.dataset
-    assert train.labelled.ann_file == f'splits/{preset}/{ratio}/labeled.txt'
+    listed = 'train.txt' if ratio == 'full' else f'{ratio}/labeled.txt'
+    assert train.labelled.ann_file == f'splits/{preset}/{listed}'
     assert cfg.val_dataloader.dataset.ann_file == f'splits/{preset}/val.txt'
     assert cfg.test_dataloader.dataset.ann_file == f'splits/{preset}/test.txt'
     sources = [train.labelled, cfg.val_dataloader.dataset, cfg.test_dataloader.dataset]
@@ -144,7 +146,7 @@ def test_lists_are_those_of_its_name(path: Path):
 def test_R26_length_is_that_of_the_published_four_gpu_run(path: Path):
     method, data, ratio = described(path)
     patches = training_patches(data, 'dwl' if ratio.endswith('pct') else 'scene')
-    labelled = labelled_count(patches, parse_ratio(ratio))
+    labelled = patches if ratio == 'full' else labelled_count(patches, parse_ratio(ratio))
     unlabelled = patches - labelled
     text = path.read_text(encoding='utf-8')
     if method == 'supervised':
@@ -165,7 +167,10 @@ def test_R26_length_is_that_of_the_published_four_gpu_run(path: Path):
         ('loveda', (18720, 17940, 16980)),
     ],
 )
-@pytest.mark.parametrize('method', ['rsmtdf/dinov2_clip', 'baselines/fixmatch_dinov2'])
+@pytest.mark.parametrize(
+    'method',
+    ['rsmtdf/dinov2_clip', 'baselines/fixmatch_dinov2', 'baselines/unimatchv2_dinov2'],
+)
 def test_published_iterations(method: str, data: str, iterations: tuple[int, ...]):
     for ratio, expected_iters in zip(('1pct', '5pct', '10pct'), iterations, strict=True):
         cfg = load(CONFIGS / f'{method}_{data}_{ratio}.py')
@@ -299,6 +304,8 @@ def test_loops_hooks_and_settings_exist(path: Path):
     settings = cfg.model.semi_train_cfg
     assert (settings.conf_thresh, settings.loss_reduce) == (0.95, 'mean')
     assert (settings.cutmix.prob, settings.cutmix.area) == (0.5, (0.02, 0.4))
+    dropout = dict(keep=0.5) if method == 'unimatchv2' else None
+    assert settings.get('feature_dropout') == dropout
     assert settings.cutmix.aspect == (0.3, 1 / 0.3)
     on = 'student' if method == 'supervised' or path == RELEASED else 'teacher'
     assert cfg.model.semi_test_cfg.predict_on == on
@@ -430,6 +437,7 @@ def shrink(cfg: Config) -> Config:
         MAIN,
         CONFIGS / 'baselines/fixmatch_dinov2_loveda_1pct.py',
         CONFIGS / 'baselines/supervised_dinov2_deepglobe_10pct.py',
+        CONFIGS / 'baselines/unimatchv2_dinov2_potsdam_1-4.py',
     ],
     ids=name,
 )
@@ -451,33 +459,38 @@ def test_config_trains_validates_and_saves(
     method = described(path)[0]
     assert ('loss_unsup' in names) == (method != 'supervised')
     assert ({'loss_distill_dino', 'loss_distill_clip'} <= names) == (method == 'rsmtdf')
-    saved = torch.load(tmp_path / 'work' / 'iter_2.pth', weights_only=True)
+    saved = CheckpointLoader.load_checkpoint(str(tmp_path / 'work' / 'iter_2.pth'))
     assert not any('teachers' in key for key in saved['state_dict'])
 
 
 @pytest.mark.parametrize('data', DATA)
-def test_batch_of_the_real_pipelines(data: str, tmp_path: Path):
-    cfg = shrink(load(CONFIGS / 'rsmtdf' / f'dinov2_clip_{data}_5pct.py'))
+@pytest.mark.parametrize(
+    ('config', 'views'),
+    [('rsmtdf/dinov2_clip', ['strong']), ('baselines/unimatchv2_dinov2', ['strong_1', 'strong_2'])],
+    ids=['one strong view', 'two'],
+)
+def test_batch_of_the_real_pipelines(config: str, views: list[str], data: str, tmp_path: Path):
+    cfg = shrink(load(CONFIGS / f'{config}_{data}_5pct.py'))
     make_folder(tmp_path, cfg)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     with seeded(0):
         samples = [dataset[index] for index in range(4)]
     batch = MODELS.build(cfg.model.data_preprocessor)(pseudo_collate(samples), training=True)
-    assert {key: tuple(value.shape) for key, value in batch['inputs'].items()} == {
-        'sup': (2, 3, 518, 518),
-        'weak': (2, 3, 518, 518),
-        'strong': (2, 3, 518, 518),
-    }
+    assert {key: tuple(value.shape) for key, value in batch['inputs'].items()} == dict.fromkeys(
+        ['sup', 'weak', *views], (2, 3, 518, 518)
+    )
     classes = len(dataset.metainfo['classes'])
     for sample in batch['data_samples']['sup']:
         ids = set(sample.gt_sem_seg.data.unique().tolist())
         assert ids <= {*range(classes), 255}
         assert len(ids) > 2
-    for weak, strong in zip(
-        batch['data_samples']['weak'], batch['data_samples']['strong'], strict=True
-    ):
-        assert torch.equal(weak.valid.data, strong.valid.data)
-        assert weak.geometry == strong.geometry
+    for view in views:
+        pairs = zip(batch['data_samples']['weak'], batch['data_samples'][view], strict=True)
+        for weak, strong in pairs:
+            assert torch.equal(weak.valid.data, strong.valid.data)
+            assert weak.geometry == strong.geometry
+    strong_views = [batch['inputs'][view] for view in views]
+    assert all(not torch.equal(strong_views[0], other) for other in strong_views[1:])
 
 
 # What is written about the configs.

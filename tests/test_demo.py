@@ -12,10 +12,13 @@ from tests.tools.tiny_training import ROOT
 
 
 @pytest.mark.slow
-def test_demo_of_two_students_needs_no_stand_ins(tmp_path):
+@pytest.mark.parametrize(
+    ('methods', 'figures'), [(('co2s-supervised', 'co2s'), 6), (('supervised', 'unimatchv2'), 4)]
+)
+def test_demo_of_own_networks_needs_no_stand_ins(tmp_path, methods, figures):
     demo = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick']
     done = subprocess.run(
-        [*demo, '--methods', 'co2s-supervised', 'co2s'],
+        [*demo, '--methods', *methods],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -23,7 +26,7 @@ def test_demo_of_two_students_needs_no_stand_ins(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert Image.open(tmp_path / 'work_dirs' / 'demo' / 'demo.png').width > 600
     table = next(line for line in done.stdout.splitlines() if 'mean' in line)
-    assert len(re.findall(r'\d+\.\d', table)) == 6
+    assert len(re.findall(r'\d+\.\d', table)) == figures
     assert not (tmp_path / 'data' / 'demo_teachers').exists()
 
 

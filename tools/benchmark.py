@@ -26,7 +26,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import DATASETS
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
@@ -217,7 +217,7 @@ def benchmark_resume(cfg: Config, iteration: int) -> dict[str, Any]:
         seconds('warm', 0)
         fresh = seconds('fresh', 0)
         forged = Path(folder) / 'forged.pth'
-        state = torch.load(Path(folder) / 'fresh' / 'iter_1.pth', weights_only=True)
+        state = CheckpointLoader.load_checkpoint(str(Path(folder) / 'fresh' / 'iter_1.pth'))
         state['meta']['iter'] = iteration
         torch.save(state, forged)
         resumed = seconds('resumed', iteration, load_from=str(forged), resume=True)

@@ -14,6 +14,8 @@
    killed half-way and resumed from its checkpoint.
    With --methods co2s-supervised co2s: the same two students on the labels alone, and by Co2S; no
    stand-ins are needed.
+   With --methods fixmatch unimatchv2: one strong view, and two that share out the channels; no
+   stand-ins either.
    With --methods fixmatch semiearth: FixMatch as it is, and with pseudo labels that a tiny CLIP
    purifies, trained on captions of other fabricated places; and how often the labels are right
    before and after.
@@ -61,6 +63,7 @@ CONFIGS = ROOT / 'configs' / 'demo'
 METHODS = {
     'supervised': ('supervised', 'supervised'),
     'fixmatch': ('FixMatch', 'fixmatch'),
+    'unimatchv2': ('UniMatch V2', 'unimatchv2'),
     'rsmtdf': ('RS-MTDF', 'rsmtdf'),
     'semiearth': ('SemiEarth', 'semiearth'),
     'co2s-supervised': ('supervised', 'co2s_supervised'),

@@ -252,7 +252,10 @@ def test_public_archs_have_the_sizes_of_timms(arch):
     with torch.device('meta'):
         backbone = MODELS.build(dict(type='DINOv3', arch=arch, qkv_bias=False))
         maps = backbone(torch.empty(1, 3, 224, 256))
-        model = timm.create_model(f'vit_{arch}_patch16_dinov3', num_classes=0)
+        try:
+            model = timm.create_model(f'vit_{arch}_patch16_dinov3', num_classes=0)
+        except (NotImplementedError, RuntimeError):
+            pytest.skip('this timm builds no model without memory')
     ours, timms = backbone.state_dict(), model.state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in timms.items()}
     width = ARCHS[arch]['embed_dims']

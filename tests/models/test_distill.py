@@ -38,7 +38,7 @@ class PatchColourTeacher:
     def __init__(self, channels=6, input_size=None, patch=PATCH, seed=0):
         self.channels, self.input_size, self.patch = channels, input_size, patch
         generator = torch.Generator().manual_seed(seed)
-        self.matrix = torch.randn(channels, 3, generator=generator)
+        self.matrix = torch.randn(channels, 3, generator=generator, device='cpu')
         self.builds, self.seen, self.source = 0, [], None
 
     def __deepcopy__(self, memo):

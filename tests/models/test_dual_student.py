@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmseg.registry import MODELS
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmseg_semi_rs.models.losses import RankSum, stability_loss, taught_pixels
-from mmseg_semi_rs.models.segmentors import dual_student
+from mmseg_semi_rs.models.segmentors import dual_student, strong_views
 from mmseg_semi_rs.models.segmentors.student import decode, decode_in_eval
+from mmseg_semi_rs.models.teachers.frozen_teacher import cpu_has_half
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.models.utils.fusion import fuse_logits
 from mmseg_semi_rs.structures import PseudoLabel
@@ -179,23 +181,22 @@ def test_C19_accumulated_gradients_are_scaled():
 
 def test_C19_the_activations_of_one_pass_are_free_before_the_next():
     """Counts activations that autograd keeps, by watching their storages die."""
-    import weakref
-
     model = build()
     inputs, data = batch()
-    alive, of_first = weakref.WeakSet(), []
+    kept, of_first = {}, []
 
     def keep(tensor):
-        alive.add(tensor.untyped_storage())
+        storage = StorageWeakRef(tensor.untyped_storage())
+        kept[storage.cdata] = storage
         return tensor
 
     def watch(module, args):
-        of_first.append(len(alive))
+        of_first.append(sum(not storage.expired() for storage in kept.values()))
 
     watched = model.students['b'].backbone.register_forward_pre_hook(watch)
     seen = {}
     for kind in ('early', 'plain'):
-        alive.clear()
+        kept.clear()
         of_first.clear()
         with pytest.MonkeyPatch.context() as patch:
             if kind == 'plain':
@@ -428,7 +429,7 @@ def test_C4_mixed_targets_follow_the_mixed_pixels(donors, expected):
     inputs, data = batch(count=3)
     model = build(cutmix=dict(prob=1.0), donors=donors, fp_drop=None)
     found = {}
-    original = dual_student.consistency_loss
+    original = strong_views.consistency_loss
 
     def spy(logits, labels, weight, denominator):
         found.setdefault('labels', labels)
@@ -437,7 +438,7 @@ def test_C4_mixed_targets_follow_the_mixed_pixels(donors, expected):
 
     random.seed(3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dual_student, 'consistency_loss', spy)
+        patch.setattr(strong_views, 'consistency_loss', spy)
         model.loss(inputs, data)
     pseudo = model.last_step['pseudo']['a']
     random.seed(3)
@@ -514,7 +515,8 @@ def test_each_loss_is_divided_by_the_valid_pixels_of_its_own_images():
         return original(logits, labels, weight, denominator)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dual_student, 'consistency_loss', spy)
+        for module in (dual_student, strong_views):
+            patch.setattr(module, 'consistency_loss', spy)
         model.loss(inputs, data)
     perturbed, strong_1, strong_2 = (counts[index] for index in range(3))
     assert perturbed == 2 * SIZE * SIZE
@@ -554,6 +556,7 @@ def test_a_frozen_student_teaches_the_other():
     assert found and all(name.startswith('students.a.') for name in found)
 
 
+@pytest.mark.skipif(not cpu_has_half(), reason='this PyTorch has no float16 on the CPU')
 def test_float16_is_refused_where_gradients_are_computed_early():
     inputs, data = batch()
     with torch.autocast('cpu', torch.float16), pytest.raises(ValueError, match='bfloat16'):

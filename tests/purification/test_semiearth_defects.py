@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import CheckpointLoader
 
 from mmseg_semi_rs.models.utils import CutMix
 from tests.engine.test_vlm_purify_hook import ColourVerifier, config, hook_of, train
@@ -81,6 +82,6 @@ def test_S22_slide_inference_has_as_many_classes_as_the_config():
 def test_S19_the_hook_keeps_no_counter_and_no_cache_of_batches(tmp_path):
     path = write_training(tmp_path / 'data')
     runner, _ = train(config(path, tmp_path / 'run', iters=3, hook=dict(budget=4)))
-    checkpoint = torch.load(tmp_path / 'run' / 'iter_3.pth', weights_only=True)
+    checkpoint = CheckpointLoader.load_checkpoint(str(tmp_path / 'run' / 'iter_3.pth'))
     assert not [key for key in checkpoint['state_dict'] if 'purif' in key or 'verif' in key]
     assert hook_of(runner).purifier.last == [] == runner.model.purifiers

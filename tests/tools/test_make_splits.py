@@ -386,7 +386,7 @@ def test_bad_import_is_one_sentence(potsdam, tmp_path, items, message, capsys):
     paths = release_lists(tmp_path / 'lists')
     filled = [item.format(**paths) for item in items]
     assert run('potsdam', potsdam, '--import-list', *filled) == 2
-    told = capsys.readouterr().err
+    told = capsys.readouterr().err.strip()
     assert message in told and told.startswith('error: ') and len(told.splitlines()) == 1
     assert not (potsdam / 'splits').exists()
 
@@ -402,7 +402,7 @@ def test_bad_import_is_one_sentence(potsdam, tmp_path, items, message, capsys):
 )
 def test_bad_option_is_one_sentence(potsdam, options, message, capsys):
     assert run('potsdam', potsdam, *options) == 2
-    told = capsys.readouterr().err
+    told = capsys.readouterr().err.strip()
     assert message in told and told.startswith('error: ') and len(told.splitlines()) == 1
 
 

@@ -121,7 +121,7 @@ def write_training(folder: Path, images: int = 7) -> Path:
     return config
 
 
-DUAL = """
+TWO_VIEWS = """
 _base_ = './tiny.py'
 branches = ['sup', 'weak', 'strong_1', 'strong_2']
 geometry = {{_base_.geometry}}
@@ -135,6 +135,10 @@ unlabelled = [
          strong_1=strong, strong_2=strong)]
 train_dataloader = dict(
     dataset=dict(labelled=dict(pipeline=labelled), unlabelled=dict(pipeline=unlabelled)))
+"""
+DUAL = (
+    TWO_VIEWS
+    + """
 student = {{_base_.model.student}}
 model = dict(
     _delete_=True, type='DualStudentSegmentor',
@@ -142,12 +146,26 @@ model = dict(
     students=dict(a=student, b=student),
     semi_train_cfg=dict(conf_thresh=0.4))
 """
+)
+UNIMATCH = (
+    TWO_VIEWS
+    + """
+model = dict(semi_train_cfg=dict(feature_dropout=dict(keep=0.0)))
+"""
+)
 
 
 def write_dual(tiny: Path) -> Path:
     """Write, beside a config of :func:`write_training`, one of two students on the same data."""
     config = tiny.with_name('dual.py')
     config.write_text(DUAL)
+    return config
+
+
+def write_unimatch(tiny: Path) -> Path:
+    """Write, beside a config of :func:`write_training`, one of UniMatch V2 on the same data."""
+    config = tiny.with_name('unimatch.py')
+    config.write_text(UNIMATCH)
     return config
 
 

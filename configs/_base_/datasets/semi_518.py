@@ -35,6 +35,29 @@ unlabelled_pipeline = [
         strong=[*_base_.photometry, dict(type='PackSemiInputs')],
     ),
 ]
+# The same with two strong views, each with a photometry of its own. A leaf takes it by
+# `train_dataloader = dict(dataset=_base_.two_strong)`.
+two_branches = ['sup', 'weak', 'strong_1', 'strong_2']
+two_strong = dict(
+    labelled=dict(
+        pipeline=[
+            *labelled_pipeline[:-1],
+            dict(type='MultiBranch', branch_field=two_branches, sup=[dict(type='PackSemiInputs')]),
+        ]
+    ),
+    unlabelled=dict(
+        pipeline=[
+            *unlabelled_pipeline[:-1],
+            dict(
+                type='MultiBranch',
+                branch_field=two_branches,
+                weak=[dict(type='PackSemiInputs')],
+                strong_1=[*_base_.photometry, dict(type='PackSemiInputs')],
+                strong_2=[*_base_.photometry, dict(type='PackSemiInputs')],
+            ),
+        ]
+    ),
+)
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=crop_size, keep_ratio=False),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,12 +19,11 @@ from torch import Tensor, nn
 
 from ...structures import PseudoLabel
 from ..data_preprocessor import stack_valid
-from ..decode_heads import DistillFeatures
 from ..losses import RankSum, consistency_loss, stability_loss, stability_ramp, taught_pixels
 from ..protocols import Purifier
 from ..utils import CutMix, Renormalise, early_backward, keep_running_statistics
-from ..utils.cutmix import paste
 from ..utils.fusion import FUSIONS, fuse, fuse_logits
+from .strong_views import StrongView, draw_views, loss_of_views, perturb_features
 from .student import (
     SampleList,
     average_into,
@@ -71,15 +71,6 @@ class _Opinion:
 
 
 @dataclass(frozen=True)
-class _View:
-    """One strong view after CutMix: n images, and how their targets are mixed."""
-
-    images: Tensor
-    partners: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
 class _Batch:
     """A training batch: labelled images, the n unlabelled ones that train, and strong views."""
 
@@ -87,7 +78,7 @@ class _Batch:
     samples: SampleList
     valid: Tensor
     weak: Tensor
-    views: Sequence[_View]
+    views: Sequence[StrongView]
 
 
 @MODELS.register_module()
@@ -372,21 +363,8 @@ class DualStudentSegmentor(BaseSegmentor):
         """Draw the boxes of every strong view, and mix its images."""
         weak, donors = inputs['weak'], self.settings['donors']
         self.check_batch(len(weak))
-        count = len(weak) - donors
-        views = []
-        for name in sorted(name for name in inputs if name.startswith('strong')):
-            if self.cutmix is None:
-                partners = torch.arange(count, device=weak.device)
-                mask = torch.zeros_like(weak[:count, 0], dtype=torch.bool)
-            else:
-                partners, mask = self.cutmix.draw(weak, donors)
-            views.append(_View(paste(inputs[name], partners, mask), partners, mask))
-        if not views:
-            raise ValueError(
-                f'A batch has the branches {sorted(inputs)}, but no strong view: name one or more '
-                "branches of MultiBranch 'strong', 'strong_1', 'strong_2', ..."
-            )
-        return _Batch(inputs['sup'], samples, valid, weak[:count], views)
+        views = draw_views(inputs, self.cutmix, donors)
+        return _Batch(inputs['sup'], samples, valid, weak[: len(weak) - donors], views)
 
     @torch.no_grad()
     def _ask(self, weak: Tensor, samples: SampleList, count: int) -> dict[str, _Opinion]:
@@ -432,7 +410,7 @@ class DualStudentSegmentor(BaseSegmentor):
         self, name: str, batch: _Batch, opinion: _Opinion, partner: _Opinion
     ) -> list[Callable[[], dict[str, Tensor]]]:
         """The two parts of a student's losses: of the clean images, and of the strong views."""
-        targets = [opinion.pseudo.mix(view.partners, view.mask) for view in batch.views]
+        targets = [view.mix(opinion.pseudo) for view in batch.views]
         counts = [RankSum(target.valid.sum()) for target in targets]
         own_count = RankSum(opinion.own.valid.sum())
         # Feature losses are means over the images of both parts.
@@ -467,7 +445,8 @@ class DualStudentSegmentor(BaseSegmentor):
             'distill': {key: share * value for key, value in decoded.feature_losses.items()},
         }
         if self.settings['fp_drop'] is not None:
-            feats = _drop_channels(decoded.feats, weak, self.settings['fp_drop'])
+            drop = partial(F.dropout2d, p=self.settings['fp_drop'])
+            feats = perturb_features(decoded.feats, drop, weak)
             with keep_running_statistics(student):
                 logits = upsample(student, student.decode_head(feats), images)
             loss = consistency_loss(logits, own.labels, own.weight, valid)
@@ -492,13 +471,9 @@ class DualStudentSegmentor(BaseSegmentor):
         valid = torch.cat([target.valid for target in targets])
         with keep_running_statistics(student):
             decoded = forward_student(student, images, valid, {'strong': slice(None)}, aux=False)
-        logits = upsample(student, decoded.logits, images).split(len(batch.weak))
-        losses = [
-            consistency_loss(scores, target.labels, target.weight, count)
-            for scores, target, count in zip(logits, targets, counts, strict=True)
-        ]
+        logits = upsample(student, decoded.logits, images)
         return self._weigh(
-            strong={'loss_strong': torch.stack(losses).mean()},
+            strong={'loss_strong': loss_of_views(logits, targets, counts)},
             distill={key: share * value for key, value in decoded.feature_losses.items()},
         )
 
@@ -588,11 +563,18 @@ class DualStudentSegmentor(BaseSegmentor):
             for level in self.predictors[name].extract_feat(self.renormalise[name](inputs))
         )
 
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Return logits (B, K, H, W) by each network's test_cfg; log probabilities if fused."""
+        return self._fused('inference', inputs, batch_img_metas)
+
     def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
         """Return logits (B, K, H, W); log probabilities if two networks are fused."""
+        return self._fused('encode_decode', inputs, batch_data_samples)
+
+    def _fused(self, method: str, inputs: Tensor, metas: list[dict]) -> Tensor:
         names = list(self.predictors) if self.predict_on == 'fused' else [self.predict_on]
         logits = [
-            self.predictors[name].encode_decode(self.renormalise[name](inputs), batch_data_samples)
+            getattr(self.predictors[name], method)(self.renormalise[name](inputs), deepcopy(metas))
             for name in names
         ]
         return logits[0] if len(logits) == 1 else fuse_logits(logits[0], logits[1], self.fusion)
@@ -607,14 +589,3 @@ def _check_weight(value: Any, name: str) -> None:
     """Refuse what is no factor of a loss."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise ValueError(f'semi_train_cfg.{name}={value!r} must be a number of 0 or more.')
-
-
-def _drop_channels(feats: tuple[Tensor, ...], rows: slice, share: float) -> tuple[Tensor, ...]:
-    """Features of some images in which whole channels are set to zero (UniMatch)."""
-
-    def drop(level: Tensor) -> Tensor:
-        return F.dropout2d(level, share)
-
-    if isinstance(feats, DistillFeatures):
-        return feats.perturbed(drop, rows)
-    return tuple(drop(level[rows]) for level in feats)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +15,10 @@ from torch import Tensor
 
 from ...structures import PseudoLabel
 from ..data_preprocessor import stack_valid
-from ..losses import RankSum, consistency_loss
+from ..losses import RankSum
 from ..protocols import Purifier
 from ..utils import CutMix, keep_running_statistics
+from .strong_views import ComplementaryDropout, draw_views, loss_of_views
 from .student import (
     Decoded,
     SampleList,
@@ -37,6 +40,7 @@ _TRAIN_DEFAULTS: dict[str, Any] = {
     'loss_reduce': 'mean',
     'loss_weight': {'sup': 1.0, 'unsup': 1.0, 'distill': 1.0},
     'cutmix': {},
+    'feature_dropout': None,
     'norm': 'joint',
     'unsup_ramp': 0,
 }
@@ -51,10 +55,10 @@ class MeanTeacherSegmentor(BaseSegmentor):
 
     .. math:: L = (w_x L_x + w_u L_u + w_d L_d) / n
 
-    with L_x the student's own supervised loss (auxiliary heads included), L_u the consistency loss
-    and L_d the feature losses of the decode head, if it has any (RS-MTDF's
-    ``MultiTeacherDistillHead``). n is the number of these groups for ``loss_reduce='mean'`` and 1
-    for ``'sum'``.
+    with L_x the student's own supervised loss (auxiliary heads included), L_u the consistency loss,
+    the mean over the strong views if there are several, and L_d the feature losses of the decode
+    head, if it has any (RS-MTDF's ``MultiTeacherDistillHead``). n is the number of these groups for
+    ``loss_reduce='mean'`` and 1 for ``'sum'``.
 
     A batch without unlabelled images trains the student by L_x (and L_d) alone.
 
@@ -69,7 +73,12 @@ class MeanTeacherSegmentor(BaseSegmentor):
             - loss_reduce (str): ``'mean'`` or ``'sum'`` over the loss groups. Defaults to 'mean'.
             - loss_weight (dict): Factors ``sup``, ``unsup``, ``distill``. Default to 1.
             - cutmix (dict | None): Arguments of
-              :class:`~mmseg_semi_rs.models.utils.CutMix`; None switches it off. Defaults to {}.
+              :class:`~mmseg_semi_rs.models.utils.CutMix`; each strong view draws its own boxes.
+              None switches it off. Defaults to {}.
+            - feature_dropout (dict | None): Arguments of
+              :class:`~mmseg_semi_rs.models.segmentors.strong_views.ComplementaryDropout`, by which
+              two strong views share out the channels of the encoder's features (UniMatch V2); what
+              a decode head distils is what is left of them. Defaults to None, off.
             - norm (str): ``'joint'``: one forward, batch norm layers see labelled and strong images
               as one batch and remember both. ``'separate'``: two forwards, each with its own batch
               statistics, and only those of the clean labelled images are remembered for evaluation
@@ -123,6 +132,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         self._check_settings()
         cutmix = self.train_settings['cutmix']
         self.cutmix: CutMix | None = None if cutmix is None else CutMix(**cutmix)
+        self.feature_dropout = self._build_feature_dropout()
         self.purifiers: list[Purifier] = []
         self.last_step: dict[str, Any] = {}
         if hasattr(self.student.decode_head, 'bind_source'):
@@ -146,6 +156,15 @@ class MeanTeacherSegmentor(BaseSegmentor):
             )
         if self.predict_on == 'teacher' and self.teacher is None:
             raise ValueError("predict_on='teacher' needs ema=True: there is no teacher without it.")
+
+    def _build_feature_dropout(self) -> ComplementaryDropout | None:
+        settings = self.train_settings['feature_dropout']
+        if settings is None:
+            return None
+        name = 'semi_train_cfg.feature_dropout'
+        if not isinstance(settings, Mapping):
+            raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
+        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5}, name))
 
     @property
     def num_classes(self) -> int:
@@ -213,16 +232,20 @@ class MeanTeacherSegmentor(BaseSegmentor):
 
         Args:
             inputs (dict[str, Tensor]): ``sup`` and, unless training is supervised only, ``weak``
-                and ``strong``, each (B, 3, H, W), normalised.
+                and one or more views whose names begin with ``strong``, each (B, 3, H, W),
+                normalised.
             data_samples (dict[str, list[SegDataSample]]): The same keys; ``sup`` with
                 ``gt_sem_seg``.
 
         Returns:
             dict[str, Tensor]: Scalars; mmengine adds up those with 'loss' in the name.
+
+        Raises:
+            ValueError: If there is no strong view, or not the two that ``feature_dropout`` needs.
         """
         images, samples = inputs['sup'], data_samples['sup']
         valid = stack_valid(samples, images.shape[-2:], images.device)
-        if 'strong' not in inputs:
+        if 'weak' not in inputs:
             decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
             return self._reduce({
                 'sup': supervised_losses(
@@ -232,13 +255,19 @@ class MeanTeacherSegmentor(BaseSegmentor):
             })  # fmt: skip
         pseudo = self.pseudo_label(inputs['weak'], data_samples['weak'])
         self.last_step = {'pseudo': pseudo, 'samples': data_samples['weak']}
-        strong, target = inputs['strong'], pseudo
-        if self.cutmix is not None:
-            strong, target = self.cutmix(strong, pseudo)
-        denominator = RankSum(target.valid.sum())
-        decoded, strong_logits = self._forward_views(images, valid, strong, target.valid)
-        strong_logits = upsample(self.student, strong_logits, strong)
-        unsup = consistency_loss(strong_logits, target.labels, target.weight, denominator)
+        views = draw_views(inputs, self.cutmix)
+        if self.feature_dropout is not None and len(views) != 2:
+            raise ValueError(
+                f'A batch has {len(views)} strong view(s), but semi_train_cfg.feature_dropout '
+                "shares channels out between two: name two branches of MultiBranch 'strong_1' and "
+                "'strong_2', or set feature_dropout=None."
+            )
+        targets = [view.mix(pseudo) for view in views]
+        counts = [RankSum(target.valid.sum()) for target in targets]
+        strong = torch.cat([view.images for view in views])
+        strong_valid = torch.cat([target.valid for target in targets])
+        decoded, strong_logits = self._forward_views(images, valid, strong, strong_valid)
+        unsup = loss_of_views(upsample(self.student, strong_logits, strong), targets, counts)
         return self._reduce({
             'sup': supervised_losses(self.student, decoded.logits, decoded.aux_logits, samples),
             'unsup': {'loss_unsup': self._ramp() * unsup},
@@ -261,6 +290,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
                 torch.cat([images, strong]),
                 torch.cat([valid, strong_valid]),
                 {'sup': slice(0, count), 'strong': slice(count, None)},
+                perturb=self._perturb(count),
             )
             labelled = decoded._replace(
                 logits=decoded.logits[:count],
@@ -270,12 +300,21 @@ class MeanTeacherSegmentor(BaseSegmentor):
         decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
         with keep_running_statistics(self.student):
             more = forward_student(
-                self.student, strong, strong_valid, {'strong': slice(None)}, aux=False
+                self.student,
+                strong,
+                strong_valid,
+                {'strong': slice(None)},
+                aux=False,
+                perturb=self._perturb(0),
             )
         distill = mean_over_images(
             decoded.feature_losses, more.feature_losses, (count, len(strong))
         )
         return decoded._replace(feature_losses=distill), more.logits
+
+    def _perturb(self, clean: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None:
+        """What happens to the features of a batch whose first ``clean`` images are labelled."""
+        return None if self.feature_dropout is None else partial(self.feature_dropout, clean=clean)
 
     def _ramp(self) -> float:
         """Weight of the unsupervised loss at the current iteration, in [0, 1]."""
@@ -331,6 +370,10 @@ class MeanTeacherSegmentor(BaseSegmentor):
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the predicting network's features."""
         return self.predictor.extract_feat(inputs)
+
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Return the predicting network's logits (B, K, H, W) by its test_cfg, whole or slide."""
+        return self.predictor.inference(inputs, batch_img_metas)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
         """Return the predicting network's logits (B, K, H, W)."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -176,7 +176,12 @@ def auxiliary_heads(student: Any) -> list[Any]:
 
 
 def forward_student(
-    student: Any, images: Tensor, valid: Tensor, branches: dict[str, slice], aux: bool = True
+    student: Any,
+    images: Tensor,
+    valid: Tensor,
+    branches: dict[str, slice],
+    aux: bool = True,
+    perturb: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None,
 ) -> Decoded:
     """Run a student once.
 
@@ -186,11 +191,15 @@ def forward_student(
         valid (Tensor): False on padding, shape (B, H, W), bool.
         branches (dict[str, slice]): Where in the batch the images of each branch are.
         aux (bool): Whether to run the auxiliary heads. Defaults to True.
+        perturb (Callable, optional): Changes the features before any head sees them. Defaults to
+            None.
 
     Returns:
         Decoded: Features, logits and feature losses.
     """
     feats = student.extract_feat(images)
+    if perturb is not None:
+        feats = perturb(feats)
     head = student.decode_head
     if isinstance(head, HeadWithFeatureLosses):
         logits, feature_losses = head.forward_train(feats, valid, branches)

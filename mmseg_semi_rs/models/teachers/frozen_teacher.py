@@ -346,7 +346,7 @@ class FrozenTeacher:
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:
             return torch.autocast(device.type, enabled=False)
-        if self.dtype == torch.float16 and device.type == 'cpu' and not _cpu_has_half():
+        if self.dtype == torch.float16 and device.type == 'cpu' and not cpu_has_half():
             return self._upcast()
         return torch.autocast(device.type, dtype=self.dtype)
 
@@ -418,7 +418,7 @@ def _matmul_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 @functools.cache
-def _cpu_has_half() -> bool:
+def cpu_has_half() -> bool:
     """Whether this PyTorch multiplies and convolves float16 on the CPU (old ones do not)."""
     pixels = torch.zeros(1, 1, 2, 2)
     try:

@@ -270,6 +270,11 @@ class CLIPVerifier(Verifier):
             answer=self._describe(likely, (height, width)),
         )
 
+    def _precision(self, device: torch.device) -> torch.autocast:
+        if self.dtype == 'float32':  # old PyTorch refuses it as a type, even where it is disabled
+            return torch.autocast(device.type, enabled=False)
+        return torch.autocast(device.type, getattr(torch, self.dtype))
+
     @torch.no_grad()
     def _cosines(self, tile: np.ndarray) -> Tensor:
         """Mean cosines with the texts: the asked classes, then the distractors, (N, h, w)."""
@@ -290,9 +295,7 @@ class CLIPVerifier(Verifier):
         for scale in self.scales:
             sides = [max(1, round(side * scale / cell)) * cell for side in image.shape[1:]]
             resized = F.interpolate(image[None], sides, mode='bilinear', antialias=True)[0]
-            with torch.autocast(
-                device.type, getattr(torch, self.dtype), enabled=self.dtype != 'float32'
-            ):
+            with self._precision(device):
                 maps.append(
                     average_windows(similarity, (resized - mean) / std, window, stride, self.batch)
                 )
