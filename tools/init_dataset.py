@@ -19,8 +19,10 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
@@ -29,7 +31,7 @@ from mmseg_semi_rs.datasets.folder_split import FolderSplit, divide
 from mmseg_semi_rs.datasets.folder_survey import Survey, survey_folder
 from mmseg_semi_rs.datasets.mask_classes import ClassPlan, parse_wish, propose_classes
 from mmseg_semi_rs.datasets.split_files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.engine.folder_config import METHODS, FolderConfig, write_config
+from mmseg_semi_rs.engine.folder_config import METHODS, FolderConfig, check_method, write_config
 from mmseg_semi_rs.engine.launch import Faults
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -102,11 +104,13 @@ def show_survey(console: Console, survey: Survey) -> None:
     listed = ', '.join(f'{count} of {w} x {h}' for (w, h), count in sizes[:3])
     more = f', {len(sizes) - 3} other sizes' if len(sizes) > 3 else ''
     kinds = ', '.join(f'{count} with {kind}' for kind, count in survey.kinds.most_common())
-    console.print(f'[bold]{len(survey.pictures)} images[/] in {survey.image_dir}: {listed}{more}')
+    console.print(
+        f'[bold]{len(survey.pictures)} images[/] in {escape(str(survey.image_dir))}: {listed}{more}'
+    )
     console.print(f'  {kinds}')
     if survey.mask_dir is not None:
         console.print(
-            f'[bold]{len(survey.masks)} masks[/] in {survey.mask_dir} of '
+            f'[bold]{len(survey.masks)} masks[/] in {escape(str(survey.mask_dir))} of '
             f'{"colours" if survey.painted else "numbers"}; '
             f'{len(survey.pictures) - len(survey.masks)} images without a mask'
         )
@@ -124,7 +128,7 @@ def show_classes(console: Console, survey: Survey, plan: ClassPlan) -> None:
         r, g, b = plan.palette[index]
         table.add_row(
             str(index),
-            f'[rgb({r},{g},{b})]\u25a0[/] {name}',
+            f'[rgb({r},{g},{b})]\u25a0[/] {escape(name)}',
             shown,
             f'{pixels:,}',
             f'{pixels / everything:.1%}',
@@ -133,34 +137,44 @@ def show_classes(console: Console, survey: Survey, plan: ClassPlan) -> None:
         )
     console.print(table)
     for reason in plan.reasons:
-        console.print(f'  {reason}')
+        console.print(f'  {reason}', markup=False)
     absent = [name for index, name in enumerate(plan.classes) if not totals.get(index)]
     if absent:
-        console.print(f'  no pixel of {", ".join(absent)}', style='yellow')
+        console.print(f'  no pixel of {", ".join(absent)}', style='yellow', markup=False)
 
 
-def write_lists(args: argparse.Namespace, ready: Ready, split: FolderSplit, out: Path) -> None:
-    """Write the lists; those that somebody has edited are kept unless --force."""
-    folder = out / 'splits'
+def read_before(folder: Path, force: bool) -> dict[str, Any]:
+    """What an earlier run noted of its lists, which nobody may have edited unless --force."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    try:
+        return verify_split(folder)
+    except (ValueError, FileNotFoundError) as error:
+        if force:
+            return {}
+        raise ValueError(
+            f'The lists in {folder} were edited by hand: choose another --out, or replace them '
+            'by --force.'
+        ) from error
+
+
+def write_lists(
+    args: argparse.Namespace, ready: Ready, plan: ClassPlan, split: FolderSplit, folder: Path
+) -> dict[str, Any]:
+    """Write the lists, and how they came about."""
     lists = {
         role: [ready.files.get(name, name) for name in getattr(split, key)]
         for role, key in (('labelled', 'train'), ('unlabelled', 'unlabelled'), ('val', 'val'))
     }
-    if (folder / MANIFEST).is_file() and not args.force:
-        try:
-            verify_split(folder)
-        except (ValueError, FileNotFoundError) as error:
-            raise ValueError(
-                f'The lists in {folder} were edited by hand: choose another --out, or replace them '
-                'by --force.'
-            ) from error
     recipe = {
         'images': str(ready.image_dir),
         'masks': str(ready.mask_dir),
         'seed': args.seed,
+        'classes': list(plan.classes),
+        'values': [plan.show(value) for value in plan.values],
         'recipe': split.reason,
     }
-    write_split(folder, lists, recipe, overwrite=True)
+    return write_split(folder, lists, recipe, overwrite=True)
 
 
 def initialise(args: argparse.Namespace, console: Console) -> int:
@@ -178,6 +192,12 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             raise ValueError(
                 f'{out} lies in {folder}, whose files it would be taken for: choose another --out.'
             )
+    if args.config is not None and args.config.suffix != '.py':
+        raise ValueError(f'--config {args.config} is no Python file: let it end in .py.')
+    if args.iters is not None and args.iters < 1:
+        raise ValueError(f'--iters {args.iters} trains nothing: choose 1 or more.')
+    if args.seed < 0:
+        raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
     survey = survey_folder(args.images, args.masks, args.bands)
     show_survey(console, survey)
     if args.masks is None:
@@ -197,12 +217,21 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     )
     show_classes(console, survey, plan)
 
+    check_method(args.method, plan.classes, args.student_weights)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / '.writable').touch()
+        (out / '.writable').unlink()
+    except OSError as error:
+        raise ValueError(f'{out} cannot be written to ({error}): choose another --out.') from error
+    before = read_before(out / 'splits', args.force)
     to_rgb = choose_stretch(survey, args.bands)
     preparation = prepare(survey, plan, to_rgb, args.tile)
-    console.print(f'[bold]files:[/] {preparation.reason}')
+    console.print(f'[bold]files:[/] {escape(preparation.reason)}')
     if to_rgb.low is not None:
         console.print(
-            f'  stretch {to_rgb.low} .. {to_rgb.high} (2nd and 98th percentile) to 0..255'
+            f'  stretch {to_rgb.low} .. {to_rgb.high} (2nd and 98th percentile) to 0..255',
+            markup=False,
         )
     ready = make_ready(survey, plan, to_rgb, preparation, out, args.workers, console)
     split = divide(ready.presence, ready.unlabelled, args.seed, args.scene_regex)
@@ -224,19 +253,25 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.seed,
         args.student_weights,
     )
-    write_lists(args, ready, split, out)
     path = args.config or out / f'{name}_{method}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
+    now = write_lists(args, ready, plan, split, out / 'splits')
+    if before and any(before.get(key) != now[key] for key in ('classes', 'values', 'lists')):
+        ready.notes += [
+            f'{other} is of the lists and classes before: write it anew too, by --method'
+            for other in sorted(out.glob('*.py'))
+            if other != path.resolve()
+        ]
 
     unit = 'tiles' if preparation.tile else 'images'
     console.print(
         f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
-        f'{len(split.val)} validation {unit} in {out / "splits"}'
+        f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'
     )
-    console.print(f'  {split.reason}')
+    console.print(f'  {split.reason}', markup=False)
     if split.left_out:
         console.print(f'  {len(split.left_out)} {unit} of validated places are in no list')
-    console.print(f'[bold]config:[/] {path}{"" if written else " (as it was)"}')
+    console.print(f'[bold]config:[/] {escape(str(path))}{"" if written else " (as it was)"}')
     console.print(
         f'  {method}, crops of {config.crop} px, {config.max_iters} steps'
         + ('' if args.iters else ' (20 rounds of the labelled, 4 of the unlabelled, 300 to 20,000)')
@@ -247,7 +282,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     if not config.weights(CONFIGS) and args.student_weights is None:
         console.print('  the student starts from random numbers: --student-weights helps it')
     for note in ready.notes:
-        console.print(f'  note: {note}', style='yellow')
+        console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
     show_next(console, path, config, args.images)

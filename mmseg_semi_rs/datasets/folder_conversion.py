@@ -150,8 +150,8 @@ def prepare(
             f'--tile {tile} is too small to learn from: choose {_SMALLEST_TILE} or more.'
         )
     infos = [picture.info for picture in survey.pictures.values()]
-    smallest = min(min(info.width, info.height) for info in infos)
-    side = tile or max(_SMALLEST_TILE, min(TILE, smallest))
+    sides = sorted(min(info.width, info.height) for info in infos)
+    side = tile or max(_SMALLEST_TILE, min(TILE, sides[len(sides) // 2]))
     masked = [survey.pictures[stem].info for stem in survey.masks]
     for asked, reason in (
         (tile is not None, f'tiles of {side} px are asked for'),
@@ -209,8 +209,20 @@ def make_ready(
         console: Shows the progress.
 
     Raises:
-        ValueError: ``out_dir`` holds tiles that were cut otherwise.
+        ValueError: ``out_dir`` holds tiles that were cut otherwise, or its folders are those of the
+            originals.
     """
+    for folder in filter(None, (survey.image_dir, survey.mask_dir)):
+        for made, name in (
+            (preparation.convert_images, 'img_dir'),
+            (preparation.convert_masks, 'ann_dir'),
+        ):
+            target, original = (out_dir / name).resolve(), folder.resolve()
+            if made and (target.is_relative_to(original) or original.is_relative_to(target)):
+                raise ValueError(
+                    f'Converted files would go to {target} and replace originals in {folder}: '
+                    'choose another --out.'
+                )
     if preparation.convert_images:
         return _converted(survey, plan, to_rgb, preparation.tile, out_dir, workers, console)
     assert survey.mask_dir is not None
@@ -246,7 +258,7 @@ def _converted(
     console: Console | None,
 ) -> Ready:
     jobs = [_job(survey, picture, plan, to_rgb) for picture in survey.pictures.values()]
-    decoder = IdLabels(frozenset(range(len(plan.classes))), IGNORED)
+    decoder = IdLabels(frozenset(range(IGNORED)), IGNORED)  # any: other classes may come later
     report = convert(jobs, out_dir, Cut(tile), decoder, workers, console=console)
     labels: dict[str, Path] = {}
     unlabelled: list[str] = []

@@ -28,7 +28,12 @@ def list_images(folder: str | Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     for where, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
+        here = Path(where).resolve()
+        folders[:] = [  # without links to what they lie in, which would never end
+            name
+            for name in folders
+            if not name.startswith('.') and not here.is_relative_to((here / name).resolve())
+        ]
         below = Path(where).relative_to(folder)
         for name in names:
             if not name.startswith('.') and Path(name).suffix.lower() in IMAGE_SUFFIXES:

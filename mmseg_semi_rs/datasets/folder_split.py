@@ -52,7 +52,8 @@ def divide(
         seed: Same seed, same lists.
         scene_regex: Searched in a name whose folders are joined by ``|``, without a tile's window;
             group 1, or all that matched, is the scene. Defaults to the first parts of the names
-            that divide the images into four scenes or more.
+            that several images share and that divide the labelled ones into four scenes or more,
+            or into as many as there are images.
 
     Raises:
         ValueError: There are fewer than two labelled images, or the pattern is wrong.
@@ -64,9 +65,11 @@ def divide(
             'by --tile 256.'
         )
     flat = {name.replace('/', _FOLDER_MARK): name for name in presence}
-    pattern, reason = _pattern(list(flat), scene_regex)
+    others = [name.replace('/', _FOLDER_MARK) for name in unlabelled]
+    pattern, reason = _pattern(list(flat), others, scene_regex)
     scenes = group_by_scene(flat, pattern)
-    if len(scenes) == 1 and all(parse_tile_name(name)[1] for name in flat):
+    parts = [parse_tile_name(name) for name in flat]
+    if len({stem for stem, _ in parts}) == 1 and all(window for _, window in parts):
         return _beside(list(presence), unlabelled)
     if len(scenes) == 1:
         raise ValueError(
@@ -78,8 +81,8 @@ def divide(
     )
     free: list[str] = []
     seen: list[str] = []
-    for name in unlabelled:
-        known = re.search(pattern, parse_tile_name(name.replace('/', _FOLDER_MARK))[0])
+    for name, other in zip(unlabelled, others, strict=True):
+        known = re.search(pattern, parse_tile_name(other)[0])
         scene = None if known is None else (known.re.groups and known[1]) or known[0]
         (seen if scene in evaluated else free).append(name)
     sides: tuple[list[str], list[str]] = [], []
@@ -123,7 +126,9 @@ def _draw_scenes(
     return best[1]
 
 
-def _pattern(names: Sequence[str], wanted: str | None) -> tuple[str, str]:
+def _pattern(
+    names: Sequence[str], unlabelled: Sequence[str], wanted: str | None
+) -> tuple[str, str]:
     """A pattern that finds the scene in a name, and why."""
     if wanted is not None:
         try:
@@ -134,11 +139,13 @@ def _pattern(names: Sequence[str], wanted: str | None) -> tuple[str, str]:
             ) from error
         return wanted, f'scenes are what {wanted!r} finds in the names'
     stems = {parse_tile_name(name)[0] for name in names}
+    every = stems | {parse_tile_name(name)[0] for name in unlabelled}
     for parts in range(1, _MAX_PARTS + 1):
         pattern = rf'^(?:[^-_. |]+[-_. |]+){{{parts - 1}}}[^-_. |]+(?=[-_. |])'
-        found = [re.search(pattern, stem) for stem in stems]
-        scenes = {match[0] for match in found if match is not None}
-        if all(found) and _MIN_SCENES <= len(scenes) <= len(stems) // 2:
+        found = {stem: match[0] for stem in every if (match := re.search(pattern, stem))}
+        scenes = {found[stem] for stem in stems & set(found)}
+        few = min(_MIN_SCENES, len(stems))
+        if stems <= set(found) and len(scenes) >= few and len(set(found.values())) < len(found):
             return pattern, f'scenes are the names up to part {parts}, e.g. {min(scenes)!r}'
     what = 'image' if len(stems) == len(names) else 'image that tiles were cut from'
     return '.+', f'each {what} is a scene of its own'
@@ -146,7 +153,7 @@ def _pattern(names: Sequence[str], wanted: str | None) -> tuple[str, str]:
 
 def _beside(labelled: Sequence[str], unlabelled: Sequence[str]) -> FolderSplit:
     """Divide the tiles of one image: its last fifth is validated on, what overlaps it left out."""
-    windows = {name: _window(name) for name in (*labelled, *unlabelled)}
+    windows = {name: _window(name) for name in labelled}
     across = max(w.x1 for w in windows.values()) >= max(w.y1 for w in windows.values())
     starts = sorted(w.x0 if across else w.y0 for w in (windows[name] for name in labelled))
     limit = starts[min(len(starts) - 1, len(starts) * (100 - VAL_PERCENT) // 100)]
@@ -156,8 +163,12 @@ def _beside(labelled: Sequence[str], unlabelled: Sequence[str]) -> FolderSplit:
         limit = starts[min(len(starts) - 1, len(starts) * (100 - VAL_PERCENT) // 100)]
     val = [n for n in labelled if (windows[n].x0 if across else windows[n].y0) >= limit]
 
+    image = _image(labelled[0])
+
     def apart(name: str) -> bool:
-        return not any(_overlap(windows[name], windows[other]) for other in val)
+        if _image(name) != image:
+            return True
+        return not any(_overlap(_window(name), windows[other]) for other in val)
 
     rest = [name for name in labelled if name not in val]
     train = [name for name in rest if apart(name)]
@@ -172,8 +183,14 @@ def _beside(labelled: Sequence[str], unlabelled: Sequence[str]) -> FolderSplit:
         sorted(val),
         sorted(free),
         sorted({*rest, *unlabelled} - {*train, *free}),
-        f'there is one image: its {"right" if across else "lower"} end is validated on',
+        f'one image has labels: its {"right" if across else "lower"} end is validated on',
     )
+
+
+def _image(name: str) -> tuple[str, bool]:
+    """Which image a tile was cut from, and whether it was cut at all."""
+    stem, window = parse_tile_name(name.replace('/', _FOLDER_MARK))
+    return stem, window is not None
 
 
 def _window(name: str) -> Window:

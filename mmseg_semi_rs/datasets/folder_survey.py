@@ -49,6 +49,7 @@ class MaskSummary:
         counts: Pixels of each value, of a colour as 0xRRGGBB; those without data left out.
         calm: The same of colours away from edges; empty for numbers.
         painted: See :class:`~.mask_files.Mask`.
+        grey: See :class:`~.mask_files.Mask`.
         direct: See :class:`~.mask_files.Mask`.
         lossy: See :class:`~.mask_files.Mask`.
         palette: See :class:`~.mask_files.Mask`.
@@ -59,10 +60,16 @@ class MaskSummary:
     counts: Counter[int]
     calm: Counter[int]
     painted: bool
+    grey: bool
     direct: bool
     lossy: bool
     palette: dict[int, Colour]
     names: dict[int, str]
+
+    def as_colours(self) -> MaskSummary:
+        """The same of a grey mask whose values are colours: black, white and between."""
+        colours = Counter({value * 0x010101: pixels for value, pixels in self.counts.items()})
+        return replace(self, counts=colours, calm=colours, painted=True, grey=False)
 
 
 @dataclass
@@ -197,6 +204,7 @@ def survey_folder(
             survey.problems.append(picture)
         else:
             survey.pictures[picture.stem] = picture
+    _keep_one_depth(survey)
     if not survey.pictures:
         raise ValueError(
             f'None of the {len(found)} images in {image_dir} can be used; the first: '
@@ -207,8 +215,25 @@ def survey_folder(
     return survey
 
 
+def _keep_one_depth(survey: Survey) -> None:
+    """Leave out 8-bit images among deeper ones, or the reverse: one stretch cannot fit both."""
+    deep = Counter(picture.info.dtype != 'uint8' for picture in survey.pictures.values())
+    if len(deep) < 2:
+        return
+    kept = deep.most_common(1)[0][0]
+    for stem, picture in list(survey.pictures.items()):
+        if (picture.info.dtype != 'uint8') != kept:
+            survey.problems.append(
+                f'{survey.image_dir / picture.name} has pixels of {picture.info.dtype} where most '
+                f'images have {"more than " if kept else ""}8 bits: make it like them.'
+            )
+            del survey.pictures[stem]
+
+
 def _survey_masks(survey: Survey, mask_dir: Path, workers: int | None, progress: bool) -> None:
     masks = list_images(mask_dir)
+    if inside := _below(survey.image_dir, mask_dir):
+        masks = {stem: names for stem, names in masks.items() if not stem.startswith(f'{inside}/')}
     if not masks:
         raise FileNotFoundError(
             f'There is no mask in {mask_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
@@ -234,6 +259,10 @@ def _survey_masks(survey: Survey, mask_dir: Path, workers: int | None, progress:
             survey.problems.append(mask)
         else:
             survey.masks[picture.stem] = mask
+    if survey.painted:  # then what is all black is that as well
+        for stem, mask in survey.masks.items():
+            if mask.grey:
+                survey.masks[stem] = mask.as_colours()
     painted = Counter(mask.painted for mask in survey.masks.values())
     if len(painted) == 2:
         kept = painted.most_common(1)[0][0]
@@ -289,6 +318,7 @@ def _examine(mask_dir: Path, picture: Picture, name: str) -> MaskSummary | str:
         mask.count(),
         mask.count(calm=True) if mask.painted else Counter(),
         mask.painted,
+        mask.grey,
         mask.direct,
         mask.lossy,
         mask.palette,

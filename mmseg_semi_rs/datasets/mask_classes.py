@@ -206,6 +206,10 @@ class _Planner:
         if len({name for _, name in pairs}) < len(pairs):
             listed = ', '.join(name for _, name in pairs)
             raise ValueError(f'Two classes have one name ({listed}): give each its own.')
+        if len(pairs) > IGNORED:
+            raise ValueError(
+                f'--classes has {len(pairs)} names, and masks have room for {IGNORED}: merge some.'
+            )
         if len(pairs) < 2:
             found = ', '.join(self.show(value) for value, _ in self.counts.most_common(5))
             raise ValueError(
@@ -279,9 +283,9 @@ class _Planner:
                 f'The masks hold colours and --classes {" ".join(names)} does not say which is '
                 f'which: give each its colour, --classes {listed}.'
             )
-        values = [value for value in values if value not in self.ignore]
+        values = [value for value in values if not self.is_ignored(value)]
         values = self.without_marks(values)
-        if len(values) > _MAX_CLASSES:
+        if len(values) > _MAX_CLASSES and not names:
             raise ValueError(
                 f'The masks hold {len(values)} values, e.g. '
                 f'{", ".join(map(self.show, values[:6]))}, which are hardly all classes: say which '
@@ -297,6 +301,12 @@ class _Planner:
             (value, proposed.get(value) or f'{prefix}_{self.show(value).lstrip("#")}')
             for value in values
         ]
+
+    def is_ignored(self, value: int) -> bool:
+        """Whether ``--ignore`` names a value, or a colour from which this one has strayed."""
+        if self.painted and self.lossy:
+            return any(_distance(value, other) <= _TOLERANCE for other in self.ignore)
+        return value in self.ignore
 
     def colours(self) -> list[int]:
         """Colours that are classes: all of a few, else the frequent ones."""
@@ -317,7 +327,7 @@ class _Planner:
         return sorted(kept)
 
     def without_marks(self, values: list[int]) -> list[int]:
-        """Values without 255 and negative ones, which mark pixels without a class."""
+        """Values without 255, 65535 and negative ones, which mark pixels without a class."""
         if self.painted:
             return values
         if min(values, default=0) < 0:
@@ -326,9 +336,9 @@ class _Planner:
         if values == [0, IGNORED] and self.zero != 'ignore':
             self.reasons.append('0 and 255 alone: two classes (--ignore 255 if it is none)')
             return values
-        if IGNORED in values:
-            self.reasons.append('255 is the usual mark of pixels without a class: ignored')
-            values = [value for value in values if value != IGNORED]
+        for mark in sorted({IGNORED, 65535}.intersection(values)):
+            self.reasons.append(f'{mark} is the usual mark of pixels without a class: ignored')
+            values = [value for value in values if value != mark]
         return values
 
     def judged_zero(self, values: list[int]) -> list[int]:
@@ -351,10 +361,11 @@ class _Planner:
         """Match names with values; 0 is none of the classes if the values count from 1."""
         count = len(names)
         top = max(values, default=0)
-        if self.zero != 'ignore' and top < count:
+        if self.zero != 'ignore' and top < count and self.ignore.isdisjoint(range(count)):
             self.reasons.append(f'{count} names for the values 0 to {count - 1}')
             return list(enumerate(names))
-        if self.zero != 'class' and top == count:
+        from_one = range(1, count + 1)
+        if self.zero != 'class' and top == count and self.ignore.isdisjoint(from_one):
             if 0 in values:
                 self.reasons.append(
                     f'{count} names for the values 1 to {count}: 0 is left and ignored (--zero '

@@ -26,6 +26,7 @@ class Mask:
     Attributes:
         pixels: Shape (H, W), whole numbers, or (H, W, 3), uint8, RGB.
         valid: Shape (H, W), bool, False where the mask has no data; None where it has everywhere.
+        grey: Whether ``pixels`` are those of a colour picture that happens to be grey.
         direct: Whether a loader would find the very same numbers in the file: one lossless band of
             8 bits.
         lossy: Whether it was compressed lossily, so that colours have strayed.
@@ -35,6 +36,7 @@ class Mask:
 
     pixels: np.ndarray
     valid: np.ndarray | None = None
+    grey: bool = False
     direct: bool = False
     lossy: bool = False
     palette: dict[int, Colour] = field(default_factory=dict)
@@ -107,12 +109,13 @@ def read_mask(path: str | Path) -> Mask:
         raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
     if mode == 'LA':
         pixels = pixels[..., 0]
-    if pixels.ndim == 3 and not lossy and (pixels == pixels[..., :1]).all():
+    grey = pixels.ndim == 3 and not lossy and bool((pixels == pixels[..., :1]).all())
+    if grey:
         pixels = pixels[..., 0]
     palette = {k // 3: (table[k], table[k + 1], table[k + 2]) for k in range(0, len(table), 3)}
     direct = mode in ('1', 'L', 'P') and not lossy
     names = _category_names(path)
-    return Mask(_whole(pixels, path), _partly(valid), direct, lossy, palette, names)
+    return Mask(_whole(pixels, path), _partly(valid), grey, direct, lossy, palette, names)
 
 
 def _has_colours(mode: str) -> bool:
@@ -142,10 +145,12 @@ def _read_raster(path: Path) -> Mask:
         known = np.isfinite(bands).all(0)
         valid &= known
         bands = np.where(known, bands, 0)
-    painted = len(bands) > 1 and bands.dtype == np.uint8 and bool((bands[:3] != bands[0]).any())
+    coloured = len(bands) > 1 and bands.dtype == np.uint8
+    painted = coloured and bool((bands[:3] != bands[0]).any())
     pixels = bands[:3].transpose(1, 2, 0) if painted else bands[0]
     direct = len(bands) == 1 and bands.dtype == np.uint8 and bool(valid.all())
-    return Mask(_whole(pixels, path), _partly(valid), direct, False, palette, names)
+    grey = coloured and not painted
+    return Mask(_whole(pixels, path), _partly(valid), grey, direct, False, palette, names)
 
 
 def _partly(valid: np.ndarray | None) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from ..datasets.conversion import write_atomic
 from ..datasets.raster_bands import RasterToRGB
 
-__all__ = ['METHODS', 'FolderConfig', 'write_config']
+__all__ = ['METHODS', 'FolderConfig', 'check_method', 'write_config']
 
 _LINE = 100
 _DRAWN = 8  # predictions that each validation draws
@@ -133,21 +133,6 @@ class FolderConfig:
             raise ValueError(
                 f'--method {self.method} learns from images without masks too, and there are none: '
                 'add images, or choose --method supervised.'
-            )
-        if self.student_weights is not None and not self.student_weights.is_file():
-            raise FileNotFoundError(
-                f'--student-weights {self.student_weights} does not exist: correct the path.'
-            )
-        if self.student_weights is not None and METHODS[self.method].base is not None:
-            raise ValueError(
-                f'--student-weights {self.student_weights} are those of a small student, which '
-                f'--method {self.method} does not have: leave them out.'
-            )
-        unspoken = [name for name in self.classes if _UNSPOKEN.fullmatch(name)]
-        if self.method in ('co2s', 'semiearth') and unspoken:
-            raise ValueError(
-                f'--method {self.method} describes classes in words, and {", ".join(unspoken)} '
-                'say nothing: name the classes by --classes.'
             )
 
     @property
@@ -310,6 +295,36 @@ class FolderConfig:
             )
             hooks.append(dict(base.purify.to_dict(), verifier=verifier, store=str(store)))
         return hooks
+
+
+def check_method(method: str | None, classes: Sequence[str], student_weights: Path | None) -> None:
+    """Find what a method cannot be used with, before anything is converted for it.
+
+    Args:
+        method: A key of :data:`METHODS`; None is a method with a small student.
+        classes: Their names.
+        student_weights: See :class:`FolderConfig`.
+
+    Raises:
+        FileNotFoundError: The weights do not exist.
+        ValueError: The method has no student of such weights, or describes classes by their names
+            and those say nothing.
+    """
+    if student_weights is not None and not student_weights.is_file():
+        raise FileNotFoundError(
+            f'--student-weights {student_weights} does not exist: correct the path.'
+        )
+    if student_weights is not None and method and METHODS[method].base is not None:
+        raise ValueError(
+            f'--student-weights {student_weights} are those of a small student, which '
+            f'--method {method} does not have: leave them out.'
+        )
+    unspoken = [name for name in classes if _UNSPOKEN.fullmatch(name)]
+    if method in ('co2s', 'semiearth') and unspoken:
+        raise ValueError(
+            f'--method {method} describes classes in words, and {", ".join(unspoken)} say nothing: '
+            'name the classes by --classes.'
+        )
 
 
 def write_config(path: Path, text: str, force: bool = False) -> bool:

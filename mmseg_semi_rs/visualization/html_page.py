@@ -79,8 +79,13 @@ def write_page(path: str | Path, title: str, style: str, body: str) -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: The path is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder: name a file for the page, e.g. {path}/page.html.')
     path.parent.mkdir(parents=True, exist_ok=True)
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     source = (

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from PIL import Image
+
 from .html_page import embed_picture, text, write_page
 from .report_curves import COLOURS, DASHES, Chart, collect_charts, draw_chart, networks_of
 from .report_tables import (
@@ -86,6 +88,11 @@ def write_report(
         raise ValueError(' '.join(faults) or 'No folder is named: give the work_dir of a training.')
     for run in runs:
         faults += run.faults
+        if run.diverged is not None:
+            faults.append(
+                f'{run.folder}: the loss is no finite number at iteration {run.diverged:,}, and '
+                'what was learnt after it is worth nothing: lower the learning rate.'
+            )
         if run.headline is None:
             faults.append(f'{run.folder} has no validation yet: it is in the curves only.')
     groups = group_runs(runs)
@@ -196,7 +203,7 @@ def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
                 break
             try:
                 figures.append(_picture(picture, run))
-            except OSError as error:
+            except (OSError, Image.DecompressionBombError) as error:
                 faults.append(f'{picture.path} is no readable picture ({error}) and left out.')
         more = len(chosen) - len(figures)
         note = f' {more} more are in {run.folder}.' if more > 0 else ''
@@ -209,7 +216,8 @@ def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
         return '', faults
     return (
         '<section aria-labelledby="pictures">\n<h2 id="pictures">Pictures</h2>\n'
-        f'{"".join(parts)}</section>\n'
+        '<p class="note">Of validation images (val_...): the mask on the left, the prediction on '
+        f'the right.</p>\n{"".join(parts)}</section>\n'
     ), faults
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,6 +104,12 @@ class Run:
         return next((key for key in self.val if key.endswith('mIoU')), None)
 
     @property
+    def diverged(self) -> int | None:
+        """The first iteration whose loss is no finite number; None if all are."""
+        steps = sorted(self.train.get('loss', {}).items())
+        return next((step for step, value in steps if not math.isfinite(value)), None)
+
+    @property
     def last_step(self) -> int | None:
         """Iteration of the last validation."""
         return None if self.headline is None else max(self.val[self.headline])
@@ -125,21 +132,22 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     Returns:
         The runs, and one sentence for each folder without one.
     """
-    paths: dict[Path, None] = {}
+    paths: dict[Path, Path] = {}
     faults = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             faults.append(f'{folder} is no folder: give the work_dir of a training.')
             continue
         found = sorted({file.parents[2] for file in folder.rglob('*/vis_data/scalars.json')})
-        paths |= dict.fromkeys(found)
+        for path in found:  # a run is one, however often and by whatever path it is named
+            paths.setdefault(path.resolve(), path)
         if not found:
             faults.append(
                 f'{folder} holds no run (no */vis_data/scalars.json, which LocalVisBackend writes '
                 'at the first log): give the work_dir of a training.'
             )
-    names = _names([path.resolve() for path in paths])
-    return [read_run(path, name) for path, name in zip(paths, names, strict=True)], faults
+    names = _names(list(paths))
+    return [read_run(path, name) for path, name in zip(paths.values(), names, strict=True)], faults
 
 
 def read_run(folder: str | Path, name: str | None = None) -> Run:

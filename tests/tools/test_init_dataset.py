@@ -13,6 +13,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from mmseg_semi_rs.datasets import checks
+from mmseg_semi_rs.datasets.folder_split import divide
 from tests.config_zoo import build_model
 from tests.tools.tiny_training import load_tool, run_here
 
@@ -330,6 +331,147 @@ def test_same_again_changes_nothing_and_cuts_nothing(init, tmp_path):
     assert init('--tile', 64, '--iters', 7).config.max_iters == 7  # not edited: replaced
 
 
+def test_originals_are_never_replaced(init, tmp_path):
+    write(tmp_path, draw=lambda ids: COLOURS[ids])
+    (tmp_path / 'masks').rename(tmp_path / 'ann_dir')
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*.png')}
+    words = [tmp_path / 'images', tmp_path / 'ann_dir', '--out', tmp_path]
+    with pytest.raises(SystemExit) as leave:
+        TOOL.main([str(word) for word in words])
+    assert leave.value.code == 2
+    (tmp_path / 'images').rename(tmp_path / 'img_dir')
+    words = [tmp_path / 'img_dir', tmp_path / 'ann_dir', '--out', tmp_path, '--tile', 64]
+    with pytest.raises(SystemExit):
+        TOOL.main([str(word) for word in words])
+    assert sorted(before.values()) == sorted(p.read_bytes() for p in tmp_path.rglob('*.png'))
+
+
+def test_masks_all_black_or_white_among_coloured_ones(init, tmp_path):
+    write(tmp_path, images=9, masks=8, draw=lambda ids: COLOURS[ids])
+    for number in range(5):
+        save(
+            tmp_path / 'masks' / f'{number}.png',
+            np.full((64, 64, 3), 255 * (number == 0), np.uint8),
+        )
+    done = init('--classes', 'a=#3c1098', 'black=#000000', 'white=#ffffff')
+    assert done.code == 0
+    found = done.masks()
+    assert (found['0'] == 2).all() and (found['4'] == 1).all()
+    assert (np.array([0, 255, 255])[labels(5)] == found['5']).all()
+
+
+def test_one_labelled_scene_among_others(init, tmp_path):
+    for number in range(3):
+        save(tmp_path / 'images' / f's{number}.png', photo(labels(number, 256)))
+    save(tmp_path / 'images' / 'extra_0_0_64_64.png', photo(labels(0)))
+    save(tmp_path / 'masks' / 's0.png', labels(0, 256))
+    done = init('--tile', 64)
+    assert 'one image has labels: its right end is validated on' in done.out
+    assert len(done.names('unlabelled')) == 33  # nothing of the others is a place of validation
+    shutil.rmtree(tmp_path / 'images')
+    shutil.rmtree(tmp_path / 'masks')
+    for name in ('a_0_0_64_64', 'a_64_0_128_64', 'a_128_0_192_64', 'whole'):  # cut by the user
+        save(tmp_path / 'images' / f'{name}.png', photo(labels(0)))
+        if name != 'whole':
+            save(tmp_path / 'masks' / f'{name}.png', labels(0))
+    done = init(out=tmp_path / 'other')
+    assert done.names('unlabelled') == ['whole.png']
+    assert done.names('val') == ['a_128_0_192_64.png']
+
+
+def test_one_small_image_does_not_make_all_tiles_small(init, tmp_path):
+    for number, side in enumerate((64, 256, 256, 256)):
+        save(tmp_path / 'images' / f'{number}.png', photo(labels(number, side)))
+        save(tmp_path / 'masks' / f'{number}.png', labels(number, side))
+    save(tmp_path / 'images' / 'wide.png', photo(labels(0, 256)).repeat(7, 1))
+    assert 'cut into tiles of 256 px' in init().out
+
+
+def test_names_with_brackets_are_printed_as_they_are(init, tmp_path):
+    write(tmp_path)
+    done = init('--classes', 'a[x]', '[/b]', 'c', out=tmp_path / 'o[old] [/bold]')
+    assert done.code == 0
+    assert '\u25a0 a[x] ' in done.out and '\u25a0 [/b] ' in done.out
+    assert done.out.count(f'{tmp_path}/o[old] [/bold]') >= 4
+
+
+def test_many_classes_if_they_have_names(init, tmp_path):
+    ids = (np.arange(64 * 64) % 80).reshape(64, 64).astype(np.uint8)
+    write(tmp_path, draw=lambda _: ids)
+    assert 'hardly all classes' in init().error
+    done = init('--classes', *(f'n{k}' for k in range(80)))
+    assert len(done.config.classes) == 80 == done.config.model.student.decode_head.num_classes
+    assert 'room for 255' in init('--classes', *(f'n{k}={k}' for k in range(256))).error
+
+
+def test_ignored_values_are_no_class_whatever_the_names(init, tmp_path):
+    write(tmp_path, classes=4)
+    done = init('--ignore', 1, '--classes', 'a', 'b', 'c')
+    for stem, ids in done.masks().items():
+        assert (np.array([0, 255, 1, 2])[labels(int(stem), classes=4)] == ids).all()
+    done = init('--ignore', 0, '--classes', 'a', 'b', 'c', '--zero', 'class')
+    for stem, ids in done.masks().items():
+        assert (np.array([255, 0, 1, 2])[labels(int(stem), classes=4)] == ids).all()
+
+
+def test_an_ignored_colour_may_have_strayed(init, tmp_path):
+    near = np.array([[60, 16, 152], [226, 169, 41], [110, 220, 158]], np.uint8)
+    write(tmp_path, mask_suffix='.jpg', draw=lambda ids: near[ids], side=128)
+    assert len(init('--ignore', '#e2a929').config.classes) == 2
+
+
+def test_65535_marks_what_has_no_class(init, tmp_path):
+    def draw(ids):
+        deep = ids.astype(np.uint16)
+        deep[:8] = 65535
+        return deep
+
+    write(tmp_path, draw=draw)
+    done = init('--classes', 'a', 'b', 'c')
+    assert '65535 is the usual mark' in done.out
+    assert all((ids[:8] == 255).all() for ids in done.masks().values())
+
+
+def test_images_of_another_depth_are_left_out(init, tmp_path):
+    write(tmp_path, images=8, masks=6)
+    save(tmp_path / 'images' / '0.png', labels(0).astype(np.uint16) * 900)
+    done = init()
+    assert done.code == 1 and '1 left out' in done.out
+    assert 'images/0.png has pixels of uint16 where most images have 8 bits' in done.out
+    assert 'stretch' not in done.out
+
+
+def test_images_inside_the_folder_of_masks(init, tmp_path):
+    write(tmp_path)
+    (tmp_path / 'images').rename(tmp_path / 'masks' / 'images')
+    words = [tmp_path / 'masks' / 'images', tmp_path / 'masks', '--out', tmp_path / 'out']
+    TOOL.main([str(word) for word in words])
+
+
+def test_configs_of_an_earlier_run_are_told(init, tmp_path):
+    write(tmp_path)
+    init()
+    assert 'note:' not in init('--method', 'unimatchv2').out
+    done = init('--classes', 'a', 'b', 'c')
+    assert f'note: {tmp_path}/out/out_unimatchv2.py is of the lists and classes before' in done.out
+    assert 'out_fixmatch.py is of' not in done.out
+    mask = tmp_path / 'out' / 'ann_dir'
+    init('--ignore', 1)
+    before = [path.read_bytes() for path in sorted(mask.iterdir())]
+    assert init('--method', 'co2s').code == 2  # before it writes other masks
+    assert before == [path.read_bytes() for path in sorted(mask.iterdir())]
+
+
+def test_where_nothing_can_be_written(init, tmp_path):
+    write(tmp_path)
+    (tmp_path / 'file').write_text('')
+    done = init(out=tmp_path / 'file')
+    assert done.code == 2 and 'choose another --out' in done.error
+    assert init('--iters', 0).code == init('--seed', -1).code == 2
+    done = init('--config', 'mine')
+    assert done.code == 2 and 'let it end in .py' in done.error
+
+
 def test_what_was_edited_is_kept_unless_forced(init, tmp_path):
     write(tmp_path)
     path = next(init().folder.glob('*.py'))
@@ -426,6 +568,77 @@ def test_scenes_are_not_divided(init, tmp_path):
     assert len({name[2] for name in other.names('val')}) == 1
 
 
+def test_few_labelled_images_do_not_divide_scenes_either(init, tmp_path):
+    for scene in 'abc':
+        for tile in range(3):
+            save(tmp_path / 'images' / f'{scene}_{tile}.png', photo(labels(tile)))
+        save(tmp_path / 'masks' / f'{scene}_0.png', labels(0))
+    done = init()
+    (scene,) = {name[0] for name in done.names('val')}
+    assert len(done.names('unlabelled')) == 4
+    assert not any(name.startswith(scene) for name in done.names('unlabelled'))
+
+
+def test_images_of_many_sizes_are_validated_alone_and_in_windows(init, tmp_path):
+    write(tmp_path, images=8)
+    save(tmp_path / 'images' / '7.png', photo(labels(7, 96)))
+    cfg = init('--method', 'rsmtdf').config
+    assert cfg.val_dataloader.batch_size == 1
+    assert cfg.geometry.transforms[0].type == 'RandomCrop'
+    assert cfg.model.student.test_cfg.mode == 'slide'
+
+
+def test_validation_shows_as_many_classes_as_training_where_it_can():
+    presence = {f'{k}': {0, 1} if k in (3, 7) else {0} for k in range(10)}
+    for seed in range(20):
+        split = divide(presence, [], seed)
+        assert any(1 in presence[k] for k in split.val)
+        assert any(1 in presence[k] for k in split.train)
+
+
+def test_tiles_follow_other_classes_and_have_data(init, tmp_path):
+    for number in range(4):
+        bands = np.stack([labels(number, 128) * 80 + 20] * 3)
+        bands[:, :, :70] = 0
+        write_tiff(tmp_path / 'images' / f'{number}.tif', bands, nodata=0)
+        if number < 3:
+            write_tiff(tmp_path / 'masks' / f'{number}.tif', labels(number, 128)[None])
+    whole = init(out=tmp_path / 'whole')
+    assert 'warns about every GeoTIFF' in whole.out
+    assert all((ids[:, :70] == 255).all() for ids in whole.masks().values())
+    done = init('--tile', 64)
+    assert '8 tiles without data are left out' in done.out and len(done.everything) == 8
+    first = done.masks()
+    other = init('--tile', 64, '--classes', 'b=1', 'a=0').masks()
+    assert set(first) == set(other)
+    assert all((other[k][first[k] == 0] == 1).all() for k in first)
+
+
+def test_transparent_pixels_of_masks_have_no_class(init, tmp_path):
+    def draw(ids):
+        alpha = np.full(ids.shape, 255, np.uint8)
+        alpha[:8] = 0
+        return np.dstack([COLOURS[ids], alpha])
+
+    write(tmp_path, draw=draw)
+    for stem, ids in init().masks().items():
+        assert (ids[:8] == 255).all()
+        assert (ids[8:] == np.array([0, 2, 1])[labels(int(stem))][8:]).all()
+
+
+def test_seeds_repeat_and_differ(init, tmp_path):
+    write(tmp_path, images=12, masks=12)
+    lists = [init('--seed', seed).names('val') for seed in (0, 0, 1, 2)]
+    assert lists[0] == lists[1] and len(set(map(tuple, lists))) > 1
+
+
+def test_links_in_a_circle_end(init, tmp_path):
+    write(tmp_path)
+    (tmp_path / 'images' / 'self').symlink_to(tmp_path / 'images')
+    (tmp_path / 'images' / 'more').symlink_to(tmp_path / 'masks')
+    assert len(init().everything) == 6 + 4
+
+
 def test_semi_supervised_without_unlabelled_images(init, tmp_path):
     write(tmp_path, masks=6)
     assert init().config.train_dataloader.dataset.unlabelled is None
@@ -460,6 +673,12 @@ def test_config_of_every_method(init, tmp_path, method):
     assert val[0]['inputs'].shape[0] == 3
     model = build_model(repr(cfg.model.to_dict()))
     assert model.num_classes == 3
+    student = cfg.model.get('semi_test_cfg', {}).get('predict_on') == 'student'
+    assert student == (method == 'supervised')
+    assert ('feature_dropout' in cfg.model.get('semi_train_cfg', {})) == (method == 'unimatchv2')
+    hooks = {hook.type for hook in cfg.custom_hooks}
+    assert ('MeanTeacherHook' in hooks) == (method != 'co2s')
+    assert cfg.val_dataloader.batch_size == 8 and cfg.geometry.transforms[0].type == 'RandomResize'
     assert cfg.crop_size[0] % (14 if method in ('rsmtdf', 'semiearth') else 16) == 0
     small = method in ('supervised', 'fixmatch', 'unimatchv2')  # convolutions see whole images
     assert cfg.window_size == (96 if small else cfg.crop_size[0])

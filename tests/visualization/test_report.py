@@ -306,6 +306,53 @@ def test_what_is_no_run_or_lacks_something_is_one_sentence_and_the_rest_goes_on(
     assert page.texts['p'][0].startswith('4 runs of 3 recipes.')
 
 
+def test_a_run_is_one_by_whatever_path(tmp_path, monkeypatch):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    (tmp_path / 'link').symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    runs, faults = find_runs(['run', run, 'link', tmp_path])
+    assert [found.name for found in runs] == ['run'] and not faults
+    assert runs[0].folder == Path('run')
+
+
+def test_a_loss_that_is_no_number_is_told(tmp_path):
+    for name, bad in (('nan', math.nan), ('inf', math.inf)):
+        lines = [dict(line) for line in lines_of(5, 40)]
+        for line in lines:
+            if 'iter' in line and line['step'] in (20, 30):
+                line['loss'] = bad
+        _, faults = report([write_run(tmp_path / name, lines)], tmp_path / 'page.html')
+        assert len(faults) == 1 and 'no finite number at iteration 20,' in faults[0]
+
+
+def test_a_picture_too_large_to_open_is_left_out(tmp_path, monkeypatch):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    add_picture(run, 'pseudo_labels_40')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    page, faults = report([run], tmp_path / 'page.html')
+    assert len(faults) == 1 and 'pseudo_labels_40.png is no readable picture' in faults[0]
+    assert not page.all('img')
+
+
+def test_many_pictures_are_few_and_a_score_that_is_no_number_is_not_the_best(tmp_path):
+    lines = [dict(line) for line in lines_of(5, 40)]
+    next(line for line in lines if 'mIoU' in line)['mIoU'] = math.nan
+    run = write_run(tmp_path / 'run', lines)
+    for number in range(8):
+        add_picture(run, f'val_{number}_40')
+    page, _ = report([run], tmp_path / 'page.html')
+    assert len(page.all('img')) == 6 and '2 more are in' in page.source
+    scores = {k: v for k, v in read_run(run).val['mIoU'].items() if v == v}
+    assert read_run(run).best_step == max(scores, key=scores.get)
+
+
+def test_a_page_is_no_folder(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 10))
+    with pytest.raises(ValueError, match='is a folder: name a file'):
+        write_report([run], tmp_path)
+    assert not list(tmp_path.parent.glob(f'{tmp_path.name}.part'))
+
+
 def test_no_run_at_all_is_told_with_exit_code_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         load_tool('report').main([str(tmp_path / 'nowhere')])
