@@ -17,7 +17,7 @@ from pathlib import Path
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.apis.export import export_network, file_name, parse_size, take_network
-from mmseg_semi_rs.apis.export_onnx import export_onnx
+from mmseg_semi_rs.apis.onnx_export import export_onnx
 from mmseg_semi_rs.engine.launch import Faults
 
 

@@ -2,8 +2,8 @@
 """What is done with a trained model: prediction on images and rasters, export."""
 
 from .export import export_network, take_network
-from .export_onnx import export_onnx
 from .maps import Layers
+from .onnx_export import export_onnx
 from .prediction import Predicted, predict_files, predict_image
 from .predictor import Predictor, load_predictor
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +16,10 @@ import numpy as np
 from PIL import Image
 
 from ..datasets.conversion import write_png
-from ..datasets.raster_bands import import_rasterio, open_raster
+from ..datasets.raster_bands import import_rasterio, open_raster, read_bands
 from ..visualization import colorize, legend, overlay, save_picture
-from .mosaic import NO_DATA, Strip
+from .mosaic import Strip
+from .predictor import NO_DATA
 from .sources import PixelSource, RasterSource
 
 _PREVIEW_SIDE = 1024
@@ -58,11 +61,12 @@ class MapWriter:
     ``<name>_confidence`` holds the probability of that class in 255ths, 0 without data,
     ``<name>_probabilities`` one such band for each class; a GeoTIFF carries the scale 1/255. Of a
     picture the latter is an array (K, H, W) uint8, ``.npy``. ``<name>.gpkg`` holds polygons with
-    ``class_id`` and ``class_name``, in the raster's coordinates or, of a picture, in pixels.
+    ``class_id`` and ``class_name``, in the raster's coordinates or, where it has none, in pixels.
     ``<name>_preview.png`` is for looking at.
 
-    Rasters become cloud-optimised GeoTIFFs of their CRS and transform. Every file is written under
-    a temporary name and renamed.
+    Rasters become cloud-optimised GeoTIFFs of their CRS and transform, or of their ground control
+    points; what was written is read again and compared, since GDAL does not report every failure.
+    Every file is written in a folder of its own and moved when it is whole.
 
     Attributes:
         classes (Sequence[str]): Names of the classes.
@@ -81,7 +85,7 @@ class MapWriter:
             out: Name of the map, ``.tif`` or ``.png``.
         """
         names = [out.with_name(out.stem + layer.suffix + out.suffix) for layer in self._parts()]
-        if self.layers.probabilities and out.suffix == '.png':
+        if self.layers.probabilities and _is_picture(out):
             names[-1] = names[-1].with_suffix('.npy')
         if self.layers.polygons:
             names.append(out.with_suffix('.gpkg'))
@@ -101,6 +105,9 @@ class MapWriter:
 
         Returns:
             list[Path]: The files.
+
+        Raises:
+            OSError: If one cannot be written.
         """
         out.parent.mkdir(parents=True, exist_ok=True)
         files = self.files(out)
@@ -141,26 +148,21 @@ class MapWriter:
             part = layer.of(strip)
             rows, columns = part.shape[1:]
             pixels[:, strip.top : strip.top + rows, strip.left : strip.left + columns] = part
-        partial = path.with_name(f'.{path.name}.part')
-        if path.suffix == '.npy':
-            with partial.open('wb') as file:
-                np.save(file, pixels)
-        elif layer.nodata == NO_DATA:
-            image = Image.fromarray(pixels[0])
-            image.putpalette(np.array(self._colours(), np.uint8)[:, :3].tobytes())
-            image.save(partial, 'PNG')
-        else:
-            write_png(path, pixels[0])
-            return
-        partial.replace(path)
+        with _writing(path) as partial:
+            if path.suffix == '.npy':
+                np.save(partial, pixels)
+            elif layer.nodata == NO_DATA:
+                image = Image.fromarray(pixels[0])
+                image.putpalette(np.array(self._colours(), np.uint8)[:, :3].tobytes())
+                image.save(partial, 'PNG')
+            else:
+                write_png(partial, pixels[0])
 
     def _write_raster(self, layer: _Layer, path: Path, strips: Iterable[Strip], like: Any) -> None:
         rasterio = import_rasterio(path)
         from rasterio.shutil import copy
         from rasterio.windows import Window
 
-        plain = path.with_name(f'.{path.stem}.plain.tif')
-        partial = path.with_name(f'.{path.stem}.part.tif')
         profile = {
             'driver': 'GTiff',
             'width': like.width,
@@ -175,8 +177,12 @@ class MapWriter:
             'blockysize': 512,
             'bigtiff': 'IF_SAFER',
         }
-        with _without_place():
+        written = []
+        with _writing(path) as partial:
+            plain = partial.with_name('plain.tif')
             with rasterio.open(plain, 'w', **profile) as raster:
+                if like.gcps[0]:
+                    raster.gcps = like.gcps
                 if layer.nodata == NO_DATA:
                     raster.write_colormap(1, dict(enumerate(self._colours())))
                     names = {str(index): name for index, name in enumerate(self.classes)}
@@ -188,7 +194,9 @@ class MapWriter:
                 for strip in strips:
                     part = layer.of(strip)
                     rows, columns = part.shape[1:]
-                    raster.write(part, window=Window(strip.left, strip.top, columns, rows))
+                    window = Window(strip.left, strip.top, columns, rows)
+                    raster.write(part, window=window)
+                    written.append((window, zlib.crc32(part.tobytes())))
             copy(
                 plain,
                 partial,
@@ -199,8 +207,10 @@ class MapWriter:
                 num_threads='ALL_CPUS',
                 bigtiff='IF_SAFER',
             )
-        plain.unlink()
-        partial.replace(path)
+            with rasterio.open(partial) as raster:
+                for window, checksum in written:
+                    if zlib.crc32(raster.read(window=window).tobytes()) != checksum:
+                        raise OSError('the file is not what was written')
 
     def _colours(self) -> list[tuple[int, int, int, int]]:
         """The palette for all 256 values; what is no class is transparent."""
@@ -212,14 +222,14 @@ class MapWriter:
         import_rasterio(out)
         from rasterio.features import shapes
 
-        path = out.with_suffix('.gpkg')
-        partial = path.with_name(f'.{path.stem}.part.gpkg')
-        partial.unlink(missing_ok=True)
         schema = {
             'geometry': 'Polygon',
             'properties': {'class_id': 'int', 'class_name': 'str'},
         }
-        with _open_map(out) as (band, transform, crs):
+        with (
+            _writing(out.with_suffix('.gpkg')) as partial,
+            _open_map(out) as (band, transform, crs),
+        ):
             place = {'crs_wkt': crs.to_wkt()} if crs else {}
             options = {'driver': 'GPKG', 'schema': schema, 'layer': out.stem, **place}
             with fiona.open(partial, 'w', **options) as sink:
@@ -234,20 +244,15 @@ class MapWriter:
                     for outline, value in shapes(band, transform=transform)
                     if value != NO_DATA
                 )
-        partial.replace(path)
 
     def _write_preview(self, out: Path, path: Path, source: PixelSource | RasterSource) -> None:
         shrink = max(1.0, max(source.width, source.height) / _PREVIEW_SIDE)
         size = (max(1, round(source.height / shrink)), max(1, round(source.width / shrink)))
         if isinstance(source, RasterSource):
-            from rasterio.enums import Resampling
-
             # The nearest pixels: a stretch must not meet the mean of data and no data.
-            image = source.to_rgb(
-                source.dataset.read(source.bands, out_shape=(len(source.bands), *size))
-            )
+            image = source.to_rgb(read_bands(source.dataset, source.bands, size))
             with open_raster(out) as raster:
-                labels = raster.read(1, out_shape=size, resampling=Resampling.nearest)
+                labels = raster.read(1, out_shape=size)
         else:
             image = cv2.resize(source.pixels, size[::-1], interpolation=cv2.INTER_AREA)
             with Image.open(out) as found:
@@ -261,7 +266,7 @@ class MapWriter:
 def _open_map(path: Path) -> Iterator[tuple[Any, Any, Any]]:
     """A map as rasterio outlines it, its transform and its CRS."""
     rasterio = import_rasterio(path)
-    if path.suffix == '.png':
+    if _is_picture(path):
         with Image.open(path) as image:
             yield np.asarray(image), rasterio.Affine.identity(), None
     else:
@@ -269,16 +274,33 @@ def _open_map(path: Path) -> Iterator[tuple[Any, Any, Any]]:
             yield rasterio.band(raster, 1), raster.transform, raster.crs
 
 
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() == '.png'
+
+
 @contextmanager
-def _without_place() -> Iterator[None]:
-    """Let rasterio write an image that has no place on Earth without a warning."""
-    import warnings
+def _writing(path: Path) -> Iterator[Path]:
+    """Let a file be written in a folder of its own, and move it to its place when it is whole.
 
-    from rasterio.errors import NotGeoreferencedWarning
+    Yields:
+        Path: Where to write.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', NotGeoreferencedWarning)
-        yield
+    Raises:
+        OSError: Writing failed; nothing is left of it.
+    """
+    folder = path.with_name(f'.{path.name}.part')
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    try:
+        folder.mkdir()
+        yield folder / path.name
+        (folder / path.name).replace(path)
+    except Exception as error:  # GDAL has classes of its own for what it reports
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise OSError(
+            f'{path} cannot be written ({reason}): check the space on the disk and the permissions.'
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _import_fiona(path: Path) -> Any:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from .grid import Axis
-from .predictor import Predictor
+from .predictor import NO_DATA, Predictor
 from .sources import Source
 
-NO_DATA = 255
 MEMORY = 256 * 2**20  # bytes of probabilities that are summed up at a time
 
 _T = TypeVar('_T')

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
@@ -18,9 +18,9 @@ import torch
 from ..datasets.raster_bands import raster_info, read_rgb
 from ..models.class_embeddings.cache import settings_digest
 from .maps import Layers, MapWriter
-from .mosaic import MEMORY, NO_DATA, Mosaic, Strip, ahead, batches, levels, mirror
+from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, levels, mirror
 from .partial import PartialMap
-from .predictor import Predictor
+from .predictor import NO_DATA, Predictor
 from .sources import (
     IMAGE_SUFFIXES,
     RASTER_SUFFIXES,
@@ -140,7 +140,6 @@ class _Prediction:
 
     def run(self, given: Path, out: Path) -> Predicted:
         """Predict what is not done yet."""
-        images = find_images(given)
         root = given if given.is_dir() else given.parent
         named = not given.is_dir() and out.suffix.lower() in ('.tif', '.tiff', '.png')
         folder = out.parent if named else out
@@ -149,6 +148,9 @@ class _Prediction:
                 f'{out} is the folder of the images, and the maps would lie among them: give '
                 'another folder.'
             )
+        images = find_images(given, folder)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f'--out {folder} is a file: give a folder.')
         folder.mkdir(parents=True, exist_ok=True)
         stems = Counter(image.relative_to(root).with_suffix('') for image in images)
         jobs = []
@@ -161,11 +163,18 @@ class _Prediction:
                 self._fail(image, error)
         if named and jobs:
             jobs = [self._named(jobs[0], out)]
+        owners: dict[Path, Path] = {}
         for job in jobs:
-            if job.image.resolve() in map(Path.resolve, self.writer.files(job.out)):
-                raise ValueError(
-                    f'The map {job.out} would overwrite its image: give another folder or name.'
-                )
+            for file in self.writer.files(job.out):
+                if file.resolve() == job.image.resolve():
+                    raise ValueError(
+                        f'The map {file} would overwrite its image: give another folder or name.'
+                    )
+                if owners.setdefault(file, job.image) != job.image:
+                    raise ValueError(
+                        f'{file} would be written for {owners[file]} and for {job.image}: rename '
+                        'one of them.'
+                    )
         self.total = sum(job.windows for job in jobs)
         with Journal(folder / JOURNAL, self.fingerprint) as self.journal:
             todo = []
@@ -226,7 +235,7 @@ class _Prediction:
             self._fail(job.image, error)
         else:
             self.result.files[job.image] = files
-            self.journal.add(job.image)
+            self.journal.add(job.image, job.out)
 
     def _predict_large(self, job: _Job) -> list[Path]:
         """Predict strip by strip; finished strips are on disk."""
@@ -312,8 +321,12 @@ def predict_small(
     return strips
 
 
-def find_images(given: Path) -> list[Path]:
+def find_images(given: Path, out: Path) -> list[Path]:
     """The image itself, or all of a folder and its sub-folders, sorted.
+
+    Args:
+        given: An image or a folder.
+        out: Folder of the maps, in which no images are looked for.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -330,6 +343,8 @@ def find_images(given: Path) -> list[Path]:
         path
         for path in given.rglob('*')
         if path.suffix.lower() in known
+        and not path.is_dir()
+        and out.resolve() not in (path.parent.resolve() / path.name).parents
         and not any(part.startswith('.') for part in path.relative_to(given).parts)
     )
     if not found:
@@ -338,10 +353,10 @@ def find_images(given: Path) -> list[Path]:
 
 
 class Journal:
-    """Which images of a folder were predicted, one line each.
+    """Which maps of a folder were written, one line each.
 
     Args:
-        path (Path): The file; of each image its last line counts.
+        path (Path): The file, in that folder; of each map its last line counts.
         fingerprint (str): Of the model and the settings.
     """
 
@@ -352,7 +367,7 @@ class Journal:
         for line in path.read_text('utf-8').splitlines() if path.is_file() else ():
             try:
                 entry = json.loads(line)
-                self._done[entry['image']] = entry
+                self._done[entry['map']] = entry
             except (ValueError, KeyError, TypeError):
                 continue  # the last line of a run that was killed
 
@@ -363,18 +378,19 @@ class Journal:
     def __exit__(self, *exception: object) -> None:
         self._file.close()
 
-    def has(self, image: Path, files: Iterable[Path]) -> bool:
-        """Whether an image was predicted, has not changed, and its files are there."""
-        there = all(file.is_file() for file in files)
-        return there and self._done.get(str(image.resolve())) == self._entry(image)
+    def has(self, image: Path, files: Sequence[Path]) -> bool:
+        """Whether files, the map first, are there and of an image that has not changed."""
+        entry = self._entry(image, files[0])
+        return all(file.is_file() for file in files) and self._done.get(entry['map']) == entry
 
-    def add(self, image: Path) -> None:
-        """Note that all files of an image are written."""
-        self._file.write(json.dumps(self._entry(image)) + '\n')
+    def add(self, image: Path, out: Path) -> None:
+        """Note that all files of an image are written, and the name of its map."""
+        self._file.write(json.dumps(self._entry(image, out)) + '\n')
         self._file.flush()
 
-    def _entry(self, image: Path) -> dict[str, Any]:
+    def _entry(self, image: Path, out: Path) -> dict[str, Any]:
         return {
+            'map': str(out.relative_to(self.path.parent)),
             'image': str(image.resolve()),
             'stamp': _stamp(image),
             'fingerprint': self.fingerprint,

@@ -23,6 +23,8 @@ from ..datasets.raster_bands import RasterToRGB
 from ..engine.launch import load_config, section
 from ..models.class_embeddings.cache import file_digest, settings_digest
 
+NO_DATA = 255  # in a map
+
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -90,6 +92,10 @@ class Predictor:
                 f'names and {len(self.palette)} colours: the checkpoint belongs to another data '
                 'set than the config.'
             )
+        if not 2 <= len(self.classes) <= NO_DATA:
+            raise ValueError(
+                f'The model has {len(self.classes)} classes, and maps are made of 2 to {NO_DATA}.'
+            )
 
     @property
     def device(self) -> torch.device:
@@ -105,6 +111,7 @@ class Predictor:
             'flips': self.flips,
             'amp': self.amp,
             'bands': repr(self.to_rgb),
+            'classes': [self.classes, self.palette],
         })  # fmt: skip
 
     @torch.inference_mode()
@@ -257,7 +264,15 @@ def load_weights(model: Any, path: Path) -> dict[str, Any]:
             f'The checkpoint {path} cannot be read as one of PyTorch ({type(error).__name__}): '
             'give a .pth file that tools/train.py wrote.'
         ) from error
-    weights = checkpoint.get('state_dict', checkpoint)
+    holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
+    weights = checkpoint['state_dict'] if holds_more else checkpoint
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            f'The checkpoint {path} holds no weights by name: give a .pth file that tools/train.py '
+            'wrote.'
+        )
+    if all(name.startswith('module.') for name in weights):  # saved within a wrapper of PyTorch
+        weights = {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
     wanted = model.state_dict()
     faults = [
         *(f'{name} is missing' for name in wanted if name not in weights),
@@ -274,7 +289,7 @@ def load_weights(model: Any, path: Path) -> dict[str, Any]:
             f'{len(wanted)} weights do not fit, such as: {"; ".join(faults[:3])}.'
         )
     model.load_state_dict(weights)
-    return checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
+    return checkpoint.get('meta', {}) if holds_more else {}
 
 
 def dataset_meta(
@@ -286,7 +301,7 @@ def dataset_meta(
         ValueError: If neither says what the classes are.
     """
     found = dict(meta.get('dataset_meta') or {})
-    if not found.get('classes'):
+    if not found.get('classes') or not found.get('palette'):
         dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
         found = dict(dataset.get('metainfo') or {})
     if not found.get('classes') or not found.get('palette'):

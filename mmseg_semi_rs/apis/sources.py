@@ -14,9 +14,11 @@ import numpy as np
 from ..datasets.raster_bands import (
     TIFF_SUFFIXES,
     RasterToRGB,
+    count_bands,
     has_data,
     open_raster,
     raster_info,
+    read_bands,
     read_rgb,
 )
 
@@ -99,9 +101,10 @@ class RasterSource:
     bands: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        bands = self.to_rgb.choose(self.dataset.count, self.dataset.name)
+        bands = self.to_rgb.choose(count_bands(self.dataset), self.dataset.name)
         object.__setattr__(self, 'bands', bands)
-        kinds = {self.dataset.dtypes[band - 1] for band in bands}
+        paletted = count_bands(self.dataset) != self.dataset.count
+        kinds = {'uint8'} if paletted else {self.dataset.dtypes[band - 1] for band in bands}
         if self.to_rgb.low is None and kinds != {'uint8'}:
             raise ValueError(
                 f'{self.dataset.name} has bands of type {", ".join(sorted(kinds))}, and the config '
@@ -124,7 +127,7 @@ class RasterSource:
         from rasterio.windows import Window
 
         window = Window(left, top, right - left, bottom - top)
-        pixels = self.dataset.read(self.bands, window=window)
+        pixels = read_bands(self.dataset, self.bands, window=window)
         return self.to_rgb(pixels), has_data(self.dataset, pixels, window)
 
 

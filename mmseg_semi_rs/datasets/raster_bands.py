@@ -175,7 +175,7 @@ class RGBPixels(NamedTuple):
 
 
 def import_rasterio(path: str | Path) -> ModuleType:
-    """Import rasterio, which this raster needs.
+    """Import rasterio, which this file needs.
 
     Raises:
         ImportError: It is not installed; the message names the extra.
@@ -184,8 +184,7 @@ def import_rasterio(path: str | Path) -> ModuleType:
         import rasterio
     except ImportError as error:
         raise ImportError(
-            f'{path} has other pixels than 8-bit RGB and is read by rasterio, which is not '
-            "installed: pip install 'mmseg_semi_rs[geo]'."
+            f"{path} needs rasterio, which is not installed: pip install 'mmseg_semi_rs[geo]'."
         ) from error
     # For good and not for a while: filters are not of a thread but of the process.
     warnings.filterwarnings('ignore', category=rasterio.errors.NotGeoreferencedWarning)
@@ -204,7 +203,8 @@ def open_raster(path: str | Path) -> Iterator[Any]:
     try:
         with rasterio.open(path) as raster:
             yield raster
-    except rasterio.errors.RasterioError as error:
+    # of rasterio 1.3 the second is no subclass of the first
+    except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError) as error:
         reason = ' '.join(str(error.__cause__ or error).split())
         raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
 
@@ -221,7 +221,8 @@ def raster_info(path: str | Path) -> RasterInfo:
     tiff = path.suffix.lower() in TIFF_SUFFIXES
     try:
         info = _picture_info(path, tiff)
-    except ValueError:  # Pillow knows few of the ways to write a TIFF
+    except ValueError as error:  # Pillow knows few of the ways to write a TIFF
+        tiff = tiff or isinstance(error.__cause__, Image.DecompressionBombError)  # as large
         if not tiff:
             raise
         info = None
@@ -409,19 +410,55 @@ def _read_raster(path: Path, to_rgb: RasterToRGB) -> RGBPixels:
     with open_raster(path) as raster:
         from rasterio.windows import Window
 
-        bands = to_rgb.choose(raster.count, str(path))
+        bands = to_rgb.choose(count_bands(raster), str(path))
         rgb = np.empty((raster.height, raster.width, 3), np.uint8)
         valid = np.empty((raster.height, raster.width), bool)
         for top in range(0, raster.height, _STRIP):
             rows = min(_STRIP, raster.height - top)
             window = Window(0, top, raster.width, rows)
-            strip = raster.read(bands, window=window)
+            strip = read_bands(raster, bands, window=window)
             try:
                 rgb[top : top + rows] = to_rgb(strip)
             except ValueError as error:
                 raise ValueError(f'{path}: {error}') from error
             valid[top : top + rows] = has_data(raster, strip, window)
     return RGBPixels(rgb, None if valid.all() else valid)
+
+
+def count_bands(raster: Any) -> int:
+    """Number of bands of a raster that rasterio has open; a palette makes one band three."""
+    return raster.count if _palette(raster) is None else 3
+
+
+def read_bands(
+    raster: Any, bands: Sequence[int], size: tuple[int, int] | None = None, window: Any = None
+) -> np.ndarray:
+    """Read bands of a raster that rasterio has open, of a paletted one those of the colours.
+
+    Args:
+        raster: ``rasterio.DatasetReader``.
+        bands: Their numbers, from 1 to :func:`count_bands`.
+        size: (h, w) to shrink to; None leaves the size.
+        window: ``rasterio.windows.Window`` to read; None reads all.
+
+    Returns:
+        Shape (len(bands), h, w).
+    """
+    palette = _palette(raster)
+    stored = list(bands) if palette is None else [1]
+    shape = None if size is None else (len(stored), *size)
+    pixels = raster.read(stored, out_shape=shape, window=window)
+    return pixels if palette is None else palette[np.array(bands) - 1][:, pixels[0]]
+
+
+def _palette(raster: Any) -> np.ndarray | None:
+    """Colours of the values of a raster's only band, (3, values) uint8; None if it has none."""
+    if raster.count != 1 or raster.colorinterp[0].name != 'palette':
+        return None
+    colours = np.zeros((3, np.iinfo(raster.dtypes[0]).max + 1), np.uint8)
+    for value, colour in raster.colormap(1).items():
+        colours[:, value] = colour[:3]
+    return colours
 
 
 def has_data(raster: Any, pixels: np.ndarray, window: Any = None) -> np.ndarray:

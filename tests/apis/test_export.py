@@ -19,10 +19,9 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
 
-from mmseg_semi_rs.apis import export_onnx as onnx_module
-from mmseg_semi_rs.apis import stock_parts
+from mmseg_semi_rs.apis import onnx_export, stock_parts
 from mmseg_semi_rs.apis.export import export_network, file_name, take_network
-from mmseg_semi_rs.apis.export_onnx import export_onnx
+from mmseg_semi_rs.apis.onnx_export import export_onnx
 from tests.apis.trained_models import (
     BN,
     CLASSES,
@@ -265,7 +264,7 @@ def runtime(path):
 
 @pytest.fixture
 def needs_onnx():
-    for name in onnx_module.needed():
+    for name in onnx_export.needed():
         pytest.importorskip(name)
 
 
@@ -327,7 +326,7 @@ def test_onnx_of_a_vision_transformer_takes_whole_patches(tmp_path, pixels, need
     taken = take(tmp_path, mean_teacher(dinov2_dpt(), (56, 56)))  # the size of stored positions
     made = export_onnx(taken, tmp_path / 'out.onnx')
     shapes = [(1, 3, 56, 56), (3, 3, 84, 70), (1, 3, 56, 70)]
-    if onnx_module._follows_shapes():
+    if onnx_export._follows_shapes():
         assert made.multiple == 14 and 'any multiples of 14 px' in str(made)
     else:
         assert made.multiple is None and 'takes images of 56 x 56 px only: ' in str(made)
@@ -341,7 +340,7 @@ def test_onnx_of_a_vision_transformer_takes_whole_patches(tmp_path, pixels, need
 
 @pytest.mark.slow
 def test_onnx_of_a_fused_student(tmp_path, pixels, needs_onnx):
-    if not onnx_module._follows_shapes():
+    if not onnx_export._follows_shapes():
         pytest.skip('the exporter of torch before 2.5 does not take it')
     taken = take(tmp_path, mean_teacher(rsmtdf_small(), (56, 56)))
     made = export_onnx(taken, tmp_path / 'out.onnx', opset=18)
@@ -368,8 +367,8 @@ def test_onnx_that_predicts_otherwise_is_an_error(tmp_path, monkeypatch, needs_o
         tried.append(multiple)
         path.write_bytes(b'')
 
-    monkeypatch.setattr(onnx_module, '_export', forge)
-    monkeypatch.setattr(onnx_module, '_difference', lambda *args: 0.25)
+    monkeypatch.setattr(onnx_export, '_export', forge)
+    monkeypatch.setattr(onnx_export, '_difference', lambda *args: 0.25)
     taken = take(tmp_path, mean_teacher(dinov2_fcn(), (56, 56)))
     with pytest.raises(ValueError, match=r'probabilities differ by 2.50e-01'):
         export_onnx(taken, tmp_path / 'out.onnx')
@@ -380,7 +379,7 @@ def test_onnx_that_predicts_otherwise_is_an_error(tmp_path, monkeypatch, needs_o
 def test_exportable_pooling_is_torchs(cells):
     images = torch.rand(2, 3, 11, 7)
     torch.testing.assert_close(
-        onnx_module._adaptive_average_pool(images, cells), F.adaptive_avg_pool2d(images, cells)
+        onnx_export._adaptive_average_pool(images, cells), F.adaptive_avg_pool2d(images, cells)
     )
 
 
@@ -389,7 +388,7 @@ def test_exportable_positions_are_dinov2s():
     torch.nn.init.normal_(backbone.pos_embed)
     for grid in ((4, 4), (4, 7), (9, 4), (3, 3)):
         torch.testing.assert_close(
-            onnx_module._positions(backbone, grid), backbone.position_embedding(grid)
+            onnx_export._positions(backbone, grid), backbone.position_embedding(grid)
         )
 
 

@@ -2,8 +2,11 @@
 """Windows, strips and files of a prediction, with networks whose answer is known."""
 
 import json
+import resource
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,10 +18,12 @@ from torch import nn
 from mmseg_semi_rs.apis import Layers, Predictor, predict_files, predict_image
 from mmseg_semi_rs.apis import mosaic as mosaic_module
 from mmseg_semi_rs.apis import prediction as prediction_module
+from mmseg_semi_rs.apis import sources as sources_module
 from mmseg_semi_rs.apis.grid import Axis
 from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
-from mmseg_semi_rs.apis.sources import PixelSource
+from mmseg_semi_rs.apis.sources import PixelSource, open_source
+from mmseg_semi_rs.datasets.raster_bands import RasterToRGB, read_rgb
 from tests.tools.tiny_training import ROOT
 
 CLASSES = ['red', 'green', 'blue']
@@ -140,7 +145,7 @@ def test_without_overlap_there_are_seams():
 
 
 def test_an_image_smaller_than_a_window_is_mirrored():
-    image = picture(10, 20)
+    image = np.random.default_rng(0).integers(0, 256, (10, 20, 3), np.uint8)
     found = predict_image(predictor(), image)
     mirrored = np.pad(image, ((0, 22), (0, 12), (0, 0)), mode='symmetric')
     expected = whole(Blur(), mirrored)[:, :10, :20]
@@ -260,6 +265,30 @@ def test_other_classes_than_the_models_are_refused():
         Predictor(Blur(), CLASSES[:2], PALETTE, 32)
 
 
+def test_the_fingerprint_changes_with_all_that_changes_a_map():
+    settings = [
+        {}, dict(window=64), dict(overlap=3), dict(batch_size=2), dict(input_size=(64, 64)),
+        dict(flips=True), dict(amp=True), dict(to_rgb=RasterToRGB([3, 2, 1])),
+        dict(to_rgb=RasterToRGB(low=[0], high=[9])), dict(fingerprint='x'),
+    ]  # fmt: skip
+    assert len({predictor(**more).fingerprint for more in settings}) == len(settings)
+    assert predictor().fingerprint == predictor().fingerprint
+
+
+def test_few_strips_wait_to_be_written():
+    done = []
+
+    def slow(item):
+        time.sleep(0.005)
+        done.append(item)
+
+    with prediction_module.in_background(slow) as write:
+        for item in range(10):
+            write(item)
+            assert len(done) >= item - 2
+    assert done == list(range(10))
+
+
 def test_pixels_that_are_no_rgb_are_refused():
     with pytest.raises(ValueError, match=r'not \(8, 8, 4\) uint8'):
         predict_image(predictor(), np.zeros((8, 8, 4), np.uint8))
@@ -287,10 +316,11 @@ def write_raster(path, image, **more):
 
 def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):
     rasterio = pytest.importorskip('rasterio')
-    image = picture(700, 600)
+    image = picture(701, 601)[1:, 1:]  # its blocks are not those of an overview
     image[:40, :50] = 0
     write_raster(tmp_path / 'city.tif', image, nodata=0)
     made = predictor(window=128)
+    made.palette = palette = [[0] * 3, [100] * 3, [200] * 3]  # green looks like red and blue mixed
     layers = Layers(confidence=True, probabilities=True)
     result = predict_files(made, tmp_path / 'city.tif', tmp_path / 'out', layers)
     assert not result.failures
@@ -305,7 +335,7 @@ def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):
         assert found.shape == source.shape and found.nodata == 255
         assert found.tags(ns='IMAGE_STRUCTURE')['LAYOUT'] == 'COG'
         assert found.profile['tiled'] and found.overviews(1)
-        assert [found.colormap(1)[index][:3] for index in range(3)] == [*map(tuple, PALETTE)]
+        assert [found.colormap(1)[index][:3] for index in range(3)] == [*map(tuple, palette)]
         assert found.colormap(1)[255][3] == 0
         assert found.tags(1)['2'] == 'blue'
         labels = found.read(1)
@@ -315,6 +345,12 @@ def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):
     with rasterio.open(files[2]) as found:
         assert found.descriptions == tuple(CLASSES) and found.count == 3
         shares = found.read()
+    with rasterio.open(files[0], overview_level=0) as found:  # of each 2 x 2 pixels one of them
+        blocks = labels.reshape(350, 2, 300, 2)
+        assert (found.read(1)[:, None, :, None] == blocks).any((1, 3)).all()
+    with rasterio.open(files[1], overview_level=0) as found:  # their mean
+        mean = confidence.reshape(350, 2, 300, 2).mean((1, 3))
+        assert np.abs(found.read(1) - mean)[30:].max() <= 1
     assert (labels[~valid] == 255).all() and (confidence[~valid] == 0).all()
     assert (shares[:, ~valid] == 0).all()
     assert (labels == expected.labels)[valid].all()
@@ -355,8 +391,6 @@ def test_polygons_follow_the_map(tmp_path):
 
 def test_bands_are_chosen_and_stretched(tmp_path):
     pytest.importorskip('rasterio')
-    from mmseg_semi_rs.datasets.raster_bands import RasterToRGB
-
     rgb = picture(40, 50)
     deep = np.zeros((40, 50, 4), np.uint16)
     deep[..., [3, 1, 0]] = 1000 + 10 * rgb.astype(np.uint16)
@@ -493,6 +527,67 @@ def test_strips_of_another_model_are_thrown_away(tmp_path, monkeypatch):
     assert model.windows == 16
 
 
+@pytest.mark.parametrize('change', ['image', 'memory'])
+def test_strips_of_another_image_or_division_are_thrown_away(tmp_path, monkeypatch, change):
+    rasterio = pytest.importorskip('rasterio')
+    write_raster(tmp_path / 'a.tif', picture(100, 150))
+    with monkeypatch.context() as patch:
+        patch.setattr(MapWriter, 'write', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(predictor(), tmp_path / 'a.tif', tmp_path / 'o.tif', memory=1)
+    image = picture(100, 150, seed=int(change == 'image'))
+    if change == 'image':
+        write_raster(tmp_path / 'a.tif', image)
+    memory = 1 if change == 'image' else 2**20
+    predict_files(predictor(), tmp_path / 'a.tif', tmp_path / 'o.tif', memory=memory)
+    with rasterio.open(tmp_path / 'o.tif') as found:
+        np.testing.assert_array_equal(found.read(1), predict_image(predictor(), image).labels)
+
+
+@pytest.mark.parametrize('side', [30, 70])
+def test_transparent_pixels_of_a_picture_have_no_class(tmp_path, side):
+    valid = np.ones((side, side), bool)
+    valid[:5] = False
+    rgba = np.dstack([picture(side, side), valid * np.uint8(255)])
+    Image.fromarray(rgba).save(tmp_path / 'a.png')
+    layers = Layers(confidence=True, probabilities=True)
+    files = predict_files(predictor(), tmp_path / 'a.png', tmp_path / 'out', layers).files
+    labels, confidence = (np.asarray(Image.open(file)) for file in files[tmp_path / 'a.png'][:2])
+    shares = np.load(files[tmp_path / 'a.png'][2])
+    assert ((labels == 255) == ~valid).all() and ((confidence == 0) == ~valid).all()
+    assert not shares[:, ~valid].any() and shares.any(0)[valid].all()
+
+
+def test_progress_counts_all_windows_whatever_becomes_of_them(tmp_path, monkeypatch):
+    pytest.importorskip('rasterio')
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    (folder / '.thumbnails').mkdir(parents=True)
+    Image.fromarray(picture(32, 32)).save(folder / '.thumbnails' / 'a.png')
+    for index, side in enumerate([30, 31]):
+        Image.fromarray(picture(side, side)).save(folder / f'{index}.png')
+    broken = folder / '1.png'
+    broken.write_bytes(broken.read_bytes()[:-200])
+    write_raster(folder / 'a.tif', picture(100, 100))
+    finish = mosaic_module._Sums.finish
+
+    def kill(self, number, *rest):
+        if number == 2:
+            raise KeyboardInterrupt
+        return finish(self, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mosaic_module._Sums, 'finish', kill)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(predictor(), folder, out)
+    seen = []
+    result = predict_files(
+        predictor(), folder, out, progress=lambda done, total: seen.append((done, total))
+    )
+    assert result.skipped == 1 and len(result.failures) == 1
+    there, strips, strip, failed = (1, 18), (9, 18), (13, 18), (18, 18)
+    assert seen == [there, strips, strip, (17, 18), failed]
+
+
 def test_a_failing_writer_is_heard(tmp_path, monkeypatch):
     pytest.importorskip('rasterio')
     write_raster(tmp_path / 'a.tif', picture(200, 100))
@@ -524,6 +619,20 @@ def test_previews_show_the_map_over_the_image(tmp_path):
         assert np.abs(left - (228, 0, 0)).max() < 4 and np.abs(right - (0, 228, 0)).max() < 4
 
 
+def test_a_shrunken_preview_has_no_classes_that_are_not_there(tmp_path):
+    pytest.importorskip('rasterio')
+    image = np.zeros((64, 2048, 3), np.uint8)
+    image[:, ::2, 0] = image[:, 1::2, 2] = 255
+    image[:16] = 7  # no data
+    write_raster(tmp_path / 'a.tif', image, nodata=7)
+    files = predict_files(
+        predictor(model=Colours()), tmp_path / 'a.tif', tmp_path / 'out', Layers(preview=True)
+    ).files[tmp_path / 'a.tif']
+    with Image.open(files[-1]) as found:
+        pixels = np.asarray(found)
+    assert (pixels[:8] == 7).all() and (pixels[8:32, :, 1] == 0).all()
+
+
 def test_a_journal_with_a_torn_line_is_read(tmp_path):
     Image.fromarray(picture(32, 32)).save(tmp_path / 'a.png')
     out = tmp_path / 'out'
@@ -531,6 +640,170 @@ def test_a_journal_with_a_torn_line_is_read(tmp_path):
     journal = out / 'predictions.jsonl'
     journal.write_text(journal.read_text() + json.dumps({'image': 'b'})[:-4])
     assert predict_files(predictor(), tmp_path / 'a.png', out).skipped == 1
+
+
+@contextmanager
+def full_disk(size):
+    """No file may grow beyond a size in bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_is_full_leaves_no_map(tmp_path):
+    """GDAL says nothing of tiles that it could not write when it closes a file."""
+    rasterio = pytest.importorskip('rasterio')
+    image = picture(600, 600)
+    write_raster(tmp_path / 'a.tif', image)
+    out, model = tmp_path / 'out', Colours()
+    made = predictor(window=128, model=model)
+    with full_disk(100_000):
+        result = predict_files(made, tmp_path / 'a.tif', out)
+    assert len(result.failures) == 1 and not list(out.rglob('*.npz'))
+    with full_disk(300_000):  # a strip needs 150 kB, the four tiles of the map 1 MB
+        result = predict_files(made, tmp_path / 'a.tif', out)
+    assert len(result.failures) == 1 and not result.files
+    assert 'a.tif cannot be written (' in result.failures[0]
+    assert 'check the space on the disk' in result.failures[0]
+    assert {path.name for path in out.iterdir()} == {'.a.tif.partial', 'predictions.jsonl'}
+    result = predict_files(made, tmp_path / 'a.tif', out)
+    assert not result.failures
+    with rasterio.open(out / 'a.tif') as found:
+        np.testing.assert_array_equal(found.read(1), image.argmax(-1))
+    assert {path.name for path in out.iterdir()} == {'a.tif', 'predictions.jsonl'}
+
+
+def test_a_disk_that_is_full_leaves_no_polygons(tmp_path):
+    pytest.importorskip('fiona')
+    Image.fromarray(picture(200, 200)).save(tmp_path / 'a.png')
+    made, out = predictor(window=256), tmp_path / 'out'
+    with full_disk(60_000):  # an empty GeoPackage has 96 kB
+        result = predict_files(made, tmp_path / 'a.png', out, Layers(polygons=True))
+    assert 'a.gpkg cannot be written (' in result.failures[0] and not result.files
+    assert {path.name for path in out.iterdir()} == {'a.png', 'predictions.jsonl'}
+
+
+def test_what_a_killed_run_left_of_a_file_is_removed(tmp_path):
+    Image.fromarray(picture(32, 32)).save(tmp_path / 'a.png')
+    left = tmp_path / 'out' / '.a.png.part'
+    left.mkdir(parents=True)
+    (left / 'half').write_bytes(b'')
+    assert not predict_files(predictor(), tmp_path / 'a.png', tmp_path / 'out').failures
+    assert not left.exists()
+
+
+def test_ground_control_points_are_kept(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    points = [
+        rasterio.control.GroundControlPoint(row, column, 5 + column, 9 - row)
+        for row, column in [(0, 0), (0, 40), (30, 0)]
+    ]
+    place = dict(gcps=points, crs='EPSG:4326', transform=rasterio.Affine.identity())
+    write_raster(tmp_path / 'a.tif', picture(30, 40), **place)
+    predict_files(predictor(), tmp_path / 'a.tif', tmp_path / 'out')
+    with rasterio.open(tmp_path / 'out' / 'a.tif') as found:
+        assert [(p.row, p.col, p.x, p.y) for p in found.gcps[0]] == [
+            (p.row, p.col, p.x, p.y) for p in points
+        ]
+        assert found.gcps[1].to_epsg() == 4326
+
+
+def test_a_raster_with_a_palette_is_read_as_its_colours(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    colours = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    indices = picture(40, 50)[..., 0]
+    profile = dict(driver='GTiff', height=40, width=50, count=1, dtype='uint8')
+    with rasterio.open(tmp_path / 'a.tif', 'w', **profile) as raster:
+        raster.write_colormap(1, dict(enumerate(map(tuple, colours))))
+        raster.write(indices, 1)
+    image = colours[indices]
+    for bands, chosen in ((None, [0, 1, 2]), ([3, 1, 2], [2, 0, 1]), ([2], [1, 1, 1])):
+        to_rgb = RasterToRGB(bands)
+        np.testing.assert_array_equal(
+            read_rgb(tmp_path / 'a.tif', to_rgb).pixels, image[..., chosen]
+        )
+        with open_source(tmp_path / 'a.tif', to_rgb) as source:
+            pixels, valid = source.read(8, 40, 0, 50)
+        np.testing.assert_array_equal(pixels, image[8:, :, chosen])
+        assert valid.all()
+    files = predict_files(
+        predictor(), tmp_path / 'a.tif', tmp_path / 'out', Layers(preview=True)
+    ).files[tmp_path / 'a.tif']
+    with rasterio.open(files[0]) as found:
+        np.testing.assert_array_equal(found.read(1), predict_image(predictor(), image).labels)
+
+
+def test_a_picture_that_pillow_refuses_is_read_by_rasterio(tmp_path, monkeypatch):
+    rasterio = pytest.importorskip('rasterio')
+    image = picture(40, 50)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 900)  # it stops at twice as many
+    monkeypatch.setattr(sources_module, 'LARGE', 1000)
+    predict_files(predictor(), tmp_path / 'a.png', tmp_path / 'out')
+    with rasterio.open(tmp_path / 'out' / 'a.tif') as found:
+        np.testing.assert_array_equal(found.read(1), predict_image(predictor(), image).labels)
+
+
+def test_maps_in_a_sub_folder_of_the_images_are_no_images(tmp_path):
+    Image.fromarray(picture(32, 32)).save(tmp_path / 'a.png')
+    (tmp_path / 'folder.tif').mkdir()
+    for skipped in (0, 1):
+        result = predict_files(predictor(), tmp_path, tmp_path / 'maps')
+        assert list(result.files) == [tmp_path / 'a.png'] and not result.failures
+        assert result.skipped == skipped
+
+
+def test_one_file_for_two_images_is_refused(tmp_path):
+    for name in ('a.png', 'a_confidence.png'):
+        Image.fromarray(picture(32, 32)).save(tmp_path / name)
+    with pytest.raises(ValueError, match=r'out.a_confidence\.png would be written for .* and for'):
+        predict_files(predictor(), tmp_path, tmp_path / 'out', Layers(confidence=True))
+    assert len(predict_files(predictor(), tmp_path, tmp_path / 'out').files) == 2
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+    Image.fromarray(picture(32, 32)).save(tmp_path / 'a.png')
+    (tmp_path / 'out').write_text('')
+    with pytest.raises(ValueError, match=r'out is a file: give a folder'):
+        predict_files(predictor(), tmp_path / 'a.png', tmp_path / 'out')
+
+
+def test_a_map_of_another_model_is_not_taken_for_done(tmp_path):
+    """Of one image there may be several maps, and of one name maps of several images."""
+    for index in range(2):
+        (tmp_path / f'in{index}').mkdir()
+        Image.fromarray(picture(32, 32, seed=index)).save(tmp_path / f'in{index}' / 'a.png')
+    out = tmp_path / 'out'
+    first, second = predictor(fingerprint='one'), predictor(fingerprint='two')
+    image = tmp_path / 'in0' / 'a.png'
+    predict_files(first, image, out / 'x.png')
+    predict_files(second, image, out / 'y.png')
+    assert predict_files(first, image, out / 'x.png').skipped == 1
+    assert predict_files(second, image, out / 'x.png').skipped == 0
+    for index in (0, 1, 0):
+        assert predict_files(first, tmp_path / f'in{index}', out).skipped == 0
+    colours = Predictor(Blur().eval(), CLASSES, PALETTE[::-1], 32, fingerprint='one')
+    assert predict_files(colours, tmp_path / 'in0', out).skipped == 0
+
+
+def test_the_suffix_of_a_map_may_be_in_capitals(tmp_path):
+    Image.fromarray(picture(32, 32)).save(tmp_path / 'a.jpg')
+    files = predict_files(
+        predictor(), tmp_path / 'a.jpg', tmp_path / 'MAP.PNG', Layers(probabilities=True)
+    ).files[tmp_path / 'a.jpg']
+    assert [file.name for file in files] == ['MAP.PNG', 'MAP_probabilities.npy']
+    assert np.load(files[1]).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize('count', [1, 256])
+def test_classes_that_a_map_cannot_hold_are_refused(count):
+    model = Blur()
+    model.num_classes = count
+    with pytest.raises(ValueError, match=f'has {count} classes, and maps are made of 2 to 255'):
+        Predictor(model, list('x' * count), [[0, 0, 0]] * count, 32)
 
 
 MEMORY_PROBE = """

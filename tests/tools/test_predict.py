@@ -133,6 +133,59 @@ def test_bad_input_is_one_sentence(mean_teacher, two_students, tmp_path, change,
     assert 'Traceback' not in error
 
 
+def test_checkpoints_of_other_origin(mean_teacher, tmp_path):
+    """Weights of a wrapped model, without a palette; and a file that holds no weights."""
+    config, checkpoint = mean_teacher
+    whole = torch.load(checkpoint, weights_only=False)
+    weights = {f'module.{name}': tensor for name, tensor in whole['state_dict'].items()}
+    meta = dict(dataset_meta=dict(classes=['grass', 'road', 'roof']))
+    torch.save(dict(meta=meta, state_dict=weights, ema_state_dict={}), tmp_path / 'other.pth')
+    image = pixels(image_of(config))
+    cfg = Config.fromfile(config)
+    cfg.test_dataloader.dataset.metainfo = dict(
+        classes=['a', 'b', 'c'], palette=[[1, 1, 1], [2, 2, 2], [3, 3, 3]]
+    )
+    other = load_predictor(cfg, tmp_path / 'other.pth', 'cpu')
+    assert other.classes == ['a', 'b', 'c'] and other.palette[2] == [3, 3, 3]
+    np.testing.assert_array_equal(
+        predict_image(other, image).probabilities,
+        predict_image(load_predictor(config, checkpoint, 'cpu'), image).probabilities,
+    )
+    for content in ([1, 2], dict(state_dict=3)):
+        torch.save(content, tmp_path / 'no.pth')
+        with pytest.raises(ValueError, match=r'no\.pth holds no weights by name'):
+            load_predictor(config, tmp_path / 'no.pth', 'cpu')
+
+
+def test_the_fingerprint_changes_with_network_and_weights(mean_teacher, tmp_path):
+    config, checkpoint = mean_teacher
+    whole = torch.load(checkpoint, weights_only=False)
+    next(iter(whole['state_dict'].values())).add_(1)
+    torch.save(whole, tmp_path / 'other.pth')
+    found = {
+        load_predictor(config, path, 'cpu', network).fingerprint
+        for path in (checkpoint, tmp_path / 'other.pth')
+        for network in ('teacher', 'student')
+    }
+    assert len(found) == 4
+
+
+def test_the_config_names_the_side_of_windows(mean_teacher):
+    config, checkpoint = mean_teacher
+    cfg = Config.fromfile(config)
+    cfg.window_size = 80
+    assert load_predictor(cfg, checkpoint, 'cpu').window == 80
+    assert load_predictor(cfg, checkpoint, 'cpu', window=96).window == 96
+
+
+def test_without_a_teacher_only_the_student_predicts(mean_teacher):
+    config, checkpoint = mean_teacher
+    cfg = Config.fromfile(config)
+    cfg.model.ema = False
+    with pytest.raises(ValueError, match="'teacher' is none of the networks of the model: student"):
+        load_predictor(cfg, checkpoint, 'cpu', 'teacher')
+
+
 def test_a_pipeline_that_does_more_than_windows_can_is_refused(mean_teacher):
     config, checkpoint = mean_teacher
     cfg = Config.fromfile(config)
