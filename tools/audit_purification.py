@@ -22,7 +22,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
@@ -33,6 +33,7 @@ from rich.table import Table
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.engine.annotation import find_hook
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
 from mmseg_semi_rs.engine.purification_audit import audit_dataset, audit_tiles
 from mmseg_semi_rs.purification.audit import append_summaries, totals
@@ -73,17 +74,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--hook', type=int, metavar='INDEX', help='which of custom_hooks, if several are meant'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override',
-    )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments)
 
 
 def load_model(cfg: Config, checkpoint: str) -> Any:

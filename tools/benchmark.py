@@ -23,7 +23,7 @@ from typing import Any
 
 import cv2
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
@@ -31,6 +31,7 @@ from mmseg.registry import DATASETS
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.datasets.randomness import Draw
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.dry_run import peak_memory
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config, section, set_amp
 from mmseg_semi_rs.engine.step_timing import TimeStepsHook, matmul_peak
@@ -69,17 +70,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='time the start of a run that resumes there (forged state) against a fresh one',
     )
     parser.add_argument('--json', metavar='FILE', help='write the figures')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override',
-    )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments)
 
 
 class TimedTransform:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from mmseg.registry import MODELS
@@ -27,6 +27,7 @@ from torch import Tensor
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.datasets.randomness import seed_step
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
 from mmseg_semi_rs.models.data_preprocessor import stack_valid
 from mmseg_semi_rs.models.segmentors import DualStudentSegmentor
@@ -55,17 +56,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=8, help='images drawn of each source')
     parser.add_argument('--checkpoint', help='draw the pseudo labels of its teacher too')
     parser.add_argument('--seed', type=int, help='seed, instead of randomness.seed of the config')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override',
-    )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments)
 
 
 class BatchPainter:

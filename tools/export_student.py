@@ -18,6 +18,7 @@ from pathlib import Path
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.apis.export import export_network, file_name, parse_size, take_network
 from mmseg_semi_rs.apis.onnx_export import export_onnx
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults
 
 
@@ -43,10 +44,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--opset', type=int, help='version of the ONNX operators (default: that of torch.onnx)'
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments, config=False)
 
 
 def export(args: argparse.Namespace) -> None:

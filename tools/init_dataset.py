@@ -31,6 +31,7 @@ from mmseg_semi_rs.datasets.folder_split import FolderSplit, divide
 from mmseg_semi_rs.datasets.folder_survey import Survey, survey_folder
 from mmseg_semi_rs.datasets.mask_classes import ClassPlan, parse_wish, propose_classes
 from mmseg_semi_rs.datasets.split_files import MANIFEST, verify_split, write_split
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.folder_config import METHODS, FolderConfig, check_method, write_config
 from mmseg_semi_rs.engine.launch import Faults
 
@@ -92,10 +93,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--workers', type=int, default=1, help='processes that convert')
     parser.add_argument('--force', action='store_true', help='replace what was edited by hand')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments, config=False)
 
 
 def show_survey(console: Console, survey: Survey) -> None:

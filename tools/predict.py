@@ -17,7 +17,6 @@ import argparse
 import sys
 import time
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -30,6 +29,7 @@ from rich.progress import (
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, load_config
 
 _STDERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -88,17 +88,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='MB',
         help='for the probabilities that are summed up (default: 256)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override',
-    )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments)
 
 
 def predict(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import argparse
 import sys
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults
 from mmseg_semi_rs.visualization.report import write_report
 
@@ -28,10 +29,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--out', metavar='FILE', default='report.html', help='default: %(default)s')
     parser.add_argument('--title', default='Training report', help='default: %(default)s')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    return parser.parse_args(arguments)
+    return parse(parser, arguments, config=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

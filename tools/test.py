@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.apis.predictor import choose_network
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import (
     Faults,
     check_paths,
@@ -47,23 +47,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--out', metavar='FOLDER', help='write the predicted class ids as PNG')
     parser.add_argument('--json', metavar='FILE', help='write the metrics')
     parser.add_argument('--show-dir', metavar='FOLDER', help='write pictures of the predictions')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    args = parser.parse_args(arguments)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse(parser, arguments, launcher=True)
 
 
 def show_predictions(cfg: Config, folder: str) -> None:

@@ -10,14 +10,13 @@ bash tools/dist_train.sh CONFIG 4 --amp           # 4 GPUs, bfloat16
 from __future__ import annotations
 
 import argparse
-import os
 
-from mmengine.config import DictAction
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 from mmseg.registry import RUNNERS
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.dry_run import dry_run
 from mmseg_semi_rs.engine.launch import (
     Faults,
@@ -62,23 +61,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='build everything, check the data, take one step, report, write no checkpoint',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, e.g. train_cfg.max_iters=1000',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    args = parser.parse_args(arguments)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse(parser, arguments, launcher=True)
 
 
 def train(args: argparse.Namespace, faults: Faults) -> None:

@@ -15,14 +15,13 @@ is named at the end, and the exit code is then 2.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import time
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
@@ -37,6 +36,7 @@ from mmseg_semi_rs.engine.annotation import (
     find_hook,
     try_out,
 )
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import (
     BAD_INPUT,
     Faults,
@@ -85,23 +85,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='show the answers for four tiles and the time that all take; keep no evidence',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override',
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
-    )
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error about bad input comes from'
-    )
-    args = parser.parse_args(arguments)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse(parser, arguments, launcher=True)
 
 
 def list_tiles(cfg: Config, sources: list[str], limit: int | None) -> tuple[Any, list[StoredTile]]:
