@@ -218,16 +218,8 @@ class _Sums:
             probabilities: Whether the strip has those of all classes.
         """
         columns = slice(self.panel.left - self.left, self.panel.right - self.left)
-        sums = self.sums[:, here, columns]
-        confidence, labels = sums.max(0)
-        nothing = ~valid[here, columns]
-        ids, sure = labels.to(torch.uint8).cpu().numpy(), levels(confidence)
-        ids[nothing], sure[nothing] = NO_DATA, 0
-        shares = None
-        if probabilities:
-            shares = levels(sums)
-            shares[:, nothing] = 0
-        return Strip(number, top, self.panel.left, ids, sure, shares)
+        sums, nothing = self.sums[:, here, columns], ~valid[here, columns]
+        return make_strip(sums, nothing, probabilities, number, top, self.panel.left)
 
     def move(self, down: int) -> None:
         """Go on to the next row of windows, ``down`` pixels below."""
@@ -236,7 +228,34 @@ class _Sums:
         self.sums[:, kept.shape[1] :] = 0
 
 
-def levels(shares: Tensor) -> np.ndarray:
+def make_strip(
+    shares: Tensor,
+    nothing: np.ndarray,
+    probabilities: bool,
+    number: int = 0,
+    top: int = 0,
+    left: int = 0,
+) -> Strip:
+    """Turn probabilities into a piece of the map.
+
+    Args:
+        shares: Probabilities, (K, h, w) in [0, 1].
+        nothing: Where the image has no data, (h, w) bool.
+        probabilities: Whether the strip has those of all classes.
+        number: See :class:`Strip`, like the next two. Default to 0.
+        top: First row.
+        left: First column.
+    """
+    confidence, labels = shares.max(0)
+    ids, sure = labels.to(torch.uint8).cpu().numpy(), _levels(confidence)
+    ids[nothing], sure[nothing] = NO_DATA, 0
+    every = _levels(shares) if probabilities else None
+    if every is not None:
+        every[:, nothing] = 0
+    return Strip(number, top, left, ids, sure, every)
+
+
+def _levels(shares: Tensor) -> np.ndarray:
     """Shares in [0, 1] as whole numbers of 255ths."""
     return (shares * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
 

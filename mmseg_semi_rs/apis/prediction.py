@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from ..datasets.raster_bands import raster_info, read_rgb
 from ..models.class_embeddings.cache import settings_digest
 from .maps import Layers, MapWriter
-from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, levels, mirror
+from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
 from .partial import PartialMap
-from .predictor import NO_DATA, Predictor
+from .predictor import Predictor
 from .sources import (
     IMAGE_SUFFIXES,
     RASTER_SUFFIXES,
@@ -216,7 +216,7 @@ class _Prediction:
             raise ValueError(
                 f'--out {out} does not fit: the map of {job.image} is a {job.out.suffix} file.'
             )
-        return _Job(job.image, out, job.windows, job.raster, job.small)
+        return replace(job, out=out)
 
     def _advance(self, windows: int) -> None:
         self.finished += windows
@@ -313,11 +313,7 @@ def predict_small(
     strips = []
     for (pixels, valid), shares in zip(read, found, strict=True):
         shares = shares[:, : pixels.shape[0], : pixels.shape[1]]
-        confidence, labels = shares.max(0)
-        ids, sure = labels.to(torch.uint8).cpu().numpy(), levels(confidence)
-        ids[~valid], sure[~valid] = NO_DATA, 0
-        every = levels(shares) * valid if probabilities else None
-        strips.append(Strip(0, 0, 0, ids, sure, every))
+        strips.append(make_strip(shares, ~valid, probabilities))
     return strips
 
 
