@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from .html_page import text
 from .panels import Palette
 from .purification_panels import (
     ACTION_COLOURS,
@@ -118,8 +118,8 @@ def _head(
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f'<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n'
-        f'<header>\n<h1>{_text(title)}</h1>\n'
+        f'<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n'
+        f'<header>\n<h1>{text(title)}</h1>\n'
     )
     if settings:
         rows = ([name, _value(value)] for name, value in settings.items())
@@ -159,7 +159,7 @@ def _legend(classes: Sequence[str], palette: Palette, has_truth: bool) -> str:
     lines = ['<section class="legend" aria-label="Legend">\n<h2>Legend</h2>\n']
     for group, entries in groups.items():
         items = ''.join(
-            f'<li><span class="swatch" style="background:{colour}"></span>{_text(name)}</li>'
+            f'<li><span class="swatch" style="background:{colour}"></span>{text(name)}</li>'
             for name, colour in entries
         )
         lines.append(f'<div><h3>{group}</h3><ul>{items}</ul></div>\n')
@@ -195,13 +195,13 @@ def _tile(
     counts, rates = summary['counts'], summary['rates']
     faulty = len(summary['dropped']) + summary['truncated']
     badge = ' <strong class="badge">answer truncated</strong>' if summary['truncated'] else ''
-    name = _text(summary['name'])
+    name = text(summary['name'])
     yield (
         f'<article id="tile-{number}" data-order="{number}" data-changed="{_changed(counts)}" '
         f'data-wrong="{_wrong(counts)}" data-faulty="{faulty}">\n<h3>{name}{badge}</h3>\n'
     )
     if summary['key']:
-        yield f'<p class="key">{_text(summary["key"])}</p>\n'
+        yield f'<p class="key">{text(summary["key"])}</p>\n'
     yield '<div class="panels">\n'
     for picture, what in zip(*purification_row(record, classes, palette, side), strict=True):
         yield (
@@ -223,7 +223,7 @@ def _tile(
         heads = ('', 'class', 'called', 'score', 'left', 'top', 'right', 'bottom')
         yield _table(heads, rows, f'Boxes ({len(rows)}), in pixels of the image')
     if summary['dropped']:
-        items = ''.join(f'<li>{_text(part)}</li>' for part in summary['dropped'])
+        items = ''.join(f'<li>{text(part)}</li>' for part in summary['dropped'])
         yield f'<h4>Dropped parts of the answer</h4>\n<ul class="dropped">{items}</ul>\n'
     yield '</article>\n'
 
@@ -234,9 +234,7 @@ def _answer(answer: str) -> str:
     rest = len(answer) - _LONGEST_ANSWER
     cut = f'<p class="note">{rest:,} more characters.</p>\n' if rest > 0 else ''
     # A newline right after <pre> is not part of the text.
-    return (
-        f'<h4>Raw answer</h4>\n<pre tabindex="0">\n{_text(answer[:_LONGEST_ANSWER])}</pre>\n{cut}'
-    )
+    return f'<h4>Raw answer</h4>\n<pre tabindex="0">\n{text(answer[:_LONGEST_ANSWER])}</pre>\n{cut}'
 
 
 def _facts(rates: Mapping[str, float | None]) -> dict[str, str]:
@@ -309,14 +307,14 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str = '
     """A table whose first column names the rows; it scrolls where it is too wide."""
     lines = ['<div class="table" tabindex="0"><table>']
     if caption:
-        lines.append(f'<caption>{_text(caption)}</caption>')
+        lines.append(f'<caption>{text(caption)}</caption>')
     if heads:
-        cells = ''.join(f'<th scope="col">{_text(head)}</th>' for head in heads)
+        cells = ''.join(f'<th scope="col">{text(head)}</th>' for head in heads)
         lines.append(f'<thead><tr>{cells}</tr></thead>')
     lines.append('<tbody>')
     for first, *others in rows:
-        cells = ''.join(f'<td>{_text(cell)}</td>' for cell in others)
-        lines.append(f'<tr><th scope="row">{_text(first)}</th>{cells}</tr>')
+        cells = ''.join(f'<td>{text(cell)}</td>' for cell in others)
+        lines.append(f'<tr><th scope="row">{text(first)}</th>{cells}</tr>')
     return '\n'.join([*lines, '</tbody></table></div>', ''])
 
 
@@ -351,16 +349,6 @@ def _value(value: Any) -> str:
 
 def _rgb(colour: Sequence[int]) -> str:
     return '#' + ''.join(f'{int(value):02x}' for value in colour)
-
-
-def _text(text: Any) -> str:
-    """Escape for element content and for quoted attributes; control characters become visible."""
-    kept = ''.join(sign if _visible(sign) else '\N{REPLACEMENT CHARACTER}' for sign in str(text))
-    return html.escape(kept, quote=True)
-
-
-def _visible(sign: str) -> bool:
-    return sign in '\n\r\t' or (sign >= ' ' and sign != '\x7f')
 
 
 def _data_uri(picture: np.ndarray) -> str:
