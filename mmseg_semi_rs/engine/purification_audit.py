@@ -18,7 +18,6 @@ from mmseg.structures import SegDataSample
 from ..datasets.tiles import evenly, load_image
 from ..purification.audit import AuditRecord
 from ..purification.evidence import quantise
-from ..structures import PseudoLabel
 from .hooks import VLMPurifyHook
 
 __all__ = ['audit_dataset', 'audit_tiles']
@@ -78,7 +77,7 @@ def audit_tiles(
         logits = found.seg_logits.data[None]
         size = tuple(logits.shape[-2:])
         valid = torch.ones(1, *size, dtype=torch.bool, device=device)
-        pseudo = PseudoLabel.from_logits(logits, valid, model.conf_thresh)
+        pseudo = model.gate_of(network)(logits, valid)
         path = str(found.img_path)
         tile = SegDataSample(
             metainfo=dict(img_path=path, ori_shape=size, img_shape=size, geometry=())

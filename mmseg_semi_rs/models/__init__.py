@@ -5,22 +5,28 @@ from .backbones import CLIPVision, DINOv2, DINOv3
 from .class_embeddings import LearnableQueries, TextEmbedding
 from .data_preprocessor import SemiDataPreprocessor
 from .decode_heads import MultiTeacherDistillHead, SizeMatchedDPTHead, VLGHead
+from .gates import AdaptiveGate, ClassQuantileGate, FixedGate, ResidualGate, SoftGate
 from .losses import ValidCrossEntropyLoss
 from .segmentors import DistillEncoderDecoder, DualStudentSegmentor, MeanTeacherSegmentor
 from .teachers import FrozenTeacher
 
 __all__ = [
+    'AdaptiveGate',
     'CLIPVision',
+    'ClassQuantileGate',
     'DINOv2',
     'DINOv3',
     'DistillEncoderDecoder',
     'DualStudentSegmentor',
+    'FixedGate',
     'FrozenTeacher',
     'LearnableQueries',
     'MeanTeacherSegmentor',
     'MultiTeacherDistillHead',
+    'ResidualGate',
     'SemiDataPreprocessor',
     'SizeMatchedDPTHead',
+    'SoftGate',
     'TextEmbedding',
     'VLGHead',
     'ValidCrossEntropyLoss',

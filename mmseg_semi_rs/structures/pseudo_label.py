@@ -39,24 +39,6 @@ class PseudoLabel:
         if len(set(shapes.values())) != 1 or self.labels.ndim != 3:
             raise ValueError(f'PseudoLabel needs four (B, H, W) tensors of one shape, got {shapes}')
 
-    @classmethod
-    def from_logits(cls, logits: Tensor, valid: Tensor, threshold: float | Tensor) -> PseudoLabel:
-        """Turn the teacher's logits into hard labels gated by confidence (FixMatch, eq. 4).
-
-        Args:
-            logits (Tensor): Shape (B, K, H, W).
-            valid (Tensor): Shape (B, H, W), bool.
-            threshold (float | Tensor): Smallest confidence that gets weight 1; one number, or one
-                per class with shape (K,).
-
-        Returns:
-            PseudoLabel: Weight 1 where valid and confident, else 0.
-        """
-        confidence, labels = logits.float().softmax(dim=1).max(dim=1)
-        gate = threshold[labels] if isinstance(threshold, Tensor) else threshold
-        weight = ((confidence >= gate) & valid).float()
-        return cls(labels, confidence, weight, valid)
-
     def replace(self, **changes: Tensor) -> PseudoLabel:
         """Return a copy with some tensors replaced (purifiers use this)."""
         return replace(self, **changes)

@@ -3,6 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmseg_semi_rs.models.gates import FixedGate
 from mmseg_semi_rs.models.losses import RankSum, ValidCrossEntropyLoss, consistency_loss
 from mmseg_semi_rs.structures import PseudoLabel
 
@@ -14,7 +15,7 @@ def logits(seed=0, classes=4):
 def test_pseudo_label_is_argmax_gated_by_confidence_and_valid():
     scores = logits()
     valid = torch.rand(2, 5, 6) > 0.3
-    pseudo = PseudoLabel.from_logits(scores, valid, 0.8)
+    pseudo = FixedGate(4, 0.8)(scores, valid)
     probability = torch.exp(scores) / torch.exp(scores).sum(1, keepdim=True)
     for b in range(2):
         for y in range(5):
@@ -28,15 +29,15 @@ def test_pseudo_label_is_argmax_gated_by_confidence_and_valid():
 
 def test_per_class_thresholds_gate_each_class_by_its_own():
     scores = logits()
-    thresholds = torch.tensor([0.0, 1.1, 0.0, 1.1])
-    pseudo = PseudoLabel.from_logits(scores, torch.ones(2, 5, 6, dtype=torch.bool), thresholds)
+    thresholds = [0.0, 1.0, 0.0, 1.0]
+    pseudo = FixedGate(4, thresholds)(scores, torch.ones(2, 5, 6, dtype=torch.bool))
     assert torch.equal(pseudo.weight, (pseudo.labels % 2 == 0).float())
 
 
 def test_consistency_loss_equals_the_formula_and_divides_by_all_valid_pixels():
     scores = logits()
     valid = torch.rand(2, 5, 6) > 0.3
-    pseudo = PseudoLabel.from_logits(logits(1), valid, 0.9)
+    pseudo = FixedGate(4, 0.9)(logits(1), valid)
     total, count = 0.0, 0
     for b in range(2):
         for y in range(5):
@@ -53,7 +54,7 @@ def test_I5_padding_changes_nothing():
     scores = logits()
     valid = torch.ones(2, 5, 6, dtype=torch.bool)
     valid[:, 3:] = False
-    pseudo = PseudoLabel.from_logits(logits(1) * 10, valid, 0.5)
+    pseudo = FixedGate(4, 0.5)(logits(1) * 10, valid)
     full = consistency_loss(scores, pseudo.labels, pseudo.weight, RankSum(valid.sum()))
     cut = consistency_loss(
         scores[:, :, :3], pseudo.labels[:, :3], pseudo.weight[:, :3], RankSum(torch.tensor(36))
@@ -64,7 +65,7 @@ def test_I5_padding_changes_nothing():
 
 def test_no_valid_pixel_gives_zero_not_nan():
     valid = torch.zeros(2, 5, 6, dtype=torch.bool)
-    pseudo = PseudoLabel.from_logits(logits(), valid, 0.5)
+    pseudo = FixedGate(4, 0.5)(logits(), valid)
     loss = consistency_loss(logits(), pseudo.labels, pseudo.weight, RankSum(valid.sum()))
     assert float(loss) == 0.0
 

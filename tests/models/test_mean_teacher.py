@@ -63,7 +63,7 @@ def test_loss_is_the_restated_formula(reduce, divisor):
     inputs, data = batch()
     with torch.no_grad():  # a threshold that half of the pixels pass
         threshold = decode(model.teacher, inputs['weak']).softmax(1).amax(1).median()
-    model.conf_thresh.fill_(threshold)
+    model.gate.threshold.fill_(threshold)
     losses = model.loss(inputs, data)
     with torch.no_grad():
 

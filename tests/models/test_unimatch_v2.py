@@ -112,7 +112,7 @@ def test_loss_is_the_restated_formula(norm):
     with torch.no_grad():  # a threshold that half of the pixels pass
         scores = up(model.teacher, model.teacher.backbone(inputs['weak']))
     threshold = scores.softmax(1).amax(1).median()
-    model.conf_thresh.fill_(threshold)
+    model.gate.threshold.fill_(threshold)
     torch.manual_seed(5)
     found = model.loss(inputs, data)['loss_unsup']
 

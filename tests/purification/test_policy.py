@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from mmseg_semi_rs.models.gates import FixedGate
 from mmseg_semi_rs.purification.policy import (
     ACTIONS,
     EvidencePolicy,
@@ -214,7 +215,7 @@ def test_the_released_rule_never_changes_the_loss(classes):
     for _ in range(20):
         logits = torch.randn(4, classes, 40, 40, generator=rng) * 3
         valid = torch.rand(shape, generator=rng) < 0.9
-        pseudo = PseudoLabel.from_logits(logits, valid, 0.95)
+        pseudo = FixedGate(logits.shape[1], 0.95)(logits, valid)
         scores = 0.95 * (torch.rand(4, classes, 40, 40, generator=rng) < 0.3).float()
         released = ReleasedPolicy()
         found = released(pseudo, scores, valid)

@@ -86,7 +86,7 @@ def unsure(**settings):
     model = build(conf_thresh=0.95, **settings)
     inputs, data = batch(3)
     pseudo = model.pseudo_label(inputs['weak'], data['weak'])
-    model.conf_thresh.fill_(pseudo.confidence.median())
+    model.gate.threshold.fill_(pseudo.confidence.median())
     return model, inputs, with_tiles(data)
 
 
@@ -108,7 +108,7 @@ def test_S1_a_verifier_that_tells_the_truth_raises_accuracy_and_changes_the_grad
 
 def test_S1_the_released_rule_changes_nothing_by_the_same_truth():
     model, inputs, data = unsure()
-    model.conf_thresh.fill_(0.95)
+    model.gate.threshold.fill_(0.95)
     plain = gradients(model, inputs, data)
     model.purifiers.append(purifier(tell, ReleasedPolicy(conf_thresh=0.95)))
     released = gradients(model, inputs, data)

@@ -6,9 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
+
+from ...models.segmentors.student import is_copy
 
 
 def ema_momentum(update: int, momentum: float, warmup: bool) -> float:
@@ -25,6 +28,20 @@ def ema_momentum(update: int, momentum: float, warmup: bool) -> float:
     return min(1.0 - 1.0 / (update + 1), momentum) if warmup else momentum
 
 
+def half_life_momentum(half_life: float, max_iters: int, interval: int = 1) -> float:
+    """Momentum at which a student's weight in the average halves over a share of the training.
+
+    Args:
+        half_life (float): The share, in (0, 1).
+        max_iters (int): Length of the training.
+        interval (int): Iterations between updates. Defaults to 1.
+
+    Returns:
+        float: In (0, 1): 0.5 ** (interval / (half_life * max_iters)).
+    """
+    return 0.5 ** (interval / (half_life * max_iters))
+
+
 @HOOKS.register_module()
 class MeanTeacherHook(Hook):
     """Update the EMA teacher after the optimizer step.
@@ -32,29 +49,54 @@ class MeanTeacherHook(Hook):
     Args:
         momentum (float): Cap of the EMA ratio, in [0, 1). Defaults to 0.996.
         warmup (bool): Whether the ratio grows as 1 - 1 / (t + 1) up to the cap, so that the
-            teacher's first value is the student. Defaults to True.
+            teacher's first value is the student. A teacher that differs from its student when the
+            training begins was loaded, by ``load_from`` for one, and is never warmed up. Defaults
+            to True.
         interval (int): Training iterations between updates. Defaults to 1.
+        half_life (float, optional): Takes the momentum from the length of the training: share of it
+            over which the weight of a student in the average halves, in (0, 1). Defaults to None.
 
     Raises:
-        ValueError: If the momentum or the interval is out of its range.
+        ValueError: If a number is out of its range.
         TypeError: When the training starts, if the model has no ``update_teacher``.
     """
 
-    def __init__(self, momentum: float = 0.996, warmup: bool = True, interval: int = 1) -> None:
+    def __init__(
+        self,
+        momentum: float = 0.996,
+        warmup: bool = True,
+        interval: int = 1,
+        half_life: float | None = None,
+    ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f'MeanTeacherHook momentum={momentum} must be in [0, 1).')
         if interval < 1:
             raise ValueError(f'MeanTeacherHook interval={interval} must be at least 1.')
+        if half_life is not None and not 0 < half_life < 1:
+            raise ValueError(
+                f'MeanTeacherHook half_life={half_life}, a share of the training, must be in '
+                '(0, 1).'
+            )
         self.momentum, self.warmup, self.interval = momentum, warmup, interval
+        self.half_life = half_life
 
     def before_train(self, runner: Runner) -> None:
-        """Check that the model has a teacher to update."""
+        """Check that the model has a teacher to update, and whether that was loaded."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, 'update_teacher'):
             raise TypeError(
                 f'MeanTeacherHook needs a model with update_teacher(), such as '
                 f'MeanTeacherSegmentor, got {type(model).__name__}: remove the hook.'
             )
+        if self.half_life is not None:
+            self.momentum = half_life_momentum(self.half_life, runner.max_iters, self.interval)
+        info = runner.message_hub.runtime_info
+        if runner.iter == 0:
+            loaded = any(not is_copy(*pair) for pair in model.averages)
+            runner.message_hub.update_info('teacher_was_loaded', loaded)
+            if loaded and self.warmup:
+                print_log('The average was loaded: it goes on without warm-up.', logger='current')
+        self.warmup = self.warmup and not info.get('teacher_was_loaded', False)
 
     def after_train_iter(
         self,

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ...datasets.checks import check_segmentation_dataset, check_semi_dataset
 from ...datasets.randomness import seed_step
 from ...datasets.semi_dataset import SemiDataset
+from ...models.segmentors.schedule import check_burn_in
 from ..hooks import MeanTeacherHook
 
 
@@ -140,10 +141,12 @@ class SemiTrainLoop(IterBasedTrainLoop):
         per_batch = getattr(self.dataloader.sampler, 'per_batch', None)
         if per_batch is not None and hasattr(model, 'check_batch'):
             model.check_batch(per_batch[1])
-        averaged = getattr(model, 'teacher', None) is not None or bool(
-            getattr(model, 'teachers', None)
-        )
-        if averaged and not any(isinstance(hook, MeanTeacherHook) for hook in self.runner.hooks):
+        if hasattr(model, 'schedule'):
+            check_burn_in(
+                model.schedule, model.needs_burn_in, self._max_iters, self.runner._load_from
+            )
+        updated = any(isinstance(hook, MeanTeacherHook) for hook in self.runner.hooks)
+        if getattr(model, 'averages', None) and not updated:
             raise ValueError(
                 f'{type(model).__name__} has ema=True, but no hook updates the average, which '
                 "would stay at the initial weights: add dict(type='MeanTeacherHook') to "

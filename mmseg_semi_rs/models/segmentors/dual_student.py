@@ -19,16 +19,17 @@ from torch import Tensor, nn
 
 from ...structures import PseudoLabel
 from ..data_preprocessor import stack_valid
+from ..gates import FixedGate, Gate, build_gate
 from ..losses import RankSum, consistency_loss, stability_loss, stability_ramp, taught_pixels
 from ..protocols import Purifier
 from ..utils import CutMix, Renormalise, early_backward, keep_running_statistics
 from ..utils.fusion import FUSIONS, fuse, fuse_logits
+from .schedule import UnsupervisedSchedule
 from .strong_views import StrongView, draw_views, loss_of_views, perturb_features
 from .student import (
     SampleList,
     average_into,
     build_student,
-    confidence_gate,
     decode_in_eval,
     forward_student,
     make_teacher,
@@ -40,11 +41,14 @@ from .student import (
 
 _TRAIN_DEFAULTS: dict[str, Any] = {
     'conf_thresh': 0.95,
+    'gate': None,
     'loss_weight': {'sup': 0.5, 'strong': 0.25, 'fp': 0.25, 'distill': 0.5},
     'cutmix': {},
     'donors': 0,
     'fp_drop': 0.5,
     'stability': {},
+    'unsup_start': 0,
+    'unsup_ramp': 0,
 }
 _STABILITY_DEFAULTS: dict[str, Any] = {
     'weight': 0.5,
@@ -72,13 +76,17 @@ class _Opinion:
 
 @dataclass(frozen=True)
 class _Batch:
-    """A training batch: labelled images, the n unlabelled ones that train, and strong views."""
+    """A training batch: labelled images, the n unlabelled ones that train, and strong views.
+
+    ``unsup_weight`` is how much the latter count at this step, in [0, 1].
+    """
 
     sup: Tensor
     samples: SampleList
     valid: Tensor
     weak: Tensor
     views: Sequence[StrongView]
+    unsup_weight: float
 
 
 @MODELS.register_module()
@@ -96,7 +104,8 @@ class DualStudentSegmentor(BaseSegmentor):
     are computed pass by pass, so that the activations of one student's clean images, or of its
     strong views, are in memory at a time (:func:`~mmseg_semi_rs.models.utils.early_backward`).
 
-    A batch without unlabelled images trains both students by L_x alone.
+    A batch without unlabelled images trains both students by L_x alone, and so does every batch
+    before ``unsup_start``.
 
     Args:
         students (dict): Two ``EncoderDecoder`` configs by name, ``dict(a=..., b=...)``. A student
@@ -107,8 +116,12 @@ class DualStudentSegmentor(BaseSegmentor):
         semi_train_cfg (dict, optional):
 
             - conf_thresh (float | list[float]): Confidence in [0, 1] from which a pixel gets weight
-              1, and from which a student may teach; a list has one entry per class. Defaults to
-              0.95.
+              1, and from which a student may teach; a list has one entry per class. The short
+              form of ``gate=dict(type='FixedGate', threshold=...)``. Defaults to 0.95.
+            - gate (dict | None): How pseudo labels get their weights: config of a
+              :class:`~mmseg_semi_rs.models.gates.Gate`, of which each student has its own, and
+              which replaces ``conf_thresh``. A student may teach where its weight is above 0.
+              Defaults to None.
             - loss_weight (dict): ``sup``, ``strong`` (on the mean of the strong views), ``fp`` and
               ``distill`` (feature losses of a head). Default to 0.5, 0.25, 0.25 and 0.5.
             - cutmix (dict | None): Arguments of :class:`~mmseg_semi_rs.models.utils.CutMix`; each
@@ -119,10 +132,14 @@ class DualStudentSegmentor(BaseSegmentor):
             - fp_drop (float | None): Share of the channels that the features of the weak views
               lose, in (0, 1); None switches L_fp off. Defaults to 0.5.
             - stability (dict | None): **weight**, peak of w_t, 0.5; **ramp**, share of the training
-              until the peak, 0.2; **grad**, **ties** and **mask** are True, False and 'valid', and
-              False, True and 'all' in the release: whether the loss has a gradient, whether equally
-              confident students teach each other, whether padding is left out. None switches the
-              loss off.
+              from ``unsup_start`` to the peak, 0.2; **grad**, **ties** and **mask** are True, False
+              and 'valid', and False, True and 'all' in the release: whether the loss has a
+              gradient, whether equally confident students teach each other, whether padding is left
+              out. None switches the loss off.
+            - unsup_start (int | float): Supervised burn-in: iterations before the first pseudo
+              label, or below 1 their share of the training. Defaults to 0.
+            - unsup_ramp (int | float): Iterations after the start over which L_s and L_fp grow
+              linearly from 0, or their share of the training. Defaults to 0.
         semi_test_cfg (dict, optional): ``predict_on``: a student's name or 'fused', the default;
             ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel
             those of the student that is surer. Defaults to 'mean_prob'.
@@ -193,11 +210,13 @@ class DualStudentSegmentor(BaseSegmentor):
         settings['loss_weight'] = read_cfg(
             settings['loss_weight'], _TRAIN_DEFAULTS['loss_weight'], 'semi_train_cfg.loss_weight'
         )
-        self.register_buffer(
-            'conf_thresh',
-            confidence_gate(settings['conf_thresh'], self.num_classes),
-            persistent=False,
+        self.gates: Any = nn.ModuleDict(
+            {
+                name: build_gate(settings['gate'], settings['conf_thresh'], self.num_classes)
+                for name in self.students
+            }
         )
+        self.schedule = UnsupervisedSchedule(settings['unsup_start'], settings['unsup_ramp'])
         drop, donors = settings['fp_drop'], settings['donors']
         if drop is not None and not 0 < drop < 1:
             raise ValueError(f'semi_train_cfg.fp_drop={drop} must be within (0, 1), or None.')
@@ -220,6 +239,12 @@ class DualStudentSegmentor(BaseSegmentor):
                 raise ValueError(
                     f'semi_train_cfg.stability={stability} must have a ramp within [0, 1] and a '
                     "mask 'valid' or 'all'."
+                )
+            fixed = all(isinstance(gate, FixedGate) for gate in self.gates.values())
+            if stability['mask'] == 'all' and not fixed:
+                raise ValueError(
+                    "semi_train_cfg.stability.mask='all' is the release's, whose gate is fixed: "
+                    "choose mask='valid', or gate=None."
                 )
             _check_weight(stability['weight'], 'stability.weight')
             for name in ('grad', 'ties'):
@@ -274,6 +299,20 @@ class DualStudentSegmentor(BaseSegmentor):
         return next(iter(self.students.values())).decode_head.align_corners
 
     @property
+    def needs_burn_in(self) -> bool:
+        """Whether the gates are led astray by students that nothing has trained."""
+        return any(gate.needs_burn_in for gate in self.gates.values())
+
+    def gate_of(self, network: str) -> Gate:
+        """The gate of the labels that a student makes; of both together, the first one's."""
+        return self.gates[network if network in self.gates else next(iter(self.gates))]
+
+    @property
+    def averages(self) -> list[tuple[Any, Any]]:
+        """Each teacher with its student; empty without ``ema``."""
+        return [(teacher, self.students[name]) for name, teacher in self.teachers.items()]
+
+    @property
     def predictors(self) -> Any:
         """The networks that label and predict: the averages, or the students themselves."""
         return self.teachers if self.teachers else self.students
@@ -297,8 +336,8 @@ class DualStudentSegmentor(BaseSegmentor):
         Args:
             momentum (float): In [0, 1].
         """
-        for name, teacher in self.teachers.items():
-            average_into(teacher, self.students[name], momentum)
+        for teacher, student in self.averages:
+            average_into(teacher, student, momentum)
 
     # Training.
 
@@ -324,11 +363,15 @@ class DualStudentSegmentor(BaseSegmentor):
         valid = stack_valid(samples, sup.shape[-2:], sup.device)
         names = list(self.students)
         opinions: dict[str, _Opinion] = {}
-        if 'weak' in inputs:
-            batch = self._make_batch(inputs, samples, valid)
+        for gate in self.gates.values():
+            gate.observe(samples)
+        self.last_step = {}
+        unsup_weight = self.schedule.weight()
+        if 'weak' in inputs and unsup_weight is not None:
+            batch = self._make_batch(inputs, samples, valid, unsup_weight)
             opinions = self._ask(inputs['weak'], data_samples['weak'], len(batch.weak))
         else:
-            batch = _Batch(sup, samples, valid, sup[:0], [])
+            batch = _Batch(sup, samples, valid, sup[:0], [], 0.0)
         losses: dict[str, Tensor] = {}
         for name, partner in zip(names, reversed(names), strict=True):
             student = self.students[name]
@@ -359,12 +402,15 @@ class DualStudentSegmentor(BaseSegmentor):
                 '(batch_size, source_ratio), or set cutmix=None.'
             )
 
-    def _make_batch(self, inputs: dict[str, Tensor], samples: SampleList, valid: Tensor) -> _Batch:
+    def _make_batch(
+        self, inputs: dict[str, Tensor], samples: SampleList, valid: Tensor, unsup_weight: float
+    ) -> _Batch:
         """Draw the boxes of every strong view, and mix its images."""
         weak, donors = inputs['weak'], self.settings['donors']
         self.check_batch(len(weak))
         views = draw_views(inputs, self.cutmix, donors)
-        return _Batch(inputs['sup'], samples, valid, weak[: len(weak) - donors], views)
+        trained = weak[: len(weak) - donors]
+        return _Batch(inputs['sup'], samples, valid, trained, views, unsup_weight)
 
     @torch.no_grad()
     def _ask(self, weak: Tensor, samples: SampleList, count: int) -> dict[str, _Opinion]:
@@ -395,7 +441,7 @@ class DualStudentSegmentor(BaseSegmentor):
             tuple[Tensor, PseudoLabel]: Logits (B, K, H, W) and targets (B, H, W), not purified.
         """
         logits = decode_in_eval(self.predictors[name], self.renormalise[name](images))
-        return logits, PseudoLabel.from_logits(logits, valid, self.conf_thresh)
+        return logits, self.gates[name](logits, valid)
 
     def _supervise(self, name: str, batch: _Batch) -> dict[str, Tensor]:
         student = self.students[name]
@@ -450,11 +496,11 @@ class DualStudentSegmentor(BaseSegmentor):
             with keep_running_statistics(student):
                 logits = upsample(student, student.decode_head(feats), images)
             loss = consistency_loss(logits, own.labels, own.weight, valid)
-            groups['fp'] = {'loss_fp': loss}
+            groups['fp'] = {'loss_fp': batch.unsup_weight * loss}
         losses = self._weigh(**groups)
         if self.settings['stability'] is not None:
             logits = upsample(student, decoded.logits[weak], images)
-            losses.update(self._stabilise(logits, opinion, partner, valid))
+            losses.update(self._stabilise(name, logits, opinion, partner, valid))
         return losses
 
     def _learn_strong(
@@ -473,12 +519,12 @@ class DualStudentSegmentor(BaseSegmentor):
             decoded = forward_student(student, images, valid, {'strong': slice(None)}, aux=False)
         logits = upsample(student, decoded.logits, images)
         return self._weigh(
-            strong={'loss_strong': loss_of_views(logits, targets, counts)},
+            strong={'loss_strong': batch.unsup_weight * loss_of_views(logits, targets, counts)},
             distill={key: share * value for key, value in decoded.feature_losses.items()},
         )
 
     def _stabilise(
-        self, logits: Tensor, opinion: _Opinion, partner: _Opinion, valid: RankSum
+        self, name: str, logits: Tensor, opinion: _Opinion, partner: _Opinion, valid: RankSum
     ) -> dict[str, Tensor]:
         """The stability loss of one student, and on which share of its pixels it is taught."""
         settings = self.settings['stability']
@@ -486,7 +532,7 @@ class DualStudentSegmentor(BaseSegmentor):
         if settings['mask'] == 'all':
             own, other = (
                 each.replace(
-                    weight=(each.confidence >= self.conf_thresh[each.labels]).float(),
+                    weight=(each.confidence >= self.gates[name].threshold[each.labels]).float(),
                     valid=torch.ones_like(each.valid),
                 )
                 for each in (own, other)
@@ -499,7 +545,8 @@ class DualStudentSegmentor(BaseSegmentor):
         hub = MessageHub.get_current_instance().runtime_info
         peak = settings['weight']
         if 'max_iters' in hub:
-            peak *= stability_ramp(hub['iter'], hub['max_iters'], settings['ramp'])
+            since = hub['iter'] - self.schedule.begin()
+            peak *= stability_ramp(since, hub['max_iters'], settings['ramp'])
         share = (taught & opinion.own.valid).sum() / valid.per_rank()
         return {'loss_stability': peak * loss, 'taught': share}
 

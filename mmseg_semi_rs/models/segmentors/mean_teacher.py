@@ -8,23 +8,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub
 from mmseg.models import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...structures import PseudoLabel
 from ..data_preprocessor import stack_valid
+from ..gates import Gate, build_gate
 from ..losses import RankSum
 from ..protocols import Purifier
 from ..utils import CutMix, keep_running_statistics
+from .schedule import UnsupervisedSchedule
 from .strong_views import ComplementaryDropout, draw_views, loss_of_views
 from .student import (
     Decoded,
     SampleList,
     average_into,
     build_student,
-    confidence_gate,
     decode_in_eval,
     forward_student,
     make_teacher,
@@ -37,11 +37,13 @@ from .student import (
 
 _TRAIN_DEFAULTS: dict[str, Any] = {
     'conf_thresh': 0.95,
+    'gate': None,
     'loss_reduce': 'mean',
     'loss_weight': {'sup': 1.0, 'unsup': 1.0, 'distill': 1.0},
     'cutmix': {},
     'feature_dropout': None,
     'norm': 'joint',
+    'unsup_start': 0,
     'unsup_ramp': 0,
 }
 
@@ -60,7 +62,8 @@ class MeanTeacherSegmentor(BaseSegmentor):
     head, if it has any (RS-MTDF's ``MultiTeacherDistillHead``). n is the number of these groups for
     ``loss_reduce='mean'`` and 1 for ``'sum'``.
 
-    A batch without unlabelled images trains the student by L_x (and L_d) alone.
+    A batch without unlabelled images trains the student by L_x (and L_d) alone, and so does every
+    batch before ``unsup_start``.
 
     Args:
         student (dict): Config of an ``EncoderDecoder`` without ``data_preprocessor``.
@@ -69,7 +72,11 @@ class MeanTeacherSegmentor(BaseSegmentor):
         semi_train_cfg (dict, optional):
 
             - conf_thresh (float | list[float]): Confidence in [0, 1] from which a pixel gets weight
-              1; a list has one entry per class. Defaults to 0.95.
+              1; a list has one entry per class. The short form of
+              ``gate=dict(type='FixedGate', threshold=...)``. Defaults to 0.95.
+            - gate (dict | None): How pseudo labels get their weights: config of a
+              :class:`~mmseg_semi_rs.models.gates.Gate`, which replaces ``conf_thresh``. Defaults to
+              None.
             - loss_reduce (str): ``'mean'`` or ``'sum'`` over the loss groups. Defaults to 'mean'.
             - loss_weight (dict): Factors ``sup``, ``unsup``, ``distill``. Default to 1.
             - cutmix (dict | None): Arguments of
@@ -84,8 +91,11 @@ class MeanTeacherSegmentor(BaseSegmentor):
               statistics, and only those of the clean labelled images are remembered for evaluation
               and the EMA teacher. No difference for students without batch norm. Defaults to
               'joint'.
-            - unsup_ramp (int): Iterations over which the weight of L_u grows linearly from 0.
+            - unsup_start (int | float): Supervised burn-in: iterations before the first pseudo
+              label, or below 1 their share of the training. The average goes on through it.
               Defaults to 0.
+            - unsup_ramp (int | float): Iterations after the start over which the weight of L_u
+              grows linearly from 0, or their share of the training. Defaults to 0.
         semi_test_cfg (dict, optional): ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.
         data_preprocessor (dict, optional): Config of a ``SemiDataPreprocessor``.
@@ -148,8 +158,8 @@ class MeanTeacherSegmentor(BaseSegmentor):
         settings['loss_weight'] = read_cfg(
             settings['loss_weight'], _TRAIN_DEFAULTS['loss_weight'], 'semi_train_cfg.loss_weight'
         )
-        gate = confidence_gate(settings['conf_thresh'], self.num_classes)
-        self.register_buffer('conf_thresh', gate, persistent=False)
+        self.gate: Gate = build_gate(settings['gate'], settings['conf_thresh'], self.num_classes)
+        self.schedule = UnsupervisedSchedule(settings['unsup_start'], settings['unsup_ramp'])
         if self.predict_on not in ('teacher', 'student'):
             raise ValueError(
                 f"semi_test_cfg.predict_on={self.predict_on!r} must be 'teacher' or 'student'."
@@ -182,6 +192,20 @@ class MeanTeacherSegmentor(BaseSegmentor):
         return self.student.decode_head.align_corners
 
     @property
+    def needs_burn_in(self) -> bool:
+        """Whether the gate is led astray by a teacher that nothing has trained."""
+        return self.gate.needs_burn_in
+
+    def gate_of(self, network: str) -> Gate:
+        """The gate of the labels that a network makes."""
+        return self.gate
+
+    @property
+    def averages(self) -> list[tuple[Any, Any]]:
+        """The teacher with its student; empty without ``ema``."""
+        return [] if self.teacher is None else [(self.teacher, self.student)]
+
+    @property
     def predictor(self) -> Any:
         """The network that predicts: teacher or student."""
         return self.teacher if self.predict_on == 'teacher' else self.student
@@ -206,8 +230,8 @@ class MeanTeacherSegmentor(BaseSegmentor):
         Args:
             momentum (float): In [0, 1].
         """
-        if self.teacher is not None:
-            average_into(self.teacher, self.student, momentum)
+        for teacher, student in self.averages:
+            average_into(teacher, student, momentum)
 
     @torch.no_grad()
     def pseudo_label(self, images: Tensor, samples: SampleList) -> PseudoLabel:
@@ -222,7 +246,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         """
         logits = decode_in_eval(self.teacher or self.student, images)
         valid = stack_valid(samples, images.shape[-2:], images.device)
-        pseudo = PseudoLabel.from_logits(logits, valid, self.conf_thresh)
+        pseudo = self.gate(logits, valid)
         for purifier in self.purifiers:
             pseudo = purifier(pseudo, samples)
         return pseudo
@@ -245,7 +269,10 @@ class MeanTeacherSegmentor(BaseSegmentor):
         """
         images, samples = inputs['sup'], data_samples['sup']
         valid = stack_valid(samples, images.shape[-2:], images.device)
-        if 'weak' not in inputs:
+        self.gate.observe(samples)
+        unsup_weight = self.schedule.weight()
+        if 'weak' not in inputs or unsup_weight is None:
+            self.last_step = {}
             decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
             return self._reduce({
                 'sup': supervised_losses(
@@ -270,7 +297,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         unsup = loss_of_views(upsample(self.student, strong_logits, strong), targets, counts)
         return self._reduce({
             'sup': supervised_losses(self.student, decoded.logits, decoded.aux_logits, samples),
-            'unsup': {'loss_unsup': self._ramp() * unsup},
+            'unsup': {'loss_unsup': unsup_weight * unsup},
             'distill': decoded.feature_losses,
         })  # fmt: skip
 
@@ -315,14 +342,6 @@ class MeanTeacherSegmentor(BaseSegmentor):
     def _perturb(self, clean: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None:
         """What happens to the features of a batch whose first ``clean`` images are labelled."""
         return None if self.feature_dropout is None else partial(self.feature_dropout, clean=clean)
-
-    def _ramp(self) -> float:
-        """Weight of the unsupervised loss at the current iteration, in [0, 1]."""
-        length = self.train_settings['unsup_ramp']
-        if not length:
-            return 1.0
-        iteration = MessageHub.get_current_instance().runtime_info.get('iter', length)
-        return min(iteration / length, 1.0)
 
     def _reduce(self, groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Weigh the loss groups and flatten them into one dict; empty groups do not count."""

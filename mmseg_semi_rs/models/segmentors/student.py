@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -54,30 +54,6 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
     if unknown:
         raise ValueError(f'{name} has unknown keys {unknown}; known are {sorted(defaults)}.')
     return {**defaults, **cfg}
-
-
-def confidence_gate(conf_thresh: float | Sequence[float], classes: int) -> Tensor:
-    """Read ``semi_train_cfg.conf_thresh``.
-
-    Args:
-        conf_thresh (float | Sequence[float]): One number, or one per class, in [0, 1].
-        classes (int): Number of classes.
-
-    Returns:
-        Tensor: Shape (K,), float32.
-
-    Raises:
-        ValueError: If a number is out of range, or their count is neither 1 nor that of classes.
-    """
-    listed = list(conf_thresh) if isinstance(conf_thresh, Sequence) else [conf_thresh]
-    if not all(0 <= threshold <= 1 for threshold in listed):
-        raise ValueError(f'semi_train_cfg.conf_thresh={conf_thresh} must be within [0, 1].')
-    if len(listed) not in (1, classes):
-        raise ValueError(
-            f'semi_train_cfg.conf_thresh has {len(listed)} entries for {classes} classes: give one '
-            'number or one per class.'
-        )
-    return torch.tensor(listed, dtype=torch.float32).expand(classes).clone()
 
 
 def refuse_misplaced(owner: str, **given: object) -> None:
@@ -294,6 +270,12 @@ def average_into(teacher: nn.Module, student: nn.Module, momentum: float) -> Non
     for mean, new in buffers:
         if not mean.is_floating_point():
             mean.copy_(new)
+
+
+def is_copy(teacher: nn.Module, student: nn.Module) -> bool:
+    """Whether a teacher has exactly its student's parameters and buffers."""
+    pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
+    return all(torch.equal(mean, new) for mean, new in pairs)
 
 
 def make_teacher(student: nn.Module) -> Any:

@@ -1,0 +1,166 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What all gates share: from the teacher's logits to pseudo labels, aligned on request."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from ...structures import PseudoLabel
+
+
+class Gate(nn.Module, ABC):
+    r"""Turns the teacher's logits into pseudo labels whose pixels have a weight in the loss.
+
+    With p the probabilities of a pixel, c their maximum and y its class, a subclass says in
+    :meth:`weigh` which weight the pixel gets. What a gate remembers (thresholds, averages) is a
+    buffer: it is averaged over all ranks, saved and resumed with the model, and changes in training
+    mode only.
+
+    ``align=True`` aligns the labels to the labelled images first (ReMixMatch, arXiv 1911.09785):
+
+    .. math:: p_k \leftarrow p_k q_k / \tilde p_k, \text{normalised}
+
+    where q is the share of the labelled pixels of each class, one pixel added to each, and
+    :math:`\tilde p` the moving average of the teacher's mean probabilities, begun with those of the
+    first batch.
+
+    Args:
+        num_classes (int): K.
+        align (bool): Whether to align. Defaults to False.
+        momentum (float): Share of the old value in all moving averages of the gate, in [0, 1).
+            Defaults to 0.99.
+
+    Raises:
+        ValueError: If the momentum is out of range.
+    """
+
+    #: Whether an untrained teacher leads this gate astray, so that it asks for a burn-in.
+    needs_burn_in = True
+    label_pixels: Tensor
+
+    def __init__(self, num_classes: int, align: bool = False, momentum: float = 0.99) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise ValueError(
+                f'{type(self).__name__} momentum={momentum}, the share of the old value, must be '
+                'in [0, 1).'
+            )
+        self.num_classes, self.align, self.momentum = num_classes, align, momentum
+        if align:
+            self.register_buffer('label_pixels', torch.zeros(num_classes, dtype=torch.float64))
+            self._remember('mean_probability', num_classes)
+
+    @abstractmethod
+    def weigh(
+        self, probabilities: Tensor, confidence: Tensor, labels: Tensor, valid: Tensor
+    ) -> Tensor:
+        """Give each pixel its weight.
+
+        Args:
+            probabilities (Tensor): Shape (B, K, H, W), float32.
+            confidence (Tensor): Their maximum, shape (B, H, W).
+            labels (Tensor): Its class, shape (B, H, W), int64.
+            valid (Tensor): False on padding, shape (B, H, W), bool.
+
+        Returns:
+            Tensor: In [0, 1], shape (B, H, W), float32; padding is left out by the caller.
+        """
+
+    def observe(self, samples: Sequence[SegDataSample]) -> None:
+        """Count the classes of labelled images, for the alignment.
+
+        Args:
+            samples (Sequence[SegDataSample]): With ``gt_sem_seg``.
+        """
+        if not self.align or not self.training:
+            return
+        labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
+        known = (labels >= 0) & (labels < self.num_classes)
+        counts = torch.zeros_like(self.label_pixels)
+        counts.scatter_add_(0, labels.where(known, 0).flatten(), known.flatten().to(counts.dtype))
+        all_reduce(counts)
+        self.label_pixels += counts
+
+    def forward(self, logits: Tensor, valid: Tensor) -> PseudoLabel:
+        """Make pseudo labels.
+
+        Args:
+            logits (Tensor): Of the teacher on weak views, shape (B, K, H, W).
+            valid (Tensor): False on padding, shape (B, H, W), bool.
+
+        Returns:
+            PseudoLabel: Targets of shape (B, H, W).
+        """
+        probabilities = logits.float().softmax(dim=1)
+        if self.align:
+            probabilities = self._aligned(probabilities, valid)
+        confidence, labels = probabilities.max(dim=1)
+        weight = self.weigh(probabilities, confidence, labels, valid)
+        return PseudoLabel(labels, confidence, torch.where(valid, weight, 0.0), valid)
+
+    def _aligned(self, probabilities: Tensor, valid: Tensor) -> Tensor:
+        wanted = self.label_pixels + 1.0
+        wanted = (wanted / wanted.sum()).float()
+        found = self._average('mean_probability', self._means(probabilities, valid))
+        probabilities = probabilities * (wanted / found.clamp(min=1e-6)).view(1, -1, 1, 1)
+        return probabilities / probabilities.sum(dim=1, keepdim=True)
+
+    def _remember(self, name: str, *shape: int) -> None:
+        """Register a moving average; NaN is what has no value yet."""
+        self.register_buffer(name, torch.full(shape, torch.nan))
+
+    def _average(self, name: str, value: Tensor) -> Tensor:
+        """Move an average towards a value, which is its first; NaN in the value moves nothing."""
+        old = getattr(self, name)
+        new = torch.where(old.isnan(), value, old.lerp(value, 1.0 - self.momentum))
+        new = torch.where(value.isnan(), old, new)
+        if self.training:
+            old.copy_(new)
+        return new
+
+    @staticmethod
+    def _means(values: Tensor, valid: Tensor) -> Tensor:
+        """Mean over the valid pixels of all ranks: values (B, C, H, W) give (C,)."""
+        sums = (values * valid[:, None]).sum(dim=(0, 2, 3))
+        total = torch.cat([sums, valid.sum()[None].to(sums.dtype)])
+        all_reduce(total)
+        return total[:-1] / total[-1]
+
+
+def build_gate(
+    gate: Mapping[str, Any] | None, conf_thresh: float | Sequence[float], num_classes: int
+) -> Gate:
+    """Build ``semi_train_cfg.gate``, of which ``conf_thresh`` is the short form.
+
+    Args:
+        gate (Mapping, optional): Config of a registered gate, without ``num_classes``.
+        conf_thresh (float | Sequence[float]): Thresholds of a ``FixedGate``, if there is no gate.
+        num_classes (int): K.
+
+    Returns:
+        Gate: The gate.
+
+    Raises:
+        ValueError: If the config is no gate's.
+    """
+    if gate is None:
+        gate = dict(type='FixedGate', threshold=conf_thresh)
+    if not isinstance(gate, Mapping) or 'type' not in gate:
+        raise ValueError(
+            f'semi_train_cfg.gate={gate!r} must be a dict such as dict(type="ClassQuantileGate").'
+        )
+    built = MODELS.build(dict(gate, num_classes=num_classes))
+    if not isinstance(built, Gate):
+        raise ValueError(
+            f'semi_train_cfg.gate has type={gate["type"]!r}, which is no gate: choose FixedGate, '
+            'ClassQuantileGate, AdaptiveGate, SoftGate or ResidualGate.'
+        )
+    return built

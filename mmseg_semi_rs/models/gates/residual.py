@@ -1,0 +1,39 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""A weight from the confidence and from how the rest is spread over the other classes."""
+
+from __future__ import annotations
+
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from .base import Gate
+
+
+@MODELS.register_module()
+class ResidualGate(Gate):
+    r"""Weight without a threshold, from confidence and residual variance (CoVar, 2601.11670).
+
+    What is left of the probability, 1 - c, is harmless where it is spread over all the other
+    classes, and tells of a rival where one of them has it. With V the variance of the other K - 1
+    probabilities, one minus the second-order expansion of the cross entropy about an even spread:
+
+    .. math:: w = \max\left(0, c - \frac{(K - 1)^2 V}{2 (1 - c)}\right)
+
+    Where one rival has all the rest, w is :math:`c - (1 - c)(K - 2) / 2`. The paper's measure is
+    kept, its clustering of a whole batch by an SVD is not. Two classes have one other, and w = c.
+
+    Args:
+        num_classes (int): K.
+        align (bool): See :class:`Gate`. Defaults to False.
+        momentum (float): See :class:`Gate`; of the alignment only. Defaults to 0.99.
+    """
+
+    def weigh(
+        self, probabilities: Tensor, confidence: Tensor, labels: Tensor, valid: Tensor
+    ) -> Tensor:
+        """See :meth:`Gate.weigh`."""
+        others = self.num_classes - 1
+        rest = (1.0 - confidence).clamp(min=1e-6)
+        squares = (probabilities.square().sum(dim=1) - confidence.square()).clamp(min=0.0)
+        variance = (squares / others - (rest / others).square()).clamp(min=0.0)
+        return (confidence - others**2 * variance / (2.0 * rest)).clamp(0.0, 1.0)
