@@ -3,13 +3,17 @@
 
 from .formatting import AddValidMask, PackSemiInputs
 from .geometry import GeometryStep, TrackGeometry, homography, replay
+from .keep_in_memory import KeepInMemory
 from .multi_branch import MultiBranch
+from .photometry import Photometry
 
 __all__ = [
     'AddValidMask',
     'GeometryStep',
+    'KeepInMemory',
     'MultiBranch',
     'PackSemiInputs',
+    'Photometry',
     'TrackGeometry',
     'homography',
     'replay',

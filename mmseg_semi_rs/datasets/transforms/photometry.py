@@ -1,0 +1,77 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The photometry of strong views, in strengths that have a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmcv.transforms import BaseTransform, Compose
+from mmseg.registry import TRANSFORMS
+
+
+def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -> dict[str, Any]:
+    change = dict(
+        type='mmpretrain.ColorJitter',
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
+        backend='cv2',
+    )
+    return dict(type='RandomApply', prob=0.8, transforms=[change])
+
+
+def _blur(radius: float, prob: float) -> dict[str, Any]:
+    # magnitude_std='inf' draws the radius uniformly from the range
+    return dict(
+        type='mmpretrain.GaussianBlur',
+        magnitude_range=(0.1, radius),
+        magnitude_std='inf',
+        prob=prob,
+    )
+
+
+# ColorTransform of magnitude -1 is the luma greyscale: ten times as fast as mmcv's RandomGrayscale.
+_GREY = dict(type='mmpretrain.ColorTransform', magnitude=-1.0, prob=0.2, random_negative_prob=0.0)
+STRENGTHS: dict[str, list[dict[str, Any]]] = {
+    'published': [_jitter(0.5, 0.5, 0.5, 0.25), _GREY, _blur(2.0, 0.5)],
+    'mild': [_jitter(0.25, 0.25, 0.25, 0.05), _blur(1.0, 0.2)],
+    'geometric': [],
+}
+
+
+@TRANSFORMS.register_module()
+class Photometry(BaseTransform):
+    """Change the colours of a strong view as strongly as a name says.
+
+    =============  ================================================================================
+    ``published``  brightness, contrast, saturation 0.5 and hue 0.25 with probability 0.8, grey 0.2,
+                   blur 0.5 (radius 0.1 to 2 px): that of FixMatch, UniMatch and the three methods
+                   here
+    ``mild``       0.25, 0.25, 0.25 and 0.05 with probability 0.8, never grey, blur 0.2 (0.1 to
+                   1 px): hue and saturation are what tells vegetation from bare land
+    ``geometric``  none: CutMix alone makes the view a strong one
+    =============  ================================================================================
+
+    Args:
+        strength (str): One of the names. Defaults to 'published'.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+
+    def __init__(self, strength: str = 'published') -> None:
+        if strength not in STRENGTHS:
+            raise ValueError(
+                f'Photometry has strength={strength!r}: choose one of {sorted(STRENGTHS)}.'
+            )
+        self.strength = strength
+        self.steps = Compose(STRENGTHS[strength])
+
+    def transform(self, results: dict) -> dict:
+        """Change ``img``; everything else stays as it is."""
+        changed: dict = self.steps(results)
+        return changed
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(strength={self.strength!r})'
