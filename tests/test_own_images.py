@@ -1,89 +1,186 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""projects/own_images: one command on a folder of images and masks."""
+"""projects/own_images: the methods compared on a folder of images and masks, by one command."""
 
-import importlib.util
+import importlib
 import json
-import sys
+import math
 
 import numpy as np
 import pytest
-import torch
 from mmseg.registry import MODELS
 from PIL import Image
 
 from tests.tools.tiny_training import ROOT
 
+CLASSES = ['a', 'b', 'c']
+
 
 @pytest.fixture
-def compare():
-    spec = importlib.util.spec_from_file_location(
-        'compare', ROOT / 'projects' / 'own_images' / 'compare.py'
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def project(monkeypatch):
+    """The modules of the project, by name."""
+    monkeypatch.syspath_prepend(ROOT / 'projects' / 'own_images')
+    return importlib.import_module
 
 
 @pytest.fixture
 def folder(tmp_path):
+    """Three photographs of five tiles each."""
     rng = np.random.default_rng(0)
-    for name in ('images', 'labels', 'splits'):
-        (tmp_path / name).mkdir()
-    for index in range(12):
+    names = [f'p{image}_{tile}' for image in range(3) for tile in range(5)]
+    for part in ('images', 'labels', 'splits'):
+        (tmp_path / part).mkdir()
+    for index, name in enumerate(names):
         label = (np.indices((64, 64))[index % 2] // 20 + index) % 3
         image = (label[..., None] * 80 + rng.integers(0, 40, (64, 64, 3))).astype(np.uint8)
-        Image.fromarray(image).save(tmp_path / 'images' / f'{index}.jpg')
-        if index < 4 or index > 7:
-            Image.fromarray(label.astype(np.uint8)).save(tmp_path / 'labels' / f'{index}.png')
-    lists = {'labelled_0': range(4), 'unlabelled': range(4, 8), 'val': range(8, 12)}
-    for name, ids in lists.items():
-        (tmp_path / 'splits' / f'{name}.txt').write_text(''.join(f'{i}\n' for i in ids))
+        Image.fromarray(image).save(tmp_path / 'images' / f'{name}.jpg')
+        Image.fromarray(label.astype(np.uint8)).save(tmp_path / 'labels' / f'{name}.png')
+    for role, ids in (('train', names[:12]), ('held', names[10:12]), ('val', names[12:])):
+        (tmp_path / 'splits' / f'{role}.txt').write_text(''.join(f'{name}\n' for name in ids))
     return tmp_path
 
 
+def words(folder, *more):
+    lists = {f'--{role}': f'splits/{role}.txt' for role in ('train', 'held', 'val')}
+    named = [word for pair in lists.items() for word in pair]
+    return [str(folder), '--classes', *CLASSES, *named, '--out', str(folder / 'out'), *more]
+
+
 @pytest.mark.slow
-def test_one_command_compares_the_methods(compare, folder, tmp_path, monkeypatch, capsys):
-    weights = tmp_path / 'teacher.pth'
-    backbone = dict(
-        type='MobileNetV2', out_indices=(1, 2, 4, 6), strides=(1, 2, 2, 2, 1, 1, 1),
-        dilations=(1, 1, 1, 1, 1, 2, 2), norm_cfg=dict(type='BN'),
+def test_one_command_compares_the_methods(project, folder, capsys):
+    compare = project('compare')
+    line = words(
+        folder, '--labelled', '4/2', '--seeds', '0', '--methods', 'supervised', 'recipe',
+        '--iters', '4', '--interval', '2', '--tile', '64', '--jobs', '2', '--cfg-options',
+        'model.student.backbone.checkpoint=None',
     )  # fmt: skip
-    torch.save(MODELS.build(backbone).state_dict(), weights)
-    out = tmp_path / 'out'
-    methods = ['supervised', 'fixmatch', 'rsmtdf', 'co2s', 'co2s_alone', 'co2s_supervised']
-    arguments = [
-        'compare.py', str(folder), '--methods', *methods, '--classes', 'a', 'b', 'c',
-        '--iters', '2', '--out', str(out),
-        '--labelled', 'splits/labelled_{seed}.txt', '--unlabelled', 'splits/unlabelled.txt',
-        '--val', 'splits/val.txt', '--student-weights', str(weights), '--second-weights',
-        str(weights), '--cfg-options', 'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
-        'val_dataloader.persistent_workers=False',
-    ]  # fmt: skip
-    monkeypatch.setattr(sys, 'argv', arguments)
-    compare.main()
-    results = json.loads((out / 'results.json').read_text())
-    assert set(results) == {f'{method}/0' for method in methods}
-    for key, run in results.items():
-        pair = ('a', 'b', 'fused') if key.startswith('co2s') else ('student', 'teacher')
-        for network in pair:
-            assert set(run[network]) == {'mIoU', 'a', 'b', 'c'}
-    assert 'student a' in capsys.readouterr().out
-    monkeypatch.setattr(compare, 'train', lambda *_: pytest.fail('finished runs are kept'))
-    compare.main()
-
-
-def test_missing_list_is_told(compare, folder, monkeypatch):
-    arguments = ['x', str(folder), '--classes', 'a', '--labelled', 'no.txt', '--unlabelled', 'u']
-    monkeypatch.setattr(sys, 'argv', [*arguments, '--val', 'v', '--out', str(folder / 'o')])
-    with pytest.raises(SystemExit, match=r'--labelled: there is no list .*no\.txt'):
-        compare.main()
-
-
-def test_summary_gives_mean_and_spread(compare):
+    compare.main(line)
+    printed = capsys.readouterr().out
+    runs = folder / 'out' / '4_of_2'
     results = {
-        f'fixmatch/{seed}': {'seconds': 1.0, 'student': {'mIoU': value, 'a': value}}
-        for seed, value in enumerate((40.0, 44.0))
+        name: json.loads((runs / f'{name}_seed0' / 'result.json').read_text())
+        for name in ('supervised', 'recipe')
     }
-    table = compare.summarise(results, ['a'])
-    assert list(table.columns[2].cells) == ['42.0 ± 2.8']
+    for result in results.values():
+        assert result['iteration'] in (2, 4)
+        best = max(result['held_by_step'].values())
+        assert result['held']['mIoU'] == result['held_by_step'][str(result['iteration'])] == best
+        assert {f'IoU.{name}' for name in CLASSES} < set(result['val'])
+    assert any(key.startswith('pseudo_recall/') for key in results['recipe']['pseudo'])
+    assert '| recipe | 1 |' in printed
+    assert 'Kept pseudo labels' in printed
+    for page in ('results.md', 'results.html', 'report.html'):
+        assert (folder / 'out' / page).stat().st_size > 500
+    # finished runs are kept
+    before = (runs / 'recipe_seed0' / 'result.json').stat().st_mtime_ns
+    compare.main(line)
+    assert (runs / 'recipe_seed0' / 'result.json').stat().st_mtime_ns == before
+
+
+def test_validation_tiles_stay_out_of_every_other_list(project, folder):
+    compare = project('compare')
+    args = compare.parse_args(words(folder, '--labelled', '4/2'))
+    lists = compare.make_lists(args, folder, '4/2', seed=0)
+    ids = {role: set(path.read_text().split()) for role, path in lists.items()}
+    assert ids['val'] == {'p2_2', 'p2_3', 'p2_4'}
+    assert ids['held'] == {'p2_0', 'p2_1'}
+    assert len(ids['labelled']) == 4
+    parts = list(ids.values())
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 15
+
+
+@pytest.mark.parametrize('amount, tiles, images', [('4/2', 4, 2), ('6', 6, 3), ('all', 15, 3)])
+def test_labelled_tiles_are_drawn_of_so_many_images(project, folder, amount, tiles, images):
+    lists = project('lists')
+    ids = sorted(path.stem for path in (folder / 'labels').iterdir())
+
+    def draw(seed):
+        return lists.choose_labelled(
+            ids, *lists.parse_amount(amount), r'(p\d)', folder / 'labels', 3, seed
+        )
+
+    assert len(draw(0)) == tiles
+    assert len({name[:2] for name in draw(0)}) == images
+    assert draw(0) == draw(0)
+    if amount != 'all':
+        assert any(draw(seed) != draw(0) for seed in range(1, 5))
+
+
+def test_classes_that_never_occur_are_told(project, folder):
+    lists = project('lists')
+    with pytest.raises(SystemExit, match='never show all 4 classes'):
+        lists.choose_labelled(['p0_0', 'p1_0'], 2, None, r'(p\d)', folder / 'labels', 4, 0)
+
+
+@pytest.mark.parametrize(
+    'more, said',
+    [
+        (['--val', 'no.txt'], r'--val: there is no list .*no\.txt'),
+        (['--labelled', '2/4'], '--labelled 2/4 is no amount'),
+        (['--methods', 'magic'], '--methods magic: there is no such config'),
+    ],
+)
+def test_bad_words_are_told(project, folder, more, said):
+    with pytest.raises(SystemExit, match=said):
+        project('compare').main(words(folder, *more))
+
+
+def test_tiles_are_scaled_once_by_area_and_by_nearest(project, folder):
+    lists = project('lists')
+    root = lists.write_tiles(folder, ['p0_0'], '.jpg', 32, folder / 'out')
+    label = np.asarray(Image.open(folder / 'labels' / 'p0_0.png'))
+    scaled = np.asarray(Image.open(root / 'labels' / 'p0_0.png'))
+    np.testing.assert_array_equal(scaled, label[::2, ::2])
+    assert Image.open(root / 'images' / 'p0_0.png').size == (32, 32)
+
+
+def test_paired_difference_is_students_interval(project):
+    paired = project('tables').paired
+    first, second = {0: 60.0, 1: 62.0, 2: 61.0, 7: 99.0}, {0: 58.0, 1: 61.0, 2: 58.0}
+    found = paired(first, second)
+    mean = (2.0 + 1.0 + 3.0) / 3
+    deviation = math.sqrt(((2 - mean) ** 2 + (1 - mean) ** 2 + (3 - mean) ** 2) / 2)
+    half = 4.302653 * deviation / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %
+    assert found.mean == pytest.approx(mean)
+    assert (found.low, found.high) == (pytest.approx(mean - half), pytest.approx(mean + half))
+    assert found.count == 3
+    assert paired({0: 1.0}, {1: 1.0}).count == 0
+
+
+def test_table_says_what_was_looked_at(project):
+    tables = project('tables')
+    figures = {'mIoU': 50.0, 'IoU.a': 40.0}
+    runs = {0: {'held': figures, 'iteration': 4, 'pseudo': {}}}
+    assert 'held-out' in tables.score_table('32', {'supervised': runs}, ['a']).caption
+    better = {0: {**runs[0], 'val': {'mIoU': 52.0, 'IoU.a': 45.0}}}
+    base = {0: {**runs[0], 'val': figures}}
+    shown = tables.score_table('32', {'supervised': base, 'recipe': better}, ['a'])
+    assert 'validation' in shown.caption
+    assert shown.rows[1][:5] == ['recipe', 1, '52.0', '+2.0', '45.0 (+5.0)']
+
+
+@pytest.mark.parametrize(
+    'method', sorted(path.stem for path in (ROOT / 'projects/own_images/configs').glob('*.py'))
+)
+def test_every_method_is_filled_in_with_the_users_data(project, folder, method):
+    compare = project('compare')
+    args = compare.parse_args(words(folder, '--iters', '7', '--interval', '3'))
+    lists = {role: folder / f'{role}.txt' for role in ('labelled', 'unlabelled', 'held', 'val')}
+    cfg = compare.make_config(args, folder, lists, method, folder / 'out' / '4' / 'run', seed=3)
+    assert cfg.randomness.seed == 3
+    assert (cfg.train_cfg.max_iters, cfg.param_scheduler[0].end) == (7, 7)
+    assert cfg.val_dataloader.dataset.ann_file == str(lists['held'])
+    assert cfg.test_dataloader.dataset.ann_file == str(lists['val'])
+    supervised = cfg.train_dataloader.dataset.unlabelled is None
+    assert supervised == ('supervised' in method or method == 'verifier')
+    for backbone in backbones(cfg.model):
+        backbone.checkpoint = None
+    assert MODELS.build(cfg.model).num_classes == len(CLASSES)
+
+
+def backbones(node):
+    """Configs of all backbones in a model's config."""
+    for key, value in node.items():
+        if key == 'backbone':
+            yield value
+        elif isinstance(value, dict):
+            yield from backbones(value)

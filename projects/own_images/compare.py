@@ -1,202 +1,237 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Train supervised, FixMatch, RS-MTDF and Co2S on one folder of images and masks, and compare them.
+r"""Which method helps a person with few labels: every method, number of labels and seed compared.
 
 The folder has images/<id>.<suffix>, labels/<id>.png (class ids, 255 = ignored) and lists of ids,
-one per line. A ``{seed}`` in a list's path is replaced by the seed, so that each seed has its own
-split.
+one per line. Labelled tiles are drawn anew for each seed: `32/8` draws 32 tiles of 8 images, `32`
+spreads them over as many images as there are, `all` takes all of the training list.
 
     python projects/own_images/compare.py DATA --classes building land road vegetation water \
-        --labelled 'splits/1_7_seed{seed}/labeled.txt' \
-        --unlabelled 'splits/1_7_seed{seed}/unlabeled.txt' --val splits/val.txt --seeds 0 1 2
+        --train splits/train.txt --held splits/held.txt --val splits/val.txt \
+        --tile 128 --labelled 32/8 210/8 --seeds 0 1 2 --jobs 2
+
+Each run is a process with one thread. Its checkpoint is the best one on the held-out training
+tiles, which nothing else is trained on; that one is evaluated on the validation tiles, once.
+Finished runs are kept, interrupted ones go on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.runner import Runner
+from lists import choose_labelled, parse_amount, read_list, write_tiles
+from mmengine.config import Config, DictAction
 from rich.console import Console
-from rich.table import Table
+from tables import write_results
 
 import mmseg_semi_rs
+from mmseg_semi_rs.datasets.folder_dataset import distinct_colours
+from mmseg_semi_rs.datasets.tiles import evenly
+from mmseg_semi_rs.visualization.report import write_report
 
-CONFIGS = Path(__file__).parent / 'configs'
-NETWORKS = {
-    'student': 'student',
-    'teacher': 'EMA',
-    'a': 'student a',
-    'b': 'student b',
-    'fused': 'both',
-}
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE / 'configs'
+METHODS = [
+    'supervised',
+    'supervised_strong',
+    'fixmatch',
+    'recipe',
+    'unimatchv2',
+    'rsmtdf',
+    'rsmtdf_labelled',
+    'co2s',
+]
+ON_ONE_CORE = {'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('data', type=Path, help='folder with images/ and labels/')
     parser.add_argument('--classes', nargs='+', required=True, help='class names in id order')
-    parser.add_argument('--labelled', required=True, help='list of labelled ids, within the folder')
-    parser.add_argument('--unlabelled', required=True, help='list of unlabelled ids')
-    parser.add_argument('--val', required=True, help='list of ids to evaluate on')
-    parser.add_argument('--suffix', default='.jpg', help='image suffix (default: .jpg)')
+    parser.add_argument('--train', required=True, help='list of training ids, within the folder')
     parser.add_argument(
-        '--methods',
-        nargs='+',
-        default=['supervised', 'fixmatch', 'rsmtdf', 'co2s'],
-        help='configs of projects/own_images/configs, by name',
+        '--held', required=True, help='list of training ids that choose the checkpoint'
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--iters', type=int, default=300, help='training steps of every method')
-    parser.add_argument('--student-weights', help='state dict of the MobileNetV2 student')
+    parser.add_argument('--val', required=True, help='list of ids to evaluate on, once')
+    parser.add_argument('--suffix', default='.jpg', help='of the images (default: .jpg)')
     parser.add_argument(
-        '--second-weights',
-        help='state dict of a MobileNetV2 of another training: frozen teacher, or second student',
+        '--image-regex',
+        default=r'^(.+?)(_\d+)?(_\d+)?$',
+        help='group 1 of it in an id is the image that a tile is of (default: before two numbers)',
     )
+    parser.add_argument('--tile', type=int, help='side that tiles are scaled to (default: as is)')
+    parser.add_argument(
+        '--labelled', nargs='+', default=['32/8'], metavar='TILES[/IMAGES]', help='default: 32/8'
+    )
+    parser.add_argument(
+        '--methods', nargs='+', default=METHODS, help='configs beside this file, by name'
+    )
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--iters', type=int, default=1200, help='training steps of every method')
+    parser.add_argument(
+        '--interval', type=int, default=200, help='steps between looks at the held-out tiles'
+    )
+    parser.add_argument(
+        '--held-tiles', type=int, help='look at so many of the held-out tiles (default: all)'
+    )
+    parser.add_argument('--jobs', type=int, default=os.cpu_count() or 1, help='runs at a time')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/own_images'))
+    parser.add_argument(
+        '--no-val', action='store_true', help='stop before the validation tiles: to choose settings'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def make_config(args: argparse.Namespace, method: str, seed: int) -> Config:
-    """Fill a method's config in with the user's data."""
+def make_config(
+    args: argparse.Namespace, root: Path, lists: dict[str, Path], method: str, run: Path, seed: int
+) -> Config:
+    """Fill a method's config in with the tiles, the lists, the classes, the length and the seed."""
     cfg = Config.fromfile(CONFIGS / f'{method}.py')
-    root = args.data.resolve()
-    lists = {
-        name: str((root / getattr(args, name).format(seed=seed)).resolve())
-        for name in ('labelled', 'unlabelled', 'val')
-    }
-    for name, path in lists.items():
-        if not Path(path).is_file():
-            raise SystemExit(f'--{name}: there is no list {path}; give its path within {root}.')
-    palette = np.random.default_rng(0).integers(0, 255, (len(args.classes), 3)).tolist()
     common = dict(
         data_root=str(root),
-        img_suffix=args.suffix,
-        metainfo=dict(classes=tuple(args.classes), palette=palette),
+        metainfo=dict(classes=tuple(args.classes), palette=distinct_colours(len(args.classes))),
     )
     sources = cfg.train_dataloader.dataset
-    sources.labelled.update(ann_file=lists['labelled'], **common)
+    sources.labelled.update(ann_file=str(lists['labelled']), **common)
     if sources.unlabelled is not None:
-        sources.unlabelled.update(ann_file=lists['unlabelled'], **common)
-    for loader in (cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.update(ann_file=lists['val'], **common)
-    fill_students(cfg.model, args, other=method == 'verifier')
-    fill_verifier(cfg, args, seed)
-    cfg.train_cfg.update(max_iters=args.iters, val_interval=args.iters)
-    cfg.default_hooks.checkpoint.interval = args.iters
+        sources.unlabelled.update(ann_file=str(lists['unlabelled']), **common)
+    for loader, role in ((cfg.val_dataloader, 'held'), (cfg.test_dataloader, 'val')):
+        loader.dataset.update(ann_file=str(lists[role]), **common)
+    students = [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values()
+    for student in students:
+        head = student.decode_head
+        head.get('decode_head', head).num_classes = len(args.classes)
+    for hook in cfg.custom_hooks:
+        if hook.type == 'VLMPurifyHook':
+            verifier = run.parent / f'verifier_seed{seed}'
+            hook.store = str(run.parent / f'evidence_seed{seed}')
+            hook.verifier.update(
+                classes=args.classes,
+                config=str(verifier / 'config.py'),
+                checkpoint=str(verifier / 'best.pth'),
+                label_map=list(range(len(args.classes))),
+            )
+    cfg.train_cfg.update(max_iters=args.iters, val_interval=args.interval)
+    cfg.default_hooks.checkpoint.interval = args.interval
     for scheduler in cfg.param_scheduler:
         scheduler.end = args.iters
     cfg.randomness = dict(seed=seed)
-    cfg.work_dir = str(args.out / f'{method}_seed{seed}')
-    cfg.experiment_name = f'{method}_seed{seed}_{time.time_ns()}'
+    cfg.work_dir = str(run)
+    cfg.experiment_name = f'{run.parent.name}_{run.name}_{time.time_ns()}'
+    cfg.look_at_val = not args.no_val
     cfg.merge_from_dict(dict(args.cfg_options))
     return cfg
 
 
-def fill_students(model: ConfigDict, args: argparse.Namespace, other: bool = False) -> None:
-    """Fill in the number of classes and the weights: one student, or two of other trainings.
-
-    A student that is to be an ``other`` one has the second weights.
-    """
-    students = [model.student] if 'student' in model else list(model.students.values())
-    weights = [args.student_weights, args.second_weights][:: -1 if other else 1]
-    for student, checkpoint in zip(students, weights, strict=False):
-        head = student.decode_head
-        head.get('decode_head', head).num_classes = len(args.classes)
-        if checkpoint:
-            student.backbone.init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
-        for teacher in head.get('teachers', {}).values() if args.second_weights else ():
-            teacher.backbone.init_cfg = dict(type='Pretrained', checkpoint=args.second_weights)
-
-
-def fill_verifier(cfg: Config, args: argparse.Namespace, seed: int) -> None:
-    """Let the network of the verifier's run with the same seed verify."""
-    run = args.out / f'verifier_seed{seed}'
-    for hook in cfg.custom_hooks:
-        if hook.type == 'VLMPurifyHook':
-            hook.store = str(args.out / 'evidence')
-            hook.verifier.update(
-                classes=args.classes,
-                config=str(run / 'verifier.py'),
-                checkpoint=str(run / f'iter_{args.iters}.pth'),
-                label_map=list(range(len(args.classes))),
-            )
-
-
-def train(cfg: Config, classes: list[str]) -> dict[str, Any]:
-    """Train one config and return the final metrics of every network it has.
-
-    Returns:
-        dict: ``{network: {'mIoU': float, class: IoU, ...}}`` in percent, and ``seconds``.
-    """
-    start = time.perf_counter()
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    scalars = runner.message_hub.log_scalars
-    result: dict[str, Any] = {'seconds': time.perf_counter() - start}
-    for network in NETWORKS:
-        keys = {'mIoU': 'mIoU', **{name: f'IoU.{name}' for name in classes}}
-        values = {
-            name: scalars[f'val/{network}/{key}'].current()
-            for name, key in keys.items()
-            if f'val/{network}/{key}' in scalars
-        }
-        if values:
-            result[network] = values
-    return result
-
-
-def summarise(results: dict[str, dict[str, Any]], classes: list[str]) -> Table:
-    """Make the table: mean and, for several seeds, standard deviation of every IoU in percent."""
-    table = Table(title='IoU in percent on the evaluation list (mean ± spread over seeds)')
-    table.add_column('method')
-    for name in ('network', 'mIoU', *classes):
-        table.add_column(name, justify='left' if name == 'network' else 'right')
-    methods = dict.fromkeys(key.rsplit('/', 1)[0] for key in results)
-    for method in methods:
-        runs = [run for key, run in results.items() if key.rsplit('/', 1)[0] == method]
-        for network, shown in NETWORKS.items():
-            if network not in runs[0]:
-                continue
-            cells = []
-            for name in ('mIoU', *classes):
-                values = np.array([run[network][name] for run in runs])
-                spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
-                cells.append(f'{values.mean():.1f}{spread}')
-            table.add_row(method, shown, *cells)
-    return table
-
-
-def main() -> None:
-    """Run the comparison."""
-    args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    store = args.out / 'results.json'
-    results: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
-    for seed in args.seeds:
-        for method in args.methods:
-            key = f'{method}/{seed}'
-            if key in results:
-                continue
-            results[key] = train(make_config(args, method, seed), args.classes)
-            store.write_text(json.dumps(results, indent=1))
-    console = Console()
-    console.print(summarise(results, args.classes))
-    console.print(
-        f'{args.iters} steps; mmseg_semi_rs {mmseg_semi_rs.__version__}, '
-        f'torch {torch.__version__}, '
-        f'{platform.machine()} with {torch.get_num_threads()} threads; details: {store}'
+def make_lists(args: argparse.Namespace, root: Path, amount: str, seed: int) -> dict[str, Path]:
+    """Draw the labelled tiles of one seed, and write the lists of all roles."""
+    ids = {role: read_list(args.data / getattr(args, role)) for role in ('train', 'held', 'val')}
+    pool = [name for name in ids['train'] if name not in set(ids['held'])]
+    looked_at = evenly(len(ids['held']), args.held_tiles or len(ids['held']))
+    ids['held'] = [ids['held'][index] for index in looked_at]
+    tiles, images = parse_amount(amount)
+    labelled = choose_labelled(
+        pool, tiles, images, args.image_regex, root / 'labels', len(args.classes), seed
     )
+    ids['labelled'] = labelled
+    ids['unlabelled'] = [name for name in pool if name not in set(labelled)]
+    folder = args.out.resolve() / name_of(amount) / f'lists_seed{seed}'
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {role: folder / f'{role}.txt' for role in ('labelled', 'unlabelled', 'held', 'val')}
+    for role, path in paths.items():
+        path.write_text(''.join(f'{name}\n' for name in ids[role]), encoding='utf-8')
+    return paths
+
+
+def name_of(amount: str) -> str:
+    """Folder of the runs with so many labels."""
+    tiles, images = parse_amount(amount)
+    return 'all' if tiles is None else f'{tiles}_of_{images}' if images else str(tiles)
+
+
+def run_one(folder: Path, console: Console) -> None:
+    """Train and evaluate one config in a process of its own, unless that was done before."""
+    if (folder / 'result.json').is_file():
+        return
+    start = time.perf_counter()
+    with (folder / 'train.log').open('ab') as log:
+        done = subprocess.run(
+            [sys.executable, '-W', 'ignore', str(HERE / 'one_run.py'), str(folder / 'config.py')],
+            stdout=log,
+            stderr=log,
+            env={
+                **os.environ,
+                **ON_ONE_CORE,
+                'PYTHONPATH': os.pathsep.join([str(HERE.parents[1]), *sys.path]),
+            },
+        )
+    name = f'{folder.parent.name}/{folder.name}'
+    if done.returncode:
+        console.print(f'[red]{name} failed: see {folder / "train.log"}[/]')
+        return
+    best = json.loads((folder / 'result.json').read_text(encoding='utf-8'))
+    console.print(
+        f'{name}: held out {best["held"]["mIoU"]:.1f} at {best["iteration"]}, '
+        f'{time.perf_counter() - start:.0f} s'
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the comparison."""
+    args = parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    for role in ('train', 'held', 'val'):
+        path = args.data / getattr(args, role)
+        if not path.is_file():
+            raise SystemExit(f'--{role}: there is no list {path}; give its path within the folder.')
+    unknown = [method for method in args.methods if not (CONFIGS / f'{method}.py').is_file()]
+    if unknown:
+        raise SystemExit(f'--methods {" ".join(unknown)}: there is no such config in {CONFIGS}.')
+    args.out.mkdir(parents=True, exist_ok=True)
+    ids = {
+        name
+        for role in ('train', 'held', 'val')
+        for name in read_list(args.data / getattr(args, role))
+    }
+    root = write_tiles(args.data.resolve(), sorted(ids), args.suffix, args.tile, args.out.resolve())
+    folders = []
+    for seed in args.seeds:
+        for amount in args.labelled:
+            lists = make_lists(args, root, amount, seed)
+            for method in args.methods:
+                folder = args.out.resolve() / name_of(amount) / f'{method}_seed{seed}'
+                folder.mkdir(parents=True, exist_ok=True)
+                if not (folder / 'result.json').is_file():
+                    cfg = make_config(args, root, lists, method, folder, seed)
+                    cfg.dump(folder / 'config.py')
+                folders.append(folder)
+    # Runs that others build on are first in METHODS' order; threads only wait for processes.
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for _ in pool.map(lambda folder: run_one(folder, console), folders):
+            pass
+    options = ' '.join(sys.argv[1:] if arguments is None else arguments)
+    made_by = (
+        f'projects/own_images/compare.py {options}; mmseg_semi_rs {mmseg_semi_rs.__version__}, '
+        f'torch {torch.__version__}, {platform.machine()}, one thread a run'
+    )
+    print(write_results(args.out, args.classes, made_by))
+    finished = [folder for folder in folders if (folder / 'result.json').is_file()]
+    if finished:
+        page, _ = write_report(finished, args.out / 'report.html', 'Methods compared')
+        console.print(f'curves: {page}')
 
 
 if __name__ == '__main__':

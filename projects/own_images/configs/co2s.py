@@ -1,37 +1,24 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Co2S: two students, pretrained in different ways, that teach each other."""
+"""Co2S after a burn-in: two students of other features that teach each other."""
 
-_base_ = './base.py'
+_base_ = './unimatchv2.py'
 
-branches = ['sup', 'weak', 'strong_1', 'strong_2']
-labelled_pipeline = [
-    *_base_.labelled_pipeline[:-1],
-    dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')]),
-]
-strong = [*_base_.photometry, dict(type='PackSemiInputs')]
-unlabelled_pipeline = [
-    *_base_.unlabelled_pipeline[:-1],
-    dict(
-        type='MultiBranch',
-        branch_field=branches,
-        weak=[dict(type='PackSemiInputs')],
-        strong_1=strong,
-        strong_2=strong,
-    ),
-]
+second = dict(
+    _base_.model.student,
+    backbone=dict(type='EfficientNetLite', arch='lite2', out_indices=(1, 2, 3)),
+    decode_head=dict(_base_.decode_head, in_channels=[24, 48, 120]),
+)
+second['backbone'].update(checkpoint='imagenet')
 train_dataloader = dict(
-    # 4 labelled + 2 unlabelled, of which there are two strong views
-    batch_size=6,
-    sampler=dict(batch_size=6, source_ratio=[2, 1]),
-    dataset=dict(
-        labelled=dict(pipeline=labelled_pipeline), unlabelled=dict(pipeline=unlabelled_pipeline)
-    ),
+    # half of the unlabelled images, of which there are two strong views
+    batch_size=_base_.per_step * 3 // 2,
+    sampler=dict(batch_size=_base_.per_step * 3 // 2, source_ratio=[2, 1]),
 )
 model = dict(
     _delete_=True,
     type='DualStudentSegmentor',
     data_preprocessor=_base_.model.data_preprocessor,
-    # Same network; compare.py loads weights of another training into each.
-    students=dict(a=_base_.model.student, b=_base_.model.student),
+    students=dict(a=_base_.model.student, b=second),
+    semi_train_cfg=dict(unsup_start=0.4),
 )
 custom_hooks = [dict(type='PseudoLabelStatsHook', interval=50)]

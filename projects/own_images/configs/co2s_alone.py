@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The two students of Co2S without each other: each is UniMatch by itself."""
+"""A control of co2s.py: the two students without each other, each is UniMatch by itself."""
 
 _base_ = './co2s.py'
 

@@ -1,4 +1,4 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""FixMatch with an EMA teacher."""
+"""FixMatch with an EMA teacher as published: 0.95, from the first step on."""
 
 _base_ = './base.py'

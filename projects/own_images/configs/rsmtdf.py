@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""RS-MTDF: FixMatch, distilled from a frozen network of another training and fused with it."""
+"""RS-MTDF after a burn-in: FixMatch, distilled from a larger frozen network and fused with it."""
 
 _base_ = './base.py'
 
@@ -11,16 +11,23 @@ model = dict(
             type='MultiTeacherDistillHead',
             decode_head={{_base_.decode_head}},
             teachers=dict(
-                voc=dict(
+                lite2=dict(
                     type='FrozenTeacher',
-                    backbone={{_base_.backbone}},
-                    out_index=-1,
+                    backbone=dict(
+                        type='EfficientNetLite',
+                        arch='lite2',
+                        out_indices=(4,),
+                        output_stride=16,
+                        checkpoint='imagenet',
+                    ),
                     input_size=None,
                     input_stats=dict(mean=[127.5] * 3, std=[127.5] * 3),
                 )
             ),
             translator=dict(hidden=256),
             student_view='shared',
+            loss_distill=dict(target_norm='layernorm'),
         ),
-    )
+    ),
+    semi_train_cfg=dict(unsup_start=0.4),
 )

@@ -4,7 +4,7 @@
 Tiles are verified when they first come up. compare.py fills in who verifies, for which classes.
 """
 
-_base_ = './base.py'
+_base_ = './recipe.py'
 
 custom_imports = dict(
     imports=['mmseg_semi_rs', 'projects.vlm_purify.segmentor_verifier'],

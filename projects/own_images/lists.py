@@ -1,0 +1,120 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Tiles and lists of the comparison: scaled once, labelled ones drawn by seed."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+_DRAWS = 200
+
+
+def read_list(path: Path) -> list[str]:
+    """Ids of a list, one per line."""
+    return path.read_text(encoding='utf-8').split()
+
+
+def parse_amount(amount: str) -> tuple[int | None, int | None]:
+    """Read ``32/8``, ``32`` or ``all``.
+
+    Returns:
+        Number of tiles, None for all; number of images that they are of, None for as many as
+        possible.
+    """
+    if amount == 'all':
+        return None, None
+    found = re.fullmatch(r'([1-9]\d*)(?:/([1-9]\d*))?', amount)
+    if found is None or int(found[2] or 1) > int(found[1]):
+        raise SystemExit(
+            f'--labelled {amount} is no amount: give TILES, TILES/IMAGES with fewer images than '
+            'tiles, or all.'
+        )
+    return int(found[1]), int(found[2]) if found[2] else None
+
+
+def write_tiles(data: Path, ids: Sequence[str], suffix: str, side: int | None, out: Path) -> Path:
+    """Scale all tiles once: images by area, labels by the nearest pixel.
+
+    Args:
+        data: Folder with images/ and labels/.
+        ids: Names without suffix.
+        suffix: Of the images.
+        side: Longer side in pixels; None keeps the size.
+        out: Where the folder of scaled tiles is made.
+
+    Returns:
+        The folder, with images/<id>.png and labels/<id>.png.
+    """
+    root = out / f'tiles_{side or "as_is"}'
+    for part in ('images', 'labels'):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    missing = [name for name in ids if not (root / 'labels' / f'{name}.png').is_file()]
+    for name in track(missing, 'scaling tiles', transient=True):
+        for part, end, flag, way in (
+            ('images', suffix, cv2.IMREAD_COLOR, cv2.INTER_AREA),
+            ('labels', '.png', cv2.IMREAD_GRAYSCALE, cv2.INTER_NEAREST),
+        ):
+            path = data / part / f'{name}{end}'
+            pixels = cv2.imread(str(path), flag)
+            if pixels is None:
+                raise SystemExit(f'{path} is missing or damaged: correct the lists or --suffix.')
+            factor = 1.0 if side is None else side / max(pixels.shape[:2])
+            size = tuple(round(length * factor) for length in pixels.shape[1::-1])
+            target = root / part / f'{name}.png'
+            cv2.imwrite(str(target), cv2.resize(pixels, size, interpolation=way))
+    return root
+
+
+def choose_labelled(
+    ids: Sequence[str],
+    tiles: int | None,
+    images: int | None,
+    image_regex: str,
+    labels: Path,
+    classes: int,
+    seed: int,
+) -> list[str]:
+    """Draw the tiles that have labels, as many of each image, so that every class occurs.
+
+    Args:
+        ids: Of all training tiles.
+        tiles: How many; None for all.
+        images: Of how many images; None for as many as possible.
+        image_regex: Group 1 in an id is its image.
+        labels: Folder of the masks.
+        classes: Number of classes.
+        seed: Same seed, same tiles.
+
+    Returns:
+        Sorted ids.
+    """
+    if tiles is None:
+        return sorted(ids)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(ids):
+        found = re.search(image_regex, name)
+        groups[found[1] if found else name].append(name)
+    rng = random.Random(f'{seed}/{tiles}/{images}')
+    for _ in range(_DRAWS):
+        drawn = rng.sample(sorted(groups), min(images or tiles, len(groups)))
+        queues = [rng.sample(groups[image], len(groups[image])) for image in drawn]
+        turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues
+                 if turn < len(queue)]  # fmt: skip
+        chosen = sorted(turns[:tiles])
+        seen = {int(k) for name in chosen for k in np.unique(_label(labels / f'{name}.png'))}
+        if set(range(classes)) <= seen:
+            return chosen
+    raise SystemExit(
+        f'{tiles} tiles of {images or "many"} images never show all {classes} classes: take more.'
+    )
+
+
+def _label(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
