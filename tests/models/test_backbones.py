@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import mmseg_semi_rs  # noqa: F401
-from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2, DINOv3
+from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2, DINOv3, EfficientNetLite
 
 TINY = dict(embed_dims=16, num_layers=4, num_heads=2)
 TINY_DINOV3 = dict(embed_dims=16, num_layers=3, num_heads=2)
@@ -50,12 +50,20 @@ def tiny_student(**kwargs) -> CLIPVision:
     return tiny_clip(arch=arch, **{'value_path': True, 'dense': True, **kwargs})
 
 
-BUILD = {
+def lite(**kwargs) -> EfficientNetLite:
+    torch.manual_seed(0)
+    backbone = EfficientNetLite(**kwargs)
+    backbone.init_weights()
+    return backbone.eval()
+
+
+TRANSFORMERS = {
     'DINOv2': tiny_dinov2,
     'DINOv3': tiny_dinov3,
     'CLIPVision': tiny_clip,
     'CLIPVision as MaskCLIP': tiny_student,
 }
+BUILD = {**TRANSFORMERS, 'EfficientNetLite': lite}
 
 
 def build(name: str, **kwargs):
@@ -63,6 +71,7 @@ def build(name: str, **kwargs):
 
 
 EACH = pytest.mark.parametrize('name', list(BUILD))
+EACH_TRANSFORMER = pytest.mark.parametrize('name', list(TRANSFORMERS))
 
 
 # The formula of DINOv2 in the plainest way, on Meta's structure, with mmpretrain's names.
@@ -333,7 +342,7 @@ def test_I13_no_parameter_is_unused_with_swiglu_and_checkpointing():
         assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
 
 
-@EACH
+@EACH_TRANSFORMER
 def test_recomputing_changes_memory_not_gradients(name):
     grads = []
     for with_cp in (False, True):
@@ -358,7 +367,7 @@ def test_blocks_behind_the_last_tap_do_not_exist(name):
     assert len(backbone(torch.randn(1, 3, 112, 112))) == 1
 
 
-@EACH
+@EACH_TRANSFORMER
 def test_negative_index_is_from_the_end_of_the_whole_depth(name):
     backbone = build(name, out_indices=[-2])
     assert backbone.out_indices == (backbone.depth - 2,)
@@ -383,7 +392,7 @@ ATTENTION = {  # tensors of one block's attention, in each model's own words
 }
 
 
-@EACH
+@EACH_TRANSFORMER
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_trainable_parts_get_gradients_and_the_others_none(name, with_cp):
     backbone = build(name, trainable=('attn',), out_indices=[0, 1], with_cp=with_cp).train()
@@ -402,7 +411,7 @@ def test_trainable_parts_get_gradients_and_the_others_none(name, with_cp):
         assert p.grad is None or torch.equal(p.grad, grads[n])
 
 
-@EACH
+@EACH_TRANSFORMER
 def test_what_comes_before_the_first_trainable_part_builds_no_graph(name):
     backbone = build(name, trainable=['1.attn.'], out_indices=[1]).train()
     seen = []
@@ -415,7 +424,7 @@ def test_what_comes_before_the_first_trainable_part_builds_no_graph(name):
     assert level.requires_grad
 
 
-@EACH
+@EACH_TRANSFORMER
 def test_trainable_is_one_name_or_several_and_none_is_all(name):
     assert [p.requires_grad for p in build(name, trainable='attn').parameters()] == [
         p.requires_grad for p in build(name, trainable=['attn']).parameters()
@@ -424,7 +433,7 @@ def test_trainable_is_one_name_or_several_and_none_is_all(name):
     assert fixed == (['proj'] if 'Mask' in name else [])
 
 
-@EACH
+@EACH_TRANSFORMER
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
@@ -439,7 +448,7 @@ def test_trainable_that_makes_no_sense_is_told(name, kwargs, message):
     assert str(error.value).endswith('.') and '\n' not in str(error.value)
 
 
-@EACH
+@EACH_TRANSFORMER
 def test_outputs_are_maps_of_any_batch_and_type(name):
     backbone = build(name)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -448,7 +457,7 @@ def test_outputs_are_maps_of_any_batch_and_type(name):
     assert level.shape == (3, backbone.out_channels[-1], *grid)
 
 
-@EACH
+@EACH_TRANSFORMER
 def test_size_that_is_no_multiple_of_the_patch_names_itself_and_the_remedy(name):
     backbone = build(name)
     patch = backbone.patch_size

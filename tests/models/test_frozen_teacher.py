@@ -22,6 +22,7 @@ CLIP_CFG = dict(
 )
 MOBILENET_CFG = dict(type='MobileNetV2', out_indices=(1, 6), widen_factor=0.25)
 RESNET_CFG = dict(type='ResNetV1c', depth=18, stem_channels=8, base_channels=8)
+LITE_CFG = dict(type='EfficientNetLite', arch='lite0')
 SEGFORMER_CFG = dict(type='MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 1, 1])
 
 # config, channels, multiple of the input's sides, stride
@@ -31,6 +32,7 @@ BACKBONES = {
     'mobilenet': (MOBILENET_CFG, 80, 1, 32),
     'resnet': (RESNET_CFG, 64, 1, 32),
     'segformer': (SEGFORMER_CFG, 64, 1, 32),
+    'lite': (LITE_CFG, 320, 1, 32),
 }
 ALL = pytest.mark.parametrize('name', BACKBONES)
 DTYPES = pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])

@@ -1,9 +1,18 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Foundation-model encoders: NCHW feature tuples out, any image size in."""
+"""Encoders with public weights: NCHW feature tuples out, any image size in."""
 
 from .clip_vision import CLIPVision
 from .dinov2 import DINOv2
 from .dinov3 import DINOv3
+from .efficientnet_lite import EfficientNetLite
 from .foundation import FoundationBackbone
+from .pretrained import PretrainedBackbone
 
-__all__ = ['CLIPVision', 'DINOv2', 'DINOv3', 'FoundationBackbone']
+__all__ = [
+    'CLIPVision',
+    'DINOv2',
+    'DINOv3',
+    'EfficientNetLite',
+    'FoundationBackbone',
+    'PretrainedBackbone',
+]

@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbones import FoundationBackbone
+from ..backbones import PretrainedBackbone
 from ..weights import check_pretrained
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -47,9 +47,9 @@ class FrozenTeacher:
 
     Args:
         backbone (dict): Config of a registered backbone with its weights: ``checkpoint`` of
-            ``DINOv2`` and ``CLIPVision``, ``init_cfg`` of mmseg's.
-        out_index (int): Which of its outputs is the target. Of ``DINOv2`` and ``CLIPVision`` the
-            blocks behind are not built. Defaults to -1.
+            the backbones of this package, ``init_cfg`` of mmseg's.
+        out_index (int): Which of its outputs is the target. Of the backbones of this package
+            what lies behind is not built. Defaults to -1.
         input_size (int | None): Long side of what the teacher sees, in pixels; None for the
             student's own size. Both sides are rounded to whole patches in any case. Defaults to
             None.
@@ -146,7 +146,7 @@ class FrozenTeacher:
         """Build the backbone as its config says, without weights of a file."""
         with _own_randomness(self.seed), torch.device(device):
             module = MODELS.build(copy.deepcopy(self.backbone_cfg))
-        if isinstance(module, FoundationBackbone):
+        if isinstance(module, PretrainedBackbone):
             module.keep_tap(self.out_index)
         return _frozen(module)
 
@@ -174,8 +174,8 @@ class FrozenTeacher:
 
     def _pick(self, features: Any) -> Tensor:
         levels = [features] if isinstance(features, Tensor) else list(features)
-        # A foundation backbone hands out nothing but the wanted map.
-        index = 0 if isinstance(self._structure, FoundationBackbone) else self.out_index
+        # A pretrained backbone of ours hands out nothing but the wanted map.
+        index = 0 if isinstance(self._structure, PretrainedBackbone) else self.out_index
         if not -len(levels) <= index < len(levels):
             raise ValueError(
                 f'FrozenTeacher got out_index={index}, but {self.backbone_cfg.get("type")} hands '
@@ -247,7 +247,7 @@ class FrozenTeacher:
             ValueError: The weight file does not fit.
         """
         if self._module is None:
-            if isinstance(self._structure, FoundationBackbone) and self._structure.checkpoint:
+            if isinstance(self._structure, PretrainedBackbone) and self._structure.checkpoint:
                 # Its file sets every tensor, so that the time for random ones is spared.
                 module = self._new_module('meta').to_empty(device='cpu')
             else:
@@ -440,7 +440,7 @@ def _frozen(module: nn.Module) -> nn.Module:
 def _pretrained_cfgs(module: nn.Module) -> list[dict[str, Any]]:
     """Where mmengine will load a backbone from; ours load, and check, for themselves."""
     init_cfg = getattr(module, 'init_cfg', None)
-    if isinstance(module, FoundationBackbone) or not init_cfg:
+    if isinstance(module, PretrainedBackbone) or not init_cfg:
         return []
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
     return [cfg for cfg in cfgs if cfg.get('type') == 'Pretrained']

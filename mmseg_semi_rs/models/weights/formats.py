@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Whose key names a weight file may have, and what our modules call the same tensors.
 
-The targets are the names of our own modules: mmpretrain's for DINOv2, timm's for DINOv3, those of
-open_clip's vision tower for CLIP. A target ending in ``#0``, ``#1``, ``#2`` is one third of a fused
-query-key-value tensor, one ending in ``#T`` is stored transposed.
+The targets are the names of our own modules: mmpretrain's for DINOv2, timm's for DINOv3 and
+EfficientNet-Lite, those of open_clip's vision tower for CLIP. A target ending in ``#0``, ``#1``,
+``#2`` is one third of a fused query-key-value tensor, one ending in ``#T`` is stored transposed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ class KeyFormat:
 
     Attributes:
         name (str): The project, as messages call it.
-        family (str): Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'`` or ``'CLIP'``.
-        anchor (str): The patch embedding's weight: every file has it, and what precedes it is the
-            prefix of the backbone in the file.
+        family (str): Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'``, ``'CLIP'`` or
+            ``'EfficientNet-Lite'``.
+        anchor (str): The weight of the patch embedding or stem: every file has it, and what
+            precedes it is the prefix of the backbone in the file.
         requires (tuple[str, ...]): Other names (behind the prefix) that must be there.
         forbids (tuple[str, ...]): Names that tell another format.
         rules (tuple[tuple[str, str], ...]): Regular expressions and replacements, all applied in
@@ -259,5 +260,37 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'\.ffn\.layers\.1\.', '.mlp.c_proj.'),
         ),
         drops=((r'ln1\.', _POOLING),),
+    ),
+    KeyFormat(
+        'timm',
+        'EfficientNet-Lite',
+        'conv_stem.weight',
+        requires=('bn1.weight', 'blocks.0.0.conv_dw.weight'),
+        forbids=('blocks.0.0.se.conv_reduce.weight',),
+        drops=tuple((name, _CLASSIFIER) for name in (r'conv_head\.', r'bn2\.', r'classifier\.')),
+    ),
+    # Blocks keep their running numbers: which stage each is in differs between the architectures.
+    KeyFormat(
+        'efficientnet_lite_pytorch',
+        'EfficientNet-Lite',
+        '_conv_stem.weight',
+        requires=('_bn0.weight', '_blocks.0._depthwise_conv.weight'),
+        forbids=('_blocks.0._se_reduce.weight',),
+        rules=(
+            (r'^_conv_stem\.', 'conv_stem.'),
+            (r'^_bn0\.', 'bn1.'),
+            # The first block does not expand.
+            (r'^(_blocks\.0)\._depthwise_conv\.', r'\1.conv_dw.'),
+            (r'^(_blocks\.0)\._bn1\.', r'\1.bn1.'),
+            (r'^(_blocks\.0)\._project_conv\.', r'\1.conv_pw.'),
+            (r'^(_blocks\.0)\._bn2\.', r'\1.bn2.'),
+            (r'\._expand_conv\.', '.conv_pw.'),
+            (r'\._bn0\.', '.bn1.'),
+            (r'\._depthwise_conv\.', '.conv_dw.'),
+            (r'\._bn1\.', '.bn2.'),
+            (r'\._project_conv\.', '.conv_pwl.'),
+            (r'\._bn2\.', '.bn3.'),
+        ),
+        drops=tuple((name, _CLASSIFIER) for name in (r'_conv_head\.', r'_bn1\.', r'_fc\.')),
     ),
 )

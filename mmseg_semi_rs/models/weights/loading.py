@@ -22,7 +22,7 @@ class Loadable(Protocol):
     """What :func:`load_pretrained` asks of a backbone.
 
     Attributes:
-        family (str): ``'DINOv2'``, ``'DINOv3'`` or ``'CLIP'``.
+        family (str): One of those of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
         label (str): How messages call this very model.
         origin (str): File, project and licence of its public weights.
         depth (int): Number of blocks of the whole architecture.
@@ -90,7 +90,7 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
     fit, nothing is changed.
 
     Args:
-        backbone (Loadable): ``DINOv2``, ``DINOv3`` or ``CLIPVision``.
+        backbone (Loadable): ``DINOv2``, ``DINOv3``, ``CLIPVision`` or ``EfficientNetLite``.
         path (str | Path): See :func:`~mmseg_semi_rs.models.weights.read_weight_file`.
         prefix (str | None): Where in the file the backbone is; None finds it. Defaults to None.
 

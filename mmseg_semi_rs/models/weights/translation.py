@@ -47,8 +47,8 @@ def translate(
 
     Args:
         tensors (Mapping[str, Tensor]): The file.
-        family (str): The backbone that the weights are wanted for: ``'DINOv2'``, ``'DINOv3'`` or
-            ``'CLIP'``.
+        family (str): The backbone that the weights are wanted for, one of those of
+            :data:`~mmseg_semi_rs.models.weights.FORMATS`.
         path (Path): For messages.
         prefix (str | None): Where in the file the backbone is, with or without the final dot; None
             finds it. Defaults to None.

@@ -1,0 +1,213 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What backbones with public weights have in common here."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..weights import Translation, WeightFile, load_pretrained
+
+
+class PretrainedBackbone(BaseModule):
+    """A backbone whose tensors come from a public weight file, all of them or none.
+
+    Subclasses build the modules and call :meth:`_take_options` at the end of ``__init__``. Blocks
+    behind the last tap do not exist, so no parameter is without gradient and no work is in vain.
+
+    Attributes:
+        family (str): Whose weights it loads, a family of
+            :data:`~mmseg_semi_rs.models.weights.FORMATS`.
+        block_prefix (str): Name of the list of blocks in the state dict, with the final dot.
+        position_name (str): Name of the position embedding in the state dict, empty where none is
+            stored.
+        name_aliases (dict[str, str]): See :class:`~mmseg_semi_rs.models.weights.Loadable`.
+        label (str): How messages call this very model.
+        origin (str): File, project and licence of its public weights.
+        depth (int): Blocks of the whole architecture, including those behind the last tap.
+        out_indices (tuple[int, ...]): What is handed out, 0-based, ascending.
+        frozen (bool): Whether the whole backbone is out of training.
+        trainable (tuple[str, ...] | None): What trains, see :meth:`_take_options`; None is all.
+        checkpoint (str | None): The weight file, which sets every tensor; None starts at random.
+    """
+
+    family: str
+    block_prefix: str
+    position_name: str = ''
+    name_aliases: Mapping[str, str] = {}
+    label: str
+    origin: str
+    depth: int
+    out_indices: tuple[int, ...]
+    frozen: bool
+    trainable: tuple[str, ...] | None
+    checkpoint: str | None
+
+    def _take_options(
+        self,
+        frozen: bool,
+        trainable: Sequence[str] | None,
+        checkpoint: str | None,
+        init_cfg: dict[str, Any] | None,
+    ) -> None:
+        """Take the arguments that all subclasses share; the modules exist by now.
+
+        Args:
+            frozen (bool): Take the whole backbone out of training.
+            trainable (Sequence[str] | None): Parts of the names of the parameters that train; all
+                others get no gradient. None trains all. What is fixed anyway stays so.
+            checkpoint (str | None): Local weight file.
+            init_cfg (dict | None): Another way to give the checkpoint.
+
+        Raises:
+            ValueError: ``trainable`` names nothing, or contradicts ``frozen``; both ways of giving
+                a checkpoint are used.
+        """
+        self.frozen = frozen
+        self.trainable = None
+        if trainable is not None:
+            self.trainable = (trainable,) if isinstance(trainable, str) else tuple(trainable)
+        self.checkpoint, self.checkpoint_prefix = checkpoint, None
+        if init_cfg is not None:
+            if init_cfg.get('type') != 'Pretrained' or checkpoint is not None:
+                raise ValueError(
+                    f'{self.label} takes its weights from checkpoint=..., or from '
+                    "init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...), but got "
+                    f'init_cfg={init_cfg} with checkpoint={checkpoint!r}: give one of them.'
+                )
+            self.checkpoint = init_cfg['checkpoint']
+            self.checkpoint_prefix = init_cfg.get('prefix')
+        if frozen:
+            self.requires_grad_(False)
+        if self.trainable is not None:
+            self._train_only(self.trainable)
+
+    def _train_only(self, patterns: tuple[str, ...]) -> None:
+        """Take all parameters out of training whose names contain none of the patterns."""
+        free = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+        if self.frozen or not patterns:
+            raise ValueError(
+                f'{self.label} got trainable={list(patterns)} with frozen={self.frozen}: give '
+                'frozen=True alone to train nothing, or trainable alone with at least one part of '
+                "a parameter's name."
+            )
+        idle = [part for part in patterns if not any(part in name for name in free)]
+        if idle:
+            raise ValueError(
+                f'{self.label} has no parameter to train whose name contains {idle[0]!r} '
+                f'(trainable={list(patterns)}): its names are like '
+                f'{", ".join(list(free)[:2] + list(free)[len(free) // 2 :][:4])}.'
+            )
+        for name, weight in free.items():
+            weight.requires_grad_(any(part in name for part in patterns))
+
+    def keep_tap(self, position: int) -> None:
+        """Hand out one of the taps only, and drop the blocks behind it.
+
+        Args:
+            position (int): Index into ``out_indices``, negative from the end.
+
+        Raises:
+            ValueError: There is no such tap.
+        """
+        if not -len(self.out_indices) <= position < len(self.out_indices):
+            raise ValueError(
+                f'{self.label} hands out {len(self.out_indices)} maps (out_indices '
+                f'{list(self.out_indices)}), which have no index {position}.'
+            )
+        self._keep((self.out_indices[position],))
+
+    @abstractmethod
+    def _keep(self, taps: tuple[int, ...]) -> None:
+        """Hand out these of the taps only, and drop what lies behind the last of them."""
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each output."""
+
+    @abstractmethod
+    def _init_random(self) -> None:
+        """Initialise without a checkpoint."""
+
+    def weight_file(self) -> str | Path | None:
+        """The file that :attr:`checkpoint` stands for.
+
+        Raises:
+            FileNotFoundError: It stands for a file that is not installed.
+        """
+        return self.checkpoint
+
+    def fit_position(self, embedding: Tensor) -> Tensor:
+        """Resize a stored position embedding to this model's own grid.
+
+        Args:
+            embedding (Tensor): As stored in a file of another image size, with the token of the
+                class in front.
+
+        Returns:
+            Tensor: As this model stores it.
+        """
+        return embedding
+
+    def check_weights(self, file: WeightFile, format_name: str) -> None:
+        """Refuse weights that fit by shape but not by what they were trained with.
+
+        Args:
+            file (WeightFile): The file.
+            format_name (str): Whose names it has.
+        """
+
+    def adapt_weights(self, found: Translation, path: Path) -> None:
+        """Bring translated tensors into the form that this very model stores, without loss.
+
+        Args:
+            found (Translation): The tensors of a file under our names; changed in place.
+            path (Path): The file, for messages.
+        """
+
+    def init_weights(self) -> None:
+        """Load the checkpoint, or initialise at random where there is none.
+
+        mmengine calls ``init_weights`` of children behind their parents' back; so all sub-modules
+        are marked as initialised, and nothing runs over loaded weights. Called again it does
+        nothing.
+
+        Raises:
+            FileNotFoundError: The checkpoint does not exist.
+            ValueError: The checkpoint does not fit.
+        """
+        if self.is_init:
+            print_log(
+                f'{self.label} is initialised already, nothing is changed.',
+                logger='current',
+                level=logging.DEBUG,
+            )
+            return
+        file = self.weight_file()
+        if file is None:
+            self._init_random()
+        else:
+            load_pretrained(self, file, self.checkpoint_prefix)
+        for module in self.modules():
+            if isinstance(module, BaseModule):
+                module.is_init = True
+
+    def train(self, mode: bool = True) -> PretrainedBackbone:
+        """Switch between training and evaluation; a frozen backbone stays in evaluation.
+
+        Args:
+            mode (bool): Training or not. Defaults to True.
+
+        Returns:
+            PretrainedBackbone: Itself (mmpretrain's own returns None).
+        """
+        nn.Module.train(self, mode and not self.frozen)
+        return self
