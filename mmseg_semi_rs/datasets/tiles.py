@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadAnnotations
+
+from .transforms.keep_in_memory import KeepInMemory
 
 
 class Tile(NamedTuple):
@@ -120,13 +123,17 @@ def _leaf(dataset: Any, index: int) -> tuple[Any, int]:
             return dataset, index
 
 
-def _loads(transform: BaseTransform) -> bool:
-    return type(transform).__name__.startswith('Load') or isinstance(transform, LoadAnnotations)
+def _loading(transforms: Iterable[BaseTransform]) -> Iterator[BaseTransform]:
+    for transform in transforms:
+        if isinstance(transform, KeepInMemory):
+            yield from _loading(transform.transforms.transforms)
+        elif type(transform).__name__.startswith('Load') or isinstance(transform, LoadAnnotations):
+            yield transform
 
 
 def _load(dataset: Any, info: dict, path: str, with_labels: bool) -> dict:
     """Run the loading transforms, which do not depend on what stands between them."""
-    for transform in filter(_loads, dataset.pipeline.transforms):
+    for transform in _loading(dataset.pipeline.transforms):
         if isinstance(transform, LoadAnnotations) and not with_labels:
             continue
         reads = info.get('seg_map_path') if isinstance(transform, LoadAnnotations) else path

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from copy import deepcopy
+
 from mmcv.transforms import BaseTransform, Compose
 from mmseg.registry import TRANSFORMS
 
@@ -18,21 +19,25 @@ class KeepInMemory(BaseTransform):
     Args:
         transforms (list[dict]): What is done once: loading and resizing to a fixed size, nothing
             random, which would be drawn once for ever.
+
+    Raises:
+        ValueError: On a sample that is no file.
     """
 
     def __init__(self, transforms: list[dict]) -> None:
         self.transforms = Compose(transforms)
-        self._kept: dict[tuple[str | None, str | None], dict] = {}
+        self._kept: dict[tuple[str, str | None], dict] = {}
 
     def transform(self, results: dict) -> dict:
         """Return a copy of the loaded sample, of which the arrays may be written into."""
-        key = (results.get('img_path'), results.get('seg_map_path'))
+        if not results.get('img_path'):
+            raise ValueError(
+                'KeepInMemory tells samples apart by img_path, which this one lacks: give it files.'
+            )
+        key = (results['img_path'], results.get('seg_map_path'))
         if key not in self._kept:
             self._kept[key] = self.transforms(results)
-        return {
-            name: value.copy() if isinstance(value, np.ndarray | list) else value
-            for name, value in self._kept[key].items()
-        }
+        return deepcopy(self._kept[key])
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.transforms})'

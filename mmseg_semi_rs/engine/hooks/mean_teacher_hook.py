@@ -79,9 +79,19 @@ class MeanTeacherHook(Hook):
             )
         self.momentum, self.warmup, self.interval = momentum, warmup, interval
         self.half_life = half_life
+        self._average_is_missing = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Notice a checkpoint of ``ema=False``, which has no average."""
+        weights = checkpoint.get('state_dict', checkpoint)
+        parts = (name.removeprefix('module.').partition('.')[0] for name in weights)
+        self._average_is_missing = not {'teacher', 'teachers'} & set(parts)
 
     def before_train(self, runner: Runner) -> None:
-        """Check that the model has a teacher to update, and whether that was loaded."""
+        """Check that the model has a teacher to update, and whether that was loaded.
+
+        To a checkpoint without an average the loaded student is the first one.
+        """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not hasattr(model, 'update_teacher'):
             raise TypeError(
@@ -91,6 +101,8 @@ class MeanTeacherHook(Hook):
         if self.half_life is not None:
             self.momentum = half_life_momentum(self.half_life, runner.max_iters, self.interval)
         info = runner.message_hub.runtime_info
+        if self._average_is_missing:
+            model.update_teacher(0.0)
         if runner.iter == 0:
             loaded = any(not is_copy(*pair) for pair in model.averages)
             runner.message_hub.update_info('teacher_was_loaded', loaded)

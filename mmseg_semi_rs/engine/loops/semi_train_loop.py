@@ -142,9 +142,8 @@ class SemiTrainLoop(IterBasedTrainLoop):
         if per_batch is not None and hasattr(model, 'check_batch'):
             model.check_batch(per_batch[1])
         if hasattr(model, 'schedule'):
-            check_burn_in(
-                model.schedule, model.needs_burn_in, self._max_iters, self.runner._load_from
-            )
+            trained = self._iter > 0 or self.runner._load_from is not None
+            check_burn_in(model.schedule, model.needs_burn_in, self._max_iters, trained)
         updated = any(isinstance(hook, MeanTeacherHook) for hook in self.runner.hooks)
         if getattr(model, 'averages', None) and not updated:
             raise ValueError(

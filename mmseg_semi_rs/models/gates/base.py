@@ -104,13 +104,16 @@ class Gate(nn.Module, ABC):
             probabilities = self._aligned(probabilities, valid)
         confidence, labels = probabilities.max(dim=1)
         weight = self.weigh(probabilities, confidence, labels, valid)
-        return PseudoLabel(labels, confidence, torch.where(valid, weight, 0.0), valid)
+        weight = torch.where(valid, weight.nan_to_num(nan=0.0), 0.0)
+        return PseudoLabel(labels, confidence, weight, valid)
 
     def _aligned(self, probabilities: Tensor, valid: Tensor) -> Tensor:
         wanted = self.label_pixels + 1.0
         wanted = (wanted / wanted.sum()).float()
         found = self._average('mean_probability', self._means(probabilities, valid))
-        probabilities = probabilities * (wanted / found.clamp(min=1e-6)).view(1, -1, 1, 1)
+        # nothing is known yet if no pixel of the first batch is valid
+        factor = torch.where(found.isnan(), 1.0, wanted / found.clamp(min=1e-6))
+        probabilities = probabilities * factor.view(1, -1, 1, 1)
         return probabilities / probabilities.sum(dim=1, keepdim=True)
 
     def _remember(self, name: str, *shape: int) -> None:
@@ -157,10 +160,11 @@ def build_gate(
         raise ValueError(
             f'semi_train_cfg.gate={gate!r} must be a dict such as dict(type="ClassQuantileGate").'
         )
-    built = MODELS.build(dict(gate, num_classes=num_classes))
-    if not isinstance(built, Gate):
+    kind = MODELS.get(gate['type']) if isinstance(gate['type'], str) else gate['type']
+    if not (isinstance(kind, type) and issubclass(kind, Gate)):
         raise ValueError(
             f'semi_train_cfg.gate has type={gate["type"]!r}, which is no gate: choose FixedGate, '
             'ClassQuantileGate, AdaptiveGate, SoftGate or ResidualGate.'
         )
+    built: Gate = MODELS.build(dict(gate, num_classes=num_classes))
     return built

@@ -41,7 +41,7 @@ class FixedGate(Gate):
     ) -> None:
         super().__init__(num_classes, align, momentum)
         listed = list(threshold) if isinstance(threshold, Sequence) else [threshold]
-        if not all(0 <= value <= 1 for value in listed):
+        if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in listed):
             raise ValueError(f'semi_train_cfg.conf_thresh={threshold} must be within [0, 1].')
         if len(listed) not in (1, num_classes):
             raise ValueError(

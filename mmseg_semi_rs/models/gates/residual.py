@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -32,8 +33,9 @@ class ResidualGate(Gate):
         self, probabilities: Tensor, confidence: Tensor, labels: Tensor, valid: Tensor
     ) -> Tensor:
         """See :meth:`Gate.weigh`."""
-        others = self.num_classes - 1
-        rest = (1.0 - confidence).clamp(min=1e-6)
-        squares = (probabilities.square().sum(dim=1) - confidence.square()).clamp(min=0.0)
-        variance = (squares / others - (rest / others).square()).clamp(min=0.0)
-        return (confidence - others**2 * variance / (2.0 * rest)).clamp(0.0, 1.0)
+        # From the others themselves: 1 - c and sum p^2 - c^2 have few digits where c is near 1.
+        others = probabilities.scatter(1, labels[:, None], 0.0)
+        rest = others.sum(dim=1)
+        shares = others / rest.clamp(min=torch.finfo(rest.dtype).tiny)[:, None]
+        excess = (self.num_classes - 1) * shares.square().sum(dim=1) - 1.0
+        return (confidence - rest * excess / 2.0).clamp(0.0, 1.0)

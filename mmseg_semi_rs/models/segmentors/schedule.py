@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 from mmengine.logging import MessageHub, print_log
@@ -32,7 +33,7 @@ class UnsupervisedSchedule:
             if (
                 isinstance(value, bool)
                 or not isinstance(value, int | float)
-                or value < 0
+                or not 0 <= value < math.inf
                 or (value >= 1 and value != int(value))
             ):
                 raise ValueError(
@@ -40,13 +41,16 @@ class UnsupervisedSchedule:
                     'of the training in (0, 1).'
                 )
 
-    def begin(self) -> int:
+    def begin(self, max_iters: int | None = None) -> int:
         """The step at which pseudo labels begin.
+
+        Args:
+            max_iters (int, optional): Length of the training. Defaults to what the runner tells.
 
         Raises:
             ValueError: If it is a share and no runner has told the length of the training.
         """
-        return self._steps('start')
+        return self._steps('start', max_iters)
 
     def weight(self) -> float | None:
         """Weight of the unsupervised losses at the current step.
@@ -63,11 +67,11 @@ class UnsupervisedSchedule:
         ramp = self._steps('ramp')
         return min(since / ramp, 1.0) if ramp else 1.0
 
-    def _steps(self, name: str) -> int:
+    def _steps(self, name: str, max_iters: int | None = None) -> int:
         value = getattr(self, name)
         if not 0 < value < 1:
             return int(value)
-        length = _hub().get('max_iters')
+        length = max_iters or _hub().get('max_iters')
         if length is None:
             raise ValueError(
                 f'semi_train_cfg.unsup_{name}={value} is a share of the training, whose length no '
@@ -77,7 +81,7 @@ class UnsupervisedSchedule:
 
 
 def check_burn_in(
-    schedule: UnsupervisedSchedule, needed: bool, max_iters: int, loaded: str | None
+    schedule: UnsupervisedSchedule, needed: bool, max_iters: int, trained: bool
 ) -> None:
     """Refuse a burn-in without an end, and tell of one that is missing.
 
@@ -85,20 +89,20 @@ def check_burn_in(
         schedule (UnsupervisedSchedule): Of the segmentor.
         needed (bool): Whether its gate asks for a burn-in.
         max_iters (int): Length of the training.
-        loaded (str, optional): Checkpoint that the training begins with.
+        trained (bool): Whether the training goes on from a checkpoint.
 
     Raises:
         ValueError: If no pseudo label would ever be made.
     """
-    if schedule.start >= max_iters > 0:
+    if schedule.begin(max_iters) >= max_iters > 0:
         raise ValueError(
             f'semi_train_cfg.unsup_start={schedule.start} is not before the end of the training, '
             f'max_iters={max_iters}: no unlabelled image would ever count. Choose a smaller one.'
         )
-    if needed and not schedule.start and loaded is None:
+    if needed and not trained and not schedule.begin(max_iters):
         print_log(
-            'The gate takes its thresholds from the teacher, which nothing has trained yet, and '
-            'would follow its whims: set semi_train_cfg.unsup_start (such as 0.4, a share of the '
+            'The gate follows a teacher that nothing has trained yet, whims and all: '
+            'set semi_train_cfg.unsup_start (such as 0.4, a share of the '
             'training), or load_from a supervised checkpoint.',
             logger='current',
             level=logging.WARNING,
