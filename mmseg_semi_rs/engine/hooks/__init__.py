@@ -3,7 +3,7 @@
 
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .mean_teacher_hook import MeanTeacherHook, ema_momentum
-from .pseudo_label_stats_hook import PseudoLabelStatsHook, pseudo_label_stats
+from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .semi_vis_hook import SemiVisHook
 from .vlm_purify_hook import VLMPurifyHook, purification_stats
 
@@ -14,6 +14,5 @@ __all__ = [
     'SemiVisHook',
     'VLMPurifyHook',
     'ema_momentum',
-    'pseudo_label_stats',
     'purification_stats',
 ]

@@ -136,7 +136,10 @@ class DualStudentSegmentor(BaseSegmentor):
         students (nn.ModuleDict): By name, sorted.
         teachers (nn.ModuleDict): Their averages, empty without ``ema``.
         purifiers (list[Purifier]): Called in turn on each student's pseudo labels in every step.
-        last_step (dict): ``pseudo`` (by student, before CutMix) and ``samples`` of the last step.
+        last_step (dict): Of the last step, ``labelled`` (the samples of the labelled images) and,
+            unless it was supervised, ``pseudo`` (by student, before CutMix) and ``samples`` (of the
+            weak views).
+        unsup_scale (float): Another factor of L_s, L_fp and L_sta, 1 unless a hook lowers it.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -184,6 +187,7 @@ class DualStudentSegmentor(BaseSegmentor):
         )
         self.purifiers: list[Purifier] = []
         self.last_step: dict[str, Any] = {}
+        self.unsup_scale = 1.0
 
     def _check_settings(self) -> None:
         counts = {name: student.decode_head.num_classes for name, student in self.students.items()}
@@ -321,6 +325,7 @@ class DualStudentSegmentor(BaseSegmentor):
                 strong view.
         """
         sup, samples = inputs['sup'], data_samples['sup']
+        self.last_step = {'labelled': samples}
         valid = stack_valid(samples, sup.shape[-2:], sup.device)
         names = list(self.students)
         opinions: dict[str, _Opinion] = {}
@@ -377,7 +382,7 @@ class DualStudentSegmentor(BaseSegmentor):
             for purifier in self.purifiers:
                 pseudo = purifier(pseudo, samples)
             opinions[name] = _Opinion(pseudo, own, logits[:count].float().softmax(dim=1))
-        self.last_step = {
+        self.last_step |= {
             'pseudo': {name: opinion.pseudo for name, opinion in opinions.items()},
             'samples': samples,
         }
@@ -450,7 +455,7 @@ class DualStudentSegmentor(BaseSegmentor):
             with keep_running_statistics(student):
                 logits = upsample(student, student.decode_head(feats), images)
             loss = consistency_loss(logits, own.labels, own.weight, valid)
-            groups['fp'] = {'loss_fp': loss}
+            groups['fp'] = {'loss_fp': self.unsup_scale * loss}
         losses = self._weigh(**groups)
         if self.settings['stability'] is not None:
             logits = upsample(student, decoded.logits[weak], images)
@@ -473,7 +478,7 @@ class DualStudentSegmentor(BaseSegmentor):
             decoded = forward_student(student, images, valid, {'strong': slice(None)}, aux=False)
         logits = upsample(student, decoded.logits, images)
         return self._weigh(
-            strong={'loss_strong': loss_of_views(logits, targets, counts)},
+            strong={'loss_strong': self.unsup_scale * loss_of_views(logits, targets, counts)},
             distill={key: share * value for key, value in decoded.feature_losses.items()},
         )
 
@@ -497,7 +502,7 @@ class DualStudentSegmentor(BaseSegmentor):
             logits = logits.detach()
         loss = stability_loss(logits, partner.probabilities, taught, denominator)
         hub = MessageHub.get_current_instance().runtime_info
-        peak = settings['weight']
+        peak = self.unsup_scale * settings['weight']
         if 'max_iters' in hub:
             peak *= stability_ramp(hub['iter'], hub['max_iters'], settings['ramp'])
         share = (taught & opinion.own.valid).sum() / valid.per_rank()
