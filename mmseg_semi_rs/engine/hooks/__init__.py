@@ -3,6 +3,7 @@
 
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .mean_teacher_hook import MeanTeacherHook, ema_momentum
+from .pseudo_label_guard_hook import PseudoLabelGuardHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .semi_vis_hook import SemiVisHook
 from .vlm_purify_hook import VLMPurifyHook, purification_stats
@@ -10,6 +11,7 @@ from .vlm_purify_hook import VLMPurifyHook, purification_stats
 __all__ = [
     'DeferredRuntimeInfoHook',
     'MeanTeacherHook',
+    'PseudoLabelGuardHook',
     'PseudoLabelStatsHook',
     'SemiVisHook',
     'VLMPurifyHook',
