@@ -1,4 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+import math
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,9 +11,10 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmseg_semi_rs.engine import MeanTeacherHook, MergedParamGroupsConstructor
-from mmseg_semi_rs.engine.hooks import pseudo_label_stats
+from mmseg_semi_rs.engine.pseudo_label_counts import count_pseudo_labels, summarise_counts
 from mmseg_semi_rs.structures import PseudoLabel
 from tests.engine.test_resume import config, train
+from tests.models.tiny import NoHostSync
 from tests.tools.tiny_training import write_dual, write_training
 
 
@@ -86,28 +90,105 @@ def pseudo():
     return PseudoLabel(labels, confidence, weight, valid)
 
 
+def counted(pseudo, samples, classes='abc'):
+    counts = count_pseudo_labels(pseudo, samples, len(classes))
+    return summarise_counts({name: count.tolist() for name, count in counts.items()}, classes)
+
+
 def test_pseudo_label_stats_are_the_counted_shares():
     truth = SegDataSample()
     truth.gt_sem_seg = PixelData(data=torch.tensor([[[0, 1, 2, 2]]]))
-    stats = pseudo_label_stats(pseudo(), [truth, SegDataSample()], ['a', 'b', 'c'])
+    stats = counted(pseudo(), [truth, SegDataSample()])
     assert stats['pseudo_kept'] == pytest.approx(5 / 7)
     assert stats['pseudo_confidence'] == pytest.approx((0.9 * 5 + 0.6 + 0.2) / 7)
     assert [stats[f'pseudo_share/{c}'] for c in 'abc'] == pytest.approx([1 / 5, 4 / 5, 0])
+    assert [stats[f'pseudo_predicted/{c}'] for c in 'abc'] == pytest.approx([2 / 7, 5 / 7, 0])
+    assert [stats[f'pseudo_kept_rate/{c}'] for c in 'ab'] == pytest.approx([1 / 2, 4 / 5])
+    assert math.isnan(stats['pseudo_kept_rate/c'])
     assert stats['pseudo_accuracy'] == pytest.approx(1 / 3)
     assert stats['pseudo_accuracy_kept'] == pytest.approx(1 / 2)
+    assert [stats[f'pseudo_precision/{c}'] for c in 'ab'] == pytest.approx([1, 0])
+    assert math.isnan(stats['pseudo_precision/c'])
+    assert [stats[f'pseudo_recall/{c}'] for c in 'abc'] == pytest.approx([1, 0, 0])
+
+
+def test_recall_tells_the_class_that_a_high_accuracy_hides():
+    truth = torch.zeros(1, 10, 10, dtype=torch.long)
+    truth[:, 8:] = 1  # a fifth is road; all of it is seen, a twentieth of it kept
+    weight = torch.ones(1, 10, 10)
+    weight[:, 8:] = 0
+    weight[:, 9, 9] = 1
+    valid = torch.ones(1, 10, 10, dtype=torch.bool)
+    sample = SegDataSample()
+    sample.gt_sem_seg = PixelData(data=truth)
+    stats = counted(PseudoLabel(truth, torch.ones(1, 10, 10), weight, valid), [sample])
+    assert stats['pseudo_accuracy_kept'] == stats['pseudo_precision/b'] == 1
+    assert stats['pseudo_recall/b'] == pytest.approx(1 / 20)
+    assert stats['pseudo_recall/a'] == 1
 
 
 def test_pseudo_label_stats_without_truth_claim_no_accuracy():
-    stats = pseudo_label_stats(pseudo(), [SegDataSample(), SegDataSample()], ['a', 'b', 'c'])
-    assert not [name for name in stats if 'accuracy' in name]
+    stats = counted(pseudo(), [SegDataSample(), SegDataSample()])
+    assert not [name for name in stats if re.search('accuracy|precision|recall', name)]
 
 
-def test_stats_reach_the_log(tiny, tmp_path):
-    cfg = config(tiny, tmp_path / 'run', iters=2)
-    cfg.custom_hooks.append(dict(type='PseudoLabelStatsHook', interval=1))
+def test_I12_counting_makes_no_host_sync():
+    with NoHostSync():
+        count_pseudo_labels(pseudo(), [SegDataSample(), SegDataSample()], 3)
+
+
+def test_logged_stats_are_of_all_steps_of_the_interval(tiny, tmp_path):
+    """And the truth of unlabelled images reaches the weak views by today's transforms."""
+    cfg = config(tiny, tmp_path / 'run', iters=4)
+    cfg.model.semi_train_cfg.conf_thresh = 0.34
+    cfg.custom_hooks.append(dict(type='PseudoLabelStatsHook', interval=2))
+    unlabelled = cfg.train_dataloader.dataset.unlabelled
+    unlabelled.data_prefix = cfg.both
+    unlabelled.pipeline.insert(1, dict(type='LoadAnnotations'))
+    steps = []
+    original = MeanTeacherHook.after_train_iter
+
+    def spy(self, runner, *args, **kwargs):
+        steps.append(runner.model.last_step)
+        original(self, runner, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MeanTeacherHook, 'after_train_iter', spy)
+        runner, _ = train(cfg)
+    for when, interval in enumerate((steps[:2], steps[2:])):
+        labels, weight, valid = (
+            torch.cat([getattr(step['pseudo'], name) for step in interval])
+            for name in ('labels', 'weight', 'valid')
+        )
+        truth = torch.cat([s.gt_sem_seg.data for step in interval for s in step['samples']])
+        known = valid & (truth < 3)
+        assert known.any()
+        for number, name in enumerate(('grass', 'road', 'roof')):
+            expected = {
+                'share': weight[(labels == number) & valid].sum() / weight[valid].sum(),
+                'predicted': ((labels == number) & valid).sum() / valid.sum(),
+                'recall': weight[(labels == number) & (truth == number) & known].sum()
+                / ((truth == number) & known).sum(),
+            }
+            for key, value in expected.items():
+                logged = runner.message_hub.get_scalar(f'train/pseudo_{key}/{name}').data[0]
+                assert len(logged) == 2
+                assert logged[when] == pytest.approx(float(value)), (key, name)
+    assert len({float(step['pseudo'].weight.sum()) for step in steps[:2]}) == 2
+
+
+@pytest.mark.parametrize('write', [lambda tiny: tiny, write_dual])
+def test_hooks_that_look_at_pseudo_labels_pass_over_supervised_steps(tiny, tmp_path, write):
+    cfg = config(write(tiny), tmp_path / 'run', iters=2)
+    cfg.train_dataloader.dataset.unlabelled = None
+    cfg.train_dataloader.sampler.source_ratio = [1, 0]
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if 'student' in cfg.model]
+    for hook in ('PseudoLabelStatsHook', 'SemiVisHook'):
+        cfg.custom_hooks.append(dict(type=hook, interval=1))
     runner, _ = train(cfg)
-    kept = runner.message_hub.get_scalar('train/pseudo_kept').data[0]
-    assert len(kept) == 2 and all(0 <= value <= 1 for value in kept)
+    assert set(runner.model.last_step) == {'labelled'}
+    assert all('gt_sem_seg' in sample for sample in runner.model.last_step['labelled'])
+    assert not [key for key in runner.message_hub.log_scalars if 'pseudo' in key]
 
 
 @pytest.mark.parametrize('arguments', [dict(momentum=1.0), dict(momentum=-0.1), dict(interval=0)])

@@ -3,17 +3,18 @@
 
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .mean_teacher_hook import MeanTeacherHook, ema_momentum
-from .pseudo_label_stats_hook import PseudoLabelStatsHook, pseudo_label_stats
+from .pseudo_label_guard_hook import PseudoLabelGuardHook
+from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .semi_vis_hook import SemiVisHook
 from .vlm_purify_hook import VLMPurifyHook, purification_stats
 
 __all__ = [
     'DeferredRuntimeInfoHook',
     'MeanTeacherHook',
+    'PseudoLabelGuardHook',
     'PseudoLabelStatsHook',
     'SemiVisHook',
     'VLMPurifyHook',
     'ema_momentum',
-    'pseudo_label_stats',
     'purification_stats',
 ]

@@ -3,73 +3,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
-from mmseg.structures import SegDataSample
+from torch import Tensor
 
-from ...structures import PseudoLabel
-
-
-@torch.no_grad()
-def pseudo_label_stats(
-    pseudo: PseudoLabel, samples: Sequence[SegDataSample], classes: Sequence[str]
-) -> dict[str, float]:
-    """Summarise the pseudo labels of one batch.
-
-    Args:
-        pseudo (PseudoLabel): Of shape (B, H, W).
-        samples (Sequence[SegDataSample]): The B samples; truth is taken from those that have
-            ``gt_sem_seg``, which the loss never reads.
-        classes (Sequence[str]): Class names.
-
-    Returns:
-        dict[str, float]: ``pseudo_kept`` (share of valid pixels with weight, weighted),
-        ``pseudo_confidence`` (mean over valid pixels), ``pseudo_share/<class>`` (share of the kept
-        weight), and, where truth exists, ``pseudo_accuracy`` and ``pseudo_accuracy_kept``; all in
-        [0, 1].
-    """
-    valid = pseudo.valid.float()
-    weight = pseudo.weight * valid
-    total = valid.sum().clamp(min=1)
-    share = torch.zeros(len(classes), device=weight.device)
-    share.scatter_add_(0, pseudo.labels.flatten(), weight.flatten())
-    names = ['pseudo_kept', 'pseudo_confidence', *(f'pseudo_share/{name}' for name in classes)]
-    values = [weight.sum() / total, (pseudo.confidence * valid).sum() / total]
-    values += list(share / share.sum().clamp(min=1e-6))
-    known = [index for index, sample in enumerate(samples) if 'gt_sem_seg' in sample]
-    if known:
-        truth = torch.stack([samples[index].gt_sem_seg.data[0] for index in known])
-        counted = (truth < len(classes)).float() * valid[known]
-        right = (truth == pseudo.labels[known]).float() * counted
-        kept = counted * weight[known]
-        names += ['pseudo_accuracy', 'pseudo_accuracy_kept']
-        values += [
-            right.sum() / counted.sum().clamp(min=1),
-            (right * kept).sum() / kept.sum().clamp(min=1e-6),
-        ]
-    return dict(zip(names, torch.stack(values).tolist(), strict=True))
+from ..pseudo_label_counts import count_pseudo_labels, pseudo_labels_of, summarise_counts
 
 
 @HOOKS.register_module()
 class PseudoLabelStatsHook(Hook):
-    """Log ``pseudo_label_stats`` of the current batch at an interval.
+    """Log what the pseudo labels of the last ``interval`` steps, on all ranks, were like.
 
-    Where a model has the targets of several networks, each name has the network's in front:
-    ``a/pseudo_kept``.
+    They are counted in every step on the device; the host waits once an interval. Logged are, with
+    the network's name in front where a model has several (``a/pseudo_kept``):
+
+    - ``pseudo_kept``: share of the valid pixels with weight in the loss, weighted.
+    - ``pseudo_confidence``: mean over the valid pixels.
+    - ``pseudo_share/<class>``: share of the kept weight.
+    - ``pseudo_predicted/<class>``: share of all valid pixels, kept or not.
+    - ``pseudo_kept_rate/<class>``: kept weight over the pixels that are predicted as the class.
+
+    For research, the unlabelled pipeline may load masks: ``LoadAnnotations`` after
+    ``LoadImageFromFile`` and a ``data_prefix`` with ``seg_map_path``. The weak views' samples then
+    have a ``gt_sem_seg`` that went through the same geometry; losses never read it, it is only to
+    look at. Logged are then also
+
+    - ``pseudo_accuracy``, ``pseudo_accuracy_kept``: share of right labels, of all valid pixels and
+      of the kept weight. Both may read high while a small class is lost, so look at the next two.
+    - ``pseudo_precision/<class>``: of the kept weight of the class, what is truly of it.
+    - ``pseudo_recall/<class>``: kept weight on pixels that are truly of the class and labelled so,
+      over all pixels that are truly of it.
+
+    A value is NaN where there is nothing to judge: the precision of a class that nothing was kept
+    of. The first values after a resume are of the steps since the resume.
 
     Args:
-        interval (int): Iterations between looks; a look makes the host wait once. Choose the
-            logger's interval. Defaults to 50.
+        interval (int): Iterations that are summed up. Choose the logger's interval. Defaults to 50.
+
+    Raises:
+        ValueError: If the interval is below 1.
     """
 
     def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f'PseudoLabelStatsHook interval={interval} must be at least 1.')
         self.interval = interval
+        self._counts: dict[str, dict[str, Tensor]] = {}
 
     def after_train_iter(
         self,
@@ -78,16 +63,21 @@ class PseudoLabelStatsHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        """Summarise the batch's pseudo labels into the message hub."""
+        """Count the batch's pseudo labels; at the interval, log and begin again."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        step = getattr(model, 'last_step', {})
+        classes = runner.train_dataloader.dataset.metainfo['classes']
+        for network, pseudo in pseudo_labels_of(step).items():
+            counts = self._counts.setdefault(network, {})
+            for name, count in count_pseudo_labels(pseudo, step['samples'], len(classes)).items():
+                counts[name] = counts[name] + count if name in counts else count
         if not self.every_n_train_iters(runner, self.interval):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        step = getattr(model, 'last_step', None)
-        if not step:
-            return
-        classes = runner.train_dataloader.dataset.metainfo['classes']
-        found = step['pseudo']
-        for network, pseudo in (found if isinstance(found, dict) else {'': found}).items():
+        for network, counts in self._counts.items():
+            table = torch.stack(list(counts.values()))
+            all_reduce(table)
+            summed = dict(zip(counts, table.tolist(), strict=True))
             prefix = f'train/{network}/' if network else 'train/'
-            for name, value in pseudo_label_stats(pseudo, step['samples'], classes).items():
+            for name, value in summarise_counts(summed, classes).items():
                 runner.message_hub.update_scalar(prefix + name, value)
+        self._counts = {}

@@ -18,6 +18,7 @@ from ...purification.purifier import EvidencePurifier, Purification
 from ...structures import PseudoLabel
 from ...visualization.panels import colorize, draw_panels, legend
 from ...visualization.purification_panels import ACTION_COLOURS, purification_row
+from ..pseudo_label_counts import pseudo_labels_of
 
 
 @HOOKS.register_module()
@@ -55,11 +56,10 @@ class SemiVisHook(Hook):
         if not self.every_n_train_iters(runner, self.interval):
             return
         model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        step = getattr(model, 'last_step', None)
-        if not step:
+        step = getattr(model, 'last_step', {})
+        named = pseudo_labels_of(step)
+        if not named:
             return
-        found = step['pseudo']
-        named = found if isinstance(found, dict) else {'': found}
         done: list[Purification | None] = [*_purifications(model)] or [None] * len(named)
         pixels = [image for image in data_batch['inputs']['weak'] if image is not None]
         for (name, pseudo), purification in zip(named.items(), done, strict=True):

@@ -27,6 +27,7 @@ from ...purification.store import EvidenceStore
 from ...purification.trust import ClassTrust, learn_trust
 from ...purification.verifiers import Verifier
 from ..annotation import calibrate
+from ..pseudo_label_counts import pseudo_labels_of
 
 _TRUST: Mapping[str, Any] = MappingProxyType({'images': 200, 'min_lift': 0.5, 'min_pixels': 500})
 
@@ -293,8 +294,7 @@ class VLMPurifyHook(Hook):
         if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
             return
         step = _unwrapped(runner).last_step
-        names = list(step['pseudo']) if isinstance(step['pseudo'], dict) else ['']
-        for name, done in zip(names, self.purifier.last, strict=True):
+        for name, done in zip(pseudo_labels_of(step), self.purifier.last, strict=True):
             prefix = f'train/{name}/{self._logged_as}/' if name else f'train/{self._logged_as}/'
             for key, value in purification_stats(done, step['samples']).items():
                 runner.message_hub.update_scalar(prefix + key, value)

@@ -153,7 +153,10 @@ class DualStudentSegmentor(BaseSegmentor):
         students (nn.ModuleDict): By name, sorted.
         teachers (nn.ModuleDict): Their averages, empty without ``ema``.
         purifiers (list[Purifier]): Called in turn on each student's pseudo labels in every step.
-        last_step (dict): ``pseudo`` (by student, before CutMix) and ``samples`` of the last step.
+        last_step (dict): Of the last step, ``labelled`` (the samples of the labelled images) and,
+            unless it was supervised, ``pseudo`` (by student, before CutMix) and ``samples`` (of the
+            weak views).
+        unsup_scale (float): Another factor of L_s, L_fp and L_sta, 1 unless a hook lowers it.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -201,6 +204,7 @@ class DualStudentSegmentor(BaseSegmentor):
         )
         self.purifiers: list[Purifier] = []
         self.last_step: dict[str, Any] = {}
+        self.unsup_scale = 1.0
 
     def _check_settings(self) -> None:
         counts = {name: student.decode_head.num_classes for name, student in self.students.items()}
@@ -360,15 +364,15 @@ class DualStudentSegmentor(BaseSegmentor):
                 strong view.
         """
         sup, samples = inputs['sup'], data_samples['sup']
+        self.last_step = {'labelled': samples}
         valid = stack_valid(samples, sup.shape[-2:], sup.device)
         names = list(self.students)
         opinions: dict[str, _Opinion] = {}
         for gate in self.gates.values():
             gate.observe(samples)
-        self.last_step = {}
         unsup_weight = self.schedule.weight()
         if 'weak' in inputs and unsup_weight is not None:
-            batch = self._make_batch(inputs, samples, valid, unsup_weight)
+            batch = self._make_batch(inputs, samples, valid, self.unsup_scale * unsup_weight)
             opinions = self._ask(inputs['weak'], data_samples['weak'], len(batch.weak))
         else:
             batch = _Batch(sup, samples, valid, sup[:0], [], 0.0)
@@ -423,7 +427,7 @@ class DualStudentSegmentor(BaseSegmentor):
             for purifier in self.purifiers:
                 pseudo = purifier(pseudo, samples)
             opinions[name] = _Opinion(pseudo, own, logits[:count].float().softmax(dim=1))
-        self.last_step = {
+        self.last_step |= {
             'pseudo': {name: opinion.pseudo for name, opinion in opinions.items()},
             'samples': samples,
         }
@@ -543,7 +547,7 @@ class DualStudentSegmentor(BaseSegmentor):
             logits = logits.detach()
         loss = stability_loss(logits, partner.probabilities, taught, denominator)
         hub = MessageHub.get_current_instance().runtime_info
-        peak = settings['weight']
+        peak = self.unsup_scale * settings['weight']
         if 'max_iters' in hub:
             since = hub['iter'] - self.schedule.begin()
             peak *= stability_ramp(since, hub['max_iters'], settings['ramp'])

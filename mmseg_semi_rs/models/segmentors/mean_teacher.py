@@ -106,8 +106,10 @@ class MeanTeacherSegmentor(BaseSegmentor):
 
     Attributes:
         purifiers (list[Purifier]): Called in turn on the pseudo labels of every step.
-        last_step (dict): ``pseudo`` (PseudoLabel of the weak views, before CutMix) and
-            ``samples`` of the last training step, for hooks to look at.
+        last_step (dict): Of the last training step, for hooks to look at: ``labelled`` (the
+            samples of the labelled images) and, unless it was supervised, ``pseudo`` (PseudoLabel
+            of the weak views, before CutMix) and ``samples`` (theirs).
+        unsup_scale (float): Another factor of L_u, 1 unless a hook lowers it.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -145,6 +147,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         self.feature_dropout = self._build_feature_dropout()
         self.purifiers: list[Purifier] = []
         self.last_step: dict[str, Any] = {}
+        self.unsup_scale = 1.0
         if hasattr(self.student.decode_head, 'bind_source'):
             mean = getattr(self.data_preprocessor, 'mean', torch.zeros(3))
             std = getattr(self.data_preprocessor, 'std', torch.ones(3))
@@ -268,11 +271,11 @@ class MeanTeacherSegmentor(BaseSegmentor):
             ValueError: If there is no strong view, or not the two that ``feature_dropout`` needs.
         """
         images, samples = inputs['sup'], data_samples['sup']
+        self.last_step = {'labelled': samples}
         valid = stack_valid(samples, images.shape[-2:], images.device)
         self.gate.observe(samples)
         unsup_weight = self.schedule.weight()
         if 'weak' not in inputs or unsup_weight is None:
-            self.last_step = {}
             decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
             return self._reduce({
                 'sup': supervised_losses(
@@ -281,7 +284,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
                 'distill': decoded.feature_losses,
             })  # fmt: skip
         pseudo = self.pseudo_label(inputs['weak'], data_samples['weak'])
-        self.last_step = {'pseudo': pseudo, 'samples': data_samples['weak']}
+        self.last_step |= {'pseudo': pseudo, 'samples': data_samples['weak']}
         views = draw_views(inputs, self.cutmix)
         if self.feature_dropout is not None and len(views) != 2:
             raise ValueError(
@@ -297,7 +300,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
         unsup = loss_of_views(upsample(self.student, strong_logits, strong), targets, counts)
         return self._reduce({
             'sup': supervised_losses(self.student, decoded.logits, decoded.aux_logits, samples),
-            'unsup': {'loss_unsup': unsup_weight * unsup},
+            'unsup': {'loss_unsup': self.unsup_scale * unsup_weight * unsup},
             'distill': decoded.feature_losses,
         })  # fmt: skip
 

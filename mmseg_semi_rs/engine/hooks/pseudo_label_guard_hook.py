@@ -1,0 +1,274 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Tells, soon after they begin, that pseudo labels leave a class out or are full of another."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+from ...structures import PseudoLabel
+from ..pseudo_label_counts import count_labels, pseudo_labels_of, sum_by_class
+
+SPOKEN = 'Pseudo label guard'
+"""How what the hook says begins; the report looks for it."""
+
+_INFO = 'pseudo_label_guard'
+_LONGEST_WINDOW = 50
+_NOTHING = 0.01  # kept share of the valid pixels below which classes are not compared
+_RELEASE = 1.5  # how far back a share must come until its class counts as fine again
+_HELP = {
+    'dropped': 'the threshold drops it, and semi_train_cfg.gate=dict(type="ClassQuantileGate") '
+    'keeps the surest pixels of every class',
+    'new': 'the teacher does not know it yet, and a later semi_train_cfg.unsup_start gives it '
+    'time; mild photometry of the strong views leaves it its colours',
+    'flooded': 'a later semi_train_cfg.unsup_start or '
+    'semi_train_cfg.gate=dict(type="ClassQuantileGate") holds it back',
+}
+
+
+@HOOKS.register_module()
+class PseudoLabelGuardHook(Hook):
+    """Compare each class's share of the kept pseudo labels with its share of the labels.
+
+    A fixed confidence threshold keeps the classes that are easy. The others fade, while the share
+    of right labels among the kept ones reads high. From the first step with pseudo labels on, this
+    hook looks at every ``window`` steps, of all ranks together, and says in the log, once for each
+    change and network, which class is
+
+    - **starved**: its share of the kept weight is below ``starved`` times its share of the labelled
+      pixels; fine again from 1.5 times that limit on;
+    - **flooded**: its share of the kept weight is above ``flooded`` times its share of the labelled
+      pixels, and by more than ``excess``; fine again where one of the two is below two thirds of
+      its limit;
+
+    or, where less than 1 % of the valid pixels is kept, that nothing is kept yet, and no more.
+    A class is called starved only if, by its share of the labels, the kept pixels of the window
+    should hold at least ``min_images`` whole images of it (8 images a step of which half is kept
+    make 200 in 50 steps: classes from 0.5 % on are judged), and flooded only if ``excess`` is as
+    much. Otherwise it stays what it was.
+
+    The labels are those that were trained on so far, a supervised burn-in included; a sampler that
+    prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
+    it. Unlabelled images that truly lack a class starve it as well.
+
+    Logged at each window's end is ``guard/<class>``, the kept share over the labelled share, with
+    the network's name in front where there are several. What was counted is saved in checkpoints,
+    so that a resumed run says and does what an uninterrupted one would. Steps make no host sync
+    but at the end of a window and when a checkpoint is saved.
+
+    Args:
+        window (int): Steps that are looked at together, 1 to 50. Defaults to 50.
+        starved (float): See above, in (0, 0.5]. Defaults to 0.2.
+        flooded (float): See above, 2 or more. Defaults to 3.
+        excess (float): See above, in (0, 1). Defaults to 0.1.
+        min_images (float): See above, more than 0. Defaults to 1.
+        lower (float, optional): Factor of the unsupervised losses while any class of any network
+            is starved or flooded, in [0, 1): the model's ``unsup_scale``. Defaults to None, which
+            only tells.
+
+    Raises:
+        ValueError: If an argument is out of its range; or, when the training starts, if the model
+            has no pseudo labels.
+    """
+
+    def __init__(
+        self,
+        window: int = 50,
+        starved: float = 0.2,
+        flooded: float = 3.0,
+        excess: float = 0.1,
+        min_images: float = 1.0,
+        lower: float | None = None,
+    ) -> None:
+        for name, value, allowed, fine in (
+            ('window', window, '1 to 50 steps', 1 <= window <= _LONGEST_WINDOW),
+            ('starved', starved, 'in (0, 0.5]', 0 < starved <= 0.5),
+            ('flooded', flooded, '2 or more', flooded >= 2),
+            ('excess', excess, 'in (0, 1)', 0 < excess < 1),
+            ('min_images', min_images, 'more than 0', min_images > 0),
+            ('lower', lower, 'None or in [0, 1)', lower is None or 0 <= lower < 1),
+        ):
+            if not fine:
+                raise ValueError(f'PseudoLabelGuardHook {name}={value} must be {allowed}.')
+        self.window, self.starved, self.flooded = window, starved, flooded
+        self.excess, self.min_images, self.lower = excess, min_images, lower
+        self._restore({})
+
+    # State.
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        """Take over what :meth:`before_save_checkpoint` saved, or begin anew."""
+        self._steps: int = saved.get('steps', 0)
+        self._labelled = torch.tensor(saved.get('labelled', 0.0), dtype=torch.float64)
+        self._counts: dict[str, Tensor] = {
+            name: torch.tensor(counts, dtype=torch.float64)
+            for name, counts in saved.get('counts', {}).items()
+        }
+        self._idle: list[str] = list(saved.get('idle', []))
+        self._verdicts: dict[str, dict[str, str]] = {
+            name: dict(verdicts) for name, verdicts in saved.get('verdicts', {}).items()
+        }
+
+    def before_train(self, runner: Runner) -> None:
+        """Go on where a checkpoint was saved.
+
+        Raises:
+            ValueError: If the model has no pseudo labels.
+        """
+        model = _unwrapped(runner)
+        if not hasattr(model, 'unsup_scale'):
+            raise ValueError(
+                f'PseudoLabelGuardHook needs a segmentor with pseudo labels, got '
+                f'{type(model).__name__}: use MeanTeacherSegmentor or DualStudentSegmentor, or '
+                'remove the hook.'
+            )
+        self._restore(runner.message_hub.get_info(_INFO) or {})
+        self._set_scale(model)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save what was counted; it is the same on every rank."""
+        saved = {
+            'steps': self._steps,
+            'labelled': self._labelled.tolist(),
+            'counts': {name: counts.tolist() for name, counts in self._counts.items()},
+            'idle': list(self._idle),
+            'verdicts': {name: dict(verdicts) for name, verdicts in self._verdicts.items()},
+        }
+        runner.message_hub.update_info(_INFO, saved)
+        if 'message_hub' in checkpoint:
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
+
+    def _set_scale(self, model: Any) -> None:
+        """Lower the unsupervised losses, or set them back."""
+        if self.lower is not None:
+            model.unsup_scale = self.lower if any(self._verdicts.values()) else 1.0
+
+    # Steps.
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Count labels and pseudo labels; at the end of a window, judge."""
+        model = _unwrapped(runner)
+        classes = runner.train_dataloader.dataset.metainfo['classes']
+        found = pseudo_labels_of(model.last_step)
+        table = torch.stack([
+            count_labels(model.last_step['labelled'], len(classes)),
+            *(row for pseudo in found.values() for row in _count(pseudo, len(classes))),
+        ])  # fmt: skip
+        all_reduce(table)
+        self._labelled = self._labelled.to(table.device) + table[0]
+        for name, counts in zip(found, table[1:].view(len(found), 2, len(classes)), strict=True):
+            before = self._counts.get(name)
+            self._counts[name] = counts if before is None else before.to(counts.device) + counts
+        self._steps += bool(found)
+        if self._steps >= self.window:
+            image = next(iter(found.values())).labels[0].numel()
+            self._judge(runner, classes, image)
+            self._steps, self._counts = 0, {}
+            self._set_scale(model)
+
+    def _judge(self, runner: Runner, classes: list[str], image: int) -> None:
+        """Compare the shares of every network's window, log them and say what changed.
+
+        Args:
+            runner (Runner): The runner.
+            classes (list[str]): Their names.
+            image (int): Pixels of one image.
+        """
+        labelled = (self._labelled / self._labelled.sum().clamp(min=1)).tolist()
+        for network, counts in self._counts.items():
+            predicted, kept = counts.tolist()
+            pixels, weight = max(sum(predicted), 1.0), sum(kept)
+            of = f' of {network!r}' if network else ''
+            said = f'{SPOKEN}{of} at iteration {runner.iter + 1}: '
+            idle = weight < _NOTHING * pixels
+            if idle and network not in self._idle:
+                print_log(
+                    f'{said}nothing is kept yet ({_percent(weight / pixels)} of the pixels), so '
+                    'unlabelled images teach nothing: the threshold is too high for this teacher, '
+                    'or it needs more steps.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            self._idle = [name for name in self._idle if name != network] + [network] * idle
+            verdicts = self._verdicts.setdefault(network, {})
+            for number, name in enumerate(classes if not idle else []):
+                share, due, seen = (
+                    kept[number] / weight,
+                    labelled[number],
+                    predicted[number] / pixels,
+                )
+                if due:
+                    key = f'train/{network}/guard/{name}' if network else f'train/guard/{name}'
+                    runner.message_hub.update_scalar(key, share / due)
+                before = verdicts.pop(name, '')
+                now = self._verdict(share, due, weight / image, before)
+                if now:
+                    verdicts[name] = now
+                if now != before:
+                    change = self._describe(name, before, now, share, due, seen)
+                    level = logging.WARNING if now else logging.INFO
+                    print_log(said + change, logger='current', level=level)
+
+    def _verdict(self, share: float, due: float, images: float, before: str) -> str:
+        """Judge a class: 'starved', 'flooded', or '' for fine.
+
+        Args:
+            share (float): Of the kept weight.
+            due (float): Of the labelled pixels.
+            images (float): Kept weight in whole images.
+            before (str): What the class was.
+        """
+        enough = {
+            'starved': due * images >= self.min_images,
+            'flooded': self.excess * images >= self.min_images,
+        }
+        if not enough.get(before, True):
+            return before
+        hold = _RELEASE if before == 'starved' else 1.0
+        if enough['starved'] and share < self.starved * due * hold:
+            return 'starved'
+        hold = _RELEASE if before == 'flooded' else 1.0
+        much = share > self.flooded * due / hold and share - due > self.excess / hold
+        return 'flooded' if enough['flooded'] and much else ''
+
+    def _describe(
+        self, name: str, before: str, now: str, share: float, due: float, seen: float
+    ) -> str:
+        """A sentence on a class that changed, with the numbers and what helps."""
+        numbers = f'{_percent(share)} of the kept weight, {_percent(due)} of the labels'
+        if not now:
+            return f'{name} is no longer {before} ({numbers}).'
+        help_for = now if now == 'flooded' else 'dropped' if seen >= self.starved * due else 'new'
+        return (
+            f'{name} is {now} ({numbers}, predicted on {_percent(seen)} of the pixels): '
+            f'{_HELP[help_for]}.'
+        )
+
+
+def _count(pseudo: PseudoLabel, classes: int) -> Tensor:
+    """Valid pixels and kept weight of each class, (2, K) float64."""
+    valid = pseudo.valid.float()
+    return sum_by_class(pseudo.labels, torch.stack([valid, pseudo.weight * valid]), classes)
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.1f} %'
+
+
+def _unwrapped(runner: Runner) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,0 +1,143 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Class by class counts of pseudo labels, kept on the device and added up over steps and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from ..structures import PseudoLabel
+
+
+@torch.no_grad()
+def sum_by_class(labels: Tensor, values: Tensor, classes: int) -> Tensor:
+    """Sum values over the pixels of each class, without a host sync.
+
+    One masked sum a class: repeatable on a GPU, unlike a scatter of floats, and free of the queue
+    that a scatter makes of so few addresses.
+
+    Args:
+        labels: Class ids, shape (B, H, W), int64; others than those of classes are not counted.
+        values: What is summed, shape (M, B, H, W).
+        classes: Number of classes, K.
+
+    Returns:
+        Shape (M, K), float64.
+    """
+    sums = [
+        (values * (labels == number)).sum(dim=(1, 2, 3), dtype=torch.float64)
+        for number in range(classes)
+    ]
+    return torch.stack(sums, dim=1)
+
+
+@torch.no_grad()
+def count_labels(samples: Sequence[SegDataSample], classes: int) -> Tensor:
+    """Count the labelled pixels of each class, without a host sync.
+
+    Args:
+        samples: With ``gt_sem_seg``; pixels whose id is no class are not counted.
+        classes: Number of classes, K.
+
+    Returns:
+        Shape (K,), float64.
+    """
+    labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
+    return sum_by_class(labels, torch.ones_like(labels, dtype=torch.bool)[None], classes)[0]
+
+
+@torch.no_grad()
+def count_pseudo_labels(
+    pseudo: PseudoLabel, samples: Sequence[SegDataSample], classes: int
+) -> dict[str, Tensor]:
+    """Count the pseudo labels of one batch, without a host sync.
+
+    Args:
+        pseudo: Of shape (B, H, W).
+        samples: The B samples; truth is taken from those that have ``gt_sem_seg``.
+        classes: Number of classes, K.
+
+    Returns:
+        Sums over valid pixels by the class of the pseudo label, (K,) float64 each: ``predicted``
+        (pixels), ``kept`` (weight) and ``confidence``; over those whose truth is known also
+        ``judged`` (weight), ``right`` (pixels whose label is true) and ``right_kept`` (their
+        weight), and by the class of the truth ``true`` (pixels).
+    """
+    # Always the same rows, so that ranks can add theirs up whatever images they have.
+    unknown = torch.full_like(pseudo.labels[0], -1)
+    truth = torch.stack(
+        [sample.gt_sem_seg.data[0] if 'gt_sem_seg' in sample else unknown for sample in samples]
+    )
+    valid = pseudo.valid.float()
+    weight = pseudo.weight * valid
+    known = ((truth >= 0) & (truth < classes)).float() * valid
+    right = (truth == pseudo.labels).float() * known
+    by_label = {
+        'predicted': valid,
+        'kept': weight,
+        'confidence': pseudo.confidence * valid,
+        'judged': weight * known,
+        'right': right,
+        'right_kept': weight * right,
+    }
+    sums = sum_by_class(pseudo.labels, torch.stack(list(by_label.values())), classes)
+    counts = dict(zip(by_label, sums, strict=True))
+    counts['true'] = sum_by_class(truth, known[None], classes)[0]
+    return counts
+
+
+def summarise_counts(
+    counts: Mapping[str, Sequence[float]], classes: Sequence[str]
+) -> dict[str, float]:
+    """Turn the sums of :func:`count_pseudo_labels` into shares.
+
+    Args:
+        counts: K numbers by name, over any number of batches.
+        classes: Names of the K classes.
+
+    Returns:
+        See :class:`~mmseg_semi_rs.engine.hooks.PseudoLabelStatsHook`; all in [0, 1], NaN where
+        there is nothing to take a share of.
+    """
+    predicted, kept = counts['predicted'], counts['kept']
+    pixels, weight = sum(predicted), sum(kept)
+    values = {
+        'pseudo_kept': _ratio(weight, pixels),
+        'pseudo_confidence': _ratio(sum(counts['confidence']), pixels),
+    }
+    for number, name in enumerate(classes):
+        # A share of nothing is 0: what a log must not lack is a class that is not kept.
+        values[f'pseudo_share/{name}'] = kept[number] / weight if weight else 0.0
+        values[f'pseudo_predicted/{name}'] = _ratio(predicted[number], pixels)
+        values[f'pseudo_kept_rate/{name}'] = _ratio(kept[number], predicted[number])
+    if any(counts['true']):
+        right, true, judged = counts['right_kept'], counts['true'], counts['judged']
+        values['pseudo_accuracy'] = _ratio(sum(counts['right']), sum(true))
+        values['pseudo_accuracy_kept'] = _ratio(sum(right), sum(judged))
+        for number, name in enumerate(classes):
+            values[f'pseudo_precision/{name}'] = _ratio(right[number], judged[number])
+            values[f'pseudo_recall/{name}'] = _ratio(right[number], true[number])
+    return values
+
+
+def pseudo_labels_of(step: Mapping[str, Any]) -> dict[str, PseudoLabel]:
+    """The pseudo labels of a segmentor's ``last_step`` by network, '' where there is but one.
+
+    Args:
+        step: See ``MeanTeacherSegmentor`` and ``DualStudentSegmentor``.
+
+    Returns:
+        Empty after a supervised step.
+    """
+    found = step.get('pseudo')
+    if found is None:
+        return {}
+    return dict(found) if isinstance(found, Mapping) else {'': found}
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float('nan')
