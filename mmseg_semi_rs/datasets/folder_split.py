@@ -29,6 +29,7 @@ class FolderSplit:
         unlabelled: Trained on without labels.
         left_out: In no list: they show places that are validated on.
         reason: How it was divided.
+        scenes: Number of scenes that the labelled training images are of.
     """
 
     train: list[str]
@@ -36,6 +37,7 @@ class FolderSplit:
     unlabelled: list[str]
     left_out: list[str]
     reason: str
+    scenes: int
 
 
 def divide(
@@ -94,6 +96,7 @@ def divide(
         sorted(free),
         sorted(seen),
         f'{reason}; {len(evaluated)} of {len(scenes)} are validated on',
+        len(scenes) - len(evaluated),
     )
 
 
@@ -184,6 +187,7 @@ def _beside(labelled: Sequence[str], unlabelled: Sequence[str]) -> FolderSplit:
         sorted(free),
         sorted({*rest, *unlabelled} - {*train, *free}),
         f'one image has labels: its {"right" if across else "lower"} end is validated on',
+        1,
     )
 
 

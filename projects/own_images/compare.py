@@ -114,7 +114,10 @@ def make_config(
     for student in students:
         head = student.decode_head
         head.get('decode_head', head).num_classes = len(args.classes)
+    cfg.default_hooks.logger.interval = min(50, args.interval)
     for hook in cfg.custom_hooks:
+        if hook.type == 'PseudoLabelStatsHook':
+            hook.interval = cfg.default_hooks.logger.interval
         if hook.type == 'VLMPurifyHook':
             verifier = run.parent / f'verifier_seed{seed}'
             hook.store = str(run.parent / f'evidence_seed{seed}')
