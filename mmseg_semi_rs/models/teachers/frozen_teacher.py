@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbones import PretrainedBackbone
+from ..backbones import PretrainedBackbone, drop_unread_stages
 from ..weights import check_pretrained
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -48,8 +48,9 @@ class FrozenTeacher:
     Args:
         backbone (dict): Config of a registered backbone with its weights: ``checkpoint`` of
             the backbones of this package, ``init_cfg`` of mmseg's.
-        out_index (int): Which of its outputs is the target. Of the backbones of this package
-            what lies behind is not built. Defaults to -1.
+        out_index (int): Which of its outputs is the target. What lies behind it is not built, or
+            dropped, where the backbone is known to
+            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`. Defaults to -1.
         input_size (int | None): Long side of what the teacher sees, in pixels; None for the
             student's own size. Both sides are rounded to whole patches in any case. Defaults to
             None.
@@ -148,6 +149,8 @@ class FrozenTeacher:
             module = MODELS.build(copy.deepcopy(self.backbone_cfg))
         if isinstance(module, PretrainedBackbone):
             module.keep_tap(self.out_index)
+        else:
+            drop_unread_stages(module, self.out_index)
         return _frozen(module)
 
     def _build_structure(self) -> tuple[nn.Module, str]:
