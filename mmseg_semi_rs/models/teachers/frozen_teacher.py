@@ -110,6 +110,7 @@ class FrozenTeacher:
         self.align_corners = align_corners
         self.seed = seed
         self.device = torch.device('cpu')
+        self._channels_last = False
         self._source: _Stats | None = None
         self._module: nn.Module | None = None
         self._affine: dict[tuple[_Stats, torch.device], tuple[Tensor, Tensor]] = {}
@@ -264,6 +265,7 @@ class FrozenTeacher:
             for parameter in _matmul_parameters(module):
                 parameter.data = parameter.data.to(self.dtype)
             self._module = _frozen(module).to(self.device)
+            self._lay_out()
         return self if device is None else self.to(device)
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
@@ -288,13 +290,23 @@ class FrozenTeacher:
 
         Args:
             fn (Callable[[Tensor], Tensor]): What ``nn.Module._apply`` runs on every tensor. Only
-                the device that it moves to counts, not a dtype: ``owner.half()`` changes nothing.
+                the device that it moves to counts, and the memory format if that is channels last,
+                not a dtype: ``owner.half()`` changes nothing.
             recurse (bool): Unused, as in ``nn.Module._apply``. Defaults to True.
 
         Returns:
             FrozenTeacher: Itself.
         """
-        return self.to(fn(torch.empty(0, device=self.device)).device)
+        moved = fn(torch.empty(2, 2, 2, 2, device=self.device))
+        self._channels_last |= moved.is_contiguous(memory_format=torch.channels_last)
+        self.to(moved.device)
+        self._lay_out()
+        return self
+
+    def _lay_out(self) -> None:
+        """Bring the weights into the owner's memory format."""
+        if self._module is not None and self._channels_last:
+            self._module.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Turn the student's pixels into those that the teacher was trained on.
