@@ -32,6 +32,7 @@ from .predictor import choose_network, dataset_meta, load_weights
 from .stock_parts import (
     NO_STOCK_PART,
     State,
+    complete_backbone,
     for_prediction,
     package_parts,
     unwrap_distillation,
@@ -234,6 +235,7 @@ def export_network(taken: TakenNetwork, out: str | Path, name: str) -> ExportedN
     cfg, state = copy.deepcopy(taken.cfg), _weights(taken.network)
     cfg['data_preprocessor'] = {'type': 'SegDataPreProcessor', **taken.preprocessor_cfg}
     for_prediction(cfg)
+    complete_backbone(cfg, state, taken.network)
     unwrap_distillation(cfg, state, taken.network)
     candidates: list[tuple[dict[str, Any], State, bool]] = [(cfg, state, False)]
     stock_cfg, stock_state = copy.deepcopy(cfg), dict(state)

@@ -29,9 +29,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from mmseg.registry import MODELS, TRANSFORMS
 from torch import Tensor
 
+from ..models.backbones import PretrainedBackbone, unread_tensors
 from ..models.decode_heads import MultiTeacherDistillHead
 
 State = dict[str, Tensor]
@@ -109,6 +111,26 @@ def for_prediction(cfg: dict[str, Any]) -> None:
             node['type'] = 'BN'
         if node.get('type') == 'ValidCrossEntropyLoss':
             node.update(type='CrossEntropyLoss', avg_non_ignore=True)
+
+
+def complete_backbone(cfg: dict[str, Any], state: State, network: Any) -> None:
+    """Make up for stages that were dropped since no head reads them.
+
+    Backbones of this package leave them out by their ``out_indices``. A stock one builds them in
+    any case; they are zeros then, which take no room in the file.
+
+    Args:
+        cfg (dict): Config of the network; changed in place.
+        state (dict[str, Tensor]): Its weights; changed in place.
+        network (nn.Module): The network itself.
+    """
+    unread = unread_tensors(network.backbone)
+    if isinstance(network.backbone, PretrainedBackbone):
+        if unread:
+            cfg['backbone']['out_indices'] = list(network.backbone.out_indices)
+        return
+    for name, shape in unread.items():
+        state[f'backbone.{name}'] = torch.zeros(()).expand(shape)
 
 
 def unwrap_distillation(cfg: dict[str, Any], state: State, network: Any) -> None:

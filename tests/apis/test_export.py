@@ -35,6 +35,7 @@ from tests.apis.trained_models import (
     dinov2_fcn,
     dinov3_vlg,
     dual,
+    lite,
     mean_teacher,
     mit,
     mobilenet,
@@ -49,6 +50,7 @@ SIZE = (64, 64)
 STOCK = {
     'fixmatch_teacher': (lambda: mean_teacher(mobilenet()), 'teacher', 'MobileNetV2'),
     'fixmatch_student': (lambda: mean_teacher(resnet(aux=True)), 'student', 'ResNet'),
+    'unread_stages': (lambda: mean_teacher(mobilenet(levels=2)), None, 'MobileNetV2'),
     'segformer': (lambda: mean_teacher(mit()), None, 'MixVisionTransformer'),
     'co2s_a': (lambda: dual(resnet(), mobilenet()), 'a', 'ResNet'),
     'co2s_b_average': (lambda: dual(resnet(), mit(), ema=True), 'b', 'MixVisionTransformer'),
@@ -62,6 +64,11 @@ STOCK = {
 }
 # What does not: model, network, and the parts that need it.
 OWN = {
+    'efficientnet_lite_unread_stages': (
+        lambda: mean_teacher(lite(levels=2)),
+        None,
+        ['EfficientNetLite'],
+    ),
     'dinov2_dpt': (
         lambda: mean_teacher(dinov2_dpt(), (56, 84)),
         None,
@@ -151,6 +158,16 @@ def test_runs_in_stock_mmseg_without_this_package(name, stock):
     assert (found['labels'] == wanted.argmax(0).numpy()).mean() > 0.999
     assert tuple(found['classes']) == CLASSES and found['palette'].tolist() == PALETTE
     assert list((exported.config.parent / 'pictures' / 'vis').iterdir())
+
+
+@pytest.mark.slow
+def test_stages_that_nothing_reads_take_no_room_in_the_file(stock):
+    """MobileNetV2 has no argument to leave them out."""
+    read, unread = (stock[name][1].checkpoint for name in ('fixmatch_teacher', 'unread_stages'))
+    assert unread.stat().st_size < read.stat().st_size / 2
+    weights = torch.load(unread, weights_only=True)['state_dict']
+    zeros = [name for name, value in weights.items() if name.startswith('backbone.layer6')]
+    assert zeros and not any(weights[name].any() for name in zeros)
 
 
 @pytest.mark.slow

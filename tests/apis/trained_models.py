@@ -56,10 +56,16 @@ def resnet(aux=False):
     return encoder_decoder(backbone, head, **more)
 
 
-def mobilenet():
+def mobilenet(levels=4):
     backbone = dict(type='MobileNetV2', out_indices=(1, 2, 4, 6), norm_cfg=BN)
-    head = dict(SEGFORMER_HEAD, in_channels=[24, 32, 96, 320], in_index=[0, 1, 2, 3])
+    channels = [24, 32, 96, 320][:levels]
+    head = dict(SEGFORMER_HEAD, in_channels=channels, in_index=list(range(levels)))
     return encoder_decoder(backbone, head)
+
+
+def lite(levels=4):
+    head = dict(SEGFORMER_HEAD, in_channels=[24, 40, 112, 320][:levels], in_index=[*range(levels)])
+    return encoder_decoder(dict(type='EfficientNetLite', checkpoint='imagenet'), head)
 
 
 def mit():

@@ -7,6 +7,7 @@ from .dinov3 import DINOv3
 from .efficientnet_lite import EfficientNetLite
 from .foundation import FoundationBackbone
 from .pretrained import PretrainedBackbone
+from .unread_stages import drop_unread_stages, unread_tensors
 
 __all__ = [
     'CLIPVision',
@@ -15,4 +16,6 @@ __all__ = [
     'EfficientNetLite',
     'FoundationBackbone',
     'PretrainedBackbone',
+    'drop_unread_stages',
+    'unread_tensors',
 ]

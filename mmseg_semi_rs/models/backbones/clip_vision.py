@@ -196,6 +196,15 @@ class CLIPVision(FoundationBackbone):
             )
         super().keep_tap(position)
 
+    def keep_first_taps(self, count: int) -> None:
+        """Hand out the first of the taps only, unless the last is the dense one.
+
+        Args:
+            count (int): How many, at least 1.
+        """
+        if not self.dense:
+            super().keep_first_taps(count)
+
     def _init_random(self) -> None:
         super()._init_random()
         if self.dense:

@@ -124,6 +124,14 @@ class PretrainedBackbone(BaseModule):
             )
         self._keep((self.out_indices[position],))
 
+    def keep_first_taps(self, count: int) -> None:
+        """Hand out the first of the taps only, and drop the blocks behind them.
+
+        Args:
+            count (int): How many, at least 1.
+        """
+        self._keep(self.out_indices[:count])
+
     @abstractmethod
     def _keep(self, taps: tuple[int, ...]) -> None:
         """Hand out these of the taps only, and drop what lies behind the last of them."""

@@ -14,6 +14,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from ..backbones import drop_unread_stages
 from ..protocols import HeadWithFeatureLosses
 
 SampleList = list[SegDataSample]
@@ -70,6 +71,9 @@ def refuse_misplaced(owner: str, **given: object) -> None:
 def build_student(cfg: dict, owner: str) -> Any:
     """Build an ``EncoderDecoder`` that one map of logits can be taken from.
 
+    Stages of its backbone behind the last level that a head reads are dropped, see
+    :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
+
     Args:
         cfg (dict): Its config.
         owner (str): Of the segmentor, for the message.
@@ -94,7 +98,31 @@ def build_student(cfg: dict, owner: str) -> Any:
             f'The student has out_channels={channels} for num_classes={head.num_classes}; {owner} '
             'takes a softmax over the classes: leave out_channels away (two classes have two).'
         )
+    drop_unread_stages(student.backbone, last_level_read(student))
     return student
+
+
+def last_level_read(student: Any) -> int:
+    """Find the last level of the backbone that the heads read.
+
+    Args:
+        student (nn.Module): An ``EncoderDecoder``.
+
+    Returns:
+        int: Counted from 0; -1 where it is the last there is, or cannot be told: with a neck, and
+        with a head that does not say what it reads or counts from the end.
+    """
+    if student.with_neck:
+        return -1
+    levels: list[int] = []
+    for head in (student.decode_head, *auxiliary_heads(student)):
+        # A head may wrap or hold others, which read for themselves.
+        read = [part.in_index for part in head.modules() if hasattr(part, 'in_index')]
+        flat = [level for at in read for level in ([at] if isinstance(at, int) else at)]
+        if not flat or min(flat) < 0:
+            return -1
+        levels += flat
+    return max(levels)
 
 
 def upsample(student: Any, logits: Tensor, images: Tensor) -> Tensor:

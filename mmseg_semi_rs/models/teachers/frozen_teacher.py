@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbones import PretrainedBackbone
+from ..backbones import PretrainedBackbone, drop_unread_stages
 from ..weights import check_pretrained
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -48,8 +48,9 @@ class FrozenTeacher:
     Args:
         backbone (dict): Config of a registered backbone with its weights: ``checkpoint`` of
             the backbones of this package, ``init_cfg`` of mmseg's.
-        out_index (int): Which of its outputs is the target. Of the backbones of this package
-            what lies behind is not built. Defaults to -1.
+        out_index (int): Which of its outputs is the target. What lies behind it is not built, or
+            dropped, where the backbone is known to
+            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`. Defaults to -1.
         input_size (int | None): Long side of what the teacher sees, in pixels; None for the
             student's own size. Both sides are rounded to whole patches in any case. Defaults to
             None.
@@ -109,6 +110,7 @@ class FrozenTeacher:
         self.align_corners = align_corners
         self.seed = seed
         self.device = torch.device('cpu')
+        self._channels_last = False
         self._source: _Stats | None = None
         self._module: nn.Module | None = None
         self._affine: dict[tuple[_Stats, torch.device], tuple[Tensor, Tensor]] = {}
@@ -148,6 +150,8 @@ class FrozenTeacher:
             module = MODELS.build(copy.deepcopy(self.backbone_cfg))
         if isinstance(module, PretrainedBackbone):
             module.keep_tap(self.out_index)
+        else:
+            drop_unread_stages(module, self.out_index)
         return _frozen(module)
 
     def _build_structure(self) -> tuple[nn.Module, str]:
@@ -261,6 +265,7 @@ class FrozenTeacher:
             for parameter in _matmul_parameters(module):
                 parameter.data = parameter.data.to(self.dtype)
             self._module = _frozen(module).to(self.device)
+            self._lay_out()
         return self if device is None else self.to(device)
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
@@ -285,13 +290,23 @@ class FrozenTeacher:
 
         Args:
             fn (Callable[[Tensor], Tensor]): What ``nn.Module._apply`` runs on every tensor. Only
-                the device that it moves to counts, not a dtype: ``owner.half()`` changes nothing.
+                the device that it moves to counts, and the memory format if that is channels last,
+                not a dtype: ``owner.half()`` changes nothing.
             recurse (bool): Unused, as in ``nn.Module._apply``. Defaults to True.
 
         Returns:
             FrozenTeacher: Itself.
         """
-        return self.to(fn(torch.empty(0, device=self.device)).device)
+        moved = fn(torch.empty(2, 2, 2, 2, device=self.device))
+        self._channels_last |= moved.is_contiguous(memory_format=torch.channels_last)
+        self.to(moved.device)
+        self._lay_out()
+        return self
+
+    def _lay_out(self) -> None:
+        """Bring the weights into the owner's memory format."""
+        if self._module is not None and self._channels_last:
+            self._module.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
         """Turn the student's pixels into those that the teacher was trained on.

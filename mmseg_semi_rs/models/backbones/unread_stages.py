@@ -1,0 +1,128 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Drops stages of a backbone whose outputs nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from mmpretrain.models.backbones import ConvNeXt
+from mmseg.models.backbones import (
+    MixVisionTransformer,
+    MobileNetV2,
+    MobileNetV3,
+    ResNet,
+    SwinTransformer,
+)
+from torch import Tensor, nn
+
+from .pretrained import PretrainedBackbone
+
+
+def drop_unread_stages(backbone: nn.Module, last: int) -> None:
+    """Take the stages behind the last output that is read out of a backbone, in place.
+
+    They cost time in every pass, and their parameters would have no gradient. What remains hands
+    out the same maps as before, fewer of them. Checkpoints and pretrained files that have the
+    tensors of these stages still load, strictly too; they are left out without a word. Known are
+    the backbones of this package, mmseg's ResNet family, MobileNetV2, MobileNetV3, Swin and
+    MixVisionTransformer, and mmpretrain's ConvNeXt; others stay as they are.
+
+    Args:
+        backbone (nn.Module): Any backbone.
+        last (int): Index of the last output that is read, counted from 0 among those handed out.
+            Negative leaves the backbone as it is.
+    """
+    taps = sorted(getattr(backbone, 'out_indices', ()))
+    if not 0 <= last < len(taps) - 1:
+        return
+    before = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    if isinstance(backbone, PretrainedBackbone):
+        backbone.keep_first_taps(last + 1)
+    else:
+        forward = type(backbone).forward  # subclasses with another one may need what lies behind
+        cut = next((cut for kind, cut in _CUTS.items() if kind.forward is forward), None)
+        if cut is None:
+            return
+        network: Any = backbone
+        cut(network, taps[last] + 1, taps[last + 1 :])
+        network.out_indices = tuple(taps[: last + 1])
+        if last == 0:
+            network.register_forward_hook(_in_a_tuple)
+    left = backbone.state_dict().keys()
+    unread = {name: shape for name, shape in before.items() if name not in left}
+    if unread:
+        backbone.unread_tensors = unread  # type: ignore[assignment]
+        backbone._register_load_state_dict_pre_hook(partial(_leave_out, tuple(unread)))
+
+
+def unread_tensors(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
+    """List what :func:`drop_unread_stages` took out.
+
+    Args:
+        backbone (nn.Module): Any backbone.
+
+    Returns:
+        dict[str, tuple[int, ...]]: Shapes of the tensors by their names in the state dict.
+    """
+    found: Any = getattr(backbone, 'unread_tensors', {})
+    return found
+
+
+def _leave_out(names: Iterable[str], state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for name in names:
+        state.pop(prefix + name, None)
+
+
+def _in_a_tuple(_module: nn.Module, _images: Any, maps: Any) -> Any:
+    """Some backbones hand out a single map bare, whose batch a head would take for the levels."""
+    return (maps,) if isinstance(maps, Tensor) else maps
+
+
+def _cut_resnet(backbone: Any, stages: int, _unread: list[int]) -> None:
+    _delete(backbone, backbone.res_layers[stages:])
+    del backbone.res_layers[stages:]
+    backbone.frozen_stages = min(backbone.frozen_stages, stages)
+
+
+def _cut_mobilenet(backbone: Any, stages: int, _unread: list[int]) -> None:
+    _delete(backbone, backbone.layers[stages:])
+    del backbone.layers[stages:]
+    # MobileNetV2 counts its stages from 1, behind the stem; the stem of V3 is its layer 0.
+    most = stages if isinstance(backbone, MobileNetV2) else stages - 1
+    backbone.frozen_stages = min(backbone.frozen_stages, most)
+
+
+def _cut_mix_vision_transformer(backbone: Any, stages: int, _unread: list[int]) -> None:
+    del backbone.layers[stages:]
+
+
+def _cut_swin(backbone: Any, stages: int, unread: list[int]) -> None:
+    del backbone.stages[stages:]
+    backbone.stages[-1].downsample = None
+    _delete(backbone, [f'norm{index}' for index in unread])
+    backbone.frozen_stages = min(backbone.frozen_stages, stages)
+
+
+def _cut_convnext(backbone: Any, stages: int, unread: list[int]) -> None:
+    del backbone.stages[stages:]
+    del backbone.downsample_layers[stages:]
+    _delete(backbone, [f'norm{index}' for index in unread])
+    backbone.frozen_stages = min(backbone.frozen_stages, stages)
+
+
+def _delete(module: nn.Module, names: Iterable[str]) -> None:
+    for name in names:
+        delattr(module, name)
+
+
+#: What drops all but the first stages, given their number and the outputs that go.
+_CUTS: dict[type[nn.Module], Callable[[Any, int, list[int]], None]] = {
+    ResNet: _cut_resnet,
+    MobileNetV2: _cut_mobilenet,
+    MobileNetV3: _cut_mobilenet,
+    MixVisionTransformer: _cut_mix_vision_transformer,
+    SwinTransformer: _cut_swin,
+    ConvNeXt: _cut_convnext,
+}
