@@ -154,6 +154,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.99),
     dict(type='PseudoLabelStatsHook', interval=50),
+    dict(type='PseudoLabelGuardHook'),
 ]
 log_processor = dict(by_epoch=False)
 env_cfg = dict(cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

@@ -34,4 +34,7 @@ model = dict(
     # Same network; compare.py loads weights of another training into each.
     students=dict(a=_base_.model.student, b=_base_.model.student),
 )
-custom_hooks = [dict(type='PseudoLabelStatsHook', interval=50)]
+custom_hooks = [
+    dict(type='PseudoLabelStatsHook', interval=50),
+    dict(type='PseudoLabelGuardHook'),
+]
