@@ -153,4 +153,5 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.98),
     dict(type='PseudoLabelStatsHook', interval=50),
+    dict(type='PseudoLabelGuardHook'),
 ]

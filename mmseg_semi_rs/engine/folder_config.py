@@ -294,6 +294,7 @@ class FolderConfig:
             hooks.append(dict(type='MeanTeacherHook', momentum=momentum))
         hooks.append(dict(type='PseudoLabelStatsHook', interval=min(50, interval)))
         if METHODS[self.method].unlabelled:
+            hooks.append(dict(type='PseudoLabelGuardHook'))
             hooks.append(dict(type='SemiVisHook', interval=interval))
         if self.method == 'semiearth':
             base = Config.fromfile(configs / 'semiearth/_base_/semiearth.py')

@@ -17,22 +17,21 @@ from ..structures import PseudoLabel
 def sum_by_class(labels: Tensor, values: Tensor, classes: int) -> Tensor:
     """Sum values over the pixels of each class, without a host sync.
 
-    One masked sum a class: repeatable on a GPU, unlike a scatter of floats, and free of the queue
-    that a scatter makes of so few addresses.
+    A product with the one-hot labels: repeatable on a GPU, unlike a scatter of floats, and free of
+    the queue that a scatter makes of so few addresses. Sums of zeros and ones are exact in images
+    of up to 2**24 pixels.
 
     Args:
         labels: Class ids, shape (B, H, W), int64; others than those of classes are not counted.
-        values: What is summed, shape (M, B, H, W).
+        values: What is summed, shape (M, B, H, W), float32.
         classes: Number of classes, K.
 
     Returns:
         Shape (M, K), float64.
     """
-    sums = [
-        (values * (labels == number)).sum(dim=(1, 2, 3), dtype=torch.float64)
-        for number in range(classes)
-    ]
-    return torch.stack(sums, dim=1)
+    one_hot = torch.stack([labels == number for number in range(classes)], dim=1)
+    one_hot = one_hot.flatten(2).to(values).transpose(1, 2)
+    return (values.transpose(0, 1).flatten(2) @ one_hot).double().sum(0)
 
 
 @torch.no_grad()
@@ -47,7 +46,7 @@ def count_labels(samples: Sequence[SegDataSample], classes: int) -> Tensor:
         Shape (K,), float64.
     """
     labels = torch.stack([sample.gt_sem_seg.data[0] for sample in samples])
-    return sum_by_class(labels, torch.ones_like(labels, dtype=torch.bool)[None], classes)[0]
+    return sum_by_class(labels, torch.ones_like(labels, dtype=torch.float32)[None], classes)[0]
 
 
 @torch.no_grad()

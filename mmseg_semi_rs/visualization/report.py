@@ -28,13 +28,25 @@ _SECTIONS = (
     'Losses',
     'Pseudo labels',
     'Share of each class in the pseudo labels',
+    'Kept share of each class over its share of the labels',
+    'Share of each class in the predictions',
+    'How much of each class is kept',
+    'Precision and recall of each class in the pseudo labels',
     'Purification',
     'Learning rate and speed',
 )
 _NOTES = {
-    'Pseudo labels': 'Shares of the valid pixels of a logged batch. Kept: with weight in the loss. '
+    'Pseudo labels': 'Shares of the valid pixels since the log before. Kept: with weight in the '
+    'loss. '
     'Accuracy: right, of all and of the kept, where the unlabelled samples carry their truth. '
     'Taught: on which the other student teaches this one. Confidence is its mean.',
+    'Share of each class in the pseudo labels': 'Of what is kept; dash-dotted, where a guard '
+    'counted them, of the labels.',
+    'Kept share of each class over its share of the labels': 'At 1 the kept pseudo labels have as '
+    'much of the class as the labels have.',
+    'How much of each class is kept': 'Of the pixels that are predicted as the class.',
+    'Precision and recall of each class in the pseudo labels': 'Precision: of what is kept as the '
+    'class, what is truly of it. Recall: of what is truly of the class, what is kept as it.',
     'Purification': 'Shares of the valid pixels of a logged batch: seen by the verifier (covered), '
     'and what was done; accuracy before and after, where the truth is known.',
 }
@@ -100,7 +112,7 @@ def write_report(
     faults += damaged
     body = ''.join(
         [
-            f'<header>\n<h1>{text(title)}</h1>\n{_lead(groups)}</header>\n{_faults(faults)}',
+            f'<header>\n<h1>{text(title)}</h1>\n{_lead(groups)}</header>\n{_faults(faults)}{_findings(runs)}',
             *results_section(groups),
             *classes_section(groups),
             *_curves(groups),
@@ -133,6 +145,23 @@ def _faults(faults: Sequence[str]) -> str:
     return (
         '<section class="faults" aria-labelledby="faults"><h2 id="faults">What is missing</h2>'
         f'<ul>{items}</ul></section>\n'
+    )
+
+
+def _findings(runs: Sequence[Run]) -> str:
+    """What the guards of the pseudo labels said last about each class."""
+    items = []
+    for run in runs:
+        last = {found.about: found for found in run.findings}
+        for found in sorted(last.values(), key=lambda found: found.step):
+            of = f' of {found.network}' if found.network else ''
+            said = f'{run.name}, pseudo labels{of} from iteration {found.step:,} on: {found.said}'
+            items.append(f'<li>{text(said)}</li>')
+    if not items:
+        return ''
+    return (
+        '<section class="faults" aria-labelledby="guard"><h2 id="guard">What the guard of the '
+        f'pseudo labels found</h2><ul>{"".join(items)}</ul></section>\n'
     )
 
 

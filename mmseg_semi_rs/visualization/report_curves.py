@@ -79,6 +79,19 @@ class Chart:
     lines: list[Line] = field(default_factory=list)
 
 
+#: Headings of scalars that there is one of for each class, by how their names begin.
+_OF_CLASSES = {
+    'pseudo_share/': 'Share of each class in the pseudo labels',
+    'guard/': 'Kept share of each class over its share of the labels',
+    'pseudo_predicted/': 'Share of each class in the predictions',
+    'pseudo_kept_rate/': 'How much of each class is kept',
+    'pseudo_precision/': 'Precision and recall of each class in the pseudo labels',
+    'pseudo_recall/': 'Precision and recall of each class in the pseudo labels',
+}
+_LABELS = 'labelled_share/'  # drawn where the share of the pseudo labels is
+_LABELS_DASH = len(DASHES) - 1
+
+
 def section_of(key: str, part: str) -> str:
     """The heading under which a scalar stands.
 
@@ -88,8 +101,9 @@ def section_of(key: str, part: str) -> str:
     """
     if part == 'val':
         return 'Each class' if key.startswith('IoU.') else 'Validation'
-    if key.startswith('pseudo_share/'):
-        return 'Share of each class in the pseudo labels'
+    for begin, section in _OF_CLASSES.items():
+        if key.startswith(begin):
+            return section
     if key.startswith('pseudo_') or key == 'taught':
         return 'Pseudo labels'
     if key.startswith('purify'):
@@ -113,10 +127,13 @@ def collect_charts(groups: Sequence[Group]) -> list[Chart]:
                     key in ('time', 'data_time') or (group.networks and not network)
                 ):
                     continue  # what predict_on names is there with the network's name, too
-                section = section_of(name, part)
-                chart = charts.setdefault((section, name), Chart(name, section))
                 label = f'{group.name}, {network}' if network else group.name
                 dash = networks.index(network) if network else 0
+                if part == 'train' and name.startswith(_LABELS):
+                    label, dash = f'labels of {group.name}', _LABELS_DASH
+                    name = 'pseudo_share/' + name.removeprefix(_LABELS)
+                section = section_of(name, part)
+                chart = charts.setdefault((section, name), Chart(name, section))
                 chart.lines.append(Line(label, colour, dash, group.series(part, key)))
     return list(charts.values())
 
@@ -151,11 +168,7 @@ def draw_chart(chart: Chart, wide: bool = False) -> str:
     Returns:
         An ``svg`` element in colours of the page; its ids are its own, by section and key.
     """
-    share = chart.section in (
-        'Pseudo labels',
-        'Purification',
-        'Share of each class in the pseudo labels',
-    )
+    share = chart.section in ('Pseudo labels', 'Purification') or chart.key.startswith('pseudo_')
     size: dict[Any, Any] = {'font.size': 7 if wide else 8}  # the wide ones are scaled up more
     with mpl.rc_context({**_STYLE, **size, 'svg.hashsalt': f'{chart.section} {chart.key}'}):
         figure = Figure(figsize=(5.6, 3.5) if wide else (3.3, 2.0), layout='constrained')
@@ -168,7 +181,9 @@ def draw_chart(chart: Chart, wide: bool = False) -> str:
         axes.margins(x=0.02)
         if share:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-            axes.set_ylim(0, max(axes.get_ylim()[1], 0.1))
+        if share or chart.key.startswith('guard/'):
+            top = max(axes.get_ylim()[1], 0.1)
+            axes.set_ylim(-0.02 * top, top)  # a line at 0 is seen as thick as the others
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
@@ -203,7 +218,7 @@ def _describe(chart: Chart) -> str:
     """A chart in words, for those who do not see it."""
     parts = []
     for line in chart.lines:
-        if mean := [*mean_series(line.runs).items()]:
+        if mean := [pair for pair in mean_series(line.runs).items() if pair[1] == pair[1]]:
             (first, begin), (last, end) = mean[0], mean[-1]
             parts.append(f'{line.label}: {begin:.4g} at {first} to {end:.4g} at {last}')
     return f'{chart.key} by iteration. ' + '; '.join(parts)

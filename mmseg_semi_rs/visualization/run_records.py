@@ -17,6 +17,10 @@ from mmengine.config import Config
 Series = dict[int, float]
 """Values of one scalar by iteration."""
 
+GUARD = 'Pseudo label guard'
+"""How what ``PseudoLabelGuardHook`` says in a log begins."""
+
+_FINDING = re.compile(rf"- {GUARD}(?: of '(.+)')? at iteration (\d+): (.+)$")
 _STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine - ')
 _VERSIONS = {
     name: re.compile(rf'^\s+{name}: (\S+)') for name in ('Python', 'PyTorch', 'OpenCV', 'MMEngine')
@@ -41,6 +45,26 @@ class Picture:
     path: Path
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something that ``PseudoLabelGuardHook`` said.
+
+    Attributes:
+        network: Whose pseudo labels; empty if there is but one.
+        step: Iteration.
+        said: The sentence, which begins with the class it is about, if it is about one.
+    """
+
+    network: str
+    step: int
+    said: str
+
+    @property
+    def about(self) -> tuple[str, str]:
+        """Network and class; what is said later about the same is what holds."""
+        return self.network, self.said.split(' is ')[0]
+
+
 @dataclass
 class Run:
     """A finished, running, killed or resumed training.
@@ -51,6 +75,7 @@ class Run:
         config: Of the latest start, as plain dicts and lists. Empty if there is none.
         train: Scalars of the training by name.
         val: Scalars of the validations by name.
+        findings: What the guard of the pseudo labels said, oldest first.
         pictures: Of each name the latest, newest first.
         starts: How often it was started; 2 or more if it was resumed.
         duration: Wall clock from the first to the last line of the logs, over all starts. None
@@ -65,6 +90,7 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Series] = field(default_factory=dict)
     val: dict[str, Series] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     starts: int = 0
     duration: timedelta | None = None
@@ -168,6 +194,8 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         if begin is None and not val:
             continue
         run.starts += 1
+        run.findings = [said for said in run.findings if begin is None or said.step < begin]
+        run.findings += _read_findings(file.parents[1])
         for part, added in ((run.train, train), (run.val, val)):
             for key, kept in part.items():
                 part[key] = {s: v for s, v in kept.items() if begin is None or s < begin}
@@ -280,6 +308,16 @@ def _read_log(path: Path, run: Run) -> None:
     if begin and end:
         first, last = (datetime.strptime(stamp, '%Y/%m/%d %H:%M:%S') for stamp in (begin, end))
         run.duration = (run.duration or timedelta()) + (last - first)
+
+
+def _read_findings(start: Path) -> list[Finding]:
+    """What the guard of the pseudo labels said in one start."""
+    return [
+        Finding(found[1] or '', int(found[2]), found[3])
+        for log in sorted(start.glob('*.log'))
+        for line in log.read_text(encoding='utf-8', errors='replace').splitlines()
+        if (found := _FINDING.search(line))
+    ]
 
 
 def _last_checkpoint(folder: Path) -> int:

@@ -264,6 +264,68 @@ def test_a_resumed_run_is_what_its_last_start_made_of_it(tmp_path):
     assert page.row('run', 'run')[4] == 'stopped or running, started 2 times'
 
 
+def says(run, *lines):
+    """What a guard wrote into the log of the last start."""
+    log = sorted(run.glob('*/*.log'))[-1]
+    stamp = '2026/01/01 10:30:00 - mmengine - WARNING - '
+    log.write_text(log.read_text() + ''.join(f'{stamp}{line}\n' for line in lines))
+
+
+def test_what_the_guard_found_stands_near_the_top_as_it_holds(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    says(
+        run,
+        'Pseudo label guard at iteration 20: road is starved (1.2 % of the kept weight).',
+        'Pseudo label guard at iteration 35: <roof> is flooded (40.0 % of the kept weight).',
+        'Pseudo label guard at iteration 40: car is starved (0.0 % of the kept weight).',
+    )
+    write_run(run, lines_of(30, 40), stamp='20260102_000000', resume=True)
+    says(
+        run,
+        'Pseudo label guard at iteration 35: road is no longer starved (12.0 %).',
+        "Pseudo label guard of 'b' at iteration 40: road is starved (0.1 %).",
+    )
+    page, faults = report([run], tmp_path / 'page.html')
+    assert faults == [] and 'guard' in page.texts['h2'][0]
+    # What was said of <roof> and of a car belongs to steps that were made again, and not said then.
+    begin = 'run, pseudo labels'
+    assert page.texts['li'][:2] == [
+        f'{begin} from iteration 35 on: road is no longer starved (12.0 %).',
+        f'{begin} of b from iteration 40 on: road is starved (0.1 %).',
+    ]
+    assert 'flooded' not in page.source and 'car is' not in page.source
+
+
+def test_without_a_guard_nothing_is_said_of_it(whole):
+    assert 'guard' not in whole.source
+
+
+def test_pseudo_labels_are_drawn_by_class_beside_the_labels(tmp_path):
+    def logged():
+        for line in lines_of(5, 40):
+            if 'iter' in line:
+                for name, share in (('road', 0.01), ('roof', 0.99)):
+                    line |= {
+                        f'pseudo_share/{name}': share,
+                        f'pseudo_precision/{name}': math.nan if line['step'] < 20 else 0.9,
+                        f'pseudo_recall/{name}': 0.05,
+                        f'labelled_share/{name}': 0.5,
+                        f'guard/{name}': share / 0.5,
+                    }
+            yield line
+
+    page, _ = report([write_run(tmp_path / 'run', logged())], tmp_path / 'page.html')
+    spoken = [svg['aria-label'] for svg in page.all('svg') if 'aria-label' in svg]
+    charts = {said.split(' by ')[0]: said for said in spoken}
+    assert 'run: 0.01 at 5 to 0.01 at 40' in charts['pseudo_share/road']
+    assert 'labels of run: 0.5 at 5 to 0.5 at 40' in charts['pseudo_share/road']
+    assert 'run: 0.9 at 20 to 0.9 at 40' in charts['pseudo_precision/road']
+    assert 'run: 0.02 at 5' in charts['guard/road']
+    assert 'pseudo_recall/roof' in charts and 'labelled_share/road' not in charts
+    for heading in ('Precision and recall of each class', 'over its share of the labels'):
+        assert any(heading in found for found in page.texts['h3'])
+
+
 def test_damaged_lines_are_named_and_the_rest_is_kept(tmp_path):
     run = write_run(tmp_path / 'run', lines_of(5, 40))
     file = next(run.glob('*/vis_data/scalars.json'))

@@ -30,6 +30,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.996),
     dict(type='PseudoLabelStatsHook', interval=50),
+    dict(type='PseudoLabelGuardHook'),
 ]
 
 # The published lengths belong to 4 GPUs with 8 labelled + 8 unlabelled crops each. The releases

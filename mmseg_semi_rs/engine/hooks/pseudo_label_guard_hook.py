@@ -16,10 +16,8 @@ from mmseg.registry import HOOKS
 from torch import Tensor
 
 from ...structures import PseudoLabel
+from ...visualization.run_records import GUARD
 from ..pseudo_label_counts import count_labels, pseudo_labels_of, sum_by_class
-
-SPOKEN = 'Pseudo label guard'
-"""How what the hook says begins; the report looks for it."""
 
 _INFO = 'pseudo_label_guard'
 _LONGEST_WINDOW = 50
@@ -60,10 +58,10 @@ class PseudoLabelGuardHook(Hook):
     prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
     it. Unlabelled images that truly lack a class starve it as well.
 
-    Logged at each window's end is ``guard/<class>``, the kept share over the labelled share, with
-    the network's name in front where there are several. What was counted is saved in checkpoints,
-    so that a resumed run says and does what an uninterrupted one would. Steps make no host sync
-    but at the end of a window and when a checkpoint is saved.
+    Logged at each window's end are ``labelled_share/<class>`` and, with the network's name in front
+    where there are several, ``guard/<class>``, the kept share over it. What was counted is saved in
+    checkpoints, so that a resumed run says and does what an uninterrupted one would. Steps make no
+    host sync but at the end of a window and when a checkpoint is saved.
 
     Args:
         window (int): Steps that are looked at together, 1 to 50. Defaults to 50.
@@ -190,11 +188,13 @@ class PseudoLabelGuardHook(Hook):
             image (int): Pixels of one image.
         """
         labelled = (self._labelled / self._labelled.sum().clamp(min=1)).tolist()
+        for name, due in zip(classes, labelled, strict=True):
+            runner.message_hub.update_scalar(f'train/labelled_share/{name}', due)
         for network, counts in self._counts.items():
             predicted, kept = counts.tolist()
             pixels, weight = max(sum(predicted), 1.0), sum(kept)
             of = f' of {network!r}' if network else ''
-            said = f'{SPOKEN}{of} at iteration {runner.iter + 1}: '
+            said = f'{GUARD}{of} at iteration {runner.iter + 1}: '
             idle = weight < _NOTHING * pixels
             if idle and network not in self._idle:
                 print_log(

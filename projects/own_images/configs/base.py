@@ -91,6 +91,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='MeanTeacherHook', half_life=0.05),
     dict(type='PseudoLabelStatsHook', interval=50),
+    dict(type='PseudoLabelGuardHook'),
 ]
 log_processor = dict(by_epoch=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

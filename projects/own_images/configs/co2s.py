@@ -21,4 +21,7 @@ model = dict(
     students=dict(a=_base_.model.student, b=second),
     semi_train_cfg=dict(unsup_start=0.4),
 )
-custom_hooks = [dict(type='PseudoLabelStatsHook', interval=50)]
+custom_hooks = [
+    dict(type='PseudoLabelStatsHook', interval=50),
+    dict(type='PseudoLabelGuardHook'),
+]

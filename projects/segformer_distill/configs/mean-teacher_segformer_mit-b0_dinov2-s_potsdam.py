@@ -86,4 +86,5 @@ default_hooks = dict(runtime_info=dict(type='DeferredRuntimeInfoHook'))
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.996),
     dict(type='PseudoLabelStatsHook', interval=20),
+    dict(type='PseudoLabelGuardHook'),
 ]
