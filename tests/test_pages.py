@@ -13,8 +13,14 @@ from pathlib import Path
 import mmseg.registry
 import pytest
 import yaml
+from mmengine.config import Config
 from mmengine.registry import Registry
+from mmseg.registry import HOOKS, TRANSFORMS
 
+from mmseg_semi_rs.models.gates import build_gate
+from mmseg_semi_rs.models.segmentors.mean_teacher import _TRAIN_DEFAULTS
+from mmseg_semi_rs.models.segmentors.schedule import UnsupervisedSchedule
+from mmseg_semi_rs.models.segmentors.student import read_cfg
 from tests.tools.tiny_training import ROOT
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
@@ -166,6 +172,29 @@ def test_python_in_a_page_compiles(page):
             compile(whole, f'<{page.name}>', 'exec')
         except SyntaxError as error:
             pytest.fail(f'{page.relative_to(ROOT)}: {error.msg} in {error.text!r}')
+
+
+def test_the_settings_of_the_page_on_pseudo_labels_take_effect(tmp_path):
+    page = ROOT / 'docs' / 'pseudo_labels.md'
+    text = page.read_text('utf-8')
+    listed = [eval(code) for code in re.findall(r"dict\(type='\w+Gate'.*?\)(?=`)", text)]
+    gates = {type(build_gate(settings, 0.95, 6)).__name__ for settings in listed}
+    assert gates == {name for name in registered() if name.endswith('Gate')}
+    leaf = tmp_path / 'leaf.py'
+    leaf.write_text(blocks(page, 'python')[0].replace("'../", f"'{ROOT}/configs/"))
+    cfg = Config.fromfile(leaf)
+    settings = read_cfg(cfg.model.semi_train_cfg, _TRAIN_DEFAULTS, 'semi_train_cfg')
+    assert build_gate(settings['gate'], 0.95, 6).share == 0.5
+    assert UnsupervisedSchedule(settings['unsup_start'], settings['unsup_ramp']).begin(4620) == 1848
+    assert HOOKS.build(cfg.custom_hooks[0]).half_life == 0.1
+    key, value = re.search(r'--cfg-options (\S+)=(\w+)', text).groups()
+    cfg.merge_from_dict({key: value})
+    strong = cfg.train_dataloader.dataset.unlabelled.pipeline[3].strong[0]
+    assert strong == dict(type='Photometry', strength='mild')
+    load = blocks(page, 'python')[1].split('labelled_pipeline')[0]
+    names: dict = {}
+    exec(load, names)
+    assert TRANSFORMS.build(names['load']).transforms
 
 
 # ----------------------------------------------------------------------------- names and configs

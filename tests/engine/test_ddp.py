@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from tests.models.tiny import samples
 from tests.tools.tiny_training import ROOT, write_dual, write_training
 
 SCRIPT = """
@@ -76,23 +77,67 @@ if world > 1:
 """
 
 
-def gradients(tmp_path, world, local_denominators=False, dual=False):
-    folder = tmp_path / 'data'
-    config = folder / 'tiny.py'
-    if not folder.exists():
-        write_dual(write_training(folder))
-        (folder / 'labelled.txt').write_text(''.join(f'tile_{i}\n' for i in (0, 1, 2, 3)))
-        (folder / 'unlabelled.txt').write_text(''.join(f'tile_{i}\n' for i in (4, 5, 6)))
-    out = tmp_path / f'{dual}_{local_denominators}_{world}.pth'
-    script = tmp_path / f'{dual}_{local_denominators}_{world}.py'
-    script.write_text(
-        SCRIPT.format(
-            root=str(ROOT),
-            config=str(folder / 'dual.py') if dual else str(config),
-            local=local_denominators,
-            out=str(out),
+GATES = """
+import os, sys
+sys.path.insert(0, {root!r})
+import torch
+import torch.distributed as dist
+
+import mmseg_semi_rs
+import mmseg_semi_rs.models.gates.base as base
+import mmseg_semi_rs.models.gates.class_quantile as class_quantile
+from tests.engine.test_ddp import weigh
+
+rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+dist.init_process_group('gloo')
+torch.set_num_threads(1)
+both = weigh(rank, world)
+base.all_reduce = class_quantile.all_reduce = lambda tensor: None
+torch.save([both, weigh(rank, world)], f'{out}_{{rank}}.pth')
+dist.barrier()
+os._exit(0)
+"""
+
+
+def weigh(rank, world):
+    """State and weights of each gate with state after three steps on a rank's part of a batch."""
+    from mmseg_semi_rs.models.gates import build_gate
+
+    gates = {
+        name: build_gate(dict(settings, align=True, momentum=0.7), 0.95, 3)
+        for name, settings in {
+            'fixed': dict(type='FixedGate', threshold=0.6),
+            'quantile': dict(type='ClassQuantileGate'),
+            'adaptive': dict(type='AdaptiveGate'),
+            'soft': dict(type='SoftGate'),
+            'soft per class': dict(type='SoftGate', per_class=True),
+            'residual': dict(type='ResidualGate'),
+        }.items()
+    }
+    part = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    weights = {name: [] for name in gates}
+    for step in range(3):
+        rng = torch.Generator().manual_seed(step)
+        logits = 2 * torch.randn(4, 3, 64, 64, generator=rng)
+        logits[:2, 0] += 2.0  # each rank's half is sure of another class
+        valid = (
+            torch.rand(4, 64, 64, generator=rng) < torch.tensor([0.9, 0.5, 0.2, 1])[:, None, None]
         )
-    )
+        if step == 1:
+            valid[2:] = False  # the second rank has not a single valid pixel
+        labels = torch.randint(0, 3, (4, 64, 64), generator=rng)
+        labels[:2, :32] = 0
+        for name, gate in gates.items():
+            gate.observe(samples(len(labels[part]), labels[part]))
+            weights[name].append(gate(logits[part], valid[part]).weight)
+    return {
+        name: dict(gate.state_dict(), weights=torch.cat(weights[name], dim=1))
+        for name, gate in gates.items()
+    }
+
+
+def launch(script, world):
+    """Run a script in as many processes, and see each end well."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -117,6 +162,26 @@ def gradients(tmp_path, world, local_denominators=False, dual=False):
     for process in started:
         _, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors
+
+
+def gradients(tmp_path, world, local_denominators=False, dual=False):
+    folder = tmp_path / 'data'
+    config = folder / 'tiny.py'
+    if not folder.exists():
+        write_dual(write_training(folder))
+        (folder / 'labelled.txt').write_text(''.join(f'tile_{i}\n' for i in (0, 1, 2, 3)))
+        (folder / 'unlabelled.txt').write_text(''.join(f'tile_{i}\n' for i in (4, 5, 6)))
+    out = tmp_path / f'{dual}_{local_denominators}_{world}.pth'
+    script = tmp_path / f'{dual}_{local_denominators}_{world}.py'
+    script.write_text(
+        SCRIPT.format(
+            root=str(ROOT),
+            config=str(folder / 'dual.py') if dual else str(config),
+            local=local_denominators,
+            out=str(out),
+        )
+    )
+    launch(script, world)
     return torch.load(out, weights_only=True)
 
 
@@ -137,3 +202,24 @@ def test_I10_C16_two_ranks_give_the_gradients_of_one_process(tmp_path, dual):
     assert largest_difference(one, gradients(tmp_path, 2, dual=dual)) < 1e-4
     local = gradients(tmp_path, 2, local_denominators=True, dual=dual)
     assert largest_difference(one, local) > 1e-3, 'each rank by its own denominator'
+
+
+@pytest.mark.slow
+def test_I10_gates_of_two_ranks_have_the_state_and_weights_of_one_process(tmp_path):
+    out, script = tmp_path / 'gates', tmp_path / 'gates.py'
+    script.write_text(GATES.format(root=str(ROOT), out=str(out)))
+    launch(script, 2)
+    saved = [torch.load(f'{out}_{rank}.pth', weights_only=True) for rank in range(2)]
+    both, alone = zip(*saved, strict=True)
+    whole = weigh(0, 1)
+    for name, expected in whole.items():
+        wanted = expected.pop('weights')
+        ranks = [found[name].pop('weights') for found in both]
+        assert (torch.cat(ranks) - wanted).abs().gt(1e-4).float().mean() < 1e-4, name
+        for key, value in expected.items():
+            for found in both:
+                torch.testing.assert_close(found[name][key], value, rtol=1e-5, atol=1e-6)
+            different = (alone[0][name][key] - value).abs() / value.abs()
+            assert different.max() > 1e-3, f'{name}.{key}: each rank by its own pixels'
+        ranks = torch.cat([found[name].pop('weights') for found in alone])
+        assert (ranks - wanted).abs().mean() > 1e-3, name

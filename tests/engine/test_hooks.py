@@ -12,6 +12,7 @@ from mmseg.structures import SegDataSample
 
 from mmseg_semi_rs.engine import MeanTeacherHook, MergedParamGroupsConstructor
 from mmseg_semi_rs.engine.pseudo_label_counts import count_pseudo_labels, summarise_counts
+from mmseg_semi_rs.models.segmentors import MeanTeacherSegmentor
 from mmseg_semi_rs.structures import PseudoLabel
 from tests.engine.test_resume import config, train
 from tests.models.tiny import NoHostSync
@@ -23,7 +24,8 @@ def tiny(tmp_path):
     return write_training(tmp_path / 'data')
 
 
-def test_teacher_lags_behind_the_student_by_the_published_schedule(tiny, tmp_path):
+@pytest.mark.parametrize('burn_in', [0, 3])
+def test_teacher_lags_behind_the_student_by_the_published_schedule(tiny, tmp_path, burn_in):
     averages, students = [], []
     original = MeanTeacherHook.after_train_iter
 
@@ -34,13 +36,121 @@ def test_teacher_lags_behind_the_student_by_the_published_schedule(tiny, tmp_pat
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MeanTeacherHook, 'after_train_iter', spy)
-        train(config(tiny, tmp_path / 'run', iters=4))
+        options = {'model.semi_train_cfg.unsup_start': burn_in}
+        train(config(tiny, tmp_path / 'run', iters=4, **options))
     expected = students[0]
     for t, student in enumerate(students):
         ratio = min(1 - 1 / (t + 1), 0.996)
         expected = ratio * expected + (1 - ratio) * student
         torch.testing.assert_close(averages[t], expected)
     assert not torch.equal(averages[-1], students[-1])
+
+
+@pytest.fixture
+def momenta(monkeypatch):
+    """The momenta of all updates of the average."""
+    used = []
+    original = MeanTeacherSegmentor.update_teacher
+
+    def spy(self, momentum):
+        used.append(momentum)
+        original(self, momentum)
+
+    monkeypatch.setattr(MeanTeacherSegmentor, 'update_teacher', spy)
+    return used
+
+
+def test_half_life_is_the_share_over_which_a_students_weight_halves(tiny, tmp_path, momenta):
+    hook = dict(type='MeanTeacherHook', half_life=0.5, interval=2, warmup=False)
+    train(config(tiny, tmp_path / 'run', iters=8, custom_hooks=[hook]))
+    # 0.5 * 8 iterations are two updates, by which the weight of a student halves
+    assert len(momenta) == 4 and momenta[0] ** 2 == pytest.approx(0.5)
+    assert set(momenta) == {0.5 ** (2 / (0.5 * 8))}
+    hook = dict(type='MeanTeacherHook', half_life=0.1)
+    momenta.clear()
+    train(config(tiny, tmp_path / 'warm', iters=4, custom_hooks=[hook]))
+    assert momenta == pytest.approx([0, *[0.5 ** (1 / (0.1 * 4))] * 3]), 'the cap of the warm-up'
+
+
+def test_a_loaded_average_goes_on_and_a_fresh_one_is_warmed_up(tiny, tmp_path, momenta):
+    first, _ = train(config(tiny, tmp_path / 'first', iters=3))
+    assert momenta == pytest.approx([0, 1 / 2, 2 / 3])
+    teacher = {k: v.clone() for k, v in first.model.teacher.state_dict().items()}
+    momenta.clear()
+    options = {'load_from': str(tmp_path / 'first' / 'iter_3.pth')}
+    options['default_hooks.checkpoint.interval'] = 1
+    second, _ = train(config(tiny, tmp_path / 'second', iters=2, **options))
+    assert momenta == [0.996] * 2
+    one = CheckpointLoader.load_checkpoint(str(tmp_path / 'second' / 'iter_1.pth'))['state_dict']
+    name = 'backbone.conv1.weight'
+    expected = 0.996 * teacher[name] + 0.004 * one[f'student.{name}']
+    torch.testing.assert_close(one[f'teacher.{name}'], expected)
+    momenta.clear()
+    options.update(load_from=str(tmp_path / 'second' / 'iter_1.pth'), resume=True)
+    resumed, _ = train(config(tiny, tmp_path / 'resumed', iters=2, **options))
+    assert momenta == [0.996], 'a resumed training knows that the average was loaded'
+    for key, value in second.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[key]), key
+
+
+def test_a_resumed_fresh_average_is_still_warmed_up(tiny, tmp_path, momenta):
+    train(config(tiny, tmp_path / 'first', iters=3))
+    momenta.clear()
+    file = str(tmp_path / 'first' / 'iter_3.pth')
+    train(config(tiny, tmp_path / 'second', iters=5, resume=True, load_from=file))
+    assert momenta == pytest.approx([3 / 4, 4 / 5])
+
+
+@pytest.mark.parametrize('interval', [1, 2])
+def test_a_checkpoint_without_an_average_begins_one_at_its_student(
+    tiny, tmp_path, momenta, monkeypatch, interval
+):
+    alone = config(tiny, tmp_path / 'alone', iters=3, custom_hooks=[], **{'model.ema': False})
+    alone, _ = train(alone)
+    student = {k: v.clone() for k, v in alone.model.student.state_dict().items()}
+    said = []
+    original = MeanTeacherSegmentor.pseudo_label
+
+    def spy(self, *args):
+        said.append({k: v.clone() for k, v in self.teacher.state_dict().items()})
+        return original(self, *args)
+
+    monkeypatch.setattr(MeanTeacherSegmentor, 'pseudo_label', spy)
+    hook = dict(type='MeanTeacherHook', interval=interval)
+    options = dict(load_from=str(tmp_path / 'alone' / 'iter_3.pth'), custom_hooks=[hook])
+    train(config(tiny, tmp_path / 'run', iters=4, **options))
+    assert all(torch.equal(value, student[key]) for key, value in said[0].items())
+    assert momenta == pytest.approx([0, 0, 1 / 2, 2 / 3, 3 / 4] if interval == 1 else [0, 0, 1 / 2])
+
+
+@pytest.mark.parametrize(
+    'settings, told',
+    [
+        (dict(gate=dict(type='SoftGate')), True),
+        (dict(gate=dict(type='SoftGate'), unsup_start=0.5), False),
+        (dict(conf_thresh=0.4), False),
+    ],
+)
+def test_a_missing_burn_in_is_told_in_the_log(tiny, tmp_path, settings, told):
+    def log(run, **options):
+        cfg = config(tiny, tmp_path / run, iters=2, **options)
+        cfg.model.semi_train_cfg = settings
+        cfg.default_hooks.checkpoint.interval = 1
+        train(cfg)
+        return ''.join(file.read_text() for file in sorted((tmp_path / run).glob('*/*.log')))
+
+    warning = 'set semi_train_cfg.unsup_start'
+    assert (warning in log('run')) is told
+    if told:
+        file = str(tmp_path / 'run' / 'iter_1.pth')
+        assert warning not in log('loaded', load_from=file)
+        assert warning not in log('run', resume=True).rpartition('Auto resumed')[2]
+
+
+def test_a_burn_in_without_an_end_stops_the_training(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=4, **{'model.semi_train_cfg.unsup_start': 4})
+    with pytest.raises(ValueError, match=r'unsup_start=4 is not before .* max_iters=4'):
+        train(cfg)
 
 
 def test_I12_deferred_log_equals_the_immediate_one(tiny, tmp_path):
@@ -191,7 +301,16 @@ def test_hooks_that_look_at_pseudo_labels_pass_over_supervised_steps(tiny, tmp_p
     assert not [key for key in runner.message_hub.log_scalars if 'pseudo' in key]
 
 
-@pytest.mark.parametrize('arguments', [dict(momentum=1.0), dict(momentum=-0.1), dict(interval=0)])
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        dict(momentum=1.0),
+        dict(momentum=-0.1),
+        dict(interval=0),
+        dict(half_life=0.0),
+        dict(half_life=1.0),
+    ],
+)
 def test_bad_hook_settings_are_told(arguments):
     name, value = next(iter(arguments.items()))
     with pytest.raises(ValueError, match=f'{name}={value}'):

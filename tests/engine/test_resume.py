@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
+from mmseg.registry import MODELS
 
 from mmseg_semi_rs.datasets import SemiSampler
 from tests.tools.tiny_training import ROOT, write_dual, write_training, write_unimatch
@@ -111,6 +112,68 @@ def test_I3_R1_R2_checkpoint_holds_student_ema_and_optimizer_only(tmp_path):
     trained = sum(key.startswith('student.') for key in saved['state_dict'])
     assert trained * 2 == len(saved['state_dict'])
     assert 'optimizer' in saved and 'param_schedulers' in saved
+
+
+GATES = {
+    'quantile': dict(type='ClassQuantileGate', floor=0.0),
+    'adaptive': dict(type='AdaptiveGate'),
+    'soft': dict(type='SoftGate', per_class=True),
+}
+
+
+@pytest.mark.parametrize(
+    'gate, start, stop, write',
+    [
+        ('quantile', 2, (2, 3), None),  # at the start, and in the ramp
+        ('adaptive', 4, (3,), None),  # before the start
+        ('soft', 0.34, (4,), write_dual),
+    ],
+)
+def test_I9_a_gate_goes_on_where_it_was(tmp_path, gate, start, stop, write):
+    path = write_training(tmp_path / 'data')
+    path = write(path) if write else path
+    options = {
+        'model.semi_train_cfg': dict(
+            gate=dict(GATES[gate], align=True, momentum=0.5), unsup_start=start, unsup_ramp=2
+        ),
+        'default_hooks.checkpoint.interval': 1,
+        'custom_hooks': [dict(type='MeanTeacherHook'), dict(type='PseudoLabelStatsHook')],
+    }
+    whole, expected = train(config(path, tmp_path / 'whole', **options))
+    names = [name for name in whole.model.state_dict() if 'gate' in name]
+    begin = whole.model.schedule.begin(6)
+    for at in stop:
+        file = tmp_path / 'whole' / f'iter_{at}.pth'
+        saved = CheckpointLoader.load_checkpoint(str(file))['state_dict']
+        assert set(names) == {name for name in saved if 'gate' in name}
+        assert len(names) == (2 * 4 if write else 3 if gate == 'quantile' else 4)
+        averages = [
+            value for name, value in saved.items() if name in names and 'pixels' not in name
+        ]
+        assert all(bool(value.isnan().all()) is (at <= begin) for value in averages)
+        resumed, losses = train(
+            config(path, tmp_path / f'from_{at}', resume=True, load_from=str(file), **options)
+        )
+        assert list(losses)[at - 6 :] == list(expected)[at - 6 :]
+        for name, value in whole.model.state_dict().items():
+            other = resumed.model.state_dict()[name]
+            torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_checkpoint_of_the_fixed_gate_has_nothing_of_it_and_loads_into_any(tmp_path):
+    path = write_training(tmp_path / 'data')
+    cfg = config(path, tmp_path / 'run')
+    fixed = MODELS.build(cfg.model)
+    saved = fixed.state_dict()
+    assert {name.split('.')[0] for name in saved} == {'student', 'teacher'}
+    cfg.model.semi_train_cfg = dict(gate=dict(type='FixedGate', threshold=0.7))
+    MODELS.build(cfg.model).load_state_dict(saved)  # strict
+    cfg.model.semi_train_cfg = dict(gate=dict(type='SoftGate', align=True))
+    other = MODELS.build(cfg.model)
+    keys = other.load_state_dict(saved, strict=False)
+    assert not keys.unexpected_keys
+    assert {name.split('.')[0] for name in keys.missing_keys} == {'gate'}
+    assert other.gate.mean.isnan().all()
 
 
 @pytest.mark.slow

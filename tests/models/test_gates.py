@@ -344,6 +344,19 @@ def test_two_classes(name):
     compare(GATES[name](2), formula, [batch(seed, 2) for seed in range(3)])
 
 
+@pytest.mark.parametrize('share', [0.1, 0.5, 1.0])
+def test_quantile_keeps_the_share_of_each_class_but_nothing_below_the_floor(share):
+    logits, valid = batch(0, padding=False)
+    everything = ClassQuantileGate(4, share=share, floor=0.0)(logits, valid)
+    some = ClassQuantileGate(4, share=share, floor=0.7)(logits, valid)
+    for k in range(4):
+        own = everything.labels == k
+        kept, sure = everything.weight[own] > 0, everything.confidence[own]
+        assert int(kept.sum()) == pytest.approx(share * len(kept), abs=1.5)
+        assert torch.equal(kept, sure >= sure[kept].min()), 'the surest'
+    assert torch.equal(some.weight, everything.weight * (everything.confidence >= 0.7))
+
+
 def test_residual_of_two_classes_is_the_confidence_and_of_one_rival_the_stated_line():
     pseudo = ResidualGate(2)(*batch(0, 2, padding=False))
     torch.testing.assert_close(pseudo.weight, pseudo.confidence)
