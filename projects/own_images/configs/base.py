@@ -89,6 +89,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 custom_hooks = [
+    dict(type='ChannelsLastHook'),
     dict(type='MeanTeacherHook', half_life=0.05),
     dict(type='PseudoLabelStatsHook', interval=50),
     dict(type='PseudoLabelGuardHook'),

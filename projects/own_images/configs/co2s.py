@@ -22,6 +22,7 @@ model = dict(
     semi_train_cfg=dict(unsup_start=0.4),
 )
 custom_hooks = [
+    dict(type='ChannelsLastHook'),
     dict(type='PseudoLabelStatsHook', interval=50),
     dict(type='PseudoLabelGuardHook'),
 ]
