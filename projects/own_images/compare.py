@@ -110,6 +110,7 @@ def make_config(
         sources.unlabelled.update(ann_file=str(lists['unlabelled']), **common)
     for loader, role in ((cfg.val_dataloader, 'held'), (cfg.test_dataloader, 'val')):
         loader.dataset.update(ann_file=str(lists[role]), **common)
+    cfg.model.data_preprocessor.size = cfg.crop_size
     students = [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values()
     for student in students:
         head = student.decode_head

@@ -195,6 +195,7 @@ def _course(runs: Runs, network: str, name: str) -> str:
                 run['pseudo'].get(f'{network}pseudo_{measure}/{name}') for run in runs.values()
             ]
             values = [each[sorted(each, key=int)[end]] for each in series if each]
+            values = [value for value in values if value == value]  # NaN: nothing was kept
             figures.append(f'{100 * np.mean(values):.0f}' if values else '-')
         ends.append(' / '.join(figures))
     return ' -> '.join(ends)

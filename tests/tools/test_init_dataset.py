@@ -704,14 +704,17 @@ def test_config_of_every_method(init, tmp_path, method):
     assert val[0]['inputs'].shape[0] == 3
     model = build_model(repr(cfg.model.to_dict()))
     assert model.num_classes == 3
-    student = cfg.model.get('semi_test_cfg', {}).get('predict_on') == 'student'
-    assert student == (method == 'supervised')
-    assert ('feature_dropout' in cfg.model.get('semi_train_cfg', {})) == (method == 'unimatchv2')
+    semi_train = cfg.model.get('semi_train_cfg', {})
+    assert ('feature_dropout' in semi_train) == (method == 'unimatchv2')
+    recipe = method in ('fixmatch', 'rsmtdf-lite')  # what was measured on real tiles
+    assert (cfg.photometry[0].strength == 'mild') == recipe
+    assert (semi_train.get('unsup_start', 0) == 0.4 and 'gate' in semi_train) == recipe
     hooks = {hook.type for hook in cfg.custom_hooks}
     assert ('MeanTeacherHook' in hooks) == (method != 'co2s')
+    assert ('PseudoLabelGuardHook' in hooks) == (method != 'supervised')
     assert cfg.val_dataloader.batch_size == 8 and cfg.geometry.transforms[0].type == 'RandomResize'
     assert cfg.crop_size[0] % (14 if method in ('rsmtdf', 'semiearth') else 16) == 0
-    small = method in ('supervised', 'fixmatch', 'unimatchv2')  # convolutions see whole images
+    small = method not in ('rsmtdf', 'semiearth', 'co2s')  # convolutions see whole images
     assert cfg.window_size == (96 if small else cfg.crop_size[0])
 
 

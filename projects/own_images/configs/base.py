@@ -1,10 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What all methods of the comparison share: data, student, average, length.
+"""What all methods of the comparison share: data, average, schedule.
 
 compare.py fills in the tiles, the lists, the classes, the length and the seed.
 """
-
-_base_ = '../../../configs/_base_/models/fixmatch_efficientnet-lite0.py'
 
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)
@@ -64,8 +62,6 @@ val_dataloader = evaluate  # held-out training images, by which the checkpoint i
 test_dataloader = evaluate  # looked at once, by the chosen checkpoint
 val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-
-model = dict(data_preprocessor=dict(size=crop_size))
 
 optim_wrapper = dict(
     type='OptimWrapper',

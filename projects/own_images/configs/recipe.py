@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """FixMatch after a burn-in, the surest half of each class, mild photometry."""
 
-_base_ = './base.py'
+_base_ = ['./base.py', '../../../configs/_base_/models/fixmatch_efficientnet-lite0.py']
 
 strong = [dict(type='Photometry', strength='mild'), _base_.pack]
 unlabelled_pipeline = [

@@ -1,33 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """RS-MTDF after a burn-in: FixMatch, distilled from a larger frozen network and fused with it."""
 
-_base_ = './base.py'
+_base_ = ['./base.py', '../../../configs/_base_/models/rsmtdf_efficientnet-lite0.py']
 
-model = dict(
-    student=dict(
-        type='DistillEncoderDecoder',
-        decode_head=dict(
-            _delete_=True,
-            type='MultiTeacherDistillHead',
-            decode_head={{_base_.decode_head}},
-            teachers=dict(
-                lite2=dict(
-                    type='FrozenTeacher',
-                    backbone=dict(
-                        type='EfficientNetLite',
-                        arch='lite2',
-                        out_indices=(4,),
-                        output_stride=16,
-                        checkpoint='imagenet',
-                    ),
-                    input_size=None,
-                    input_stats=dict(mean=[127.5] * 3, std=[127.5] * 3),
-                )
-            ),
-            translator=dict(hidden=256),
-            student_view='shared',
-            loss_distill=dict(target_norm='layernorm'),
-        ),
-    ),
-    semi_train_cfg=dict(unsup_start=0.4),
-)
+model = dict(semi_train_cfg=dict(unsup_start=0.4))

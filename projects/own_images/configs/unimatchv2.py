@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """UniMatch V2 as published: two strong views that share out the channels of the features."""
 
-_base_ = './base.py'
+_base_ = ['./base.py', '../../../configs/_base_/models/fixmatch_efficientnet-lite0.py']
 
 branches = ['sup', 'weak', 'strong_1', 'strong_2']
 strong = [*_base_.photometry, _base_.pack]
