@@ -475,12 +475,12 @@ def test_where_nothing_can_be_written(init, tmp_path):
 def test_what_was_edited_is_kept_unless_forced(init, tmp_path):
     write(tmp_path)
     path = next(init().folder.glob('*.py'))
-    path.write_text(path.read_text().replace('lr=0.005', 'lr=0.001'))
+    path.write_text(path.read_text().replace('lr=0.002', 'lr=0.001'))
     done = init('--iters', 9)
     assert done.code == 2 and 'was edited' in done.error
     assert 'lr=0.001' in path.read_text()
     assert init('--iters', 9, '--force').code == 0
-    assert 'lr=0.005' in path.read_text()
+    assert 'lr=0.002' in path.read_text()
     (done.folder / 'splits' / 'val.txt').write_text('0.png\n')
     done = init()
     assert done.code == 2 and 'were edited by hand' in done.error
