@@ -179,6 +179,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             '"supervised" is what the few labels give alone, "all labels" what labels for all '
             'training scenes would give: a method can win what lies between.'
         )
+    scores = {
+        f'{run.title}, {NETWORKS[network]}': run.metrics()[f'{network}/mIoU']
+        for run in runs
+        if run.title != 'all labels'
+        for network in run.networks()
+    }
+    if by_name is not None:
+        scores[f'{BY_NAME}, no labels'] = float(by_name.mean())
+    if scores:
+        best = max(scores, key=lambda title: scores[title])
+        console.print(f'Highest mean IoU without all labels: {best} ({scores[best]:.1f}).')
     labelling = ('fixmatch', 'semiearth') if 'semiearth' in args.methods else ()
     for run in [run for run in runs if run.folder.name in labelling]:
         console.print(f'\nThe unlabelled tiles, labelled by the EMA of {run.title} and purified:')
