@@ -38,7 +38,7 @@ def test_demo_of_own_networks(tmp_path, methods, figures):
 @pytest.mark.slow
 def test_demo_of_purification_counts_what_it_did_and_shows_why(tmp_path):
     printed, figures = run_demo(tmp_path, 'fixmatch', 'semiearth')
-    assert len(figures) == 4
+    assert len(figures) == 5  # two rows with student and EMA, and the CLIP by name
     right = [line for line in printed.splitlines() if 'labels that are right' in line]
     assert len([line for line in right if len(re.findall(r'\d+\.\d', line)) == 2]) == 2
     assert len(list((tmp_path / 'data' / 'evidence').glob('*/*/*/*.npz'))) == 44  # all tiles
@@ -51,7 +51,7 @@ def test_demo_of_purification_counts_what_it_did_and_shows_why(tmp_path):
 @pytest.mark.slow
 def test_demo_trains_resumes_evaluates_and_draws(tmp_path):
     printed, figures = run_demo(tmp_path)
-    assert len(figures) == 8  # four rows of the method, each with student and EMA
+    assert len(figures) == 9  # four rows with student and EMA, and the CLIP by name
     assert 'and resumed' in printed or 'too short' in printed  # as fast as the machine is
     lists = tmp_path / 'data' / 'demo_potsdam' / 'splits' / 'scene'
     labelled, unlabelled = (

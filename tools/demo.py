@@ -84,7 +84,7 @@ def show_table(
         key = 'mIoU' if name == 'mean' else f'IoU.{name}'
         cells = [f'{run.metrics()[f"{network}/{key}"]:.1f}' for run, network in columns]
         if by_name is not None:
-            cells.append(f'{by_name.mean() if name == "mean" else by_name[index]:.1f}')
+            cells.append(f'{np.nanmean(by_name) if name == "mean" else by_name[index]:.1f}')
         if name == 'mean':
             table.add_section()
         table.add_row(name, *cells)
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for network in run.networks()
     }
     if by_name is not None:
-        scores[f'{BY_NAME}, no labels'] = float(by_name.mean())
+        scores[f'{BY_NAME}, no labels'] = float(np.nanmean(by_name))
     if scores:
         best = max(scores, key=lambda title: scores[title])
         console.print(f'Highest mean IoU without all labels: {best} ({scores[best]:.1f}).')
