@@ -7,13 +7,14 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-co2s demo-semiearth test lint matrix versions clean
+.PHONY: help install demo demo-co2s demo-semiearth demo-teachers test lint matrix versions clean
 
 help:
 	@echo 'make install  .venv with the tested versions and this package (editable)'
 	@echo 'make demo     train, evaluate and draw on fabricated aerial scenes, on the CPU'
 	@echo 'make demo-co2s the same with two students that teach each other'
-	@echo 'make demo-semiearth the same with pseudo labels that a tiny CLIP purifies'
+	@echo 'make demo-semiearth the same with pseudo labels that a small CLIP purifies'
+	@echo 'make demo-teachers train the stand-ins for DINOv2 and CLIP again (within an hour)'
 	@echo 'make test     linters, types and all tests'
 	@echo 'make lint     linters and types'
 	@echo 'make matrix   the tests under four sets of versions, in environments of their own'
@@ -46,10 +47,13 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py
 
 demo-co2s: $(STAMP)
-	$(BIN)/python tools/demo.py --methods co2s-supervised co2s --out work_dirs/demo_co2s
+	$(BIN)/python tools/demo.py --methods co2s-supervised co2s co2s-all --out work_dirs/demo_co2s
 
 demo-semiearth: $(STAMP)
-	$(BIN)/python tools/demo.py --methods fixmatch semiearth --out work_dirs/demo_semiearth
+	$(BIN)/python tools/demo.py --methods supervised fixmatch semiearth all --out work_dirs/demo_semiearth
+
+demo-teachers: $(STAMP)
+	$(BIN)/python tools/make_demo_teachers.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

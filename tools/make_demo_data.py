@@ -52,7 +52,12 @@ def make_demo_data(
     lists = out / 'splits' / 'scene'
     if not (lists / 'manifest.json').is_file():
         options = SplitOptions(
-            'potsdam', out, preset='official', ratios=['1-4'], seed=seed, labelled_by='scene'
+            'potsdam',
+            out,
+            preset='official',
+            ratios=['1-4', '3-32'],
+            seed=seed,
+            labelled_by='scene',
         )
         split = make_split(options, find_tiles(out), progress=False)
         write_split(lists, split.lists, split.recipe, overwrite=True)

@@ -1,6 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-# What the demo's runs share: fabricated scenes (tools/make_demo_data.py), a student of 0.9 million
-# parameters, and a schedule of a minute on a CPU.
+# What the demo's runs share: fabricated scenes (tools/make_demo_data.py), 3 of 32 labelled, a
+# student of 0.9 million parameters, and a schedule of minutes on a CPU.
 _base_ = ['../_base_/schedules/semi_adamw_poly.py', '../_base_/default_runtime.py']
 
 data_root = 'data/demo_potsdam'
@@ -40,7 +40,7 @@ images = dict(type='PotsdamDataset', data_root=data_root, data_prefix=dict(img_p
 images_and_labels = dict(images, data_prefix=dict(img_path='img_dir', seg_map_path='ann_dir'))
 labelled = dict(
     images_and_labels,
-    ann_file='splits/scene/1-4/labeled.txt',
+    ann_file='splits/scene/3-32/labeled.txt',
     pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations'),
@@ -51,7 +51,7 @@ labelled = dict(
 )
 unlabelled = dict(
     images,
-    ann_file='splits/scene/1-4/unlabeled.txt',
+    ann_file='splits/scene/3-32/unlabeled.txt',
     pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='AddValidMask'),
@@ -65,10 +65,10 @@ unlabelled = dict(
     ],
 )
 train_dataloader = dict(
-    batch_size=16,  # 8 labelled + 8 unlabelled
+    batch_size=8,  # 4 labelled + 4 unlabelled
     num_workers=1,
     persistent_workers=True,
-    sampler=dict(type='SemiSampler', batch_size=16, source_ratio=[1, 1]),
+    sampler=dict(type='SemiSampler', batch_size=8, source_ratio=[1, 1]),
     dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=unlabelled),
 )
 test_pipeline = [
@@ -143,11 +143,11 @@ optim_wrapper = dict(
     optimizer=dict(lr=4e-3),
     paramwise_cfg=dict(_delete_=True),  # nothing is pretrained: one learning rate
 )
-train_cfg = dict(max_iters=260, val_interval=260)
+train_cfg = dict(max_iters=600, val_interval=600)
 test_cfg = dict(type='TeacherStudentValLoop')
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=130, save_best=None, max_keep_ckpts=1),
+    checkpoint=dict(interval=300, save_best=None, max_keep_ckpts=1),
     visualization=dict(draw=False),
 )
 custom_hooks = [

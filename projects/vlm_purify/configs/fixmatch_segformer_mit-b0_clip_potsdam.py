@@ -1,6 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-# The plain FixMatch SegFormer, purified. The tiny CLIP is that of tools/make_demo_verifier.py; for
-# a real one, drop arch, checkpoint and distractors.
+# The plain FixMatch SegFormer, purified. The small CLIP is the demo's; for a real one, drop arch,
+# checkpoint and distractors.
 _base_ = './fixmatch_segformer_mit-b0_potsdam.py'
 
 purify = dict(
@@ -10,9 +10,9 @@ purify = dict(
         classes='potsdam',
         arch=dict(
             vision=dict(width=64, layers=4, heads=2, patch_size=8, image_size=128, embed_dim=64),
-            text=dict(width=64, layers=2, heads=2, embed_dim=64, context_length=24),
+            text=dict(width=14, layers=2, heads=2, embed_dim=64, context_length=40),
         ),
-        checkpoint='data/demo_verifier/verifier.pt',
+        checkpoint='configs/demo/teachers/clip.pt',
         distractors=('sports court', 'construction site', 'pond'),
         temperature='data/evidence/demo_potsdam/clip_temperature.json',  # fitted by the first run
     ),

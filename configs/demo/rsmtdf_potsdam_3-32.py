@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-# RS-MTDF on the demo's scenes. The two frozen teachers are tiny stand-ins for DINOv2 and CLIP, made
-# by tools/make_demo_teachers.py without any class label.
+# RS-MTDF on the demo's scenes. The two frozen teachers are small stand-ins for DINOv2 and CLIP in
+# configs/demo/teachers; tools/make_demo_teachers.py has trained them on hundreds of other
+# fabricated places, without any class map.
 _base_ = './_base_demo.py'
 
 model = dict(
@@ -18,7 +19,7 @@ model = dict(
                         arch=dict(embed_dims=64, num_layers=4, num_heads=2, out_indices=(3,)),
                         img_size=128,
                         patch_size=8,
-                        checkpoint='data/demo_teachers/dinov2.pth',
+                        checkpoint='configs/demo/teachers/dinov2.pth',
                     ),
                     input_stats=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
                 ),
@@ -26,18 +27,28 @@ model = dict(
                     type='FrozenTeacher',
                     backbone=dict(
                         type='CLIPVision',
-                        arch=dict(width=64, layers=4, heads=2, patch_size=8, image_size=64),
-                        checkpoint='data/demo_teachers/clip.pt',
+                        arch=dict(
+                            width=64,
+                            layers=4,
+                            heads=2,
+                            patch_size=8,
+                            image_size=128,
+                            embed_dim=64,
+                        ),
+                        value_path=True,
+                        dense=True,
+                        checkpoint='configs/demo/teachers/clip.pt',
                     ),
-                    input_size=64,
                     input_stats=dict(
                         mean=[122.771, 116.746, 104.094], std=[68.501, 66.632, 70.323]
                     ),
                 ),
             ),
             translator=dict(hidden=128),
-            fusion=dict(weights=dict(student=0.8, dino=0.1, clip=0.1)),
+            fusion=dict(weights=dict(student=0.2, dino=0.4, clip=0.4)),
             loss_distill=dict(target_norm='layernorm'),
         ),
     ),
+    # chosen on scenes of seed 7, as the fusion's weights
+    semi_train_cfg=dict(norm='joint', loss_weight=dict(unsup=0.1, distill=3.0)),
 )

@@ -44,7 +44,6 @@ model = dict(
         ),
     ),
 )
-train_cfg = dict(max_iters=200, val_interval=200)
 custom_hooks = [
     dict(type='PseudoLabelStatsHook', interval=50),
     dict(type='PseudoLabelGuardHook'),
