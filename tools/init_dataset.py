@@ -39,6 +39,7 @@ from mmseg_semi_rs.engine.launch import Faults
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
+_ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -271,6 +272,12 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'
     )
     console.print(f'  {split.reason}', markup=False)
+    console.print(
+        f'  checkpoint: {len(split.val)} {unit} choose the best one'
+        if len(split.val) >= _ENOUGH_TO_CHOOSE
+        else f'  checkpoint: take the last one; {len(split.val)} validation {unit} are too few to '
+        'choose by'
+    )
     console.print(
         f'  labels to train on: {len(split.train)} {unit} of {split.scenes} scene'
         f'{"" if split.scenes == 1 else "s"}; one more {unit[:-1]} of another scene helps more '
