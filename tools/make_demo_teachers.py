@@ -29,7 +29,6 @@ import hashlib
 import json
 import math
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -405,9 +404,9 @@ def make_demo_teachers(
             run = stack.enter_context(ProcessPoolExecutor(workers, context)).map
         made = run(partial(make_place, seed), range(places))
         known = list(track(made, 'photographing places', total=places, transient=True))
-        train = partial(_pretrain_timed, places=known, steps=steps, seed=seed)
+        train = partial(_pretrain, places=known, steps=steps, seed=seed)
         trained = track(run(train, FILES), 'training', total=len(FILES), transient=True)
-        for name, (weights, taken, minutes) in zip(FILES, trained, strict=True):
+        for name, (weights, taken) in zip(FILES, trained, strict=True):
             file = out / FILES[name]
             unfinished = file.with_name(f'{file.name}.part')
             torch.save(weights, unfinished)
@@ -419,17 +418,16 @@ def make_demo_teachers(
                 + (f' --steps {steps}' if steps else ''),
                 seed=seed,
                 steps=taken,
-                minutes=round(minutes, 1),
                 versions={each.__name__: each.__version__ for each in (torch, np, cv2)},
             )
             file.with_suffix('.json').write_text(json.dumps(recipe, indent=1) + '\n', 'utf-8')
 
 
-def _pretrain_timed(
+def _pretrain(
     name: str, places: Sequence[Place], steps: int | None, seed: int
-) -> tuple[dict[str, Tensor], int, float]:
-    start, taken = time.perf_counter(), steps or STEPS[name]
-    return pretrain(name, places, taken, seed), taken, (time.perf_counter() - start) / 60
+) -> tuple[dict[str, Tensor], int]:
+    taken = steps or STEPS[name]
+    return pretrain(name, places, taken, seed), taken
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -50,7 +50,7 @@ def test_kept_weights_are_small_and_what_their_note_says(name, tool):
     assert (KEPT / name).stat().st_size <= 2_000_000
     command = 'python tools/make_demo_teachers.py '
     assert note['command'].startswith(command) and f'--seed {note["seed"]}' in note['command']
-    assert {'torch', 'numpy'} <= set(note['versions']) and note['minutes'] <= 60
+    assert {'torch', 'numpy'} <= set(note['versions'])
     assert note['steps'] == tool.STEPS['clip' if name == 'clip.pt' else 'dinov2']
 
 
