@@ -33,7 +33,13 @@ from mmseg_semi_rs.datasets.folder_survey import Survey, survey_folder
 from mmseg_semi_rs.datasets.mask_classes import ClassPlan, parse_wish, propose_classes
 from mmseg_semi_rs.datasets.split_files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.folder_config import METHODS, FolderConfig, check_method, write_config
+from mmseg_semi_rs.engine.folder_config import (
+    METHODS,
+    FolderConfig,
+    check_method,
+    default_method,
+    write_config,
+)
 from mmseg_semi_rs.engine.launch import Faults
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -73,7 +79,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--method',
         choices=METHODS,
-        help='default: fixmatch, or supervised where all images have masks',
+        help='default: rsmtdf-lite, or supervised where all images have masks',
     )
     parser.add_argument(
         '--out', '--out-dir', type=Path, help='folder of lists, and tiles (default: data/NAME)'
@@ -238,7 +244,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         )
     ready = make_ready(survey, plan, to_rgb, preparation, out, args.workers, console)
     split = divide(ready.presence, ready.unlabelled, args.seed, args.scene_regex)
-    method = args.method or ('fixmatch' if split.unlabelled else 'supervised')
+    method = args.method or default_method(len(split.unlabelled), args.student_weights)
     config = FolderConfig(
         method,
         plan.classes,

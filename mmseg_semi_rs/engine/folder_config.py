@@ -17,7 +17,7 @@ from mmengine.config import Config
 from ..datasets.conversion import write_atomic
 from ..datasets.raster_bands import RasterToRGB
 
-__all__ = ['METHODS', 'FolderConfig', 'check_method', 'write_config']
+__all__ = ['METHODS', 'FolderConfig', 'check_method', 'default_method', 'write_config']
 
 _LINE = 100
 _DRAWN = 8  # predictions that each validation draws
@@ -313,6 +313,18 @@ class FolderConfig:
             )
             hooks.append(dict(base.purify.to_dict(), verifier=verifier, store=str(store)))
         return hooks
+
+
+def default_method(unlabelled: int, student_weights: Path | None) -> str:
+    """The method that did best against supervised training in projects/own_images.
+
+    Args:
+        unlabelled: Number of images without masks.
+        student_weights: See :class:`FolderConfig`; they belong to a student without a teacher.
+    """
+    if not unlabelled:
+        return 'supervised'
+    return 'rsmtdf-lite' if student_weights is None else 'fixmatch'
 
 
 def check_method(method: str | None, classes: Sequence[str], student_weights: Path | None) -> None:

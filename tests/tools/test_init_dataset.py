@@ -454,7 +454,7 @@ def test_configs_of_an_earlier_run_are_told(init, tmp_path):
     assert 'note:' not in init('--method', 'unimatchv2').out
     done = init('--classes', 'a', 'b', 'c')
     assert f'note: {tmp_path}/out/out_unimatchv2.py is of the lists and classes before' in done.out
-    assert 'out_fixmatch.py is of' not in done.out
+    assert 'out_rsmtdf-lite.py is of' not in done.out
     mask = tmp_path / 'out' / 'ann_dir'
     init('--ignore', 1)
     before = [path.read_bytes() for path in sorted(mask.iterdir())]
