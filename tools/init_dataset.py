@@ -299,6 +299,11 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'
         console.print(f'  {file} ({origin}) {there}')
+    if METHODS[method].measured:
+        console.print(
+            f'  against supervised training on 32 real tiles: {METHODS[method].measured}; train '
+            '--method supervised too, on the same lists, and take the better one'
+        )
     if config.package:
         there = (
             'is installed'

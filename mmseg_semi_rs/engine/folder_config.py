@@ -42,6 +42,7 @@ class _Method:
         semi: Settings of the semi-supervised training that differ from the base config's.
         lr: Learning rate.
         rates: Its factors by part.
+        measured: Against supervised training in projects/own_images, with 32 labelled tiles.
     """
 
     idea: str
@@ -55,6 +56,7 @@ class _Method:
     semi: Mapping[str, Any] = field(default_factory=dict)
     lr: float = 2e-3
     rates: Mapping[str, float] = field(default_factory=lambda: {'backbone': 0.25})
+    measured: str = 'not measured'
 
 
 # Where weights come from and what they may be used for, by the files that the base configs name.
@@ -69,14 +71,16 @@ _LICENCES = {
 _RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
 _DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
 METHODS: dict[str, _Method] = {
-    'supervised': _Method('the labelled images alone', unlabelled=0),
+    'supervised': _Method('the labelled images alone', unlabelled=0, measured=''),
     'fixmatch': _Method(
         'FixMatch: after a burn-in an average of the student labels the other images',
+        measured='-1.1 to +1.8 mIoU, mean of 3 seeds +0.5',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'rsmtdf-lite': _Method(
         'RS-MTDF without a file to find: FixMatch, distilled from a frozen EfficientNet-Lite2',
         'rsmtdf_efficientnet-lite0.py',
+        measured='+0.4 to +1.9 mIoU, mean of 3 seeds +1.0',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'unimatchv2': _Method(

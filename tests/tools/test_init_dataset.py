@@ -711,6 +711,7 @@ def test_config_of_every_method(init, tmp_path, method):
     assert (semi_train.get('unsup_start', 0) == 0.4 and 'gate' in semi_train) == recipe
     hooks = {hook.type for hook in cfg.custom_hooks}
     assert ('MeanTeacherHook' in hooks) == (method != 'co2s')
+    assert ('against supervised training' in done.out) == (method != 'supervised')
     assert ('PseudoLabelGuardHook' in hooks) == (method != 'supervised')
     assert cfg.val_dataloader.batch_size == 8 and cfg.geometry.transforms[0].type == 'RandomResize'
     assert cfg.crop_size[0] % (14 if method in ('rsmtdf', 'semiearth') else 16) == 0
