@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -119,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
     args = parse_args(arguments)
     init_default_scope('mmseg')
-    console = Console(highlight=False)
+    # a table of nine columns of figures, which a narrow console would cut off
+    console = Console(highlight=False, width=max(120, shutil.get_terminal_size().columns))
     start = time.perf_counter()
     data = Path(args.data).resolve()
     out = Path(args.out).resolve()

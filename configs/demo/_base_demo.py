@@ -153,5 +153,4 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.98),
     dict(type='PseudoLabelStatsHook', interval=50),
-    dict(type='PseudoLabelGuardHook'),
 ]

@@ -44,7 +44,4 @@ model = dict(
         ),
     ),
 )
-custom_hooks = [
-    dict(type='PseudoLabelStatsHook', interval=50),
-    dict(type='PseudoLabelGuardHook'),
-]
+custom_hooks = [dict(type='PseudoLabelStatsHook', interval=50)]

@@ -118,7 +118,7 @@ def test_png_with_id_masks_stays_where_it_is(init, tmp_path):
     assert len(set(done.everything)) == 10
     cfg = done.config
     assert cfg.classes == ('grass', 'road', 'roof')
-    assert cfg.model.student.decode_head.num_classes == 3
+    assert cfg.model.student.decode_head.decode_head.num_classes == 3
     assert cfg.image_dir == str(tmp_path / 'images')
     assert not list((tmp_path / 'out').glob('*_dir'))
     assert before == {path: path.read_bytes() for path in before}
@@ -400,7 +400,11 @@ def test_many_classes_if_they_have_names(init, tmp_path):
     write(tmp_path, draw=lambda _: ids)
     assert 'hardly all classes' in init().error
     done = init('--classes', *(f'n{k}' for k in range(80)))
-    assert len(done.config.classes) == 80 == done.config.model.student.decode_head.num_classes
+    assert (
+        len(done.config.classes)
+        == 80
+        == done.config.model.student.decode_head.decode_head.num_classes
+    )
     assert 'room for 255' in init('--classes', *(f'n{k}={k}' for k in range(256))).error
 
 

@@ -18,10 +18,7 @@ optim_wrapper = dict(
 train_cfg = dict(val_interval=5000)
 test_cfg = dict(type='TeacherStudentValLoop')
 default_hooks = dict(checkpoint=dict(interval=5000))
-custom_hooks = [
-    dict(type='PseudoLabelStatsHook', interval=50),
-    dict(type='PseudoLabelGuardHook'),
-]
+custom_hooks = [dict(type='PseudoLabelStatsHook', interval=50)]
 
 # The published lengths belong to 4 GPUs with 1 labelled + 1 unlabelled crop each, and 1 that CutMix
 # pastes from.

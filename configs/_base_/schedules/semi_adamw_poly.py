@@ -26,11 +26,11 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    pseudo_label_guard=dict(type='PseudoLabelGuardHook'),
 )
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.996),
     dict(type='PseudoLabelStatsHook', interval=50),
-    dict(type='PseudoLabelGuardHook'),
 ]
 
 # The published lengths belong to 4 GPUs with 8 labelled + 8 unlabelled crops each. The releases

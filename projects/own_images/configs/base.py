@@ -38,7 +38,11 @@ unlabelled_pipeline = [
     geometry,
     dict(type='MultiBranch', branch_field=branches, weak=[pack], strong=[*photometry, pack]),
 ]
-test_pipeline = [load, dict(type='PackSegInputs')]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 
 tiles = dict(type='BaseSegDataset', data_prefix=dict(img_path='images', seg_map_path='labels'))
 tiles.update(img_suffix='.png', seg_map_suffix='.png')

@@ -82,9 +82,11 @@ train_dataloader = dict(
 
 train_cfg = dict(_delete_=True, type='SemiTrainLoop', max_iters=400, val_interval=200)
 val_cfg = dict(type='TeacherStudentValLoop')
-default_hooks = dict(runtime_info=dict(type='DeferredRuntimeInfoHook'))
+default_hooks = dict(
+    runtime_info=dict(type='DeferredRuntimeInfoHook'),
+    pseudo_label_guard=dict(type='PseudoLabelGuardHook'),
+)
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.996),
     dict(type='PseudoLabelStatsHook', interval=20),
-    dict(type='PseudoLabelGuardHook'),
 ]
