@@ -40,8 +40,8 @@ def tiny(num_classes=3, **kwargs):
     return head
 
 
-def levels(grid=(8, 8), batch=2, widths=WIDTHS):
-    torch.manual_seed(1)
+def levels(grid=(8, 8), batch=2, widths=WIDTHS, seed=1):
+    torch.manual_seed(seed)
     return [torch.randn(batch, width, *grid) for width in widths]
 
 
@@ -151,7 +151,8 @@ def test_gradients_equal_those_of_the_restated_decoder():
     weight = torch.randn(2, 3, 20, 36)
     gradients = []
     for decode in (head, lambda inputs: plain_vlg(head, inputs)):
-        inputs = [level.requires_grad_() for level in levels((5, 9))]
+        # With seed 1 a value lies so near to a ReLU's kink that rounding decides its side.
+        inputs = [level.requires_grad_() for level in levels((5, 9), seed=4)]
         loss = (decode(inputs) * weight).sum()
         gradients.append(torch.autograd.grad(loss, [*inputs, *head.parameters()]))
     for found, wanted in zip(*gradients, strict=True):
