@@ -18,9 +18,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, MODELS
 
-from mmseg_semi_rs.datasets.randomness import seeded
-from mmseg_semi_rs.datasets.split_files import Tiles
-from mmseg_semi_rs.datasets.split_maker import SplitOptions, make_split
+from mmseg_semi_rs.dataprep.splits.files import Tiles
+from mmseg_semi_rs.dataprep.splits.make import SplitOptions, make_split
+from mmseg_semi_rs.utils.randomness import seeded
 from tests.config_zoo import (
     CLIP,
     CONFIGS,

@@ -23,9 +23,9 @@ from mmengine.runner import CheckpointLoader, IterBasedTrainLoop, Runner
 from mmseg.registry import DATASETS, HOOKS, LOOPS, METRICS, MODELS
 
 import mmseg_semi_rs  # noqa: F401 - registers the parts
-from mmseg_semi_rs.datasets.randomness import seeded
-from mmseg_semi_rs.datasets.splits import draw_partition, labelled_count, parse_ratio
+from mmseg_semi_rs.dataprep.splits.draw import draw_partition, labelled_count, parse_ratio
 from mmseg_semi_rs.datasets.transforms.photometry import STRENGTHS
+from mmseg_semi_rs.utils.randomness import seeded
 from tests.config_zoo import (
     CLIP,
     CONFIGS,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmseg_semi_rs.datasets.splits import SCENE_REGEX, scene_of
+from mmseg_semi_rs.dataprep.splits.draw import SCENE_REGEX, scene_of
 from tests.tools.tiny_training import ROOT
 
 QUICK = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py'), '--quick']
@@ -69,7 +69,7 @@ def test_demo_trains_resumes_evaluates_and_draws(tmp_path):
 
 def test_picture_reports_iou_of_a_tile(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    picture = importlib.import_module('demo_picture')
+    picture = importlib.import_module('demo.picture')
     truth = np.array([[0, 0, 0, 1], [255, 255, 2, 2]], np.uint8)
     prediction = np.array([[0, 0, 1, 1], [2, 0, 2, 2]], np.uint8)
     iou = picture.class_iou(prediction, truth, classes=4)

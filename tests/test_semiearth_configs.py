@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mmseg.registry import HOOKS, METRICS, MODELS
 
-from mmseg_semi_rs.datasets.splits import parse_ratio
+from mmseg_semi_rs.dataprep.splits.draw import parse_ratio
 from mmseg_semi_rs.purification import EvidencePolicy, ReleasedPolicy
 from tests.config_zoo import CONFIGS, build, build_optimizer, class_names, load, name
 

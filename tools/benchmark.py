@@ -30,11 +30,11 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import DATASETS
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.datasets.randomness import Draw
 from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.dry_run import peak_memory
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config, section, set_amp
 from mmseg_semi_rs.engine.step_timing import TimeStepsHook, matmul_peak
+from mmseg_semi_rs.utils.randomness import Draw
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -28,10 +28,10 @@ from mmseg.structures import SegDataSample
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.apis import Predictor, load_predictor, predict_files
 from mmseg_semi_rs.apis.mosaic import Mosaic
-from mmseg_semi_rs.apis.sources import RasterSource, open_source
-from mmseg_semi_rs.datasets.raster_bands import import_rasterio
 from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, load_config
+from mmseg_semi_rs.rasters.reader import import_rasterio
+from mmseg_semi_rs.rasters.sources import RasterSource, open_source
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -26,7 +26,6 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.datasets.randomness import seed_step
 from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
 from mmseg_semi_rs.models.data_preprocessor import stack_valid
@@ -34,6 +33,7 @@ from mmseg_semi_rs.models.segmentors import DualStudentSegmentor
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.models.utils.cutmix import paste
 from mmseg_semi_rs.structures import PseudoLabel
+from mmseg_semi_rs.utils.randomness import seed_step
 from mmseg_semi_rs.visualization import (
     colorize,
     denormalise,

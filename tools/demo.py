@@ -12,7 +12,7 @@
    time: on the three scenes' labels alone, by FixMatch with the other 29 scenes unlabelled, by
    RS-MTDF, and with all 32 labelled. The first run is killed half-way and resumed.
    RS-MTDF's teachers are small stand-ins for DINOv2 and CLIP, which know hundreds of other places
-   (tools/make_demo_teachers.py); they lie in configs/demo/teachers.
+   (tools/make_demo_teachers.py); they lie in tools/demo/configs/teachers.
    With --methods co2s-supervised co2s co2s-all: two students that teach each other.
    With --methods supervised fixmatch semiearth all: pseudo labels that the small CLIP purifies.
 3. Validates all on scenes that none has seen, prints a table and draws a picture.
@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo_picture import ask_by_name, class_iou, draw, predict, shown_tiles, truth_of
-from demo_runs import NETWORKS, ROOT, Run, run_tool, train
+from demo.picture import ask_by_name, class_iou, draw, predict, shown_tiles, truth_of
+from demo.runs import NETWORKS, ROOT, Run, run_tool, train
 from make_demo_data import make_demo_data
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -44,7 +44,7 @@ from rich.table import Table
 
 import mmseg_semi_rs  # noqa: F401 - registers everything
 
-CONFIGS = ROOT / 'configs' / 'demo'
+CONFIGS = ROOT / 'tools' / 'demo' / 'configs'
 # Title and config by name.
 METHODS = {
     'supervised': ('supervised', 'supervised_potsdam_3-32'),

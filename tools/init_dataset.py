@@ -27,19 +27,19 @@ from rich.markup import escape
 from rich.table import Table
 
 import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.datasets.folder_conversion import Ready, choose_stretch, make_ready, prepare
-from mmseg_semi_rs.datasets.folder_split import FolderSplit, divide
-from mmseg_semi_rs.datasets.folder_survey import Survey, survey_folder
-from mmseg_semi_rs.datasets.mask_classes import ClassPlan, parse_wish, propose_classes
-from mmseg_semi_rs.datasets.split_files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.folder_config import (
+from mmseg_semi_rs.dataprep.folder.config import (
     METHODS,
     FolderConfig,
     check_method,
     default_method,
     write_config,
 )
+from mmseg_semi_rs.dataprep.folder.conversion import Ready, choose_stretch, make_ready, prepare
+from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish, propose_classes
+from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide
+from mmseg_semi_rs.dataprep.folder.survey import Survey, survey_folder
+from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
+from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'

@@ -12,11 +12,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from demo import scenes as fabricated
 from rich.progress import track
 
-from mmseg_semi_rs.datasets import synthetic
-from mmseg_semi_rs.datasets.split_files import find_tiles, write_split
-from mmseg_semi_rs.datasets.split_maker import SplitOptions, make_split
+from mmseg_semi_rs.dataprep.splits.files import find_tiles, write_split
+from mmseg_semi_rs.dataprep.splits.make import SplitOptions, make_split
 
 
 def make_demo_data(
@@ -43,10 +43,10 @@ def make_demo_data(
         workers: Processes beside this one that fabricate scenes.
 
     Raises:
-        ValueError: See :func:`mmseg_semi_rs.datasets.synthetic.write_potsdam_layout`.
+        ValueError: See :func:`demo.fabricated.write_potsdam_layout`.
     """
     out = Path(out)
-    scenes = synthetic.write_potsdam_layout(out, seed, train, val, size, tile, workers)
+    scenes = fabricated.write_potsdam_layout(out, seed, train, val, size, tile, workers)
     for _ in track(scenes, 'fabricating scenes', total=train + val, transient=True):
         pass
     lists = out / 'splits' / 'scene'

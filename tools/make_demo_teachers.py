@@ -1,13 +1,13 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Train the demo's stand-ins for DINOv2 and CLIP, as the files in configs/demo/teachers were made.
+"""Train the demo's stand-ins for DINOv2 and CLIP: how tools/demo/configs/teachers was made.
 
     make demo-teachers
-    python tools/make_demo_teachers.py --out configs/demo/teachers
+    python tools/make_demo_teachers.py --out tools/demo/configs/teachers
 
 Nothing is downloaded, so the demo cannot have the weights of DINOv2 and CLIP. Two small vision
 transformers of their architectures take their places. They know other fabricated places, several
 hundred of them, each photographed on two dates; no scene of the demo is among them, and no class
-map is ever looked at (tools/demo_places.py makes all that they see):
+map is ever looked at (tools/demo/places.py makes all that they see):
 
 dinov2.pth  Self-distillation without labels: from a photograph with some patches blanked out, each
             patch predicts to which cluster an average of the network assigns the same spot in the
@@ -42,7 +42,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from demo_places import Place, make_place, write_caption
+from demo.places import Place, make_place, write_caption
 from mmseg.registry import MODELS
 from rich.progress import track
 from torch import Tensor, nn
@@ -436,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Train the demo's stand-ins for foundation models",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('--out', default='configs/demo/teachers', help='folder to write to')
+    parser.add_argument('--out', default='tools/demo/configs/teachers', help='folder to write to')
     parser.add_argument('--seed', type=int, default=0, help='seed of places and training')
     parser.add_argument('--places', type=int, default=300, help='places to learn from')
     parser.add_argument('--steps', type=int, help=f'training steps of each (default: {STEPS})')

@@ -40,9 +40,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmseg_semi_rs.datasets import splits
-from mmseg_semi_rs.datasets.split_files import find_tiles, write_split
-from mmseg_semi_rs.datasets.split_maker import PRESETS, Split, SplitOptions, make_split
+from mmseg_semi_rs.dataprep.splits import draw as splits
+from mmseg_semi_rs.dataprep.splits.files import find_tiles, write_split
+from mmseg_semi_rs.dataprep.splits.make import PRESETS, Split, SplitOptions, make_split
 
 
 def build_parser() -> argparse.ArgumentParser:

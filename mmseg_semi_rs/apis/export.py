@@ -26,8 +26,8 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from ..datasets.conversion import write_atomic
 from ..engine.launch import load_config
+from ..utils.files import write_atomic
 from .predictor import choose_network, dataset_meta, load_weights
 from .stock_parts import (
     NO_STOCK_PART,

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..datasets.conversion import write_png
-from ..datasets.raster_bands import import_rasterio, open_raster, read_bands
+from ..rasters.reader import import_rasterio, open_raster, read_bands
+from ..rasters.sources import PixelSource, RasterSource
+from ..utils.files import write_png
 from ..visualization import colorize, legend, overlay, save_picture
 from .mosaic import Strip
 from .predictor import NO_DATA
-from .sources import PixelSource, RasterSource
 
 _PREVIEW_SIDE = 1024
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import Axis
+from ..rasters.grid import Axis
+from ..rasters.sources import Source
 from .predictor import NO_DATA, Predictor
-from .sources import Source
 
 MEMORY = 256 * 2**20  # bytes of probabilities that are summed up at a time
 
@@ -57,7 +57,7 @@ class Mosaic:
     """The windows of one image, and the order in which they are predicted.
 
     Windows go from left to right and from top to bottom. Their probabilities, each weighted as
-    :class:`~mmseg_semi_rs.apis.grid.Axis` says, are summed up on the model's device for one row of
+    `Axis` says, are summed up on the model's device for one row of
     windows at a time; what no further window reaches is finished and leaves as a strip. An image so
     wide that a row needs more than ``memory`` is divided into panels; windows over the border of
     two panels are predicted for each. So the memory does not depend on the image's size, and a

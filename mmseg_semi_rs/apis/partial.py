@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.conversion import write_atomic
+from ..utils.files import write_atomic
 from .mosaic import Strip
 
 _FINGERPRINT = 'fingerprint'

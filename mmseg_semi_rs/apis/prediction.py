@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets.raster_bands import raster_info, read_rgb
-from ..models.class_embeddings.cache import settings_digest
-from .maps import Layers, MapWriter
-from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
-from .partial import PartialMap
-from .predictor import Predictor
-from .sources import (
+from ..rasters.reader import raster_info, read_rgb
+from ..rasters.sources import (
     IMAGE_SUFFIXES,
     RASTER_SUFFIXES,
     PixelSource,
     is_raster,
     open_source,
 )
+from ..utils.files import settings_digest
+from .maps import Layers, MapWriter
+from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
+from .partial import PartialMap
+from .predictor import Predictor
 
 JOURNAL = 'predictions.jsonl'
 _BACKLOG = 2  # strips that wait to be written

@@ -19,9 +19,9 @@ from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from ..datasets.raster_bands import RasterToRGB
 from ..engine.launch import load_config, section
-from ..models.class_embeddings.cache import file_digest, settings_digest
+from ..rasters.reader import RasterToRGB
+from ..utils.files import file_digest, settings_digest
 
 NO_DATA = 255  # in a map
 

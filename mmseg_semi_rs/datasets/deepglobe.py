@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from mmseg.registry import DATASETS
 
-from ..structures.concepts import class_concepts
+from ..classes import METAINFO
 from .described_dataset import DescribedDataset
 
 
@@ -30,19 +30,7 @@ class DeepGlobeDataset(DescribedDataset):
         **kwargs: Passed on to ``BaseSegDataset``.
     """
 
-    METAINFO: ClassVar[dict] = dict(
-        classes=('urban', 'agriculture', 'rangeland', 'forest', 'water', 'barren', 'unknown'),
-        palette=[
-            [0, 255, 255],
-            [255, 255, 0],
-            [255, 0, 255],
-            [0, 255, 0],
-            [0, 0, 255],
-            [255, 255, 255],
-            [0, 0, 0],
-        ],
-        concepts=[list(names) for names in class_concepts('deepglobe')],
-    )
+    METAINFO: ClassVar[dict] = METAINFO['deepglobe']
 
     def __init__(
         self, train_unknown: bool = False, metainfo: dict | None = None, **kwargs: Any

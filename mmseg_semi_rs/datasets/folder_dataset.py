@@ -3,62 +3,15 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
-
-
-def list_images(folder: str | Path) -> dict[str, list[str]]:
-    """Image files of a folder and its sub-folders, by stem.
-
-    Args:
-        folder: What is hidden in it (a name with a dot in front) is passed over.
-
-    Returns:
-        Paths below ``folder``, with ``/``, by the path without suffix; both sorted. Suffixes are
-        those of :data:`IMAGE_SUFFIXES` in any case.
-    """
-    found: dict[str, list[str]] = defaultdict(list)
-    for where, folders, names in os.walk(folder, followlinks=True):
-        here = Path(where).resolve()
-        folders[:] = [  # without links to what they lie in, which would never end
-            name
-            for name in folders
-            if not name.startswith('.') and not here.is_relative_to((here / name).resolve())
-        ]
-        below = Path(where).relative_to(folder)
-        for name in names:
-            if not name.startswith('.') and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                path = below / name
-                found[path.with_suffix('').as_posix()].append(path.as_posix())
-    return {stem: sorted(found[stem]) for stem in sorted(found)}
-
-
-def distinct_colours(count: int) -> list[list[int]]:
-    """Colours that are easily told apart.
-
-    Args:
-        count: Number of colours.
-
-    Returns:
-        RGB, 0 to 255: matplotlib's tab10 or tab20 as far as they reach, else hues around the
-        circle.
-    """
-    from matplotlib import colormaps
-
-    if count <= 20:
-        colours = colormaps['tab10' if count <= 10 else 'tab20'](range(count))
-    else:
-        colours = colormaps['hsv'](np.arange(count) / count)
-    return [[round(255 * float(value)) for value in colour[:3]] for colour in colours]
+from ..classes import distinct_colours
+from ..rasters.files import list_images
 
 
 @DATASETS.register_module()

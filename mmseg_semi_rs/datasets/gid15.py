@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from mmseg.registry import DATASETS
 
-from ..structures.concepts import class_concepts
+from ..classes import METAINFO
 from .described_dataset import DescribedDataset
 
 
@@ -21,28 +21,4 @@ class GID15Dataset(DescribedDataset):
     be 0 as in other copies of the data set, which number the classes from 1.
     """
 
-    METAINFO: ClassVar[dict] = dict(
-        classes=(
-            *('industrial_land', 'urban_residential', 'rural_residential', 'traffic_land'),
-            *('paddy_field', 'irrigated_land', 'dry_cropland', 'garden_plot', 'arbor_woodland'),
-            *('shrub_land', 'natural_grassland', 'artificial_grassland', 'river', 'lake', 'pond'),
-        ),
-        palette=[
-            [200, 0, 0],
-            [250, 0, 150],
-            [200, 150, 150],
-            [250, 150, 150],
-            [0, 200, 0],
-            [150, 250, 0],
-            [150, 200, 150],
-            [200, 0, 200],
-            [150, 0, 250],
-            [150, 150, 250],
-            [250, 200, 0],
-            [200, 200, 0],
-            [0, 0, 200],
-            [0, 150, 200],
-            [0, 200, 250],
-        ],
-        concepts=[list(names) for names in class_concepts('gid15')],
-    )
+    METAINFO: ClassVar[dict] = METAINFO['gid15']

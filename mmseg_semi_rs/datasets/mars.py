@@ -7,24 +7,8 @@ from typing import ClassVar
 
 from mmseg.registry import DATASETS
 
-from ..structures.concepts import class_concepts
+from ..classes import METAINFO
 from .described_dataset import DescribedDataset
-
-_CLASSES = (
-    *('martian_soil', 'sands', 'gravel', 'bedrock', 'rocks', 'tracks', 'shadows', 'unknown'),
-    'background',
-)
-_PALETTE = [
-    [128, 0, 0],
-    [0, 128, 0],
-    [128, 128, 0],
-    [0, 0, 128],
-    [128, 0, 128],
-    [0, 128, 128],
-    [128, 128, 128],
-    [64, 0, 0],
-    [192, 0, 0],
-]
 
 
 @DATASETS.register_module()
@@ -37,11 +21,7 @@ class MERDataset(DescribedDataset):
     (the rover itself) and *background* (sky, far hills) are classes like the others, and count.
     """
 
-    METAINFO: ClassVar[dict] = dict(
-        classes=_CLASSES,
-        palette=_PALETTE,
-        concepts=[list(names) for names in class_concepts('mer')],
-    )
+    METAINFO: ClassVar[dict] = METAINFO['mer']
 
 
 @DATASETS.register_module()
@@ -52,8 +32,4 @@ class MSLDataset(DescribedDataset):
     frames. Classes and ids as in :class:`MERDataset`.
     """
 
-    METAINFO: ClassVar[dict] = dict(
-        classes=_CLASSES,
-        palette=_PALETTE,
-        concepts=[list(names) for names in class_concepts('msl')],
-    )
+    METAINFO: ClassVar[dict] = METAINFO['msl']

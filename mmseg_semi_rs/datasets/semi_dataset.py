@@ -8,14 +8,14 @@ from typing import Any
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmseg.registry import DATASETS
 
-from .randomness import Draw, seeded
+from ..utils.randomness import Draw, seeded
 
 
 @DATASETS.register_module()
 class SemiDataset(ConcatDataset):
     """Concatenation of a labelled and an unlabelled dataset, with reproducible transforms.
 
-    A :class:`~mmseg_semi_rs.datasets.randomness.Draw` index, as ``SemiSampler`` yields it, seeds
+    A :class:`~mmseg_semi_rs.utils.randomness.Draw` index, as ``SemiSampler`` yields it, seeds
     every transform, so augmentation does not depend on which worker runs it, and a resumed
     training sees the very images an uninterrupted one would have seen. A plain int index is passed
     through unseeded.

@@ -89,24 +89,6 @@ def tile_paths(dataset: Any) -> list[str]:
     return [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
 
 
-def evenly(count: int, wanted: int) -> list[int]:
-    """Choose some of a number of indices, evenly spaced.
-
-    Args:
-        count (int): Number of indices.
-        wanted (int): How many of them, at most.
-
-    Returns:
-        list[int]: Ascending, in ``[0, count)``, none twice.
-
-    Examples:
-        >>> evenly(10, 2), evenly(2, 10)
-        ([2, 7], [0, 1])
-    """
-    wanted = min(count, wanted)
-    return [(2 * index + 1) * count // (2 * wanted) for index in range(wanted)]
-
-
 def _leaf(dataset: Any, index: int) -> tuple[Any, int]:
     """The dataset inside wrappers that a sample comes from, and its index there."""
     while True:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from mmseg.registry import DATASETS
 
-from ..structures.concepts import class_concepts
+from ..classes import METAINFO
 from .described_dataset import DescribedDataset
 
 
@@ -26,18 +26,7 @@ class WHDLDDataset(DescribedDataset):
         **kwargs: Passed on to :class:`DescribedDataset`.
     """
 
-    METAINFO: ClassVar[dict] = dict(
-        classes=('building', 'road', 'pavement', 'vegetation', 'bare_soil', 'water'),
-        palette=[
-            [255, 0, 0],
-            [255, 255, 0],
-            [192, 192, 0],
-            [0, 255, 0],
-            [128, 128, 128],
-            [0, 0, 255],
-        ],
-        concepts=[list(names) for names in class_concepts('whdld')],
-    )
+    METAINFO: ClassVar[dict] = METAINFO['whdld']
 
     def __init__(self, reduce_zero_label: bool = True, **kwargs: Any) -> None:
         super().__init__(reduce_zero_label=reduce_zero_label, **kwargs)

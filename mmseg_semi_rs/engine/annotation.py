@@ -18,10 +18,11 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
-from ..datasets.tiles import evenly, load_tile
+from ..datasets.tiles import load_tile
 from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
 from ..purification.verifiers import Verifier
+from ..utils.sampling import evenly
 from .launch import set_launcher
 
 __all__ = [

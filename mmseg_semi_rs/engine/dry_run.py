@@ -17,12 +17,12 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ..datasets.checks import check_disjoint, check_segmentation_dataset, check_semi_dataset
 from ..models.teachers import FrozenTeacher
+from ..utils.runner import unwrap
+from .data_checks import check_disjoint, check_segmentation_dataset, check_semi_dataset
 from .launch import batch_summary, section
 
 __all__ = ['dry_run', 'parameter_counts', 'peak_memory']
@@ -197,7 +197,7 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
             datasets['test'] = runner.test_loop.dataloader.dataset
         tell('Data', [line for name, data in datasets.items() for line in _sources(name, data)])
         tell('Checks', _check_data(datasets))
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         tell(
             'Weights',
             [f'{path}  {path.stat().st_size / 2**20:.1f} MiB' for path in weight_files]

@@ -21,7 +21,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import MODELS
 
-from ..datasets.checks import check_dataset_paths
+from .data_checks import check_dataset_paths
 
 __all__ = [
     'BAD_INPUT',

@@ -7,10 +7,11 @@ import logging
 from typing import Any
 
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+
+from ..utils.runner import unwrap
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -38,7 +39,7 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
         Returns:
             OptimWrapper: Over the trainable parameters.
         """
-        inner: Any = model.module if is_model_wrapper(model) else model
+        inner: Any = unwrap(model)
         names = [name for name, param in inner.named_parameters() if param.requires_grad]
         if not names:
             raise ValueError(f'{type(inner).__name__} has no trainable parameter.')

@@ -15,9 +15,10 @@ from mmengine.dataset import pseudo_collate
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 
-from ..datasets.tiles import evenly, load_image
+from ..datasets.tiles import load_image
 from ..purification.audit import AuditRecord
 from ..purification.evidence import quantise
+from ..utils.sampling import evenly
 from .hooks import VLMPurifyHook
 
 __all__ = ['audit_dataset', 'audit_tiles']

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.teachers import FrozenTeacher
 from ..models.utils import early_gradients
+from ..utils.runner import unwrap
 from .activation_memory import SavedActivations
 from .hooks import VLMPurifyHook
 
@@ -145,7 +145,7 @@ class TimeStepsHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Put the timers into model and optimizer."""
         self.watch = Stopwatch(torch.cuda.is_available())
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self.watch.watch('preprocess', model.data_preprocessor)
         for name, part in (
             ('loss', 'student forward'),

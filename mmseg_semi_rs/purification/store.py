@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from ..models.class_embeddings.cache import file_digest, settings_digest
+from ..utils.files import file_digest, settings_digest
 from .evidence import Evidence, Region
 
 _FORMAT = 1

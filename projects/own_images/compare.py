@@ -34,8 +34,8 @@ from rich.console import Console
 from tables import write_results
 
 import mmseg_semi_rs
-from mmseg_semi_rs.datasets.folder_dataset import distinct_colours
-from mmseg_semi_rs.datasets.tiles import evenly
+from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization.report import write_report
 
 HERE = Path(__file__).resolve().parent

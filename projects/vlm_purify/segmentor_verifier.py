@@ -14,10 +14,10 @@ from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 
-from mmseg_semi_rs.datasets.randomness import seeded
-from mmseg_semi_rs.models.class_embeddings.cache import file_digest
 from mmseg_semi_rs.purification.evidence import Evidence, quantise
 from mmseg_semi_rs.purification.verifiers import Verifier
+from mmseg_semi_rs.utils.files import file_digest
+from mmseg_semi_rs.utils.randomness import seeded
 
 
 @MODELS.register_module()

@@ -16,10 +16,10 @@ from mmengine.dataset import pseudo_collate
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATA_SAMPLERS, DATASETS, METRICS
 
+from mmseg_semi_rs.classes.concepts import CONCEPTS, class_concepts
+from mmseg_semi_rs.dataprep.splits.draw import CLASS_IDS, CO2S
 from mmseg_semi_rs.datasets import DeepGlobeDataset, GID15Dataset
-from mmseg_semi_rs.datasets.randomness import seeded
-from mmseg_semi_rs.datasets.splits import CLASS_IDS, CO2S
-from mmseg_semi_rs.structures.concepts import CONCEPTS, class_concepts
+from mmseg_semi_rs.utils.randomness import seeded
 from tests.datasets.fabricated import (
     GID15,
     MARS,

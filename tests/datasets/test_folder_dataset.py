@@ -6,10 +6,10 @@ import pytest
 from mmseg.registry import DATASETS
 from PIL import Image
 
+from mmseg_semi_rs.classes import distinct_colours
 from mmseg_semi_rs.datasets import FolderDataset, SemiDataset
-from mmseg_semi_rs.datasets.checks import check_segmentation_dataset, check_semi_dataset
-from mmseg_semi_rs.datasets.folder_dataset import distinct_colours
 from mmseg_semi_rs.datasets.tiles import load_tile
+from mmseg_semi_rs.engine.data_checks import check_segmentation_dataset, check_semi_dataset
 
 FILES = {
     'a.png': None, 'B.JPG': None, 'deep/c.tif': None, 'deep/d.x.jpeg': None, '.hidden.png': None,

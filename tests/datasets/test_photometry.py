@@ -7,9 +7,9 @@ from mmcv.transforms import Compose, LoadImageFromFile
 from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, TRANSFORMS
 
-from mmseg_semi_rs.datasets.randomness import seeded
 from mmseg_semi_rs.datasets.tiles import load_tile
 from mmseg_semi_rs.datasets.transforms import KeepInMemory, Photometry
+from mmseg_semi_rs.utils.randomness import seeded
 from tests.engine.test_resume import config, train
 from tests.tools.tiny_training import write_training
 

@@ -8,7 +8,7 @@ from mmseg.datasets import BaseSegDataset
 
 import mmseg_semi_rs.datasets.samplers.semi_sampler as module
 from mmseg_semi_rs.datasets import RareClassSemiSampler, SemiDataset, SemiSampler
-from mmseg_semi_rs.datasets.randomness import Draw, derive_seed, seeded
+from mmseg_semi_rs.utils.randomness import Draw, derive_seed, seeded
 
 
 class Numbers(BaseDataset):

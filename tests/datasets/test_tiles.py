@@ -11,7 +11,8 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
 from mmseg_semi_rs.datasets import SemiDataset
-from mmseg_semi_rs.datasets.tiles import evenly, load_image, load_tile, tile_paths
+from mmseg_semi_rs.datasets.tiles import load_image, load_tile, tile_paths
+from mmseg_semi_rs.utils.sampling import evenly
 
 LOADING = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 TRACKED = dict(

@@ -16,13 +16,13 @@ from mmseg.registry import MODELS
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mmseg_semi_rs.classes.concepts import class_concepts
 from mmseg_semi_rs.models.class_embeddings import (
     TEMPLATES,
     LearnableQueries,
     TextEmbedding,
     text_embedding,
 )
-from mmseg_semi_rs.structures.concepts import class_concepts
 
 WIDTH, LAYERS, DIM = 16, 2, 8
 ARCH = dict(width=WIDTH, layers=LAYERS, heads=2, embed_dim=DIM, quick_gelu=True)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmseg.registry import TRANSFORMS
 
-from mmseg_semi_rs.datasets.randomness import seeded
 from mmseg_semi_rs.purification.evidence import Evidence, Region, quantise
 from mmseg_semi_rs.purification.replay import frame_of, region_map, replay_evidence
+from mmseg_semi_rs.utils.randomness import seeded
 
 
 def augment(labels, seed, prob=0.5, keep_ratio=True):

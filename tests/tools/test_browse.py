@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from PIL import Image
 
-from mmseg_semi_rs.datasets.randomness import seed_step
 from mmseg_semi_rs.engine.launch import load_config
+from mmseg_semi_rs.utils.randomness import seed_step
 from mmseg_semi_rs.visualization import colorize
 from tests.tools.tiny_training import load_tool, run_here, write_dual, write_training
 

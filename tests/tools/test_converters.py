@@ -20,8 +20,8 @@ from mmseg_semi_rs.datasets import (
     MSLDataset,
     WHDLDDataset,
 )
-from mmseg_semi_rs.datasets.checks import check_segmentation_dataset
-from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES, tile_windows
+from mmseg_semi_rs.engine.data_checks import check_segmentation_dataset
+from mmseg_semi_rs.rasters.windows import POTSDAM_TILES, tile_windows
 from tests.datasets.fabricated import (
     DEEPGLOBE,
     GID15,

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from mmseg_semi_rs.datasets import checks
-from mmseg_semi_rs.datasets.folder_split import divide
+from mmseg_semi_rs.dataprep.folder.split import divide
+from mmseg_semi_rs.engine import data_checks as checks
 from tests.config_zoo import build_model
 from tests.tools.tiny_training import load_tool, run_here
 

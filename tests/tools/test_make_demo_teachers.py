@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from demo import scenes as fabricated
 from mmengine.config import Config
 from mmseg.registry import MODELS
 
-from mmseg_semi_rs.datasets import synthetic
 from mmseg_semi_rs.models.weights import read_weight_file
 from mmseg_semi_rs.purification import PROMPTS
 from tests.tools.tiny_training import ROOT
 
-KEPT = ROOT / 'configs' / 'demo' / 'teachers'
+KEPT = ROOT / 'tools' / 'demo' / 'configs' / 'teachers'
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def tool(monkeypatch):
 @pytest.fixture
 def places(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    return importlib.import_module('demo_places')
+    return importlib.import_module('demo.places')
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_kept_weights_are_small_and_what_their_note_says(name, tool):
 
 @pytest.mark.parametrize('name', ['dino', 'clip'])
 def test_teachers_of_the_demo_hold_the_kept_weights_and_nothing_else(name):
-    cfg = Config.fromfile(ROOT / 'configs/demo/rsmtdf_potsdam_3-32.py')
+    cfg = Config.fromfile(ROOT / 'tools/demo/configs/rsmtdf_potsdam_3-32.py')
     backbone = cfg.model.student.decode_head.teachers[name].backbone
     path = ROOT / backbone.checkpoint
     module = MODELS.build({**backbone, 'checkpoint': str(path)})
@@ -70,12 +70,12 @@ def test_teachers_of_the_demo_hold_the_kept_weights_and_nothing_else(name):
 
 
 def test_verifier_of_the_demo_reads_the_same_file():
-    cfg = Config.fromfile(ROOT / 'configs/demo/semiearth_potsdam_3-32.py')
+    cfg = Config.fromfile(ROOT / 'tools/demo/configs/semiearth_potsdam_3-32.py')
     verifier = dict(cfg.purify.verifier, checkpoint=str(ROOT / cfg.purify.verifier.checkpoint))
     verifier['temperature'] = 0.05
     built = MODELS.build(verifier)
     built.load()
-    image, _ = synthetic.make_scene(seed=7, index=0, size=128)
+    image, _ = fabricated.make_scene(seed=7, index=0, size=128)
     (found,) = built.verify([image])
     assert found.scores.shape == (6, 32, 32) and not found.scores[5].any()
 

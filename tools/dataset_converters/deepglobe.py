@@ -17,7 +17,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.converter_tool import (
+from mmseg_semi_rs.dataprep.convert.raw_labels import ColourLabels
+from mmseg_semi_rs.dataprep.convert.tool import (
     Plan,
     add_unknown_colours,
     find_pairs,
@@ -25,7 +26,6 @@ from mmseg_semi_rs.datasets.converter_tool import (
     too_few,
     tool_parser,
 )
-from mmseg_semi_rs.datasets.raw_labels import ColourLabels
 
 PATTERN = re.compile(
     r'(?:^|/)(?:[^/]*(train|valid|test)/)?(\d+)_(sat\.jpg|mask\.png)$', re.IGNORECASE

@@ -22,7 +22,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.converter_tool import (
+from mmseg_semi_rs.dataprep.convert.raw_labels import ColourLabels
+from mmseg_semi_rs.dataprep.convert.tool import (
     Plan,
     add_unknown_colours,
     find_pairs,
@@ -30,7 +31,6 @@ from mmseg_semi_rs.datasets.converter_tool import (
     too_few,
     tool_parser,
 )
-from mmseg_semi_rs.datasets.raw_labels import ColourLabels
 
 PATTERN = re.compile(
     r'(?:^|/)(?:image_RGB/(\w[\w-]*)|label_15classes/(\w[\w-]*)_(?:15)?label)\.tiff?$',

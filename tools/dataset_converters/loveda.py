@@ -19,8 +19,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.converter_tool import Plan, find_pairs, run_tool, tool_parser
-from mmseg_semi_rs.datasets.raw_labels import IdLabels
+from mmseg_semi_rs.dataprep.convert.raw_labels import IdLabels
+from mmseg_semi_rs.dataprep.convert.tool import Plan, find_pairs, run_tool, tool_parser
 
 PATTERN = re.compile(
     r'(?:^|/)(Train|Val|Test)/(?:Urban|Rural)/(images|masks)_png/(\d+)\.png$', re.IGNORECASE

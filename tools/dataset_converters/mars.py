@@ -24,7 +24,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.converter_tool import (
+from mmseg_semi_rs.dataprep.convert.raw_labels import ColourLabels, ColourOrIdLabels, IdLabels
+from mmseg_semi_rs.dataprep.convert.tool import (
     Plan,
     add_unknown_colours,
     find_pairs,
@@ -32,7 +33,6 @@ from mmseg_semi_rs.datasets.converter_tool import (
     too_few,
     tool_parser,
 )
-from mmseg_semi_rs.datasets.raw_labels import ColourLabels, ColourOrIdLabels, IdLabels
 
 PUBLISHED = {'mer': 1064, 'msl': 3927}
 LEGEND = (

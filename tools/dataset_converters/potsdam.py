@@ -18,15 +18,15 @@ import re
 import sys
 from collections.abc import Sequence
 
-from mmseg_semi_rs.datasets.converter_tool import (
+from mmseg_semi_rs.dataprep.convert.raw_labels import ColourLabels
+from mmseg_semi_rs.dataprep.convert.tool import (
     Plan,
     add_unknown_colours,
     find_pairs,
     run_tool,
     tool_parser,
 )
-from mmseg_semi_rs.datasets.raw_labels import ColourLabels
-from mmseg_semi_rs.datasets.tiling import POTSDAM_TILES
+from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
 
 LEGEND = (
     ((0, 0, 0), 0),

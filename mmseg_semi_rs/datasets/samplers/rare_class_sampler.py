@@ -11,7 +11,7 @@ from mmengine.dataset import BaseDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATA_SAMPLERS
 
-from ..randomness import derive_seed
+from ...utils.randomness import derive_seed
 from ..semi_dataset import SemiDataset
 from .semi_sampler import SemiSampler
 

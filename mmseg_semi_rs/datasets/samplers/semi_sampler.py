@@ -11,7 +11,7 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmseg.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
 
-from ..randomness import Draw, derive_seed
+from ...utils.randomness import Draw, derive_seed
 from ..semi_dataset import SemiDataset
 
 

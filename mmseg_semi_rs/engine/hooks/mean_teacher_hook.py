@@ -7,11 +7,11 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...models.segmentors.student import is_copy
+from ...utils.runner import unwrap
 
 
 def ema_momentum(update: int, momentum: float, warmup: bool) -> float:
@@ -92,7 +92,7 @@ class MeanTeacherHook(Hook):
 
         To a checkpoint without an average the loaded student is the first one.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not hasattr(model, 'update_teacher'):
             raise TypeError(
                 f'MeanTeacherHook needs a model with update_teacher(), such as '
@@ -120,6 +120,6 @@ class MeanTeacherHook(Hook):
         """Average the student of this iteration into the teacher."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         update = runner.iter // self.interval
         model.update_teacher(ema_momentum(update, self.momentum, self.warmup))

@@ -10,12 +10,12 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
 from ...structures import PseudoLabel
+from ...utils.runner import unwrap
 from ...visualization.run_records import GUARD
 from ..pseudo_label_counts import count_labels, pseudo_labels_of, sum_by_class
 
@@ -271,4 +271,4 @@ def _percent(share: float) -> str:
 
 
 def _unwrapped(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return unwrap(runner.model)

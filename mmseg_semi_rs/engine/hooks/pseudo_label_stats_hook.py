@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from ...utils.runner import unwrap
 from ..pseudo_label_counts import count_pseudo_labels, pseudo_labels_of, summarise_counts
 
 
@@ -64,7 +64,7 @@ class PseudoLabelStatsHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Count the batch's pseudo labels; at the interval, log and begin again."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         step = getattr(model, 'last_step', {})
         classes = runner.train_dataloader.dataset.metainfo['classes']
         for network, pseudo in pseudo_labels_of(step).items():

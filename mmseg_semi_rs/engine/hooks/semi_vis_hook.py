@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
@@ -16,6 +15,7 @@ from ...purification.audit import AuditRecord
 from ...purification.evidence import quantise
 from ...purification.purifier import EvidencePurifier, Purification
 from ...structures import PseudoLabel
+from ...utils.runner import unwrap
 from ...visualization.panels import colorize, draw_panels, legend
 from ...visualization.purification_panels import ACTION_COLOURS, purification_row
 from ..pseudo_label_counts import pseudo_labels_of
@@ -55,7 +55,7 @@ class SemiVisHook(Hook):
         """Draw the batch."""
         if not self.every_n_train_iters(runner, self.interval):
             return
-        model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model: Any = unwrap(runner.model)
         step = getattr(model, 'last_step', {})
         named = pseudo_labels_of(step)
         if not named:

@@ -13,12 +13,10 @@ import torch
 from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS, MODELS
 
-from ...datasets.randomness import seeded
-from ...datasets.tiles import evenly, load_image, load_tile
+from ...datasets.tiles import load_image, load_tile
 from ...purification.evidence import Evidence
 from ...purification.policy import ACTIONS
 from ...purification.purifier import EvidencePurifier, Purification, frame_of_sample
@@ -26,6 +24,9 @@ from ...purification.source import EvidenceSource
 from ...purification.store import EvidenceStore
 from ...purification.trust import ClassTrust, learn_trust
 from ...purification.verifiers import Verifier
+from ...utils.randomness import seeded
+from ...utils.runner import unwrap
+from ...utils.sampling import evenly
 from ..annotation import calibrate
 from ..pseudo_label_counts import pseudo_labels_of
 
@@ -331,4 +332,4 @@ def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, 
 
 
 def _unwrapped(runner: Runner) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return unwrap(runner.model)

@@ -7,7 +7,6 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.loops import _InfiniteDataloaderIterator
@@ -15,10 +14,11 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from mmseg.registry import LOOPS
 from torch.utils.data import DataLoader
 
-from ...datasets.checks import check_segmentation_dataset, check_semi_dataset
-from ...datasets.randomness import seed_step
 from ...datasets.semi_dataset import SemiDataset
 from ...models.segmentors.schedule import check_burn_in
+from ...utils.randomness import seed_step
+from ...utils.runner import unwrap
+from ..data_checks import check_segmentation_dataset, check_semi_dataset
 from ..hooks import MeanTeacherHook
 
 
@@ -130,7 +130,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         On a GPU a label without a class would crash the device.
         """
         model: Any = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrap(model)
         count = getattr(model, 'num_classes', None)
         classes = self.dataloader.dataset.metainfo.get('classes')
         if isinstance(count, int) and classes and count != len(classes):

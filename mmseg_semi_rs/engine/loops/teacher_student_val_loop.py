@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import ValLoop
 from mmengine.runner.amp import autocast
 from mmseg.registry import LOOPS
+
+from ...utils.runner import unwrap
 
 
 @LOOPS.register_module()
@@ -39,9 +40,7 @@ class TeacherStudentValLoop(ValLoop):
         self.runner.call_hook('before_val')
         self.runner.call_hook('before_val_epoch')
         self.runner.model.eval()
-        model = (
-            self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
-        )
+        model = unwrap(self.runner.model)
         evaluators: dict[str, Any] = {}
         for index, data_batch in enumerate(self.dataloader):
             self.runner.call_hook('before_val_iter', batch_idx=index, data_batch=data_batch)

@@ -18,34 +18,6 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Hash settings that JSON can express, whatever the order of their keys.
-
-    Args:
-        settings: Nested dicts, sequences, strings and numbers.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-    """
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Hash the content of a file.
-
-    Args:
-        path: An existing file of any size.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    with path.open('rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
 

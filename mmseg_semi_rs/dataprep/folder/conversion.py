@@ -1,0 +1,309 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Somebody's images made ready for training: left where they are, or converted once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from ...rasters.masks import read_mask
+from ...rasters.reader import RasterToRGB, estimate_stretch, raster_info, read_rgb
+from ...utils.files import write_png
+from ...utils.sampling import evenly
+from ..convert.archives import SourceError, SourceFile
+from ..convert.conversion import Cut, Job, convert
+from ..convert.raw_labels import IdLabels
+from ..splits.files import scan_labels
+from .mask_classes import IGNORED, ClassPlan
+from .survey import Picture, Survey
+
+LONGEST_SIDE = 1536  # pixels; decoding larger images for each crop costs more than the training
+TILE = 512
+
+_SMALLEST_TILE = 64
+_SAMPLED = 30  # images that a stretch is estimated from
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is going to be done.
+
+    Attributes:
+        convert_images: Whether images are written anew.
+        convert_masks: Whether masks are.
+        tile: Side of the tiles that images are cut into; None leaves them whole.
+        reason: Why.
+    """
+
+    convert_images: bool
+    convert_masks: bool
+    tile: int | None
+    reason: str
+
+
+@dataclass
+class Ready:
+    """Images that can be trained on.
+
+    Attributes:
+        image_dir: Their folder.
+        mask_dir: That of their masks, 8-bit class ids.
+        presence: Class ids of each labelled image, by its name without suffix.
+        unlabelled: Names of images without a mask, or of which no pixel has a class.
+        files: Name with suffix of each name, where the suffix is to stand in lists.
+        side: Typical longer side in pixels.
+        one_size: Whether all have the same size.
+        problems: One sentence for each file that could not be converted.
+        notes: Remarks.
+    """
+
+    image_dir: Path
+    mask_dir: Path
+    presence: dict[str, frozenset[int]]
+    unlabelled: list[str]
+    files: dict[str, str]
+    side: int
+    one_size: bool
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RasterSource(SourceFile):
+    """An image of any kind that opens as 8-bit RGB."""
+
+    to_rgb: RasterToRGB
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the file and with the stretch."""
+        return f'{super().fingerprint}:{self.to_rgb!r}'
+
+    def open_image(self) -> Image.Image:
+        """The RGB image; see :meth:`SourceFile.open_image`."""
+        try:
+            return Image.fromarray(read_rgb(self.root / self.member, self.to_rgb).pixels)
+        except ValueError as error:
+            raise SourceError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class MaskSource(SourceFile):
+    """A mask of any kind that opens as class ids; 255 also where its image has no data."""
+
+    plan: ClassPlan
+    image: RasterSource
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the file and with the classes."""
+        plan = self.plan
+        return f'{super().fingerprint}:{plan.values}:{plan.painted}:{plan.lossy}'
+
+    def open_image(self) -> Image.Image:
+        """The ids as a grey image; see :meth:`SourceFile.open_image`."""
+        try:
+            ids = self.plan.encode(read_mask(self.root / self.member))
+            path = self.image.root / self.image.member
+            if raster_info(path).transparent:
+                valid = read_rgb(path, self.image.to_rgb).valid
+                if valid is not None:
+                    ids[~valid] = IGNORED
+        except ValueError as error:
+            raise SourceError(str(error)) from error
+        return Image.fromarray(ids)
+
+
+def choose_stretch(survey: Survey, bands: Sequence[int] | None) -> RasterToRGB:
+    """How images become RGB: as they are, or with the same stretch for all.
+
+    Raises:
+        ValueError: See :func:`~.raster_bands.estimate_stretch`.
+    """
+    if not survey.needs_stretch:
+        return RasterToRGB(bands)
+    deep = [p for p in survey.pictures.values() if p.info.dtype != 'uint8']
+    chosen = [survey.image_dir / deep[k].name for k in evenly(len(deep), _SAMPLED)]
+    return estimate_stretch(chosen, bands)
+
+
+def prepare(
+    survey: Survey, plan: ClassPlan, to_rgb: RasterToRGB, tile: int | None = None
+) -> Preparation:
+    """Decide what has to be converted.
+
+    Args:
+        survey: What was found.
+        plan: What the masks mean.
+        to_rgb: See :func:`choose_stretch`.
+        tile: Side of the tiles that the user asks for; None leaves the choice.
+
+    Raises:
+        ValueError: The tile is too small.
+    """
+    if tile is not None and tile < _SMALLEST_TILE:
+        raise ValueError(
+            f'--tile {tile} is too small to learn from: choose {_SMALLEST_TILE} or more.'
+        )
+    infos = [picture.info for picture in survey.pictures.values()]
+    sides = sorted(min(info.width, info.height) for info in infos)
+    side = tile or max(_SMALLEST_TILE, min(TILE, sides[len(sides) // 2]))
+    masked = [survey.pictures[stem].info for stem in survey.masks]
+    for asked, reason in (
+        (tile is not None, f'tiles of {side} px are asked for'),
+        (
+            survey.longest_side > LONGEST_SIDE,
+            f'images of up to {survey.longest_side} px are larger than {LONGEST_SIDE} px, and '
+            f'would be decoded whole for each crop: cut into tiles of {side} px',
+        ),
+    ):
+        if asked:
+            return Preparation(True, True, side, reason)
+    for asked, reason in (
+        (survey.needs_stretch, 'pixels of more than 8 bits are stretched to 8-bit RGB'),
+        (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
+        (not all(info.by_pillow for info in infos), 'files have other bands than red, green, blue'),
+        (
+            any(info.georeferenced for info in infos),
+            'training reads images by OpenCV, which warns about every GeoTIFF and reads it slowly',
+        ),
+        (
+            any(info.transparent for info in masked),
+            'pixels without data are ignored in the masks',
+        ),
+    ):
+        if asked:
+            return Preparation(True, True, None, reason)
+    if not (plan.as_stored and all(mask.direct for mask in survey.masks.values())):
+        return Preparation(
+            False,
+            True,
+            None,
+            'images can be trained on where they are; masks are written anew, as class ids',
+        )
+    return Preparation(False, False, None, 'images and masks can be trained on where they are')
+
+
+def make_ready(
+    survey: Survey,
+    plan: ClassPlan,
+    to_rgb: RasterToRGB,
+    preparation: Preparation,
+    out_dir: Path,
+    workers: int = 1,
+    console: Console | None = None,
+) -> Ready:
+    """Convert what has to be converted; what an earlier run has converted is kept.
+
+    Args:
+        survey: What was found.
+        plan: What the masks mean.
+        to_rgb: How images become RGB.
+        preparation: What is to be done.
+        out_dir: Gets ``img_dir`` and ``ann_dir``.
+        workers: Processes; each holds one image and its mask in memory.
+        console: Shows the progress.
+
+    Raises:
+        ValueError: ``out_dir`` holds tiles that were cut otherwise, or its folders are those of the
+            originals.
+    """
+    for folder in filter(None, (survey.image_dir, survey.mask_dir)):
+        for made, name in (
+            (preparation.convert_images, 'img_dir'),
+            (preparation.convert_masks, 'ann_dir'),
+        ):
+            target, original = (out_dir / name).resolve(), folder.resolve()
+            if made and (target.is_relative_to(original) or original.is_relative_to(target)):
+                raise ValueError(
+                    f'Converted files would go to {target} and replace originals in {folder}: '
+                    'choose another --out.'
+                )
+    if preparation.convert_images:
+        return _converted(survey, plan, to_rgb, preparation.tile, out_dir, workers, console)
+    assert survey.mask_dir is not None
+    mask_dir = survey.mask_dir
+    presence = survey.presence(plan)
+    if preparation.convert_masks:
+        mask_dir = out_dir / 'ann_dir'
+        for stem, mask in survey.masks.items():
+            target = mask_dir / f'{stem}.png'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            ids = plan.encode(read_mask(survey.mask_dir / mask.name))
+            presence[stem] = frozenset(map(int, np.unique(ids))) - {IGNORED}
+            write_png(target, ids)
+    labelled = {stem: ids for stem, ids in presence.items() if ids}
+    return Ready(
+        survey.image_dir,
+        mask_dir,
+        labelled,
+        [stem for stem in survey.pictures if stem not in labelled],
+        {stem: picture.name for stem, picture in survey.pictures.items()},
+        survey.typical_side,
+        len(survey.sizes) == 1,
+    )
+
+
+def _converted(
+    survey: Survey,
+    plan: ClassPlan,
+    to_rgb: RasterToRGB,
+    tile: int | None,
+    out_dir: Path,
+    workers: int,
+    console: Console | None,
+) -> Ready:
+    jobs = [_job(survey, picture, plan, to_rgb) for picture in survey.pictures.values()]
+    decoder = IdLabels(frozenset(range(IGNORED)), IGNORED)  # any: other classes may come later
+    report = convert(jobs, out_dir, Cut(tile), decoder, workers, console=console)
+    labels: dict[str, Path] = {}
+    unlabelled: list[str] = []
+    for item in report.done:
+        names = [str(PurePosixPath(item.subset) / name) for name in item.names]
+        if item.labelled:
+            labels.update({name: out_dir / 'ann_dir' / f'{name}.png' for name in names})
+        else:
+            unlabelled += names
+    found = scan_labels(labels)
+    presence = {name: ids - {IGNORED} for name, ids in found.items() if ids - {IGNORED}}
+    unlabelled += [name for name in found if name not in presence]
+    empty = []
+    if any(picture.info.transparent for picture in survey.pictures.values()):
+        empty = [name for name in unlabelled if _is_black(out_dir / 'img_dir' / f'{name}.png')]
+    return Ready(
+        out_dir / 'img_dir',
+        out_dir / 'ann_dir',
+        presence,
+        sorted(set(unlabelled) - set(empty)),
+        {},
+        tile or survey.typical_side,
+        tile is not None or len(survey.sizes) == 1,
+        report.failures,
+        [*report.notes, *([f'{len(empty)} tiles without data are left out'] if empty else [])],
+    )
+
+
+def _job(survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB) -> Job:
+    image = RasterSource(*_file(survey.image_dir, picture.name), to_rgb)
+    labels = None
+    if picture.stem in survey.masks and survey.mask_dir is not None:
+        name = survey.masks[picture.stem].name
+        labels = (MaskSource(*_file(survey.mask_dir, name), plan, image),)
+    stem = PurePosixPath(picture.stem)
+    subset = '' if stem.parent == PurePosixPath('.') else stem.parent.as_posix()
+    return Job(stem.name, subset, (image,), labels)
+
+
+def _file(folder: Path, name: str) -> tuple[Path, str, int, int]:
+    status = (folder / name).stat()
+    return folder, name, status.st_size, status.st_mtime_ns
+
+
+def _is_black(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.getbbox() is None

@@ -1,0 +1,387 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Which values or colours of masks are classes: what the user says, or a proposal with reasons."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ...classes import distinct_colours
+from ...rasters.masks import Colour, Mask, unpacked
+from ..convert.raw_labels import ColourLabels
+
+IGNORED = 255
+Zero = Literal['auto', 'class', 'ignore']
+
+_TOLERANCE = 32  # of a channel: how far lossy compression and smoothed edges carry a colour
+_RARE = 1e-3  # share of pixels below which one of many colours is an accident
+_FEW_COLOURS = 32  # more in lossless masks come from smoothed edges
+_MAX_CLASSES = 60
+_NO_CLASS = re.compile(
+    r'(un(label|classif|annotat|defin)\w*|no[ _-]?data|ignored?|void|nan|none|null)', re.IGNORECASE
+)
+
+
+class Wish(NamedTuple):
+    """A class that the user asked for.
+
+    Attributes:
+        name: Of the class.
+        value: Number, or colour as 0xRRGGBB, that it has in the masks; None if it was not said.
+        painted: Whether ``value`` is a colour.
+    """
+
+    name: str
+    value: int | None = None
+    painted: bool = False
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """How masks become class ids.
+
+    Attributes:
+        classes: Names in the order of their ids.
+        palette: RGB of each.
+        values: What each is in the masks: a number, or a colour as 0xRRGGBB.
+        painted: Whether values are colours.
+        lossy: Whether colours near those are taken for them.
+        ignored: Pixels of each value that is no class.
+        reasons: Sentences on how this was decided.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    values: tuple[int, ...]
+    painted: bool
+    lossy: bool
+    ignored: dict[int, int] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether masks hold the class ids already, and 255 where there is none."""
+        return (
+            not self.painted
+            and all(value == index for index, value in enumerate(self.values))
+            and set(self.ignored) <= {IGNORED}
+        )
+
+    @property
+    def legend(self) -> ColourLabels:
+        """Reader of painted masks."""
+        pairs = tuple((unpacked(value), index) for index, value in enumerate(self.values))
+        return ColourLabels(pairs, IGNORED, _TOLERANCE if self.lossy else 0, 'ignore')
+
+    def encode(self, mask: Mask) -> np.ndarray:
+        """Class ids of a mask, (H, W) uint8; 255 where there is none."""
+        if self.painted:
+            rgb = mask.pixels if mask.painted else np.stack([mask.pixels] * 3, -1)
+            ids = self.legend.decode(Image.fromarray(rgb.astype(np.uint8)), 'mask').ids
+        else:
+            ids = np.full(mask.pixels.shape, IGNORED, np.uint8)
+            for index, value in enumerate(self.values):
+                ids[mask.pixels == value] = index
+        if mask.valid is not None:
+            ids = np.where(mask.valid, ids, np.uint8(IGNORED))
+        return ids
+
+    def tally(self, counts: Mapping[int, int]) -> dict[int, int]:
+        """Pixels of each class id out of those of each value; strayed colours are told apart."""
+        found: Counter[int] = Counter()
+        for value, pixels in counts.items():
+            index = self._index(value)
+            if index is not None:
+                found[index] += pixels
+        return dict(found)
+
+    def _index(self, value: int) -> int | None:
+        if value in self.values:
+            return self.values.index(value)
+        if not (self.painted and self.lossy):
+            return None
+        near = [(_distance(value, other), k) for k, other in enumerate(self.values)]
+        distance, index = min(near)
+        return index if distance <= _TOLERANCE else None
+
+    def show(self, value: int) -> str:
+        """A value as the user knows it."""
+        return f'#{value:06x}' if self.painted else str(value)
+
+
+def parse_wish(text: str) -> Wish:
+    """Read one of ``--classes``: ``name``, ``name=3`` or ``name=#RRGGBB``.
+
+    Raises:
+        ValueError: It is neither.
+
+    Examples:
+        >>> parse_wish('road=#ff0000')
+        Wish(name='road', value=16711680, painted=True)
+    """
+    match = re.fullmatch(r'([^=]+)(?:=(?:#([0-9a-fA-F]{6})|(-?\d+)))?', text.strip())
+    if match is None:
+        raise ValueError(
+            f'--classes {text!r} is no class: write name, name=3 for a value of the masks, or '
+            'name=#RRGGBB for a colour.'
+        )
+    name, colour, number = match.groups()
+    if colour is not None:
+        return Wish(name, int(colour, 16), True)
+    return Wish(name, None if number is None else int(number))
+
+
+def propose_classes(
+    counts: Mapping[int, int],
+    painted: bool,
+    lossy: bool = False,
+    wishes: Sequence[Wish] = (),
+    zero: Zero = 'auto',
+    ignore: Sequence[int] = (),
+    palette: Mapping[int, Colour] | None = None,
+    names: Mapping[int, str] | None = None,
+    calm: Mapping[int, int] | None = None,
+) -> ClassPlan:
+    """Decide which values of masks are classes.
+
+    Args:
+        counts: Pixels of each value in all masks; colours as 0xRRGGBB.
+        painted: Whether values are colours.
+        lossy: Whether masks were compressed lossily.
+        wishes: What the user says; all with a value, or all without.
+        zero: Whether 0 (black) is a class. ``'auto'`` decides by names and says why.
+        ignore: Values that are no class.
+        palette: Colours that the files have for their values.
+        names: Names that the files have for their values.
+        calm: Pixels of each colour away from edges, whose mixtures are no classes. Defaults to
+            ``counts``.
+
+    Raises:
+        ValueError: The names do not fit the values, or fewer than two classes are left.
+    """
+    plan = _Planner(
+        Counter(counts),
+        Counter(calm or counts),
+        painted,
+        lossy,
+        zero,
+        set(ignore),
+        dict(names or {}),
+    )
+    return plan.decide(list(wishes), dict(palette or {}))
+
+
+class _Planner:
+    def __init__(
+        self,
+        counts: Counter[int],
+        calm: Counter[int],
+        painted: bool,
+        lossy: bool,
+        zero: Zero,
+        ignore: set[int],
+        names: dict[int, str],
+    ) -> None:
+        self.counts, self.painted, self.zero, self.ignore = counts, painted, zero, ignore
+        self.names = names
+        self.lossy = lossy
+        self.calm = calm
+        self.reasons: list[str] = []
+
+    def decide(self, wishes: list[Wish], palette: dict[int, Colour]) -> ClassPlan:
+        pairs = self.named(wishes) if wishes and wishes[0].value is not None else None
+        if pairs is None:
+            pairs = self.unnamed([wish.name for wish in wishes])
+        elif any(wish.value is None for wish in wishes):
+            raise ValueError(
+                f'--classes {" ".join(wish.name for wish in wishes)} gives values for some classes '
+                'only: write all as name=value, or none.'
+            )
+        if len({name for _, name in pairs}) < len(pairs):
+            listed = ', '.join(name for _, name in pairs)
+            raise ValueError(f'Two classes have one name ({listed}): give each its own.')
+        if len(pairs) > IGNORED:
+            raise ValueError(
+                f'--classes has {len(pairs)} names, and masks have room for {IGNORED}: merge some.'
+            )
+        if len(pairs) < 2:
+            found = ', '.join(self.show(value) for value, _ in self.counts.most_common(5))
+            raise ValueError(
+                f'The masks show {len(pairs)} class{"" if len(pairs) == 1 else "es"} (values: '
+                f'{found}), and two are needed to learn anything: add masks that show others, or '
+                'say which values are classes by --classes name=value and --zero class.'
+            )
+        values = tuple(value for value, _ in pairs)
+        if self.painted:
+            colours = [unpacked(value) for value in values]
+        else:
+            colours = [palette[value] for value in values if value in palette]
+            if len(set(colours)) < len(values):
+                colours = [(r, g, b) for r, g, b in distinct_colours(len(values))]
+        plan = ClassPlan(
+            tuple(name for _, name in pairs),
+            tuple(colours),
+            values,
+            self.painted,
+            self.painted and self.lossy,
+        )
+        ignored = {v: n for v, n in self.counts.items() if not plan.tally({v: n})}
+        strayed = sum(n for v, n in self.counts.items() if v not in values and v not in ignored)
+        total = max(1, sum(self.counts.values()))
+        if strayed:
+            self.reasons.append(
+                f'{strayed:,} pixels ({strayed / total:.2%}) of colours near these are taken for '
+                'the nearest'
+            )
+        if ignored:
+            shown = sorted(ignored, key=lambda value: -ignored[value])
+            listed = ', '.join(map(self.show, shown[:6])) + (', ...' if len(shown) > 6 else '')
+            self.reasons.append(
+                f'ignored, {sum(ignored.values()) / total:.2%} of the masks: {listed}'
+            )
+        return ClassPlan(
+            plan.classes,
+            plan.palette,
+            plan.values,
+            plan.painted,
+            plan.lossy,
+            ignored,
+            tuple(self.reasons),
+        )
+
+    def show(self, value: int) -> str:
+        return f'#{value:06x}' if self.painted else str(value)
+
+    def named(self, wishes: list[Wish]) -> list[tuple[int, str]]:
+        """Classes of which the user gave the values."""
+        pairs = [(wish.value, wish.name) for wish in wishes if wish.value is not None]
+        if any(wish.painted != self.painted for wish in wishes if wish.value is not None):
+            kind = 'colours, name=#RRGGBB' if self.painted else 'numbers, name=3'
+            raise ValueError(
+                f'The masks hold {kind.split(",")[0]}, but --classes names '
+                f'{wishes[0].name}={"a number" if self.painted else "a colour"}: write {kind}.'
+            )
+        if len({value for value, _ in pairs}) < len(pairs):
+            raise ValueError('--classes gives one value to two classes: give each its own.')
+        if self.painted:
+            self.lossy = self.lossy or len(self.counts) > _FEW_COLOURS
+        self.reasons.append('classes are those of --classes, everything else is ignored')
+        return pairs
+
+    def unnamed(self, names: list[str]) -> list[tuple[int, str]]:
+        """Classes by the values that occur, with or without names for them."""
+        values = self.colours() if self.painted else sorted(self.counts)
+        if names and self.painted:
+            listed = ' '.join(f'name=#{value:06x}' for value in values)
+            raise ValueError(
+                f'The masks hold colours and --classes {" ".join(names)} does not say which is '
+                f'which: give each its colour, --classes {listed}.'
+            )
+        values = [value for value in values if not self.is_ignored(value)]
+        values = self.without_marks(values)
+        if len(values) > _MAX_CLASSES and not names:
+            raise ValueError(
+                f'The masks hold {len(values)} values, e.g. '
+                f'{", ".join(map(self.show, values[:6]))}, which are hardly all classes: say which '
+                'are by --classes name=value.'
+            )
+        if names:
+            return self.by_names(values, names)
+        values = self.judged_zero(values)
+        binary = not self.painted and values == [0, 255]
+        proposed = {0: 'background', 255: 'foreground'} if binary else self.names
+        prefix = 'colour' if self.painted else 'class'
+        return [
+            (value, proposed.get(value) or f'{prefix}_{self.show(value).lstrip("#")}')
+            for value in values
+        ]
+
+    def is_ignored(self, value: int) -> bool:
+        """Whether ``--ignore`` names a value, or a colour from which this one has strayed."""
+        if self.painted and self.lossy:
+            return any(_distance(value, other) <= _TOLERANCE for other in self.ignore)
+        return value in self.ignore
+
+    def colours(self) -> list[int]:
+        """Colours that are classes: all of a few, else the frequent ones."""
+        if len(self.counts) <= _FEW_COLOURS and not self.lossy:
+            self.reasons.append(f'each of the {len(self.counts)} colours is a class')
+            return sorted(self.counts)
+        self.lossy = True
+        kept: list[int] = []
+        for value, pixels in self.calm.most_common():
+            if pixels < _RARE * sum(self.calm.values()):
+                break
+            if all(_distance(value, other) > _TOLERANCE for other in kept):
+                kept.append(value)
+        self.reasons.append(
+            'there are many colours (lossy compression, smoothed edges): the '
+            f'{len(kept)} frequent ones are classes'
+        )
+        return sorted(kept)
+
+    def without_marks(self, values: list[int]) -> list[int]:
+        """Values without 255, 65535 and negative ones, which mark pixels without a class."""
+        if self.painted:
+            return values
+        if min(values, default=0) < 0:
+            self.reasons.append('negative values are no classes: ignored')
+            values = [value for value in values if value >= 0]
+        if values == [0, IGNORED] and self.zero != 'ignore':
+            self.reasons.append('0 and 255 alone: two classes (--ignore 255 if it is none)')
+            return values
+        for mark in sorted({IGNORED, 65535}.intersection(values)):
+            self.reasons.append(f'{mark} is the usual mark of pixels without a class: ignored')
+            values = [value for value in values if value != mark]
+        return values
+
+    def judged_zero(self, values: list[int]) -> list[int]:
+        """Values with or without 0."""
+        if 0 not in values:
+            return values
+        what = 'black' if self.painted else '0'
+        told = self.names.get(0, '')
+        if self.zero == 'ignore':
+            self.reasons.append(f'{what} is ignored (--zero ignore)')
+        elif self.zero == 'auto' and _NO_CLASS.fullmatch(told):
+            self.reasons.append(f'0 is called {told!r} in the file: ignored (--zero class if not)')
+        else:
+            asked = ' (--zero class)' if self.zero == 'class' else ' (--zero ignore if it is none)'
+            self.reasons.append(f'{what} is a class{asked}')
+            return values
+        return [value for value in values if value != 0]
+
+    def by_names(self, values: list[int], names: list[str]) -> list[tuple[int, str]]:
+        """Match names with values; 0 is none of the classes if the values count from 1."""
+        count = len(names)
+        top = max(values, default=0)
+        if self.zero != 'ignore' and top < count and self.ignore.isdisjoint(range(count)):
+            self.reasons.append(f'{count} names for the values 0 to {count - 1}')
+            return list(enumerate(names))
+        from_one = range(1, count + 1)
+        if self.zero != 'class' and top == count and self.ignore.isdisjoint(from_one):
+            if 0 in values:
+                self.reasons.append(
+                    f'{count} names for the values 1 to {count}: 0 is left and ignored (--zero '
+                    'class, and one name more, if it is one)'
+                )
+            return list(enumerate(names, 1))
+        used = [value for value in values if value or self.zero != 'ignore']
+        if len(used) == count:
+            self.reasons.append(f'{count} names for the values {", ".join(map(str, used))}')
+            return list(zip(used, names, strict=True))
+        raise ValueError(
+            f'--classes has {count} names ({" ".join(names)}) but the masks hold the values '
+            f'{", ".join(map(str, used))}: give one name for each, or write name=value.'
+        )
+
+
+def _distance(first: int, second: int) -> int:
+    """Largest difference of two colours in a channel."""
+    return max(abs(a - b) for a, b in zip(unpacked(first), unpacked(second), strict=True))

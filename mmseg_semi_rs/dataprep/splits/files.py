@@ -1,0 +1,222 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Splits on disk: finding tiles, reading which classes they show, writing lists and manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ...utils.files import write_atomic
+
+MANIFEST = 'manifest.json'
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Converted tiles.
+
+    Attributes:
+        labelled: Names (folder below ``img_dir``, no suffix) of images with a label file; sorted.
+        unlabelled: Names of images without one; sorted.
+        labels: Label file of each labelled name.
+    """
+
+    labelled: list[str]
+    unlabelled: list[str]
+    labels: dict[str, Path]
+
+
+def find_tiles(
+    data_root: Path,
+    img_dir: str = 'img_dir',
+    ann_dir: str = 'ann_dir',
+    img_suffix: str = '.png',
+    seg_map_suffix: str = '.png',
+) -> Tiles:
+    """List the images of a data set, and which of them have a label.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+    """
+    images = data_root / img_dir
+    names = sorted(
+        path.relative_to(images).as_posix()[: -len(img_suffix)]
+        for path in images.rglob(f'*{img_suffix}')
+        if not path.name.startswith('.')
+    )
+    if not names:
+        raise FileNotFoundError(
+            f'There is no *{img_suffix} below {images}: convert the data set with '
+            'tools/dataset_converters, or correct --data-root.'
+        )
+    labels = {name: data_root / ann_dir / f'{name}{seg_map_suffix}' for name in names}
+    there = {name: path for name, path in labels.items() if path.is_file()}
+    return Tiles(sorted(there), [name for name in names if name not in there], there)
+
+
+def scan_labels(
+    labels: Mapping[str, Path], workers: int | None = None, progress: bool = True
+) -> dict[str, frozenset[int]]:
+    """Ids that occur in each label.
+
+    Raises:
+        ValueError: Names a label that cannot be read or has several channels.
+    """
+
+    def ids_of(path: Path) -> frozenset[int]:
+        try:
+            with Image.open(path) as image:
+                ids = np.asarray(image)
+        except Exception as error:  # Pillow raises a dozen kinds for damaged files
+            raise ValueError(
+                f'{path} cannot be read ({error}): convert the data set again.'
+            ) from error
+        if ids.ndim != 2 or ids.dtype != np.uint8:
+            raise ValueError(
+                f'{path} is no label of 8-bit class ids (shape {ids.shape}, {ids.dtype}): convert '
+                'the data set again.'
+            )
+        return frozenset(map(int, np.flatnonzero(np.bincount(ids.ravel(), minlength=256))))
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (progress and console.is_terminal),
+    )
+    with bar, ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
+        found = pool.map(ids_of, labels.values())
+        ids = list(bar.track(found, total=len(labels), description='reading labels'))
+    return dict(zip(labels, ids, strict=True))
+
+
+def _package_version() -> str:
+    try:
+        return metadata.version('mmseg_semi_rs')
+    except metadata.PackageNotFoundError:
+        return 'not installed'
+
+
+def write_split(
+    folder: Path, lists: Mapping[str, Sequence[str]], recipe: Mapping[str, Any], overwrite: bool
+) -> dict[str, Any]:
+    """Write lists and their manifest; the manifest comes last, so its presence means completeness.
+
+    Args:
+        folder: ``<data_root>/splits/<name>``.
+        lists: Names by path below ``folder`` without suffix, e.g. ``'1-4/labeled'``.
+        recipe: How the lists came about; stands in the manifest.
+        overwrite: Whether another split in ``folder`` may be replaced; lists that only its manifest
+            names are deleted.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: If ``folder`` holds other lists.
+    """
+    texts = {f'{path}.txt': ''.join(f'{name}\n' for name in lists[path]) for path in lists}
+    entries = {
+        f'{path}.txt': {
+            'sha256': hashlib.sha256(texts[f'{path}.txt'].encode()).hexdigest(),
+            'lines': len(names),
+        }
+        for path, names in sorted(lists.items())
+    }
+    before = _read_manifest(folder, forgive=overwrite).get('lists', {})
+    if not overwrite:
+        for path, text in texts.items():
+            file = folder / path
+            if file.exists() and file.read_text(encoding='utf-8') != text:
+                raise ValueError(
+                    f'{file} exists and differs from the list that would be written: choose '
+                    'another --name, or pass --overwrite.'
+                )
+        left = sorted(set(before) - set(texts))
+        if left:
+            raise ValueError(
+                f'{folder} holds lists that would not be written again ({", ".join(left)}): name '
+                'all ratios at once, choose another --name, or pass --overwrite.'
+            )
+    manifest = {
+        'format': 1,
+        **recipe,
+        'lists': entries,
+        'versions': {
+            'mmseg_semi_rs': _package_version(),
+            'python': platform.python_version(),
+            'numpy': np.__version__,
+        },
+    }
+    if before != entries:  # what lies there from now on is not what its manifest says
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in set(before) - set(texts):
+            (folder / path).unlink(missing_ok=True)
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / path, text.encode())
+    write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=1) + '\n').encode())
+    return manifest
+
+
+def _read_manifest(folder: Path, forgive: bool = False) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (json.JSONDecodeError, TypeError) as error:
+        if forgive:
+            return {}
+        raise ValueError(
+            f'{path} is no JSON manifest ({error}): write the split again with --overwrite.'
+        ) from error
+
+
+def verify_split(folder: Path) -> dict[str, Any]:
+    """Compare lists on disk with the hashes of their manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: If the manifest or a list is absent.
+        ValueError: If a list was changed; the message names it.
+    """
+    manifest = _read_manifest(folder)
+    if not manifest:
+        raise FileNotFoundError(
+            f'{folder / MANIFEST} does not exist: write the split with tools/make_splits.py.'
+        )
+    for path, entry in manifest['lists'].items():
+        file = folder / path
+        if not file.is_file():
+            raise FileNotFoundError(
+                f'{file} does not exist though {MANIFEST} names it: write the split again with '
+                'tools/make_splits.py.'
+            )
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != entry['sha256']:
+            raise ValueError(
+                f'{file} has the hash {digest[:12]}..., not {entry["sha256"][:12]}... of its '
+                f'{MANIFEST}: it was changed by hand, write the split again with '
+                'tools/make_splits.py.'
+            )
+    return manifest
