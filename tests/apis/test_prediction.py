@@ -18,9 +18,9 @@ from torch import nn
 from mmseg_semi_rs.apis import Layers, Predictor, predict_files, predict_image
 from mmseg_semi_rs.apis import mosaic as mosaic_module
 from mmseg_semi_rs.apis import prediction as prediction_module
-from mmseg_semi_rs.apis import sources as sources_module
 from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
+from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
