@@ -22,6 +22,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import MODELS
 
 from .data_checks import check_dataset_paths
+from .plain_config import name_types
 
 __all__ = [
     'BAD_INPUT',
@@ -133,7 +134,7 @@ def load_config(
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
         raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = name_types(Config.fromfile(str(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'
