@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import MODELS
 
+from .config_check import check_config
 from .data_checks import check_dataset_paths
 from .plain_config import name_types
 
@@ -72,7 +73,8 @@ def load_config(
 
     Raises:
         FileNotFoundError: The config or one of its bases does not exist.
-        ValueError: The config cannot be read, or an option does not fit it.
+        ValueError: The config cannot be read, an option does not fit it, or a value is changed
+            without any effect.
     """
     path = Path(path)
     if not path.is_file():
@@ -99,6 +101,7 @@ def load_config(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
                 f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
             ) from error
+    check_config(path, cfg, options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:

@@ -1,6 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 # The rule of the release, for comparison: whatever the model answers, the loss stays the same.
-_base_ = './dinov2_qwen_potsdam_1pct.py'
+_base_ = './semiearth_dinov2_qwen_potsdam_1pct.py'
 
 released = dict(
     type='VLMPurifyHook',
