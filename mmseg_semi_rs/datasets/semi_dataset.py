@@ -3,14 +3,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.dataset import BaseDataset, ConcatDataset
+import torch.utils.data
+from mmengine.dataset import ConcatDataset
 from mmseg.registry import DATASETS
 
 from ..utils.randomness import Draw, seeded
+from .stock_pipelines import branch_source
+
+
+class JoinedDatasets(ConcatDataset):
+    """mmengine's ``ConcatDataset`` of datasets and of wrappers, which its constructor refuses.
+
+    Args:
+        datasets: At least one; what they are about is asked of the first.
+    """
+
+    def __init__(self, datasets: Sequence[Any]) -> None:
+        torch.utils.data.ConcatDataset.__init__(self, datasets)
+        self._metainfo = datasets[0].metainfo
+        self._fully_initialized = False
+        self.full_init()
+
 
 # What a split's two lists are called, and what versions before 0.2 called them.
 _LISTS = {
@@ -55,7 +72,7 @@ def fill_split(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @DATASETS.register_module()
-class SemiDataset(ConcatDataset):
+class SemiDataset(JoinedDatasets):
     """Concatenation of a labelled and an unlabelled dataset, with reproducible transforms.
 
     A :class:`~mmseg_semi_rs.utils.randomness.Draw` index, as ``SemiSampler`` yields it, seeds
@@ -63,16 +80,23 @@ class SemiDataset(ConcatDataset):
     training sees the very images an uninterrupted one would have seen. A plain int index is passed
     through unseeded.
 
+    Pipelines of stock mmseg configs are turned into ones of several views by
+    :func:`~mmseg_semi_rs.datasets.stock_pipelines.branch_pipeline`.
+
     Args:
-        labelled (dict | BaseDataset): Images with masks.
-        unlabelled (dict | BaseDataset, optional): Images whose masks, if any, are not opened. None
-            trains on labelled images alone. Defaults to None.
-        split (str, optional): Folder of both lists below ``data_root``, such as
-            ``'splits/scene/1-4'``; a source with an ``ann_file`` keeps it. Defaults to None.
+        labelled: Images with masks: a dataset, its config, one of a wrapper (``ConcatDataset``,
+            ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them, which are joined.
+        unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
+            trains on labelled images alone.
+        split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
+            with an ``ann_file`` keeps it. Defaults to None.
+        **inherited: What a stock config's dataset has beside its type and stays behind when the
+            config is inherited from without ``_delete_=True``; not read.
 
     Raises:
         ValueError: If a source is empty, the two disagree on their classes, or there is a
             ``split`` for a dataset that is built already.
+        TypeError: An argument is none of a dataset.
 
     Examples:
         >>> tiles = dict(type='DeepGlobeDataset', data_root='data/deepglobe')
@@ -81,15 +105,25 @@ class SemiDataset(ConcatDataset):
         'splits/scene/1-4/unlabelled.txt'
     """
 
+    INHERITED = frozenset(
+        (
+            *('data_root', 'data_prefix', 'ann_file', 'img_suffix', 'seg_map_suffix', 'pipeline'),
+            *('metainfo', 'reduce_zero_label', 'ignore_index', 'dataset', 'datasets', 'times'),
+        )
+    )
+
     def __init__(
-        self,
-        labelled: dict | BaseDataset,
-        unlabelled: dict | BaseDataset | None = None,
-        split: str | None = None,
+        self, labelled: Any, unlabelled: Any = None, split: str | None = None, **inherited: Any
     ) -> None:
+        unknown = sorted(set(inherited) - self.INHERITED)
+        if unknown:
+            raise TypeError(
+                f'SemiDataset does not know {unknown}: it has labelled and unlabelled, and what '
+                'describes images belongs into these.'
+            )
         sources = fill_split(dict(labelled=labelled, unlabelled=unlabelled, split=split))
         built = {
-            name: DATASETS.build(source) if isinstance(source, dict) else source
+            name: _build(branch_source(source, labelled=name == 'labelled'))
             for name, source in sources.items()
             if source is not None
         }
@@ -110,7 +144,7 @@ class SemiDataset(ConcatDataset):
                     f'The labelled dataset has classes {tuple(ours)} but the unlabelled one '
                     f'{tuple(theirs)}: give both the same dataset type and metainfo.'
                 )
-        super().__init__(list(built.values()), ignore_keys=['label_map', 'reduce_zero_label'])
+        super().__init__(list(built.values()))
 
     @property
     def source_sizes(self) -> list[int]:
@@ -123,3 +157,10 @@ class SemiDataset(ConcatDataset):
             return super().__getitem__(idx)
         with seeded(*idx.entropy):
             return super().__getitem__(int(idx))
+
+
+def _build(source: Any) -> Any:
+    """A source of what a config may say: a dataset, a config, or a list of them."""
+    if isinstance(source, (list, tuple)):
+        return JoinedDatasets([_build(part) for part in source])
+    return DATASETS.build(source) if isinstance(source, dict) else source
