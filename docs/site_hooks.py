@@ -53,6 +53,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _LINK.sub(moved, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Show names that docstrings mark for Sphinx as code, and its formulas as text."""
+
+    def plain(role: re.Match[str]) -> str:
+        said = role[2] if role[1] == 'math' else role[2].removeprefix('~').rsplit('.', 1)[-1]
+        return f'<code>{said}</code>'
+
+    html = re.sub(r'(?<![\w:]):(\w+):<code>(.*?)</code>', plain, html, flags=re.DOTALL)
+    html = html.replace('<p>.. math::</p>', '')
+    return re.sub(r'<p>\.\. math::\s*(.*?)</p>', r'<p><code>\1</code></p>', html, flags=re.DOTALL)
+
+
 def _place(path: Path) -> str:
     """Where a file of the repository lies in the site."""
     below = path.relative_to(ROOT)

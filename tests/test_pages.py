@@ -7,7 +7,6 @@ import importlib.util
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -287,22 +286,6 @@ def test_a_data_set_of_ones_own_is_five_lines(tmp_path):
     assert set(held[0]['data_samples'].gt_sem_seg.data.unique().tolist()) == {1}
     model = cfg.model.student.decode_head
     assert model.num_classes == len(held.metainfo['classes'])
-
-
-# ---------------------------------------------------------------------------------------- the site
-
-
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path):
-    mkdocs = shutil.which(
-        'mkdocs', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
-    )
-    if mkdocs is None:
-        pytest.skip("needs mkdocs: pip install -e '.[docs]'")
-    done = subprocess.run([mkdocs, 'build', '--strict', '-d', tmp_path / 'site'], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert (tmp_path / 'site' / 'configs' / 'rsmtdf' / 'index.html').is_file()
 
 
 def test_the_index_names_each_config_of_each_method_once():
