@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -401,6 +400,8 @@ def fit_temperature(cosines: Tensor, targets: Tensor) -> float:
     Returns:
         float: In [1e-4, 1].
     """
+    from scipy.optimize import minimize_scalar
+
     low, high = np.log(_TEMPERATURES)
     found = minimize_scalar(
         lambda power: F.cross_entropy(cosines / float(np.exp(power)), targets).item(),
