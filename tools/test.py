@@ -71,6 +71,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         load_config,
         set_launcher,
     )
+    from mmseg_semi_rs.utils.files import write_atomic
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if cfg.get('test_dataloader') is None:
@@ -97,11 +98,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     metrics = runner.val() if both else runner.test()
     if args.json and is_main_process():
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + '.part')
-        partial.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
-        partial.replace(path)
+        write_atomic(Path(args.json), (json.dumps(metrics, indent=1) + '\n').encode())
     leave_process_group()
     return metrics
 

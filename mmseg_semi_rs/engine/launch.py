@@ -17,7 +17,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import MODELS
 
+from .config_check import check_config
 from .data_checks import check_dataset_paths
+from .plain_config import name_types
 
 __all__ = [
     'BegunHook',
@@ -71,7 +73,8 @@ def load_config(
 
     Raises:
         FileNotFoundError: The config or one of its bases does not exist.
-        ValueError: The config cannot be read, or an option does not fit it.
+        ValueError: The config cannot be read, an option does not fit it, or a value is changed
+            without any effect.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,7 +82,7 @@ def load_config(
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
         raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = name_types(Config.fromfile(str(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'
@@ -98,6 +101,7 @@ def load_config(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
                 f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
             ) from error
+    check_config(path, cfg, options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
