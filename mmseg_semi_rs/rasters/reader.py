@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..utils.commands import command
+
 TIFF_SUFFIXES = ('.tif', '.tiff')
 
 _ORIENTATION_TAG, _SAMPLES_TAG, _NODATA_TAG = 0x0112, 277, 42113
@@ -125,7 +127,7 @@ class RasterToRGB:
                 raise ValueError(
                     f'Bands of type {pixels.dtype} need low and high to become 8-bit RGB: give the '
                     'values that become 0 and 255, e.g. raster=dict(low=[..], high=[..]) in the '
-                    'config, as tools/init_dataset.py estimates them.'
+                    f'config, as {command("init")} estimates them.'
                 )
             stretched = pixels
         else:
