@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.dataprep.folder.config import (
     METHODS,
     FolderConfig,
@@ -35,15 +34,15 @@ from mmseg_semi_rs.dataprep.folder.config import (
     write_config,
 )
 from mmseg_semi_rs.dataprep.folder.conversion import Ready, choose_stretch, make_ready, prepare
-from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish, propose_classes
+from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish
 from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide
-from mmseg_semi_rs.dataprep.folder.survey import Survey, survey_folder
+from mmseg_semi_rs.dataprep.folder.survey import Survey, plan_classes, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults
 from mmseg_semi_rs.rasters.stretch import PERCENTILES
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.commands import command, resources
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = resources() / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
 _ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
@@ -51,9 +50,7 @@ _ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse th
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser('init', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
     parser.add_argument('masks', type=Path, nargs='?', help='folder of masks, for some of them')
     parser.add_argument(
@@ -266,17 +263,11 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
         show_problems(console, survey.problems)
         return len(survey.problems)
-    plan = propose_classes(
-        survey.counts,
-        survey.painted,
-        survey.lossy,
+    plan = plan_classes(
+        survey,
         [parse_wish(text) for text in args.classes],
         args.zero,
         [_ignored(text) for text in args.ignore],
-        survey.palette,
-        survey.names,
-        survey.calm,
-        survey.declared,
         args.mask_threshold,
         args.tolerance,
     )
@@ -298,7 +289,8 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         origin = '--low, --high' if args.low else '{:g} and {:g} percent'.format(*args.percentiles)
         console.print(f'  stretch {to_rgb.low} .. {to_rgb.high} ({origin}) to 0..255', markup=False)
     ready = make_ready(survey, plan, to_rgb, preparation, out, args.workers, console)
-    split = divide(ready.presence, ready.unlabelled, args.seed, args.scene_regex)
+    seed, regex = args.seed, args.scene_regex
+    split = divide(ready.presence, ready.unlabelled, seed, regex, survey.places)
     method = args.method or default_method(len(split.unlabelled), args.student_weights)
     config = FolderConfig(
         method,
@@ -422,15 +414,15 @@ def show_next(console: Console, path: Path, config: FolderConfig, images: Path) 
     run = Path('work_dirs') / path.stem
     checkpoint = run / f'iter_{config.max_iters}.pth'
     commands = [
-        ['tools/train.py', path, '--check'],
-        *([['tools/vlm_annotate.py', path]] if config.method == 'semiearth' else []),
-        ['tools/train.py', path],
-        ['tools/predict.py', path, checkpoint, images, '--out', run / 'maps'],
-        ['tools/report.py', run],
+        ('train', path, '--check'),
+        *([('annotate', path)] if config.method == 'semiearth' else []),
+        ('train', path),
+        ('predict', path, checkpoint, images, '--out', run / 'maps'),
+        ('report', run),
     ]
     console.print('[bold]next:[/]')
-    for command in commands:
-        console.print(f'  python {shlex.join(map(str, command))}', markup=False)
+    for name, *words in commands:
+        console.print(f'  {command(str(name))} {shlex.join(map(str, words))}', markup=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

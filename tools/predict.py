@@ -27,17 +27,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults, load_config
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 _STDERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Make maps of images and rasters')
+    parser = command_parser('predict', 'Make maps of images and rasters')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('input', help='image, raster, or folder of them')
@@ -111,6 +109,10 @@ def predict(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 1 if some images failed.
     """
+    register_all()
+    from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
+    from mmseg_semi_rs.engine.launch import load_config
+
     asked = {'low': args.low, 'high': args.high, 'nodata': args.nodata}
     predictor = load_predictor(
         load_config(args.config, args.cfg_options),

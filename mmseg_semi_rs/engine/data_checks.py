@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..datasets.semi_dataset import fill_split
 from ..utils.progress import map_threaded
 
 LISTED = 10  # problems that an error message spells out
@@ -155,6 +156,7 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
         FileNotFoundError: Names the first path that is not there.
         ValueError: Names the first list that is empty.
     """
+    cfg = fill_split(cfg)
     for key in ('labelled', 'unlabelled', 'dataset'):
         if isinstance(cfg.get(key), Mapping):
             check_dataset_paths(cfg[key], f'{name}.{key}')

@@ -33,6 +33,11 @@ class Place:
     transform: Any
     crs: Any = None
 
+    def part(self, left: int, top: int, right: int, bottom: int) -> Place:
+        """Ground of a window, in pixels."""
+        shifted = self.transform * type(self.transform).translation(left, top)
+        return Place(right - left, bottom - top, shifted, self.crs)
+
     def corners(self, crs: Any = None) -> np.ndarray:
         """Its four corners, in the order in which one walks around it.
 

@@ -140,9 +140,9 @@ class RasterToRGB:
         else:
             short = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
             kind = np.float32 if short else np.float64  # which has all of their digits
-            low = np.array(self.low, kind)[:, None, None]
-            scale = np.float32(255) / np.float32(np.array(self.high, kind)[:, None, None] - low)
-            levels = (pixels.astype(kind) - low).astype(np.float32) * scale
+            low = np.array(self.low)[:, None, None]
+            scale = (255 / (np.array(self.high)[:, None, None] - low)).astype(np.float32)
+            levels = (pixels.astype(kind) - low.astype(kind)).astype(np.float32) * scale
             np.nan_to_num(levels, copy=False, nan=0.0)
             stretched = np.rint(np.clip(levels, 0, 255, out=levels)).astype(np.uint8)
         if len(stretched) == 1:
@@ -382,6 +382,8 @@ def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _orientation(image: Image.Image, path: Path) -> int:
     """Orientation in the EXIF of a picture, 1 to 8; 0 for one that is damaged."""
     contents = image.info.get('exif') or (_late_exif(path) if image.format == 'PNG' else None)
+    if not contents:
+        return 1
     exif = Image.Exif()
     try:
         exif.load(contents)
@@ -415,13 +417,13 @@ def _decoded(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
                     f'{path} cannot be read ({_short(error)}): replace the file.'
                 ) from error
             return pixels[None] if grey else pixels.transpose(2, 0, 1), valid
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
+    found: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None:
         raise ValueError(f'{path} cannot be read (OpenCV finds no image): replace the file.')
-    if pixels.ndim == 2:
-        return pixels[None], None
-    valid = pixels[..., 3] > 0 if pixels.shape[2] == 4 else None
-    return pixels[..., 2::-1].transpose(2, 0, 1), valid
+    if found.ndim == 2:
+        return found[None], None
+    valid = found[..., 3] > 0 if found.shape[2] == 4 else None
+    return found[..., 2::-1].transpose(2, 0, 1), valid
 
 
 def _read_raster(path: Path, to_rgb: RasterToRGB) -> RGBPixels:

@@ -15,11 +15,11 @@ from ...rasters.masks import read_mask
 from ...rasters.reader import RasterInfo, RasterToRGB, read_rgb
 from ...rasters.stretch import PERCENTILES, estimate_stretch
 from ...utils.files import write_png
+from ...utils.progress import map_threaded
 from ...utils.sampling import evenly
 from ..convert.archives import SourceError, SourceFile
 from ..convert.conversion import Cut, Job, convert
 from ..convert.raw_labels import IdLabels
-from ..splits.files import scan_labels
 from .mask_classes import IGNORED, ClassPlan
 from .survey import Picture, Survey
 
@@ -54,7 +54,7 @@ class Ready:
     Attributes:
         image_dir: Their folder.
         mask_dir: That of their masks, 8-bit class ids.
-        presence: Class ids of each labelled image, by its name without suffix.
+        presence: Pixels of each class id of each labelled image, by its name without suffix.
         unlabelled: Names of images without a mask, or of which no pixel has a class.
         files: Name with suffix of each name, where the suffix is to stand in lists.
         side: Typical longer side in pixels.
@@ -65,7 +65,7 @@ class Ready:
 
     image_dir: Path
     mask_dir: Path
-    presence: dict[str, frozenset[int]]
+    presence: dict[str, dict[int, int]]
     unlabelled: list[str]
     files: dict[str, str]
     side: int
@@ -161,7 +161,7 @@ def choose_stretch(
         return estimate_stretch(chosen, bands, percentiles, nodata, ask)
     count = len(RasterToRGB(bands).choose(deep[0].info.bands))
     ends = [list(end) * count if len(end) == 1 else list(end) for end in (low, high)]
-    return RasterToRGB(bands, *ends, nodata)
+    return RasterToRGB(bands, ends[0], ends[1], nodata)
 
 
 def prepare(
@@ -273,7 +273,7 @@ def make_ready(
             target.parent.mkdir(parents=True, exist_ok=True)
             path, info = survey.mask_dir / mask.name, survey.pictures[stem].info
             ids = plan.encode(read_mask(path, info, survey.warp_masks, mask.turned))
-            presence[stem] = frozenset(map(int, np.unique(ids))) - {IGNORED}
+            presence[stem] = _pixels(ids)
             write_png(target, ids)
     labelled = {stem: ids for stem, ids in presence.items() if ids}
     return Ready(
@@ -307,8 +307,10 @@ def _converted(
             labels.update({name: out_dir / 'ann_dir' / f'{name}.png' for name in names})
         else:
             unlabelled += names
-    found = scan_labels(labels)
-    presence = {name: ids - {IGNORED} for name, ids in found.items() if ids - {IGNORED}}
+    paths = list(labels.values())
+    counted = map_threaded(lambda path: _pixels(np.asarray(Image.open(path))), paths)
+    found = dict(zip(labels, counted, strict=True))
+    presence = {name: pixels for name, pixels in found.items() if pixels}
     unlabelled += [name for name in found if name not in presence]
     empty = []
     infos = [picture.info for picture in survey.pictures.values()]
@@ -343,6 +345,12 @@ def _job(survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB)
 def _file(folder: Path, name: str) -> tuple[Path, str, int, int]:
     status = (folder / name).stat()
     return folder, name, status.st_size, status.st_mtime_ns
+
+
+def _pixels(ids: np.ndarray) -> dict[int, int]:
+    """Number of pixels of each class id that a mask of bytes shows."""
+    counts = np.bincount(ids.ravel(), minlength=256)[:IGNORED]
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _is_black(path: Path) -> bool:

@@ -26,7 +26,8 @@ _FEW_COLOURS = 32  # more in lossless masks come from smoothed edges
 _MAX_CLASSES = 60
 _PEAK = 1e-2  # of the pixels away from edges, from which a grey level is more than a mixture
 _MIXED = 1e-2  # of these pixels, up to which all other levels may be mixtures
-_FEW_BETWEEN = 4
+_NEAR = 8  # of a grey level: what smoothing leaves close to it
+_FEW_BETWEEN = 12  # levels between, up to which they may well be classes
 _NO_CLASS = re.compile(
     r'(un(label|classif|annotat|defin)\w*|no[ _-]?data|ignored?|void|nan|none|null)', re.IGNORECASE
 )
@@ -381,19 +382,21 @@ class _Planner:
     def refuse_smoothed(self) -> None:
         """Stop where numbers are two or a few grey levels and the mixtures along their edges."""
         total = sum(self.calm.values())
-        peaks = sorted(v for v, n in self.calm.items() if n >= _PEAK * total)
-        between = [v for v in self.counts if v not in peaks]
-        inner = [v for v in between if peaks and peaks[0] < v < peaks[-1]]
+        peaks: list[int] = []
+        mixed = 0
+        for value, pixels in self.calm.most_common():
+            if all(abs(value - peak) > _NEAR for peak in peaks):
+                if pixels >= _PEAK * total:
+                    peaks.append(value)
+                else:
+                    mixed += pixels
+        peaks.sort()
+        inner = [v for v in self.counts if v not in peaks and peaks and peaks[0] < v < peaks[-1]]
         apart = all(b - a >= _TOLERANCE for a, b in itertools.pairwise(peaks))
-        mixed = sum(self.calm.get(v, 0) for v in between)
-        if not (
-            len(peaks) >= 2
-            and apart
-            and len(inner) > max(_FEW_BETWEEN, len(between) / 2)
-            and mixed < _MIXED * total
-        ):
+        if not (len(peaks) >= 2 and apart and len(inner) > _FEW_BETWEEN and mixed < _MIXED * total):
             return
-        share = sum(self.counts[v] for v in peaks) / sum(self.counts.values())
+        on_peaks = (n for v, n in self.counts.items() if any(abs(v - p) <= _NEAR for p in peaks))
+        share = sum(on_peaks) / sum(self.counts.values())
         levels = ', '.join(map(str, peaks))
         way = (
             f'--mask-threshold {(peaks[0] + peaks[1] + 1) // 2}'

@@ -14,7 +14,7 @@ from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
 from ...rasters.reader import RasterInfo, raster_info, read_picture
 from ...utils.progress import map_threaded
-from .mask_classes import IGNORED, ClassPlan
+from .mask_classes import IGNORED, ClassPlan, Wish, Zero, propose_classes
 
 _FEW_VALUES = 6  # more may be the mixtures of a smoothed mask
 _DECODED = 4096**2  # pixels up to which an image is decoded to see whether all of it is there
@@ -189,9 +189,9 @@ class Survey:
             for p in self.pictures.values()
         )
 
-    def presence(self, plan: ClassPlan) -> dict[str, frozenset[int]]:
-        """Class ids that each mask shows, by the stem of its image."""
-        return {stem: frozenset(plan.tally(mask.counts)) for stem, mask in self.masks.items()}
+    def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
+        """Pixels of each class id that each mask shows, by the stem of its image."""
+        return {stem: plan.tally(mask.counts) for stem, mask in self.masks.items()}
 
 
 def survey_folder(
@@ -262,6 +262,31 @@ def survey_folder(
     return survey
 
 
+def plan_classes(
+    survey: Survey,
+    wishes: Sequence[Wish] = (),
+    zero: Zero = 'auto',
+    ignore: Sequence[int] = (),
+    threshold: int | None = None,
+    tolerance: int | None = None,
+) -> ClassPlan:
+    """Decide which values of the masks that were found are classes; see :func:`propose_classes`."""
+    return propose_classes(
+        survey.counts,
+        survey.painted,
+        survey.lossy,
+        wishes,
+        zero,
+        ignore,
+        survey.palette,
+        survey.names,
+        survey.calm,
+        survey.declared,
+        threshold,
+        tolerance,
+    )
+
+
 def mask_namer(pattern: str | None) -> Callable[[str], str]:
     """How the stem of a mask follows from that of its image.
 
@@ -323,6 +348,7 @@ def _survey_masks(
             f'There is no mask in {mask_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
             'give the folder of the masks.'
         )
+    before = len(survey.problems)
     _note_twins(masks, mask_dir, survey.problems)
     owners = {name_of(stem): stem for stem in survey.pictures}
     wanted = {name_of(stem) for stem in _left_out(survey)}
@@ -360,7 +386,7 @@ def _survey_masks(
     if not survey.masks:
         raise ValueError(
             f'None of the {len(masks)} masks in {mask_dir} can be used with the images of '
-            f'{survey.image_dir}; the first: {survey.problems[-1]}'
+            f'{survey.image_dir}; the first: {survey.problems[before]}'
         )
 
 
