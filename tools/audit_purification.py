@@ -36,6 +36,7 @@ from mmseg_semi_rs.engine.annotation import find_hook
 from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
 from mmseg_semi_rs.engine.purification_audit import audit_dataset, audit_tiles
+from mmseg_semi_rs.models.segmentors import SemiSegmentor
 from mmseg_semi_rs.purification.audit import append_summaries, totals
 from mmseg_semi_rs.visualization.audit_page import write_audit_page
 
@@ -91,7 +92,7 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'The checkpoint {checkpoint} does not exist: correct the path.')
     model = MODELS.build(cfg.model)
-    if not hasattr(model, 'purifiers'):
+    if not isinstance(model, SemiSegmentor):
         raise ValueError(
             f'{type(model).__name__} of {cfg.filename} makes no pseudo labels: give a config of '
             'MeanTeacherSegmentor or DualStudentSegmentor.'
@@ -107,7 +108,7 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
     return model.to(get_device()).eval()
 
 
-def choose_network(model: Any, name: str | None) -> str:
+def choose_network(model: SemiSegmentor, name: str | None) -> str:
     """The network that labels.
 
     Args:
@@ -117,10 +118,7 @@ def choose_network(model: Any, name: str | None) -> str:
     Raises:
         ValueError: There is no such network.
     """
-    if hasattr(model, 'students'):
-        known = list(model.students)
-    else:
-        known = ['student'] if model.teacher is None else ['teacher', 'student']
+    known = list(model.predictors)
     if name not in (None, *known):
         raise ValueError(f'--network {name} is none of this model: choose {" or ".join(known)}.')
     return name or known[0]
