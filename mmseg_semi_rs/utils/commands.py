@@ -97,7 +97,7 @@ def command(name: str) -> str:
     """What a user types to start a command.
 
     Args:
-        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is a converter.
+        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is a converter, ``'convert'`` any.
 
     Returns:
         ``'rsseg train'`` if this process was started so, or there is no checkout; else
@@ -105,7 +105,10 @@ def command(name: str) -> str:
     """
     first, _, data_set = name.partition(' ')
     start = starter()
+    if first == 'convert':
+        data_set = data_set or 'DATASET'
+        name = f'{first} {data_set}'
     if start is None and resources() == PACKAGE.parent:
         path = Path('tools') / COMMANDS[first].file / data_set
-        return f'python {path.as_posix()}' + ('' if path.name == 'dataset_converters' else '.py')
+        return f'python {path.as_posix()}.py'
     return f'{start or SCRIPT} {name}'
