@@ -315,6 +315,7 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def import_fiona(path: Path) -> Any:
+    """Import what writes polygons, or say that it is not installed."""
     try:
         import fiona
     except ImportError as error:

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Which tiles a person should label: those that stand for most of the others.
 
-With the same number of labels, tiles spread over scenes give more than any way of training on them
-(projects/own_images). The choice is greedy facility location: every tile is served by the chosen one
-that resembles it most, and the next to choose is the one that serves all of them best.
+With the same number of labels, tiles of many scenes give more than any way of training on tiles of
+few. The choice is greedy facility location: every tile is served by the chosen one that resembles
+it most, and the next to choose is the one that serves all of them best.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ..rasters.reader import RasterToRGB
+from ..rasters.reader import RasterToRGB, import_rasterio
 from ..rasters.sources import is_raster, open_source
 from ..rasters.windows import Window, tile_name, tile_windows
 from ..utils.progress import progress_bar
 from ..visualization import save_picture
-from .maps import import_fiona
+from .maps import import_fiona, writing
 from .predictor import Predictor
 
 #: The backbone whose features tell tiles apart: installs by pip, needs no file.
@@ -231,10 +231,7 @@ def write_places(tiles: Sequence[Candidate], path: Path) -> Path | None:
         ImportError: rasterio or fiona is not installed.
         ValueError: The images have several coordinate systems.
     """
-    import rasterio
-
-    from .maps import writing
-
+    rasterio = import_rasterio(path)
     records, systems = [], {}
     for rank, tile in enumerate(tiles, start=1):
         if not is_raster(tile.path):
