@@ -125,7 +125,7 @@ class SelfDistillation(nn.Module):
                 changed = (tile - 128.0) * (1 + rng.normal(0, self.jitter)) + 128
                 tiles[date].append(np.clip(changed + self.jitter * tint, 0, 255))
                 spots.append(_turned(rows * 1000 + columns, turns, mirrored).ravel())
-            _, *found = np.intersect1d(*spots, return_indices=True)
+            _, *found = np.intersect1d(spots[0], spots[1], return_indices=True)
             few = rng.choice(len(found[0]), 64, replace=False)
             for date in range(2):
                 matched[date].append(found[date][few])
@@ -161,7 +161,7 @@ class SelfDistillation(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The backbone's weights with the key names of Meta's release."""
-        backbone = self.student['backbone']
+        backbone: Any = self.student['backbone']
         renamed = {'mask_token': torch.zeros(1, backbone.embed_dims)}
         for key, value in backbone.state_dict().items():
             for pattern, replacement in _META_NAMES:
@@ -200,7 +200,8 @@ class CaptionContrast(nn.Module):
         self.visual.proj.requires_grad_(True)
         arch = resolve_arch(CLIP['text'])
         self.text = build_text_tower(arch)
-        self.text.token_embedding.sparse = True  # a few dozen words of 49 408 ever get a gradient
+        embedding: Any = self.text.token_embedding
+        embedding.sparse = True  # a few dozen words of 49 408 ever get a gradient
         self.tokenizer = open_clip.SimpleTokenizer(context_length=arch.text_cfg['context_length'])
         self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
 
@@ -343,11 +344,12 @@ def pretrain(name: str, places: Sequence[Place], steps: int, seed: int) -> dict[
         return min(1.0, (step + 1) / 30) * (1 - step / steps)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
+    stepped: list[Any] = [*optimizers, *schedules]
     for _ in range(steps):
         chosen = rng.choice(len(places), min(task.batch, len(places)), replace=False)
         task.zero_grad()
         task([places[index] for index in chosen], rng).backward()
-        for each in (*optimizers, *schedules):
+        for each in stepped:
             each.step()
     return {key: value.detach().half() for key, value in task.weights().items()}
 
