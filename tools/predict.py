@@ -69,6 +69,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help="bands that are red, green and blue, from 1 (default: the config's raster.bands)",
     )
+    for option, what in (('--low', '0'), ('--high', '255')):
+        parser.add_argument(
+            option,
+            type=float,
+            nargs='+',
+            metavar='V',
+            help=f"values of these bands that become {what} (default: the config's raster.*)",
+        )
+    parser.add_argument(
+        '--nodata',
+        type=float,
+        metavar='V',
+        help="value of pixels without data that files do not declare (default: the config's)",
+    )
     parser.add_argument('--flips', action='store_true', help='mean over four mirror images')
     parser.add_argument('--amp', action='store_true', help='bfloat16, on a GPU')
     parser.add_argument(
@@ -99,6 +113,7 @@ def predict(args: argparse.Namespace) -> int:
     from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
     from mmseg_semi_rs.engine.launch import load_config
 
+    asked = {'low': args.low, 'high': args.high, 'nodata': args.nodata}
     predictor = load_predictor(
         load_config(args.config, args.cfg_options),
         args.checkpoint,
@@ -106,6 +121,7 @@ def predict(args: argparse.Namespace) -> int:
         network=args.network,
         window=args.window,
         bands=args.bands,
+        raster={key: value for key, value in asked.items() if value is not None},
         overlap=args.overlap,
         batch_size=args.batch_size,
         flips=args.flips,
@@ -130,6 +146,8 @@ def predict(args: argparse.Namespace) -> int:
             memory=args.memory * 2**20,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    for bands, rasters in result.bands.items():
+        _STDERR.print(f'{rasters} raster{"s" if rasters > 1 else ""}: {bands}')
     for failure in result.failures:
         _STDERR.print(f'failed: {failure}', style='red')
     took = time.perf_counter() - start
