@@ -112,6 +112,15 @@ def test_unreadable_config_is_one_sentence(tmp_path, text, error, sentence):
     assert '\n' not in str(caught.value)
 
 
+def test_configs_of_the_package_are_read_by_the_names_that_the_pages_give(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'configs/rsmtdf/dinov2_clip_potsdam_1-4.py'
+    assert launch.load_config(name).filename == str(ROOT / name)
+    (tmp_path / 'configs' / 'rsmtdf').mkdir(parents=True)
+    (tmp_path / name).write_text('own = True\n')
+    assert launch.load_config(name).own  # one that is here comes first
+
+
 def test_option_that_does_not_fit_is_told(config):
     with pytest.raises(ValueError, match=r'--cfg-options custom_hooks\.7\.interval=2 does not fit'):
         launch.load_config(config, {'custom_hooks.7.interval': 2})
