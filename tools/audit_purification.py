@@ -18,14 +18,12 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from mmseg.registry import DATASETS, HOOKS, MODELS
 from rich.console import Console
 from rich.progress import track
@@ -36,6 +34,7 @@ from mmseg_semi_rs.engine.annotation import find_hook
 from mmseg_semi_rs.engine.command_line import parse
 from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
 from mmseg_semi_rs.engine.purification_audit import audit_dataset, audit_tiles
+from mmseg_semi_rs.models.weights import load_weights
 from mmseg_semi_rs.purification.audit import append_summaries, totals
 from mmseg_semi_rs.visualization.audit_page import write_audit_page
 
@@ -88,22 +87,13 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
         FileNotFoundError: The file does not exist.
         ValueError: The model has no pseudo labels to purify, or the file is of another one.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'The checkpoint {checkpoint} does not exist: correct the path.')
     model = MODELS.build(cfg.model)
     if not hasattr(model, 'purifiers'):
         raise ValueError(
             f'{type(model).__name__} of {cfg.filename} makes no pseudo labels: give a config of '
             'MeanTeacherSegmentor or DualStudentSegmentor.'
         )
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(
-            f'The checkpoint {checkpoint} is none of the model of {cfg.filename} ({reason[:300]}): '
-            'give the checkpoint of a training with this config.'
-        ) from error
+    load_weights(model, Path(checkpoint))
     return model.to(get_device()).eval()
 
 

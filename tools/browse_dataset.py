@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from mmseg_semi_rs.models.data_preprocessor import stack_valid
 from mmseg_semi_rs.models.segmentors import DualStudentSegmentor
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.models.utils.cutmix import paste
+from mmseg_semi_rs.models.weights import load_weights
 from mmseg_semi_rs.structures import PseudoLabel
 from mmseg_semi_rs.utils.randomness import seed_step
 from mmseg_semi_rs.visualization import (
@@ -210,10 +211,8 @@ def browse(args: argparse.Namespace) -> list[Path]:
         loader.sampler.skip(args.start)
     model = None
     if args.checkpoint:
-        if not Path(args.checkpoint).is_file():
-            raise FileNotFoundError(f'--checkpoint {args.checkpoint} does not exist: correct it.')
         model = MODELS.build(cfg.model).eval()
-        load_checkpoint(model, args.checkpoint, map_location='cpu')
+        load_weights(model, Path(args.checkpoint))
         preprocessor = model.data_preprocessor
     else:
         preprocessor = MODELS.build(cfg.model.data_preprocessor)

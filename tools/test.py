@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -30,6 +31,9 @@ from mmseg_semi_rs.engine.launch import (
     section,
     set_launcher,
 )
+from mmseg_semi_rs.models.weights import load_weights
+from mmseg_semi_rs.utils.files import write_atomic
+from mmseg_semi_rs.utils.runner import unwrap
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -65,6 +69,24 @@ def show_predictions(cfg: Config, folder: str) -> None:
     visualizer.save_dir = folder
 
 
+def load_checkpoint(runner: Runner, checkpoint: str, dataset: Any) -> None:
+    """Load all of a checkpoint, where mmengine would leave at random what it lacks.
+
+    Raises:
+        ValueError: It is of another model, or of other classes than the data set's.
+    """
+    meta = load_weights(unwrap(runner.model), Path(checkpoint))
+    trained, tested = (
+        [str(name) for name in (part or {}).get('classes') or ()]
+        for part in (meta.get('dataset_meta'), dataset.metainfo)
+    )
+    if trained and tested and trained != tested:
+        raise ValueError(
+            f'The checkpoint {checkpoint} was trained on the classes {", ".join(trained)}, but the '
+            f'test data has {", ".join(tested)}: give the config of its training.'
+        )
+
+
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Prepare the config, build the runner and evaluate."""
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
@@ -89,14 +111,15 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             cfg[f'val_{part}'], cfg[f'test_{part}'] = cfg[f'test_{part}'], None
     cfg.custom_hooks = []
     set_launcher(cfg, args.launcher)
+    cfg.load_from = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    loader = runner.val_dataloader if both else runner.test_dataloader
+    load_checkpoint(runner, args.checkpoint, loader.dataset)
     metrics = runner.val() if both else runner.test()
     if args.json and is_main_process():
         path = Path(args.json)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + '.part')
-        partial.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
-        partial.replace(path)
+        write_atomic(path, (json.dumps(metrics, indent=1) + '\n').encode())
     return metrics
 
 

@@ -28,6 +28,8 @@ from mmseg_semi_rs.engine.launch import (
     set_amp,
     set_launcher,
     set_resume,
+    set_safe_checkpoints,
+    work_folder,
 )
 
 
@@ -68,7 +70,7 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
     """Prepare the config, build the runner and train."""
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.seed)
     weight_files = check_paths(cfg)
-    notes = [set_amp(cfg, args.amp), set_resume(cfg, args.resume)]
+    notes = [set_amp(cfg, args.amp)]
     set_launcher(cfg, args.launcher)
     if args.auto_scale_lr:
         scaling = section(cfg, 'auto_scale_lr')
@@ -83,12 +85,15 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
             print(note)
         dry_run(cfg, weight_files)
         return
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    for note in filter(None, notes):
-        runner.logger.warning(note)
-    runner.logger.info(batch_summary(cfg, get_world_size()))
-    faults.watch(runner)
-    runner.train()
+    set_safe_checkpoints(cfg)
+    with work_folder(cfg.work_dir):
+        notes.append(set_resume(cfg, args.resume))
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for note in filter(None, notes):
+            runner.logger.warning(note)
+        runner.logger.info(batch_summary(cfg, get_world_size()))
+        faults.watch(runner)
+        runner.train()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ stack trace from inside a worker in the third hour. No label of an unlabelled im
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections import Counter
@@ -20,6 +21,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..utils.files import read_list
 
 LISTED = 10  # problems that an error message spells out
 
@@ -176,11 +179,19 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
             f'{name}.ann_file is {list_path}, which does not exist: write the lists with '
             'tools/make_splits.py, or correct ann_file.'
         )
-    if list_path is not None and list_path.is_file() and not list_path.read_text().strip():
-        raise ValueError(
-            f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
-            'tools/make_splits.py.'
-        )
+    if list_path is not None and list_path.is_file():
+        if not read_list(list_path):
+            raise ValueError(
+                f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
+                'tools/make_splits.py.'
+            )
+        marked = list_path.read_bytes()[:2] in (b'\xef\xbb', b'\xff\xfe', b'\xfe\xff')
+        if marked and str(cfg.get('type')).rpartition('.')[2] != 'FolderDataset':
+            raise ValueError(
+                f'{name}.ann_file is {list_path}, which begins with a byte order mark, and '
+                f'{cfg.get("type")} would take it for a part of the first name: save the list as '
+                'UTF-8 without one.'
+            )
     for key, prefix in (cfg.get('data_prefix') or {}).items():
         if prefix and not (root / prefix).is_dir():
             raise FileNotFoundError(
@@ -312,6 +323,28 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
                     f'({_list_of(datasets[second])}): write the lists again with '
                     f'tools/make_splits.py ({_listed([images[first][key] for key in shared])}).'
                 )
+
+
+def image_lists(dataset: Any) -> dict[str, str]:
+    """Say which images a training sees, whatever folder they are in.
+
+    Args:
+        dataset: As those of :func:`check_segmentation_dataset`, or one with ``labelled`` and
+            ``unlabelled``.
+
+    Returns:
+        By source, the number of images and a digest of their names.
+    """
+    parts = {name: getattr(dataset, name, None) for name in ('labelled', 'unlabelled')}
+    if parts['labelled'] is None:
+        parts = {'labelled': dataset}
+    found = {}
+    for name, part in parts.items():
+        if part is not None:
+            stems = [Path(s.image).stem for leaf in _leaves(part) for s in _samples(leaf, False)]
+            digest = hashlib.sha256('\n'.join(stems).encode(errors='replace')).hexdigest()
+            found[name] = f'{len(stems)} images (names {digest[:12]})'
+    return found
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -18,9 +20,12 @@ import torch.distributed
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
+from ..utils.files import held
+from ..utils.runner import RunStoppedError
+from .checkpoints import checkpoints_of, find_checkpoint
 from .data_checks import check_dataset_paths
 
 __all__ = [
@@ -34,10 +39,16 @@ __all__ = [
     'set_amp',
     'set_launcher',
     'set_resume',
+    'set_safe_checkpoints',
+    'work_folder',
 ]
 
 #: Exit code of a tool whose config, data or weights are wrong.
 BAD_INPUT = 2
+_DISK_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR),
+}
 _WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors', '.npz', '.tar')
 
 
@@ -46,7 +57,10 @@ class Faults:
 
     Only what this package raises itself, to tell the user about a config, data or weight file, is
     shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
-    and so does everything after :meth:`begun`, when the training is under way.
+    and so does everything after :meth:`begun`, when the training is under way. A disk that is full,
+    a folder that may not be written to and a run that stopped on purpose are always told.
+
+    What a console cannot show (``> log.txt`` on Windows) is replaced, not refused.
 
     Args:
         show_traceback: Never shorten.
@@ -59,10 +73,14 @@ class Faults:
 
     def __init__(self, show_traceback: bool = False, tool: str = '__main__') -> None:
         self.show_traceback, self.tool = show_traceback, tool
+        self.under_way = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors='replace')
 
     def begun(self) -> None:
         """Say that the training is under way."""
-        self.show_traceback = True
+        self.under_way = True
 
     def watch(self, runner: Runner) -> None:
         """Call :meth:`begun` when the first iteration of a runner begins."""
@@ -77,11 +95,16 @@ class Faults:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or self.show_traceback or not _is_told(error, self.tool):
+        if error is None or self.show_traceback:
             return
+        message = _disk_fault(error)
+        if message is None and not isinstance(error, RunStoppedError):
+            if self.under_way or not _is_told(error, self.tool):
+                return
+            message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        message = message or str(error)
         rank, world_size = get_dist_info()
         where = f' (rank {rank})' if world_size > 1 else ''
-        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
 
@@ -92,6 +115,16 @@ class _BegunHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.faults.begun()
+
+
+def _disk_fault(error: BaseException) -> str | None:
+    """A sentence on a full disk or a forbidden folder, None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _DISK_FAULTS:
+        return None
+    named = f'{error.filename} cannot be written: ' if error.filename else ''
+    if not named and error.strerror and '/' in error.strerror:
+        return f'{error.strerror}.'  # of write_atomic, a sentence already
+    return f'{named}{error.strerror}; make room there, or choose another folder.'
 
 
 def _is_told(error: BaseException, tool: str) -> bool:
@@ -315,20 +348,31 @@ def set_amp(cfg: Config, amp: bool) -> str | None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> str | None:
-    """Tell the Runner from which checkpoint to go on.
+    """Tell the Runner from which checkpoint to go on; nothing is begun over a training by itself.
 
     Args:
         cfg: The config with its ``work_dir``; changed in place.
-        resume: A checkpoint, ``'auto'`` for the latest one in the work folder, None to start anew
-            unless the config itself says ``resume = True``.
+        resume: A checkpoint, ``'auto'`` for the newest in the work folder that reads whole, None to
+            start anew unless the config itself says ``resume = True``.
 
     Returns:
         What to tell the user, if anything.
 
     Raises:
         FileNotFoundError: The named checkpoint does not exist.
+        ValueError: The work folder has checkpoints and none can be used, or it has some and nobody
+            asked for them.
     """
+    work_dir = Path(cfg.work_dir)
+    if resume is None and cfg.get('resume') and cfg.get('load_from') is None:
+        resume = 'auto'
     if resume is None:
+        before = checkpoints_of(work_dir)
+        if before and not cfg.get('resume'):
+            raise ValueError(
+                f'{work_dir} holds a training already ({before[0].name}): go on with it by '
+                '--resume, give the new one another --work-dir, or delete the old one.'
+            )
         return None
     if resume != 'auto':
         if not Path(resume).is_file():
@@ -338,15 +382,42 @@ def set_resume(cfg: Config, resume: str | None) -> str | None:
             )
         cfg.resume, cfg.load_from = True, resume
         return None
-    latest = None
-    if (Path(cfg.work_dir) / 'last_checkpoint').exists():
-        latest = find_latest_checkpoint(cfg.work_dir)
-    if latest is None or not Path(latest).is_file():
+    found = find_checkpoint(work_dir)
+    if found is None:
         cfg.resume = False
         return f'{cfg.work_dir} has no checkpoint to resume from: starting from the beginning.'
     # Not through load_from of the config, which would be resumed from in its place.
-    cfg.resume, cfg.load_from = True, str(latest)
-    return None
+    cfg.resume, cfg.load_from = True, str(found.path)
+    return found.why
+
+
+def set_safe_checkpoints(cfg: Config) -> None:
+    """Take :class:`SafeCheckpointHook` where a config has mmengine's own on a local disk.
+
+    Args:
+        cfg: The config; changed in place.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if hook and hook.get('type') == 'CheckpointHook' and '://' not in str(hook.get('out_dir')):
+        hook.type = 'SafeCheckpointHook'
+        hook.setdefault('by_epoch', True)  # the default of mmengine's
+
+
+@contextlib.contextmanager
+def work_folder(work_dir: str | Path) -> Iterator[None]:
+    """Keep a work folder to one training, which the first of its processes asks for.
+
+    Args:
+        work_dir: The folder; made if it does not exist.
+
+    Raises:
+        InUseError: Another training is in it.
+    """
+    if get_dist_info()[0] == 0:
+        with held(Path(work_dir) / '.lock', f'A training in {work_dir}'):
+            yield
+    else:
+        yield
 
 
 def _nodes(node: Any, at: str = '') -> Iterator[tuple[str, Any]]:

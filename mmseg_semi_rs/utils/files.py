@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +19,125 @@ from PIL import Image
 
 
 def write_atomic(path: Path, contents: bytes) -> None:
-    """Write a file such that its name never stands for half of it."""
+    """Write a file such that its name never stands for half of it.
+
+    It is on the disk, and not only on its way there, before it replaces another one.
+
+    Args:
+        path: The file.
+        contents: All of it.
+
+    Raises:
+        OSError: It cannot be written; nothing is left of it, and another file of that name stays.
+    """
     partial = path.with_name(f'.{path.name}.part')
-    partial.write_bytes(contents)
-    partial.replace(path)
+    try:
+        with partial.open('wb') as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f'{path} cannot be written ({error.strerror or error}): make room there, or choose '
+            'another folder',
+        ) from error
+
+
+class InUseError(ValueError):
+    """Another process works on the same file or folder."""
+
+
+@contextmanager
+def held(lock: Path, what: str) -> Iterator[None]:
+    """Keep other processes out while a block runs.
+
+    The operating system lets the lock go with the process, however that ends, so that nothing has
+    to be cleared away after a crash. Where it offers none, nobody is kept out.
+
+    Args:
+        lock: A file of nothing else; removed afterwards.
+        what: What is done, and to what, as the message calls it.
+
+    Raises:
+        InUseError: Another process is in such a block; it is named.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open('a+', encoding='utf-8') as file:
+        free = True
+        try:
+            # Of the process and not of the open file, which its data loading workers inherit.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except OSError as error:
+            free = error.errno not in (errno.EACCES, errno.EAGAIN)  # else there are no locks here
+        if not free:
+            file.seek(0)
+            raise InUseError(
+                f'{what} is already under way ({file.read(200).strip() or "by another process"}): '
+                f'wait for it, or end it; {lock} is let go with its process.'
+            )
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {os.uname().nodename}')
+        file.flush()
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a list with one name per line.
+
+    Args:
+        path: See :func:`read_text`.
+
+    Returns:
+        The lines in their order, without the space around them; blank ones are left out.
+
+    Raises:
+        ValueError: See :func:`read_text`.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that any editor wrote.
+
+    Args:
+        path: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Returns:
+        Its text, without the mark.
+
+    Raises:
+        ValueError: The file is of another encoding, which is named as far as it shows.
+    """
+    raw = path.read_bytes()
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = raw.decode('utf-16' if wide else 'utf-8-sig')
+    except UnicodeDecodeError as error:
+        guess = 'UTF-16 without a byte order mark' if raw.count(0) else 'Latin-1 or Windows-1252'
+        line = raw[: error.start].count(b'\n') + 1
+        raise ValueError(
+            f'The list {path} is not in UTF-8 (line {line}, byte 0x{raw[error.start]:02x}; its '
+            f'encoding is probably {guess}): save it as UTF-8.'
+        ) from error
+    if '\0' in text:
+        raise ValueError(
+            f'The list {path} has zero bytes, so its encoding is probably UTF-16 without a byte '
+            'order mark: save it as UTF-8.'
+        )
+    return text
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

@@ -28,13 +28,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from lists import choose_labelled, parse_amount, read_list, write_tiles
+from lists import choose_labelled, parse_amount, write_tiles
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from tables import write_results
 
 import mmseg_semi_rs
 from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.utils.files import read_list
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization.report import write_report
 

@@ -16,11 +16,6 @@ from rich.progress import track
 _DRAWS = 200
 
 
-def read_list(path: Path) -> list[str]:
-    """Ids of a list, one per line."""
-    return path.read_text(encoding='utf-8').split()
-
-
 def parse_amount(amount: str) -> tuple[int | None, int | None]:
     """Read ``32/8``, ``32`` or ``all``.
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -291,7 +292,7 @@ def test_I1_openai_names(tmp_path, dtype):
     assert_openai_loaded(initialise(clip(_saved(tmp_path, openai))), openai)
 
 
-def test_openai_torchscript_archive(tmp_path):
+def test_openai_torchscript_archive_is_refused_with_what_makes_weights_of_it(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = tiny_open_clip(quick_gelu=True)
     path = tmp_path / 'ViT-tiny.pt'
@@ -299,7 +300,12 @@ def test_openai_torchscript_archive(tmp_path):
         warnings.simplefilter('ignore')
         example = (torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.long))
         torch.jit.trace(model.half().float(), example, check_trace=False).save(str(path))
-    assert read_weight_file(path).kind == 'torchscript'
+    monkeypatch.setattr(torch.jit, 'load', None)
+    with pytest.raises(ValueError, match='is a program') as refused:
+        read_weight_file(path)
+    monkeypatch.undo()
+    command = re.search(r'`python -c "(.*)"`', str(refused.value))[1]
+    exec(command, {})  # as the user who trusts the file types it
     assert_openai_loaded(initialise(clip(path)), model.state_dict())
 
 

@@ -89,9 +89,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    checkpoint=dict(type='SafeCheckpointHook', interval=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+    finite_guard=dict(type='FiniteGuardHook'))
 custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
