@@ -117,9 +117,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     load_checkpoint(runner, args.checkpoint, loader.dataset)
     metrics = runner.val() if both else runner.test()
     if args.json and is_main_process():
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(metrics, indent=1) + '\n').encode())
+        write_atomic(Path(args.json), (json.dumps(metrics, indent=1) + '\n').encode())
     return metrics
 
 

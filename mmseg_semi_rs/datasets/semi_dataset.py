@@ -3,16 +3,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from mmengine.dataset import BaseDataset, ConcatDataset
+import torch.utils.data
+from mmengine.dataset import ConcatDataset
 from mmseg.registry import DATASETS
 
 from ..utils.randomness import Draw, seeded
+from .stock_pipelines import branch_source
+
+
+class JoinedDatasets(ConcatDataset):
+    """mmengine's ``ConcatDataset`` of datasets and of wrappers, which its constructor refuses.
+
+    Args:
+        datasets: At least one; what they are about is asked of the first.
+    """
+
+    def __init__(self, datasets: Sequence[Any]) -> None:
+        torch.utils.data.ConcatDataset.__init__(self, datasets)
+        self._metainfo = datasets[0].metainfo
+        self._fully_initialized = False
+        self.full_init()
 
 
 @DATASETS.register_module()
-class SemiDataset(ConcatDataset):
+class SemiDataset(JoinedDatasets):
     """Concatenation of a labelled and an unlabelled dataset, with reproducible transforms.
 
     A :class:`~mmseg_semi_rs.utils.randomness.Draw` index, as ``SemiSampler`` yields it, seeds
@@ -20,22 +37,38 @@ class SemiDataset(ConcatDataset):
     training sees the very images an uninterrupted one would have seen. A plain int index is passed
     through unseeded.
 
+    Pipelines of stock mmseg configs are turned into ones of several views by
+    :func:`~mmseg_semi_rs.datasets.stock_pipelines.branch_pipeline`.
+
     Args:
-        labelled (dict | BaseDataset): Images with masks.
-        unlabelled (dict | BaseDataset, optional): Images whose masks, if any, are not opened. None
-            trains on labelled images alone. Defaults to None.
+        labelled: Images with masks: a dataset, its config, one of a wrapper (``ConcatDataset``,
+            ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them, which are joined.
+        unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
+            trains on labelled images alone.
+        **inherited: What a stock config's dataset has beside its type and stays behind when the
+            config is inherited from without ``_delete_=True``; not read.
 
     Raises:
         ValueError: If a source is empty or the two disagree on their classes.
+        TypeError: An argument is none of a dataset.
     """
 
-    def __init__(
-        self,
-        labelled: dict | BaseDataset,
-        unlabelled: dict | BaseDataset | None = None,
-    ) -> None:
+    INHERITED = frozenset(
+        (
+            *('data_root', 'data_prefix', 'ann_file', 'img_suffix', 'seg_map_suffix', 'pipeline'),
+            *('metainfo', 'reduce_zero_label', 'ignore_index', 'dataset', 'datasets', 'times'),
+        )
+    )
+
+    def __init__(self, labelled: Any, unlabelled: Any = None, **inherited: Any) -> None:
+        unknown = sorted(set(inherited) - self.INHERITED)
+        if unknown:
+            raise TypeError(
+                f'SemiDataset does not know {unknown}: it has labelled and unlabelled, and what '
+                'describes images belongs into these.'
+            )
         built = {
-            name: DATASETS.build(source) if isinstance(source, dict) else source
+            name: _build(branch_source(source, labelled=name == 'labelled'))
             for name, source in (('labelled', labelled), ('unlabelled', unlabelled))
             if source is not None
         }
@@ -56,7 +89,7 @@ class SemiDataset(ConcatDataset):
                     f'The labelled dataset has classes {tuple(ours)} but the unlabelled one '
                     f'{tuple(theirs)}: give both the same dataset type and metainfo.'
                 )
-        super().__init__(list(built.values()), ignore_keys=['label_map', 'reduce_zero_label'])
+        super().__init__(list(built.values()))
 
     @property
     def source_sizes(self) -> list[int]:
@@ -69,3 +102,10 @@ class SemiDataset(ConcatDataset):
             return super().__getitem__(idx)
         with seeded(*idx.entropy):
             return super().__getitem__(int(idx))
+
+
+def _build(source: Any) -> Any:
+    """A source of what a config may say: a dataset, a config, or a list of them."""
+    if isinstance(source, (list, tuple)):
+        return JoinedDatasets([_build(part) for part in source])
+    return DATASETS.build(source) if isinstance(source, dict) else source

@@ -11,18 +11,16 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..utils.files import read_list
+from ..utils.progress import map_threaded
 
 LISTED = 10  # problems that an error message spells out
 
@@ -250,7 +248,7 @@ def check_segmentation_dataset(
     def examine(sample: _Sample) -> _Finding:
         return _examine(sample, decode_images)
 
-    findings = _map(examine, samples, workers, f'checking {title}' if progress else None)
+    findings = map_threaded(examine, samples, f'checking {title}' if progress else None, workers)
     _raise_problems(title, findings)
 
     summary = DatasetSummary(title, len(samples))
@@ -386,29 +384,6 @@ def _samples(leaf: Any, with_labels: bool) -> Iterator[_Sample]:
 
 def _identity(path: str) -> str:
     return path if '://' in path else os.path.realpath(path)
-
-
-def _map(
-    function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    workers: int | None,
-    description: str | None,
-) -> list[_Result]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn('{task.description}', markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=description is None or not console.is_terminal,
-    )
-    threads = workers or min(16, 2 * (os.cpu_count() or 1))
-    with bar, ThreadPoolExecutor(threads) as pool:
-        return list(
-            bar.track(pool.map(function, items), total=len(items), description=description or '')
-        )
 
 
 def _raise_problems(title: str, findings: Sequence[_Finding]) -> None:

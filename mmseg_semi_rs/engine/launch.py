@@ -27,6 +27,7 @@ from ..utils.files import held
 from ..utils.runner import RunStoppedError
 from .checkpoints import checkpoints_of, find_checkpoint
 from .data_checks import check_dataset_paths
+from .plain_config import name_types
 
 __all__ = [
     'BAD_INPUT',
@@ -166,7 +167,7 @@ def load_config(
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
         raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = name_types(Config.fromfile(str(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'

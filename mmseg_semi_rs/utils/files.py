@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,33 +19,50 @@ import numpy as np
 from PIL import Image
 
 
-def write_atomic(path: Path, contents: bytes) -> None:
-    """Write a file such that its name never stands for half of it.
-
-    It is on the disk, and not only on its way there, before it replaces another one.
+@contextmanager
+def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
+    """Let a file be written such that its name never stands for half of it.
 
     Args:
-        path: The file.
-        contents: All of it.
+        path: The file; its folder is made.
+        shared: Whether other processes may write it at the same time. If not, what a killed process
+            has left behind is written over by the next.
+        durable: Whether it is on the disk, and not only on its way there, before it takes the place
+            of another one.
+
+    Yields:
+        Where to write. It takes the place of ``path`` at the end of the block, and is removed where
+        the block fails.
 
     Raises:
-        OSError: It cannot be written; nothing is left of it, and another file of that name stays.
+        OSError: It cannot be written; another file of that name stays as it was.
     """
-    partial = path.with_name(f'.{path.name}.part')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f'.{uuid.uuid4().hex}' if shared else ''
+    partial = path.with_name(f'.{path.name}{mark}.part')
     try:
-        with partial.open('wb') as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        if durable:
+            with partial.open('rb') as file:
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if error.filename not in (None, str(partial)):
+            raise
         raise OSError(
             error.errno,
             f'{path} cannot be written ({error.strerror or error}): make room there, or choose '
             'another folder',
         ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, contents: bytes, shared: bool = False, durable: bool = False) -> None:
+    """Write a file whole or not at all, see :func:`replacing`."""
+    with replacing(path, shared, durable) as partial:
+        partial.write_bytes(contents)
 
 
 class InUseError(ValueError):

@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..utils.files import replacing
+
 __all__ = ['colorize', 'denormalise', 'draw_panels', 'legend', 'overlay', 'save_picture']
 
 Palette = Sequence[Sequence[int]]
@@ -206,8 +208,6 @@ def save_picture(picture: np.ndarray, path: str | Path) -> Path:
         The path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.part')
-    Image.fromarray(picture).save(partial, format='PNG')
-    partial.replace(path)
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, format='PNG')
     return path

@@ -372,10 +372,10 @@ def test_a_killed_validation_is_made_up(config, trained, tmp_path, monkeypatch):
 def test_a_failing_write_leaves_what_was_there(config, tmp_path, monkeypatch, capsys):
     written = safe_checkpoint_hook.write_atomic
 
-    def full(path, contents):
+    def full(path, contents, **options):
         if path.name == 'iter_4.pth':
             raise OSError(28, 'No space left on device')
-        written(path, contents)
+        written(path, contents, **options)
 
     monkeypatch.setattr(safe_checkpoint_hook, 'write_atomic', full)
     told = refusal(capsys, 'train', config, '--work-dir', tmp_path, '--cfg-options', *OPTIONS)

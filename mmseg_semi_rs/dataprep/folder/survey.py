@@ -3,20 +3,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 from ...rasters.files import IMAGE_SUFFIXES, list_images
 from ...rasters.masks import Colour, Mask, read_mask
 from ...rasters.reader import RasterInfo, raster_info, read_rgb
+from ...utils.progress import map_threaded
 from .mask_classes import ClassPlan
 
 _DECODED = 4096**2  # pixels up to which an image is decoded to see whether all of it is there
@@ -199,7 +195,7 @@ def survey_folder(
         return _look(image_dir, *item, bands)
 
     first = [(stem, names[0]) for stem, names in found.items()]
-    for picture in _each(look, first, workers, 'looking at images', progress):
+    for picture in map_threaded(look, first, 'looking at images' if progress else None, workers):
         if isinstance(picture, str):
             survey.problems.append(picture)
         else:
@@ -253,7 +249,7 @@ def _survey_masks(survey: Survey, mask_dir: Path, workers: int | None, progress:
     def examine(pair: tuple[Picture, str]) -> MaskSummary | str:
         return _examine(mask_dir, *pair)
 
-    found = _each(examine, paired, workers, 'looking at masks', progress)
+    found = map_threaded(examine, paired, 'looking at masks' if progress else None, workers)
     for (picture, _), mask in zip(paired, found, strict=True):
         if isinstance(mask, str):
             survey.problems.append(mask)
@@ -333,22 +329,3 @@ def _note_twins(found: Mapping[str, list[str]], folder: Path, problems: list[str
                 f'{folder / names[0]} and {", ".join(names[1:])} have one name: only the first is '
                 'taken, rename the others.'
             )
-
-
-def _each(
-    function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    workers: int | None,
-    description: str,
-    progress: bool,
-) -> Iterable[_Result]:
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        yield from track(
-            pool.map(function, items),
-            description,
-            len(items),
-            console=console,
-            transient=True,
-            disable=not (progress and console.is_terminal),
-        )

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,10 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...utils.files import write_atomic
+from ...utils.progress import map_threaded
 
 MANIFEST = 'manifest.json'
 
@@ -91,19 +88,9 @@ def scan_labels(
             )
         return frozenset(map(int, np.flatnonzero(np.bincount(ids.ravel(), minlength=256))))
 
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (progress and console.is_terminal),
+    ids = map_threaded(
+        ids_of, list(labels.values()), 'reading labels' if progress else None, workers
     )
-    with bar, ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
-        found = pool.map(ids_of, labels.values())
-        ids = list(bar.track(found, total=len(labels), description='reading labels'))
     return dict(zip(labels, ids, strict=True))
 
 

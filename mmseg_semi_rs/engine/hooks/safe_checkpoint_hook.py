@@ -45,8 +45,7 @@ class AtomicBackend(LocalBackend):
         """
         path = Path(filepath)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, obj)
+            write_atomic(path, obj, durable=True)
         except OSError as error:
             raise RunStoppedError(
                 f'The checkpoint {path} cannot be written ({os.strerror(error.errno or 0)}): the '
@@ -143,6 +142,9 @@ class SafeCheckpointHook(CheckpointHook):
         """Follow a work folder that was moved, make up a validation, and listen to signals."""
         super().before_train(runner)
         self._images = self._images or image_lists(runner.train_dataloader.dataset)
+        if is_main_process():
+            for partial in Path(self.out_dir).glob('.*.pth.part'):  # of a run that was killed
+                partial.unlink(missing_ok=True)
         if runner._resume:
             self._follow(runner)
         self._listen()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.class_embeddings import TEMPLATES
-from ...utils.files import file_digest, settings_digest
+from ...utils.files import file_digest, settings_digest, write_atomic
 from ..evidence import Evidence, quantise
 from .base import Verifier
 from .dense_similarity import PatchSimilarity, WindowSimilarity, average_windows
@@ -441,13 +440,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a file that a reader sees whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
-    try:
-        partial.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, (json.dumps(record, indent=1) + '\n').encode(), shared=True)
 
 
 def _read_templates(templates: str | Sequence[str]) -> list[str]:
