@@ -10,10 +10,10 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -70,46 +70,61 @@ class InUseError(ValueError):
 
 
 @contextmanager
-def held(lock: Path, what: str) -> Iterator[None]:
+def held(lock: Path, what: str, parts: Collection[str] = ()) -> Iterator[None]:
     """Keep other processes out while a block runs.
 
     The operating system lets the lock go with the process, however that ends, so that nothing has
     to be cleared away after a crash. Where it offers none, nobody is kept out.
 
     Args:
-        lock: A file of nothing else; removed afterwards.
+        lock: A file of nothing else; its folder is made, and the last to leave removes it.
         what: What is done, and to what, as the message calls it.
+        parts: What is held under this lock, if not everything, such as names of files. Defaults to
+            ().
 
     Raises:
-        InUseError: Another process is in such a block; it is named.
+        InUseError: Another process is in such a block, for one of the parts.
     """
     try:
         import fcntl
     except ImportError:  # not a POSIX system
         yield
         return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open('a+', encoding='utf-8') as file:
-        free = True
+
+    def take(file: TextIO, length: int = 0, start: int = 0) -> bool:
         try:
             # Of the process and not of the open file, which its data loading workers inherit.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
         except OSError as error:
-            free = error.errno not in (errno.EACCES, errno.EAGAIN)  # else there are no locks here
-        if not free:
+            return error.errno not in (errno.EACCES, errno.EAGAIN)  # else there are no locks here
+        return True
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open('a+', encoding='utf-8') as file:
+        taken = ''
+        if not parts and not take(file):
             file.seek(0)
-            raise InUseError(
-                f'{what} is already under way ({file.read(200).strip() or "by another process"}): '
-                f'wait for it, or end it; {lock} is let go with its process.'
+            taken = file.read(200).strip() or 'by another process'
+        for part in parts:
+            start = int.from_bytes(
+                hashlib.sha256(part.encode(errors='replace')).digest()[:7], 'big'
             )
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {os.uname().nodename}')
-        file.flush()
+            if not take(file, 1, start):
+                taken = part
+        if taken or not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
+            raise InUseError(
+                f'{what} is already under way ({taken or "by another process"}): wait for it, or '
+                f'end it; {lock} is let go with its process.'
+            )
+        if not parts:
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {os.uname().nodename}')
+            file.flush()
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            if take(file):
+                lock.unlink(missing_ok=True)
 
 
 def read_list(path: Path) -> list[str]:

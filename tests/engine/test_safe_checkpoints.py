@@ -234,7 +234,9 @@ def test_load_from_of_another_network_is_told(config, tmp_path, capsys):
     assert 'Not one weight' in told and 'other.pth' in told
 
 
-@pytest.mark.parametrize('tool', ['train', 'resume', 'test', 'browse_dataset'])
+@pytest.mark.parametrize(
+    'tool', ['train', 'resume', 'test', 'browse_dataset', 'predict', 'export_student']
+)
 @pytest.mark.parametrize('damage', [cut_off, not_a_number])
 def test_a_damaged_checkpoint_is_one_sentence_everywhere(
     config, trained, tmp_path, capsys, tool, damage
@@ -252,6 +254,8 @@ def test_a_damaged_checkpoint_is_one_sentence_everywhere(
                   f'load_from={bad}'],
         'resume': ['train', config, '--work-dir', tmp_path / 'w', '--resume', bad],
         'test': ['test', config, bad, '--work-dir', tmp_path / 'w'],
+        'predict': ['predict', config, bad, config.parent / 'img', '--out', tmp_path / 'p'],
+        'export_student': ['export_student', config, bad, '--out', tmp_path / 'e'],
         'browse_dataset': ['browse_dataset', config, '--checkpoint', bad, '--out', tmp_path / 'b'],
     }[tool]  # fmt: skip
     assert str(bad) in refusal(capsys, *words)

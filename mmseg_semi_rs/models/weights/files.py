@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,7 +144,10 @@ def read_torch_file(path: Path, map_location: Any = 'cpu', mapped: bool = False)
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
+    code = re.search(r'GLOBAL (\S+)', str(error))
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
+    if code is not None:
+        reason = f'it asks for {code[1]}, which is code'
     return ValueError(
         f'The weight file {path} cannot be read as tensors alone, since it is damaged or holds '
         f'other objects ({reason}): fetch it again, or save its bare state dict with torch.save.'
