@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..utils.files import read_list
 from ..utils.progress import map_threaded
+from .decoded_images import DecodedImages
 
 LISTED = 10  # problems that an error message spells out
 
@@ -76,7 +77,8 @@ class DatasetSummary:
             shares = ', '.join(f'{n} {share:.1%}' for n, share in self.class_shares.items())
             lines.append(f'  {shares}; ignored {self.ignored_share:.1%} of all pixels')
         if self.class_pixels and self.absent_classes:
-            lines.append(f'  no pixel of {", ".join(self.absent_classes)}')
+            absent = ', '.join(self.absent_classes)
+            lines.append(f'  WARNING: no pixel of {absent}, so that no label teaches it')
         return '\n'.join(lines)
 
 
@@ -202,7 +204,7 @@ def check_segmentation_dataset(
     dataset: Any,
     with_labels: bool = True,
     name: str | None = None,
-    decode_images: bool = False,
+    decode_images: bool = True,
     workers: int | None = None,
     progress: bool = True,
 ) -> DatasetSummary:
@@ -218,7 +220,8 @@ def check_segmentation_dataset(
         with_labels: Whether to open label files.
         name: What to call it in messages. Defaults to the class and its list.
         decode_images: Whether images are decoded whole, which also finds those that were cut off;
-            otherwise only their headers are read.
+            otherwise only their headers are read. What was decoded once is not again until the file
+            changes. Defaults to True.
         workers: Threads. Defaults to twice the number of processors, at most 16.
         progress: Whether to show a progress bar.
 
@@ -245,10 +248,14 @@ def check_segmentation_dataset(
                     'dataset a data_prefix with seg_map_path.'
                 )
 
+    decoded = DecodedImages(Path(samples[0].image).parent) if decode_images else None
+
     def examine(sample: _Sample) -> _Finding:
-        return _examine(sample, decode_images)
+        return _examine(sample, decoded)
 
     findings = map_threaded(examine, samples, f'checking {title}' if progress else None, workers)
+    if decoded is not None:
+        decoded.save()
     _raise_problems(title, findings)
 
     summary = DatasetSummary(title, len(samples))
@@ -259,12 +266,18 @@ def check_segmentation_dataset(
         totals = sum((f.pixels for f in findings if f.pixels is not None), np.zeros(256, np.int64))
         summary.class_pixels = {label: int(totals[k]) for k, label in enumerate(classes)}
         summary.ignored_pixels = int(totals.sum()) - sum(summary.class_pixels.values())
+        if classes and not any(summary.class_pixels.values()):
+            raise ValueError(
+                f'{title} has {summary.ignored_pixels} pixels in {summary.images} labels, and all '
+                'are ignored, so that there is nothing to learn: correct the labels, or the ids '
+                'that the dataset takes for classes (reduce_zero_label, label_map, ignore_index).'
+            )
     return summary
 
 
 def check_semi_dataset(
     dataset: Any,
-    decode_images: bool = False,
+    decode_images: bool = True,
     workers: int | None = None,
     progress: bool = True,
 ) -> SemiSummary:
@@ -446,14 +459,25 @@ def _raster_size(path: str) -> tuple[int, int] | None:
     return None if pixels is None else (pixels.shape[1], pixels.shape[0])
 
 
-def _examine(sample: _Sample, decode_image: bool) -> _Finding:
+def _checked_size(sample: _Sample, decoded: DecodedImages | None) -> tuple[int, int]:
+    """Width and height of an image, which is decoded unless it is known to be whole."""
+    if decoded is None or sample.backend_args or '://' in sample.image:
+        return _image_size(sample.image, sample.backend_args, decode=decoded is not None)
+    known = decoded.size_of(sample.image)
+    if known is None:
+        known = _image_size(sample.image, None, decode=True)
+        decoded.add(sample.image, known)
+    return known
+
+
+def _examine(sample: _Sample, decoded: DecodedImages | None) -> _Finding:
     finding = _Finding()
     if not _exists(sample.image, sample.backend_args):
         finding.problems.append(f'image {sample.image} does not exist')
         finding.missing += 1
     else:
         try:
-            finding.size = _image_size(sample.image, sample.backend_args, decode_image)
+            finding.size = _checked_size(sample, decoded)
         except Exception as error:  # Pillow raises a dozen kinds for damaged files
             finding.problems.append(f'image {sample.image} cannot be read ({_short(error)})')
     if sample.label is None:

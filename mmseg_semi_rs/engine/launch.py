@@ -103,7 +103,9 @@ class Faults:
             if self.under_way or not _is_told(error, self.tool):
                 return
             message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        message = message or str(error)
+        message = (message or str(error)).strip()
+        if 'Original Traceback' in message:  # from a data loading worker
+            message = message.splitlines()[-1].partition(': ')[2]
         rank, world_size = get_dist_info()
         where = f' (rank {rank})' if world_size > 1 else ''
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
