@@ -13,32 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
-from mmseg.registry import RUNNERS
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.apis.predictor import choose_network
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import (
-    Faults,
-    check_paths,
-    leave_process_group,
-    load_config,
-    section,
-    set_launcher,
-)
-from mmseg_semi_rs.models.weights import load_weights
-from mmseg_semi_rs.utils.files import write_atomic
-from mmseg_semi_rs.utils.runner import unwrap
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser = command_parser('test', 'Evaluate a checkpoint')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -56,6 +42,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def show_predictions(cfg: Config, folder: str) -> None:
     """Let the visualization hook draw every prediction into a folder."""
+    from mmseg_semi_rs.engine.launch import section
+
     hook = section(cfg, 'default_hooks', 'visualization')
     hook.update(type=hook.get('type', 'SegVisualizationHook'), draw=True, interval=1)
     visualizer = section(cfg, 'visualizer')
@@ -69,26 +57,23 @@ def show_predictions(cfg: Config, folder: str) -> None:
     visualizer.save_dir = folder
 
 
-def load_checkpoint(runner: Runner, checkpoint: str, dataset: Any) -> None:
-    """Load all of a checkpoint, where mmengine would leave at random what it lacks.
-
-    Raises:
-        ValueError: It is of another model, or of other classes than the data set's.
-    """
-    meta = load_weights(unwrap(runner.model), Path(checkpoint))
-    trained, tested = (
-        [str(name) for name in (part or {}).get('classes') or ()]
-        for part in (meta.get('dataset_meta'), dataset.metainfo)
-    )
-    if trained and tested and trained != tested:
-        raise ValueError(
-            f'The checkpoint {checkpoint} was trained on the classes {", ".join(trained)}, but the '
-            f'test data has {", ".join(tested)}: give the config of its training.'
-        )
-
-
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Prepare the config, build the runner and evaluate."""
+    register_all()
+    from mmengine.dist import is_main_process
+    from mmengine.runner import Runner
+    from mmseg.registry import RUNNERS
+
+    from mmseg_semi_rs.apis.predictor import choose_network
+    from mmseg_semi_rs.engine.checkpoints import load_to_test
+    from mmseg_semi_rs.engine.launch import (
+        check_paths,
+        leave_process_group,
+        load_config,
+        set_launcher,
+    )
+    from mmseg_semi_rs.utils.files import write_atomic
+
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if cfg.get('test_dataloader') is None:
         raise ValueError(f'{args.config} has no test_dataloader: give it one to evaluate on.')
@@ -114,10 +99,11 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     cfg.load_from = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     loader = runner.val_dataloader if both else runner.test_dataloader
-    load_checkpoint(runner, args.checkpoint, loader.dataset)
+    load_to_test(runner.model, args.checkpoint, loader.dataset.metainfo)
     metrics = runner.val() if both else runner.test()
     if args.json and is_main_process():
         write_atomic(Path(args.json), (json.dumps(metrics, indent=1) + '\n').encode())
+    leave_process_group()
     return metrics
 
 
@@ -126,7 +112,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     with Faults(args.traceback, __name__):
         test(args)
-    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..engine.launch import load_config, section
 from ..models.weights import load_weights
 from ..rasters.reader import RasterToRGB
+from ..utils.commands import command
 from ..utils.files import file_digest, settings_digest
 
 NO_DATA = 255  # in a map
@@ -159,6 +160,7 @@ def load_predictor(
     network: str | None = None,
     window: int | None = None,
     bands: Sequence[int] | None = None,
+    raster: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Predictor:
     """Build a :class:`Predictor` from what a training left.
@@ -168,8 +170,8 @@ def load_predictor(
     Args:
         config (str | Path | Config): The training's config. Of its top-level keys ``window_size``
             (else ``crop_size``) is the side of the windows and ``raster`` the arguments of
-            :class:`~mmseg_semi_rs.datasets.RasterToRGB`. Windows are resized as the ``Resize`` of
-            its test pipeline says.
+            :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`. Windows are resized as the
+            ``Resize`` of its test pipeline says.
         checkpoint (str | Path): Checkpoint file.
         device (str, optional): Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
         network (str, optional): ``'teacher'`` or ``'student'``; of two students a name of theirs or
@@ -177,6 +179,8 @@ def load_predictor(
         window (int, optional): Side of the windows, instead of the config's.
         bands (Sequence[int], optional): Numbers of the bands that are red, green and blue, from 1,
             instead of the config's.
+        raster (Mapping[str, Any], optional): Other arguments of ``RasterToRGB`` (``low``, ``high``,
+            ``nodata``), instead of the config's.
         **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
 
     Raises:
@@ -189,8 +193,8 @@ def load_predictor(
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: tools/train.py writes them into the '
-            'work_dir of a training.'
+            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
+            'the work_dir of a training.'
         )
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     if settings.get('amp') and not device.startswith('cuda'):
@@ -200,9 +204,9 @@ def load_predictor(
     meta = load_weights(model, path)
     input_size = _resize_of(cfg)
     side = window or cfg.get('window_size') or _side(cfg)
-    raster = dict(cfg.get('raster') or {})
+    to_rgb = {**(cfg.get('raster') or {}), **(raster or {})}
     if bands is not None:
-        raster['bands'] = list(bands)
+        to_rgb['bands'] = list(bands)
     classes, palette = dataset_meta(cfg, meta, path)
     return Predictor(
         model,
@@ -210,7 +214,7 @@ def load_predictor(
         palette,
         side,
         input_size=input_size(side),
-        to_rgb=RasterToRGB(**raster),
+        to_rgb=RasterToRGB(**to_rgb),
         fingerprint=settings_digest({
             'config': repr(cfg.model.to_dict()),
             'checkpoint': file_digest(path),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from mmengine.logging import print_log
 from mmseg.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 
+from ..utils.errors import RunStoppedError
 from ..utils.randomness import Draw, seeded
-from ..utils.runner import RunStoppedError
 from .stock_pipelines import branch_source
 
 
@@ -31,6 +31,48 @@ class JoinedDatasets(ConcatDataset):
         self._metainfo = datasets[0].metainfo
         self._fully_initialized = False
         self.full_init()
+
+
+# What a split's two lists are called, and what versions before 0.2 called them.
+_LISTS = {
+    'labelled': ('labelled.txt', 'labeled.txt'),
+    'unlabelled': ('unlabelled.txt', 'unlabeled.txt'),
+}
+
+
+def fill_split(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the lists of a split in the config of a :class:`SemiDataset`.
+
+    Args:
+        cfg: Arguments of ``SemiDataset``; not changed.
+
+    Returns:
+        The same without ``split``: each source that names no ``ann_file`` has
+        ``<split>/labelled.txt`` or ``<split>/unlabelled.txt`` below its ``data_root``, or, where
+        only that is there, the file by its former name, ``labeled.txt`` or ``unlabeled.txt``.
+
+    Raises:
+        ValueError: There is a ``split``, but a source is a dataset that was built already.
+    """
+    filled = dict(cfg)
+    split = filled.pop('split', None)
+    if split is None:
+        return filled
+    for name, (current, former) in _LISTS.items():
+        source = filled.get(name)
+        if source is None:
+            continue
+        if not isinstance(source, Mapping):
+            raise ValueError(
+                f'split={split!r} cannot give its list to the {name} dataset, which is built '
+                'already: leave split out, or hand over its config.'
+            )
+        if source.get('ann_file'):
+            continue
+        folder = Path(source.get('data_root') or '') / split
+        only_former = (folder / former).exists() and not (folder / current).exists()
+        filled[name] = {**source, 'ann_file': f'{split}/{former if only_former else current}'}
+    return filled
 
 
 @DATASETS.register_module()
@@ -50,6 +92,8 @@ class SemiDataset(JoinedDatasets):
             ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them, which are joined.
         unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
             trains on labelled images alone.
+        split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
+            with an ``ann_file`` keeps it. Defaults to None.
         damaged: What to do about a file that cannot be read any more: ``'stop'`` the training, or
             ``'skip'`` it, take the next image of its source and say in the log how many were
             skipped. Defaults to 'stop'.
@@ -57,10 +101,16 @@ class SemiDataset(JoinedDatasets):
             config is inherited from without ``_delete_=True``; not read.
 
     Raises:
-        ValueError: If a source is empty, the two disagree on their classes, or ``damaged`` is
-            neither.
+        ValueError: If a source is empty, the two disagree on their classes, there is a ``split``
+            for a dataset that is built already, or ``damaged`` is neither.
         RunStoppedError: In training, when a file cannot be read; it is named.
         TypeError: An argument is none of a dataset.
+
+    Examples:
+        >>> tiles = dict(type='DeepGlobeDataset', data_root='data/deepglobe')
+        >>> semi = dict(labelled=tiles, unlabelled=tiles, split='splits/scene/1-4')
+        >>> fill_split(semi)['unlabelled']['ann_file']
+        'splits/scene/1-4/unlabelled.txt'
     """
 
     INHERITED = frozenset(
@@ -71,7 +121,12 @@ class SemiDataset(JoinedDatasets):
     )
 
     def __init__(
-        self, labelled: Any, unlabelled: Any = None, damaged: str = 'stop', **inherited: Any
+        self,
+        labelled: Any,
+        unlabelled: Any = None,
+        split: str | None = None,
+        damaged: str = 'stop',
+        **inherited: Any,
     ) -> None:
         if damaged not in ('stop', 'skip'):
             raise ValueError(f"SemiDataset damaged={damaged!r} must be 'stop' or 'skip'.")
@@ -83,9 +138,10 @@ class SemiDataset(JoinedDatasets):
                 f'SemiDataset does not know {unknown}: it has labelled and unlabelled, and what '
                 'describes images belongs into these.'
             )
+        sources = fill_split(dict(labelled=labelled, unlabelled=unlabelled, split=split))
         built = {
             name: _build(branch_source(source, labelled=name == 'labelled'))
-            for name, source in (('labelled', labelled), ('unlabelled', unlabelled))
+            for name, source in sources.items()
             if source is not None
         }
         for name, source in built.items():

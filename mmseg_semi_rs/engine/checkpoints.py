@@ -9,8 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from ..models.weights import load_weights
 from ..models.weights.files import check_numbers, read_torch_file
+from ..utils.runner import unwrap
 
 LAST = 'last_checkpoint'  # names the newest checkpoint, relative to its folder
 _NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
@@ -83,6 +88,31 @@ def find_checkpoint(work_dir: Path) -> Found | None:
             f'{" | ".join(unusable)} Restore one, or start anew with another --work-dir.'
         )
     return None
+
+
+def load_to_test(model: nn.Module, checkpoint: str, metainfo: Mapping[str, Any]) -> None:
+    """Load all of a checkpoint, where mmengine would leave at random what it lacks.
+
+    Args:
+        model: That of a runner; changed in place.
+        checkpoint: The file.
+        metainfo: Of the data set that is tested on.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or is of another model or other classes; what differs is
+            named.
+    """
+    meta = load_weights(unwrap(model), Path(checkpoint))
+    trained, tested = (
+        [str(name) for name in (part or {}).get('classes') or ()]
+        for part in (meta.get('dataset_meta'), metainfo)
+    )
+    if trained and tested and trained != tested:
+        raise ValueError(
+            f'The checkpoint {checkpoint} was trained on the classes {", ".join(trained)}, but the '
+            f'test data has {", ".join(tested)}: give the config of its training.'
+        )
 
 
 def _numbered(folder: Path) -> Iterator[Path]:

@@ -18,6 +18,8 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
+from .errors import InUseError
+
 
 @contextmanager
 def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
@@ -63,10 +65,6 @@ def write_atomic(path: Path, contents: bytes, shared: bool = False, durable: boo
     """Write a file whole or not at all, see :func:`replacing`."""
     with replacing(path, shared, durable) as partial:
         partial.write_bytes(contents)
-
-
-class InUseError(ValueError):
-    """Another process works on the same file or folder."""
 
 
 @contextmanager

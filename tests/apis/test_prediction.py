@@ -25,7 +25,8 @@ from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
-from mmseg_semi_rs.utils.files import InUseError, held
+from mmseg_semi_rs.utils.errors import InUseError
+from mmseg_semi_rs.utils.files import held
 from tests.tools.tiny_training import ROOT
 
 CLASSES = ['red', 'green', 'blue']

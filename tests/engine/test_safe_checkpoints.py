@@ -14,7 +14,8 @@ from mmseg.registry import HOOKS
 from mmseg_semi_rs.engine.checkpoints import find_checkpoint
 from mmseg_semi_rs.engine.hooks import safe_checkpoint_hook
 from mmseg_semi_rs.engine.loops import TeacherStudentValLoop
-from mmseg_semi_rs.utils.files import InUseError, held
+from mmseg_semi_rs.utils.errors import InUseError
+from mmseg_semi_rs.utils.files import held
 from tests.tools.tiny_training import run_here, write_dual, write_training
 
 # ------------------------------------------------------------------------ which one is gone on from
@@ -491,7 +492,7 @@ def test_steps_that_are_not_finite_now_and_then_are_let_be():
     from types import SimpleNamespace
 
     from mmseg_semi_rs.engine.hooks import FiniteGuardHook
-    from mmseg_semi_rs.utils.runner import RunStoppedError
+    from mmseg_semi_rs.utils.errors import RunStoppedError
 
     hook = FiniteGuardHook(patience=2, interval=1)
     runner = SimpleNamespace(model=torch.nn.Linear(1, 1), iter=0, max_iters=100)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from mmengine.logging import MessageHub, MMLogger
@@ -168,6 +169,24 @@ def write_unimatch(tiny: Path) -> Path:
     config = tiny.with_name('unimatch.py')
     config.write_text(UNIMATCH)
     return config
+
+
+def assert_alive(runner: Any, begin: int = 0) -> None:
+    """Make sure that no loss of a training was zero, without which a test of it shows little.
+
+    Args:
+        runner: After the training; a resumed one has the losses before, too.
+        begin: Step, from 0, from which on all losses act.
+    """
+    hub = runner.message_hub
+    losses = {
+        name: hub.get_scalar(name).data[0]
+        for name in hub.log_scalars
+        if name.startswith('train/') and 'loss' in name
+    }
+    assert len(losses) > 2
+    for name, values in losses.items():
+        assert (values[begin:] != 0).all(), f'{name}: {values}'
 
 
 def load_tool(name: str) -> ModuleType:

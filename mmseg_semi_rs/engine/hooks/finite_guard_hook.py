@@ -13,7 +13,8 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
-from ...utils.runner import RunStoppedError, unwrap
+from ...utils.errors import RunStoppedError
+from ...utils.runner import unwrap
 
 _LISTED = 4  # images that the message names
 

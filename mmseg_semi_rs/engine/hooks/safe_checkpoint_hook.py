@@ -22,8 +22,9 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...models.weights.checkpoints import check_fit, differences, unwrapped
+from ...utils.errors import RunStoppedError
 from ...utils.files import write_atomic
-from ...utils.runner import RunStoppedError, unwrap
+from ...utils.runner import unwrap
 from ..checkpoints import LAST, find_checkpoint
 from ..data_checks import image_lists
 from ..launch import leave_process_group

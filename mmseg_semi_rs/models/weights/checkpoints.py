@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from ...utils.commands import command
 from .files import check_numbers, read_torch_file
 
 
@@ -33,16 +34,16 @@ def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {filename} does not exist: tools/train.py writes them into the '
-            'work_dir of a training.'
+            f'The checkpoint {filename} does not exist: {command("train")} writes them '
+            'into the work_dir of a training.'
         )
     checkpoint = read_torch_file(path, map_location)
     holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
     weights = checkpoint['state_dict'] if holds_more else checkpoint
     if not isinstance(weights, Mapping) or not any(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(
-            f'The checkpoint {path} holds no weights by name: give a .pth file that tools/train.py '
-            'wrote.'
+            f'The checkpoint {path} holds no weights by name: give a .pth file that '
+            f'{command("train")} wrote.'
         )
     check_numbers(path, {k: v for k, v in weights.items() if isinstance(v, Tensor)})
     return checkpoint
