@@ -181,9 +181,9 @@ def test_resume_finds_the_latest_checkpoint_of_the_work_folder(tmp_path):
     cfg = trainable(work_dir=str(tmp_path), load_from='pretrained.pth')
     assert 'no checkpoint' in launch.set_resume(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (False, 'pretrained.pth')
-    (tmp_path / 'iter_8.pth').write_bytes(b'')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_8.pth'))
-    assert launch.set_resume(cfg, 'auto') is None
+    torch.save({'meta': {}, 'state_dict': {}, 'optimizer': {}}, tmp_path / 'iter_8.pth')
+    (tmp_path / 'last_checkpoint').write_text('iter_8.pth')
+    assert 'iter_8.pth, the newest' in launch.set_resume(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_8.pth'))
     with pytest.raises(FileNotFoundError, match=r'--resume .*iter_9\.pth does not exist'):
         launch.set_resume(cfg, str(tmp_path / 'iter_9.pth'))

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import load_checkpoint
 from mmseg.registry import MODELS
 
+from mmseg_semi_rs.models.weights import load_weights
 from mmseg_semi_rs.visualization.panels import (
     colorize,
     draw_panels,
@@ -35,7 +35,7 @@ def predict(run: Run, dataset: Any, tiles: Sequence[int]) -> list[np.ndarray]:
         For each tile the classes, (H, W) uint8.
     """
     model = MODELS.build(Config.fromfile(run.config).model)
-    load_checkpoint(model, str(run.checkpoint), map_location='cpu')
+    load_weights(model, run.checkpoint)
     model.eval()
     maps = []
     for tile in tiles:

@@ -536,7 +536,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=${logs}, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='SafeCheckpointHook',
         by_epoch=False,
         interval=${interval},
         save_best='mIoU',
@@ -544,6 +544,7 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook', draw=True, interval=${draw}),
+    finite_guard=dict(type='FiniteGuardHook'),
 )
 custom_hooks = ${hooks}
 
