@@ -61,7 +61,14 @@ EXTRAS['docs'] = [
     'mkdocs-material>=9.6',  # the site in docs/
     'mkdocstrings[python]>=0.27',  # its API pages, from docstrings
 ]
-EXTRAS['dev'] = [*EXTRAS['test'], 'ruff>=0.8', 'mypy>=1.8']
+EXTRAS['dev'] = [
+    *EXTRAS['test'],
+    'ruff>=0.8',
+    'mypy>=1.8',
+    'codespell[toml]>=2.3',
+    'pytest-cov>=5.0',  # make coverage
+    'pre-commit>=3.5',
+]
 
 
 def version() -> str:
