@@ -67,12 +67,11 @@ def test_teachers_of_the_demo_hold_the_kept_weights_and_nothing_else(name):
 def test_verifier_of_the_demo_reads_the_same_file():
     cfg = Config.fromfile(ROOT / 'tools/demo/configs/semiearth_potsdam_3-32.py')
     verifier = dict(cfg.purify.verifier, checkpoint=str(ROOT / cfg.purify.verifier.checkpoint))
-    verifier['temperature'] = 0.05
     built = MODELS.build(verifier)
     built.load()
     image, _ = fabricated.make_scene(seed=7, index=0, size=128)
     (found,) = built.verify([image])
-    assert found.scores.shape == (6, 32, 32) and not found.scores[5].any()
+    assert found.scores.shape == (6, 32, 32) and found.scores.reshape(6, -1).any(1).all()
 
 
 def test_the_command_is_reproducible_and_writes_its_note(known, tmp_path):
