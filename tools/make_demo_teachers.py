@@ -26,25 +26,33 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from demo.teachers import FILES, STEPS, make_demo_teachers
+from mmseg_semi_rs.utils.command_line import Faults, command_parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the tool."""
-    parser = argparse.ArgumentParser(
-        description="Train the demo's stand-ins for foundation models",
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(
+        'demo-teachers',
+        "Train the demo's stand-ins for foundation models",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('--out', default='tools/demo/configs/teachers', help='folder to write to')
     parser.add_argument('--seed', type=int, default=0, help='seed of places and training')
     parser.add_argument('--places', type=int, default=300, help='places to learn from')
-    parser.add_argument('--steps', type=int, help=f'training steps of each (default: {STEPS})')
+    parser.add_argument(
+        '--steps', type=int, help='training steps of each (default: 2000 of CLIP, 600 of DINOv2)'
+    )
     parser.add_argument('--workers', type=int, default=2, help='processes to work in')
-    args = parser.parse_args(arguments)
-    try:
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the tool."""
+    args = parse_args(arguments)
+    from demo.teachers import FILES, make_demo_teachers
+
+    with Faults(tool='demo.teachers'):
         make_demo_teachers(**vars(args))
-    except ValueError as error:
-        parser.error(str(error))
     print(f'{args.out}: {", ".join(FILES.values())}')
 
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch.utils.data
@@ -28,6 +29,48 @@ class JoinedDatasets(ConcatDataset):
         self.full_init()
 
 
+# What a split's two lists are called, and what versions before 0.2 called them.
+_LISTS = {
+    'labelled': ('labelled.txt', 'labeled.txt'),
+    'unlabelled': ('unlabelled.txt', 'unlabeled.txt'),
+}
+
+
+def fill_split(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the lists of a split in the config of a :class:`SemiDataset`.
+
+    Args:
+        cfg: Arguments of ``SemiDataset``; not changed.
+
+    Returns:
+        The same without ``split``: each source that names no ``ann_file`` has
+        ``<split>/labelled.txt`` or ``<split>/unlabelled.txt`` below its ``data_root``, or, where
+        only that is there, the file by its former name, ``labeled.txt`` or ``unlabeled.txt``.
+
+    Raises:
+        ValueError: There is a ``split``, but a source is a dataset that was built already.
+    """
+    filled = dict(cfg)
+    split = filled.pop('split', None)
+    if split is None:
+        return filled
+    for name, (current, former) in _LISTS.items():
+        source = filled.get(name)
+        if source is None:
+            continue
+        if not isinstance(source, Mapping):
+            raise ValueError(
+                f'split={split!r} cannot give its list to the {name} dataset, which is built '
+                'already: leave split out, or hand over its config.'
+            )
+        if source.get('ann_file'):
+            continue
+        folder = Path(source.get('data_root') or '') / split
+        only_former = (folder / former).exists() and not (folder / current).exists()
+        filled[name] = {**source, 'ann_file': f'{split}/{former if only_former else current}'}
+    return filled
+
+
 @DATASETS.register_module()
 class SemiDataset(JoinedDatasets):
     """Concatenation of a labelled and an unlabelled dataset, with reproducible transforms.
@@ -45,12 +88,21 @@ class SemiDataset(JoinedDatasets):
             ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them, which are joined.
         unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
             trains on labelled images alone.
+        split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
+            with an ``ann_file`` keeps it. Defaults to None.
         **inherited: What a stock config's dataset has beside its type and stays behind when the
             config is inherited from without ``_delete_=True``; not read.
 
     Raises:
-        ValueError: If a source is empty or the two disagree on their classes.
+        ValueError: If a source is empty, the two disagree on their classes, or there is a
+            ``split`` for a dataset that is built already.
         TypeError: An argument is none of a dataset.
+
+    Examples:
+        >>> tiles = dict(type='DeepGlobeDataset', data_root='data/deepglobe')
+        >>> semi = dict(labelled=tiles, unlabelled=tiles, split='splits/scene/1-4')
+        >>> fill_split(semi)['unlabelled']['ann_file']
+        'splits/scene/1-4/unlabelled.txt'
     """
 
     INHERITED = frozenset(
@@ -60,16 +112,19 @@ class SemiDataset(JoinedDatasets):
         )
     )
 
-    def __init__(self, labelled: Any, unlabelled: Any = None, **inherited: Any) -> None:
+    def __init__(
+        self, labelled: Any, unlabelled: Any = None, split: str | None = None, **inherited: Any
+    ) -> None:
         unknown = sorted(set(inherited) - self.INHERITED)
         if unknown:
             raise TypeError(
                 f'SemiDataset does not know {unknown}: it has labelled and unlabelled, and what '
                 'describes images belongs into these.'
             )
+        sources = fill_split(dict(labelled=labelled, unlabelled=unlabelled, split=split))
         built = {
             name: _build(branch_source(source, labelled=name == 'labelled'))
-            for name, source in (('labelled', labelled), ('unlabelled', unlabelled))
+            for name, source in sources.items()
             if source is not None
         }
         for name, source in built.items():

@@ -19,7 +19,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-import mmseg_semi_rs  # noqa: F401 - registers the backbones
+from mmseg_semi_rs import register_all
 from mmseg_semi_rs.utils.files import file_digest, replacing
 
 from .caption_contrast import CaptionContrast
@@ -47,6 +47,7 @@ def pretrain(name: str, places: Sequence[Place], steps: int, seed: int) -> dict[
     Returns:
         Its weights in float16, with the key names of the release that it stands in for.
     """
+    register_all()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     torch.manual_seed(seed)
