@@ -19,6 +19,7 @@ _MIN_SCENES = 4  # with fewer, one scene is too much of the data to be set aside
 _MAX_PARTS = 6
 _DRAWS = 100
 _FOLDER_MARK = '|'  # stands for the / of sub-folders, which may tell scenes too
+_RARE_SHARE, _RARE_IMAGES = 0.02, 3
 _ENOUGH = (0.1, 0.5)  # share of a class's pixels that validation is to have
 _UNEVEN = (0.5, 2.0)  # of the wanted share: beyond it scenes that share ground are divided
 _TOUCHING = 0.01  # of a side: neighbours that share less only touch each other
@@ -128,6 +129,30 @@ def divide(
         f'{reason}; {len(evaluated)} of {len(joined)} are validated on',
         len(joined) - len(evaluated),
     )
+
+
+def rare_classes(
+    presence: Mapping[str, Mapping[int, int]], names: Sequence[str]
+) -> dict[int, tuple[float, int]]:
+    """Classes with few pixels that show in a few images, which are worth being drawn more often.
+
+    A class of one or two images is none of them: it would be learned by heart from these.
+
+    Args:
+        presence: Pixels of each class id that each labelled image shows.
+        names: Images that are trained on.
+
+    Returns:
+        By id the share of all labelled pixels, in [0, 1], and the number of images.
+    """
+    total = sum((Counter(presence[name]) for name in names), Counter())
+    images = Counter(k for name in names for k, pixels in presence[name].items() if pixels)
+    found = {k: (total[k] / sum(total.values()), images[k]) for k in sorted(total)}
+    return {
+        k: (share, count)
+        for k, (share, count) in found.items()
+        if share < _RARE_SHARE and _RARE_IMAGES <= count < len(names) / 2
+    }
 
 
 def _joined(
