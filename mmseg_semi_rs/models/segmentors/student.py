@@ -200,6 +200,10 @@ def forward_student(
 
     Returns:
         Decoded: Features, logits and feature losses.
+
+    Raises:
+        ValueError: A head gives several maps in training (of edges, of a coarser level), of which
+            it alone knows the losses.
     """
     feats = student.extract_feat(images)
     if perturb is not None:
@@ -210,6 +214,12 @@ def forward_student(
     else:
         logits, feature_losses = head(feats), {}
     aux_logits = [aux_head(feats) for aux_head in auxiliary_heads(student)] if aux else []
+    for part, found in zip((head, *auxiliary_heads(student)), (logits, *aux_logits), strict=False):
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f'{type(part).__name__} gives {len(found)} maps in training, and pseudo labels '
+                'have a loss on one: give the student a head of one map, as FCNHead or ASPPHead.'
+            )
     return Decoded(feats, logits, aux_logits, feature_losses)
 
 
