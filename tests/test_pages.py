@@ -18,9 +18,8 @@ from mmengine.registry import Registry
 from mmseg.registry import HOOKS, TRANSFORMS
 
 from mmseg_semi_rs.models.gates import build_gate
-from mmseg_semi_rs.models.segmentors.mean_teacher import _TRAIN_DEFAULTS
+from mmseg_semi_rs.models.segmentors.mean_teacher import MeanTeacherSettings
 from mmseg_semi_rs.models.segmentors.schedule import UnsupervisedSchedule
-from mmseg_semi_rs.models.segmentors.student import read_cfg
 from tests.tools.tiny_training import ROOT
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
@@ -184,9 +183,9 @@ def test_the_settings_of_the_page_on_pseudo_labels_take_effect(tmp_path):
     leaf = tmp_path / 'leaf.py'
     leaf.write_text(blocks(page, 'python')[0].replace("'../", f"'{ROOT}/configs/"))
     cfg = Config.fromfile(leaf)
-    settings = read_cfg(cfg.model.semi_train_cfg, _TRAIN_DEFAULTS, 'semi_train_cfg')
-    assert build_gate(settings['gate'], 0.95, 6).share == 0.5
-    assert UnsupervisedSchedule(settings['unsup_start'], settings['unsup_ramp']).begin(4620) == 1848
+    settings = MeanTeacherSettings.read(cfg.model.semi_train_cfg)
+    assert build_gate(settings.gate, 0.95, 6).share == 0.5
+    assert UnsupervisedSchedule(settings.unsup_start, settings.unsup_ramp).begin(4620) == 1848
     assert HOOKS.build(cfg.custom_hooks[0]).half_life == 0.1
     key, value = re.search(r'--cfg-options (\S+)=(\w+)', text).groups()
     cfg.merge_from_dict({key: value})

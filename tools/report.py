@@ -32,9 +32,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Run the tool; bad input is one sentence and exit code 2."""
     args = parse_args(arguments)
-    from mmseg_semi_rs.visualization.report import write_report
-
     with Faults(args.traceback, __name__):
+        from mmseg_semi_rs.visualization.report import write_report
+
         path, faults = write_report(args.folders, args.out, args.title)
         for fault in faults:
             print(f'warning: {fault}', file=sys.stderr)

@@ -27,6 +27,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..engine.launch import load_config
+from ..utils.commands import command
 from ..utils.files import replacing, write_atomic
 from .predictor import choose_network, dataset_meta, load_weights
 from .stock_parts import (
@@ -151,8 +152,8 @@ def take_network(
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: tools/train.py writes them into the '
-            'work_dir of a training.'
+            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
+            'the work_dir of a training.'
         )
     model: Any = MODELS.build(cfg.model)
     meta = load_weights(model, path)
@@ -194,7 +195,12 @@ def _part(model: Any, cfg: Config) -> tuple[str, Any, Any, Any]:
         owner = model.students[name] if 'data_preprocessor' in student else model
         return name, model.predictors[name], student, owner.data_preprocessor
     if 'student' in cfg.model:
-        return model.predict_on, model.predictor, cfg.model.student, model.data_preprocessor
+        return (
+            model.predict_on,
+            model.predictors[model.predict_on],
+            cfg.model.student,
+            model.data_preprocessor,
+        )
     return '', model, cfg.model, model.data_preprocessor
 
 

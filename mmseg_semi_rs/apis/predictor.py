@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..engine.launch import load_config, section
 from ..rasters.reader import RasterToRGB
+from ..utils.commands import command
 from ..utils.files import file_digest, settings_digest
 
 NO_DATA = 255  # in a map
@@ -193,8 +194,8 @@ def load_predictor(
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: tools/train.py writes them into the '
-            'work_dir of a training.'
+            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
+            'the work_dir of a training.'
         )
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     if settings.get('amp') and not device.startswith('cuda'):
@@ -265,14 +266,14 @@ def load_weights(model: Any, path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
         raise ValueError(
             f'The checkpoint {path} cannot be read as one of PyTorch ({type(error).__name__}): '
-            'give a .pth file that tools/train.py wrote.'
+            f'give a .pth file that {command("train")} wrote.'
         ) from error
     holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
     weights = checkpoint['state_dict'] if holds_more else checkpoint
     if not isinstance(weights, Mapping):
         raise ValueError(
-            f'The checkpoint {path} holds no weights by name: give a .pth file that tools/train.py '
-            'wrote.'
+            f'The checkpoint {path} holds no weights by name: give a .pth file that '
+            f'{command("train")} wrote.'
         )
     if all(name.startswith('module.') for name in weights):  # saved within a wrapper of PyTorch
         weights = {name.removeprefix('module.'): tensor for name, tensor in weights.items()}

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..datasets.semi_dataset import fill_split
+from ..utils.commands import command
 from ..utils.progress import map_threaded
 
 LISTED = 10  # problems that an error message spells out
@@ -169,24 +170,24 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
     if cfg.get('data_root') and not root.is_dir():
         raise FileNotFoundError(
             f'{name}.data_root is {root}, which is no folder: convert the data set with '
-            'tools/dataset_converters, or correct data_root.'
+            f'{command("convert")}, or correct data_root.'
         )
     list_path = root / cfg['ann_file'] if cfg.get('ann_file') else None
     if list_path is not None and not list_path.exists():
         raise FileNotFoundError(
             f'{name}.ann_file is {list_path}, which does not exist: write the lists with '
-            'tools/make_splits.py, or correct ann_file.'
+            f'{command("splits")}, or correct ann_file.'
         )
     if list_path is not None and list_path.is_file() and not list_path.read_text().strip():
         raise ValueError(
             f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
-            'tools/make_splits.py.'
+            f'{command("splits")}.'
         )
     for key, prefix in (cfg.get('data_prefix') or {}).items():
         if prefix and not (root / prefix).is_dir():
             raise FileNotFoundError(
                 f'{name}.data_prefix.{key} is {root / prefix}, which is no folder: convert the '
-                'data set with tools/dataset_converters, or correct data_prefix.'
+                f'data set with {command("convert")}, or correct data_prefix.'
             )
 
 
@@ -227,7 +228,7 @@ def check_segmentation_dataset(
     if not samples:
         raise ValueError(
             f'{title} is empty: check its ann_file and data_prefix, or write its list with '
-            'tools/make_splits.py.'
+            f'{command("splits")}.'
         )
     if with_labels:
         for sample in samples:
@@ -311,7 +312,7 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
                     f'{len(shared)} images are both in the {first} list '
                     f'({_list_of(datasets[first])}) and in the {second} list '
                     f'({_list_of(datasets[second])}): write the lists again with '
-                    f'tools/make_splits.py ({_listed([images[first][key] for key in shared])}).'
+                    f'{command("splits")} ({_listed([images[first][key] for key in shared])}).'
                 )
 
 
@@ -363,8 +364,8 @@ def _raise_problems(title: str, findings: Sequence[_Finding]) -> None:
     missing = sum(finding.missing for finding in findings)
     message = (
         f'{title} has {len(problems)} {"problem" if len(problems) == 1 else "problems"}: '
-        f'{_listed(problems)}; convert the data set again or correct the lists (tools/'
-        'dataset_converters, tools/make_splits.py).'
+        f'{_listed(problems)}; convert the data set again or correct the lists '
+        f'({command("convert")}, {command("splits")}).'
     )
     raise FileNotFoundError(message) if missing == len(problems) else ValueError(message)
 

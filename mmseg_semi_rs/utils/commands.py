@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     'init': Command('init_dataset', 'write lists and a config for a folder of images and masks'),
     'convert': Command('dataset_converters', 'cut a published data set into tiles'),
+    'suggest': Command('suggest', 'suggest which tiles a person should label'),
     'splits': Command('make_splits', 'draw the lists of labelled and unlabelled tiles'),
     'train': Command('train', 'train a config'),
     'test': Command('test', 'evaluate a checkpoint on the test set of its config'),
@@ -96,7 +97,7 @@ def command(name: str) -> str:
     """What a user types to start a command.
 
     Args:
-        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is a converter.
+        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is a converter, ``'convert'`` any.
 
     Returns:
         ``'rsseg train'`` if this process was started so, or there is no checkout; else
@@ -104,7 +105,10 @@ def command(name: str) -> str:
     """
     first, _, data_set = name.partition(' ')
     start = starter()
+    if first == 'convert':
+        data_set = data_set or 'DATASET'
+        name = f'{first} {data_set}'
     if start is None and resources() == PACKAGE.parent:
         path = Path('tools') / COMMANDS[first].file / data_set
-        return f'python {path.as_posix()}' + ('' if path.name == 'dataset_converters' else '.py')
+        return f'python {path.as_posix()}.py'
     return f'{start or SCRIPT} {name}'

@@ -359,6 +359,20 @@ def test_jpeg_masks_of_two_grey_levels(tmp_path):
     found = Prepared(tmp_path, threshold=128).masks()[0]
     grey = np.asarray(Image.open(tmp_path / 'masks' / 't0.jpg'))
     assert (found == (grey >= 128)).all()
+    near = Prepared(tmp_path, ['rest=0', 'roof=255'], tolerance=127).masks()[0]
+    assert (near == (grey >= 128)).all()
+
+
+@pytest.mark.parametrize('value', [-9999, -3.4028234663852886e38, 1e20])
+def test_values_of_masks_that_can_be_no_class(tmp_path, value):
+    def write(path, ids, k):
+        drawn = ids.astype(np.float32)
+        drawn[:4] = value
+        write_tiff(path, drawn)
+
+    pairs(tmp_path, write)
+    for k, mask in enumerate(Prepared(tmp_path, ['a=0', 'b=1', 'c=2']).masks()):
+        assert (mask[:4] == 255).all() and (mask[4:] == ids_of(k)[4:]).all()
 
 
 def test_tolerance_of_colours(tmp_path):

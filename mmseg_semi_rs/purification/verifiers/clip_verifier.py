@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.class_embeddings import TEMPLATES
+from ...utils.commands import command
 from ...utils.files import file_digest, settings_digest, write_atomic
 from ..evidence import Evidence, quantise
 from .base import Verifier
@@ -400,6 +400,8 @@ def fit_temperature(cosines: Tensor, targets: Tensor) -> float:
     Returns:
         float: In [1e-4, 1].
     """
+    from scipy.optimize import minimize_scalar
+
     low, high = np.log(_TEMPERATURES)
     found = minimize_scalar(
         lambda power: F.cross_entropy(cosines / float(np.exp(power)), targets).item(),
@@ -414,7 +416,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
     """Read a fitted temperature, if it was fitted with these settings."""
     if not path.is_file():
         raise ValueError(
-            f'The fitted temperature {path} does not exist: run tools/vlm_annotate.py CONFIG, '
+            f'The fitted temperature {path} does not exist: run {command("annotate")} CONFIG, '
             'which fits it to the labelled tiles, or give a number as temperature.'
         )
     try:
@@ -423,7 +425,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} is not the file of a fitted temperature ({error!r}): remove it, and run '
-            'tools/vlm_annotate.py CONFIG to fit it anew.'
+            f'{command("annotate")} CONFIG to fit it anew.'
         ) from error
     if settings['weights'] is None:  # not on this machine: all else has to agree
         settings = {**settings, 'weights': fitted.get('weights')}
@@ -433,7 +435,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
             f'The temperature in {path} was fitted with {key}={fitted.get(key)!r} (settings '
             f'{settings_digest(fitted)[:16]}), while this CLIPVerifier has {key}='
             f'{settings.get(key)!r} (settings {settings_digest(settings)[:16]}): give another path '
-            'as temperature, or remove the file, and run tools/vlm_annotate.py CONFIG.'
+            f'as temperature, or remove the file, and run {command("annotate")} CONFIG.'
         )
     return temperature
 
