@@ -481,6 +481,14 @@ def test_a_carpet_of_overlapping_images_is_divided_by_ground():
         assert any(0 in pair for pair in overlapping([places[name], *val]))
 
 
+def test_ground_is_divided_where_a_scene_would_take_most_unlabelled_images_along():
+    places = tiles([(40.0 * (k % 10), 1000.0 * (k // 10)) for k in range(20)])  # two strips
+    labelled = {name: {0: 1} for name in places if int(name[1:]) not in range(12, 19)}
+    free = [name for name in places if name not in labelled]
+    split = divide(labelled, free, places=places)
+    assert len(split.unlabelled) > len(free) / 2 and 2 <= len(split.val) <= 5
+
+
 def test_tiles_of_overlapping_images_are_divided_by_ground():
     places = {'a': tiles([(0, 0)], 200)['t0'], 'b': tiles([(90, 0)], 200)['t0']}
     names = [f'{image}_{x}_0_{x + 100}_100' for image in 'ab' for x in (0, 100)]

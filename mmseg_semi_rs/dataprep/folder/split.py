@@ -95,29 +95,31 @@ def divide(
     for scene, names in scenes.items():
         joined.setdefault(first_of.get(scene, scene), []).extend(names)
     if pairs:
-        reason += f'; {pairs} pairs of images share ground, and such images are of one scene'
+        reason += f', but {pairs} pairs of images share ground, and such images are of one scene'
     shown = {name: Counter(presence[flat[name]]) for name in flat}
     evaluated: set[str] = set()
     if len(joined) > 1:
         evaluated = _draw_scenes(joined, shown, random.Random(f'{seed}/folder'))
-    wanted = len(flat) * VAL_PERCENT / 100
-    size = sum(len(joined[scene]) for scene in evaluated)
-    if pairs and not _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2):
-        boxes = _grounds([*presence, *unlabelled], ground)
-        if all(name in boxes for name in presence):
-            end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
-            return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
-    if not evaluated:
-        raise ValueError(
-            f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
-            f'{" and the ground that they share" if pairs else ""}: correct it, or label another.'
-        )
     free: list[str] = []
     seen: list[str] = []
     scene_of = {name: scene for scene, names in known.items() for name in names}
     for name, other in zip(unlabelled, others, strict=True):
         scene = scene_of.get(other, other)
         (seen if first_of.get(scene, scene) in evaluated else free).append(name)
+    wanted = len(flat) * VAL_PERCENT / 100
+    size = sum(len(joined[scene]) for scene in evaluated)
+    fits = _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2)
+    if pairs and not (fits and len(seen) <= len(unlabelled) / 2):
+        boxes = _grounds([*presence, *unlabelled], ground)
+        if all(name in boxes for name in presence):
+            end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
+            if not fits or len(end.left_out) < len(seen):
+                return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
+    if not evaluated:
+        raise ValueError(
+            f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
+            f'{" and the ground that they share" if pairs else ""}: correct it, or label another.'
+        )
     sides: tuple[list[str], list[str]] = [], []
     for scene, names in joined.items():
         sides[scene in evaluated].extend(flat[name] for name in names)
