@@ -66,7 +66,7 @@ lint: $(STAMP)
 
 # One thread per worker: the networks are tiny, and more threads than cores only wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15 -m "not faults"
 
 # Tools that a test starts as processes of their own are not counted.
 coverage: $(STAMP)

@@ -2,9 +2,12 @@
 """Packaging. Ranges say what can work; ``requirements/constraints.txt`` pins what was tested."""
 
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -77,6 +80,34 @@ def version() -> str:
     return match.group(1)
 
 
+def resources() -> Iterator[Path]:
+    """Files outside of the package that a wheel needs: configs, tools, and what names them."""
+    yield ROOT / 'model-index.yml'
+    for folder in ('configs', 'tools'):
+        for path in sorted((ROOT / folder).rglob('*')):
+            if path.is_file() and '__pycache__' not in path.parts:
+                yield path
+
+
+class BuildWithResources(build_py):
+    """Puts configs and tools into a wheel as ``mmseg_semi_rs/.mim``, where OpenMMLab has them.
+
+    They are copied to where the wheel is built; in an editable install those of the checkout are
+    used, and nothing is left in it.
+    """
+
+    def run(self) -> None:
+        """Build."""
+        if not self.editable_mode:  # modules of an earlier build may have been renamed since
+            shutil.rmtree(Path(self.build_lib) / 'mmseg_semi_rs', ignore_errors=True)
+        super().run()
+        if not self.editable_mode:
+            for path in resources():
+                target = Path(self.build_lib) / 'mmseg_semi_rs' / '.mim' / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
 def long_description() -> str:
     """The README, where there is one."""
     readme = ROOT / 'README.md'
@@ -96,6 +127,8 @@ setup(
     package_data={'mmseg_semi_rs': ['py.typed', 'visualization/templates/*']},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['rsseg = mmseg_semi_rs.cli:main']},
+    cmdclass={'build_py': BuildWithResources},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',

@@ -2,8 +2,10 @@
 """What every test starts from."""
 
 import os
+import tempfile
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmseg_semi_rs_tests_')  # not the user's
 
 import pytest
 import torch

@@ -366,6 +366,24 @@ def test_what_is_no_run_or_lacks_something_is_one_sentence_and_the_rest_goes_on(
     assert page.texts['p'][0].startswith('4 runs of 3 recipes.')
 
 
+def test_a_config_is_read_and_not_run(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    touch = f"__import__('pathlib').Path({str(tmp_path / 'harm')!r}).touch()"
+    next(run.glob('*/vis_data/config.py')).write_text(
+        f"{touch}\nmodel = dict(type='X', sizes=(1, -2), **{{'more': {touch}}})\n"
+        f'train_cfg = dict(max_iters=7, other={{3: [None, float("inf")]}}, harm={touch})\n'
+    )
+    read = read_run(run)
+    assert not (tmp_path / 'harm').exists() and read.faults == []
+    assert read.planned == 7
+    assert read.config['train_cfg'] == {
+        'max_iters': 7,
+        'other': {'3': [None, "float('inf')"]},
+        'harm': touch,
+    }
+    assert read.config['model'].startswith("dict(type='X', sizes=(1, -2), **")
+
+
 def test_a_run_is_one_by_whatever_path(tmp_path, monkeypatch):
     run = write_run(tmp_path / 'run', lines_of(5, 40))
     (tmp_path / 'link').symlink_to(run)

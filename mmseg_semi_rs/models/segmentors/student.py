@@ -168,6 +168,10 @@ def forward_student(
         branches: Where in the batch the images of each branch are.
         aux: Whether to run the auxiliary heads.
         perturb: Changes the features before any head sees them.
+
+    Raises:
+        ValueError: A head gives several maps in training (of edges, of a coarser level), of which
+            it alone knows the losses.
     """
     feats = student.extract_feat(images)
     if perturb is not None:
@@ -178,6 +182,12 @@ def forward_student(
     else:
         logits, feature_losses = head(feats), {}
     aux_logits = [aux_head(feats) for aux_head in auxiliary_heads(student)] if aux else []
+    for part, found in zip((head, *auxiliary_heads(student)), (logits, *aux_logits), strict=False):
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f'{type(part).__name__} gives {len(found)} maps in training, and pseudo labels '
+                'have a loss on one: give the student a head of one map, as FCNHead or ASPPHead.'
+            )
     return Decoded(feats, logits, aux_logits, feature_losses)
 
 
