@@ -61,10 +61,13 @@ def config(path, work_dir, iters=6, hook=None, **options):
     cfg.param_scheduler.update(end=100)
     if 'students' in cfg.model:  # else a shorter training would have another ramp
         cfg.model.semi_train_cfg.stability = dict(ramp=0.0)
+        for student in cfg.model.students.values():  # sure of some pixels, and not of all
+            student.decode_head.init_cfg = dict(
+                type='Normal', std=1.0, override=dict(name='conv_seg')
+            )
     cfg.default_hooks.checkpoint.interval = 3
     cfg.merge_from_dict(options)
-    # of two students those labels that at least one is surer of teach the other
-    cfg.model.semi_train_cfg.conf_thresh = 0.45 if 'student' in cfg.model else 0.0
+    cfg.model.semi_train_cfg.conf_thresh = 0.45
     if hook is not None:
         settings = dict(
             type='VLMPurifyHook',
