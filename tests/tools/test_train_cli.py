@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -410,3 +411,11 @@ def test_slurm_asks_for_a_signal_in_time_and_requeues_what_it_stopped(
     assert '--signal=TERM@180' in calls[0]
     assert ('--resume' in calls[0]) is requeue
     assert calls[1:] == (['scontrol requeue 77'] if code == 143 and requeue else [])
+
+
+def test_output_to_a_file_of_few_characters_is_no_error(tmp_path, monkeypatch):
+    with (tmp_path / 'log.txt').open('w', encoding='cp1252') as log:
+        monkeypatch.setattr(sys, 'stdout', log)
+        with Faults():
+            print('größe ━━ ✓')
+    assert (tmp_path / 'log.txt').read_text(encoding='cp1252') == 'größe ?? ?\n'
