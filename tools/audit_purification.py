@@ -30,6 +30,8 @@ from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from mmseg_semi_rs.models.segmentors import SemiSegmentor
+
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -80,10 +82,11 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
     from mmengine.device import get_device
     from mmseg.registry import MODELS
 
+    from mmseg_semi_rs.models.segmentors import SemiSegmentor
     from mmseg_semi_rs.models.weights import load_weights
 
     model = MODELS.build(cfg.model)
-    if not hasattr(model, 'purifiers'):
+    if not isinstance(model, SemiSegmentor):
         raise ValueError(
             f'{type(model).__name__} of {cfg.filename} makes no pseudo labels: give a config of '
             'MeanTeacherSegmentor or DualStudentSegmentor.'
@@ -92,7 +95,7 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
     return model.to(get_device()).eval().requires_grad_(False)
 
 
-def choose_network(model: Any, name: str | None) -> str:
+def choose_network(model: SemiSegmentor, name: str | None) -> str:
     """The network that labels.
 
     Args:
@@ -102,10 +105,7 @@ def choose_network(model: Any, name: str | None) -> str:
     Raises:
         ValueError: There is no such network.
     """
-    if hasattr(model, 'students'):
-        known = list(model.students)
-    else:
-        known = ['student'] if model.teacher is None else ['teacher', 'student']
+    known = list(model.predictors)
     if name not in (None, *known):
         raise ValueError(f'--network {name} is none of this model: choose {" or ".join(known)}.')
     return name or known[0]

@@ -195,7 +195,12 @@ def _part(model: Any, cfg: Config) -> tuple[str, Any, Any, Any]:
         owner = model.students[name] if 'data_preprocessor' in student else model
         return name, model.predictors[name], student, owner.data_preprocessor
     if 'student' in cfg.model:
-        return model.predict_on, model.predictor, cfg.model.student, model.data_preprocessor
+        return (
+            model.predict_on,
+            model.predictors[model.predict_on],
+            cfg.model.student,
+            model.data_preprocessor,
+        )
     return '', model, cfg.model, model.data_preprocessor
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.data_preprocessor import stack_valid
-from ..models.segmentors import DualStudentSegmentor
+from ..models.segmentors import SemiSegmentor
 from ..models.utils import CutMix
 from ..models.utils.cutmix import paste
 from ..structures import PseudoLabel
@@ -36,7 +36,7 @@ class BatchPainter:
         preprocessor: torch.nn.Module,
         metainfo: dict[str, Any],
         cutmix: CutMix | None,
-        model: torch.nn.Module | None = None,
+        model: SemiSegmentor | None = None,
         images: int = 8,
         donors: int = 0,
     ) -> None:
@@ -67,16 +67,14 @@ class BatchPainter:
             [str(sample.metainfo.get('img_path', '')) for sample in samples[: self.images]],
         )
 
-    def pseudo_labels(self, weak: Tensor, samples: list, valid: Tensor) -> dict[str, PseudoLabel]:
+    def pseudo_labels(self, weak: Tensor, samples: list) -> dict[str, PseudoLabel]:
         """What each network of the model says about the weak views, by a title."""
         if self.model is None:
             return {}
-        if isinstance(self.model, DualStudentSegmentor):
-            return {
-                f'pseudo label of {name}': self.model.pseudo_label(name, weak, valid)[1]
-                for name in self.model.students
-            }
-        return {'pseudo label': self.model.pseudo_label(weak, samples)}
+        found = self.model.make_pseudo_labels(weak, samples)
+        if len(found) == 1:
+            return dict(zip(['pseudo label'], found.values(), strict=True))
+        return {f'pseudo label of {name}': pseudo for name, pseudo in found.items()}
 
     def unlabelled(self, name: str, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
         """Both views of unlabelled images, and what CutMix makes of the strong one.
@@ -89,7 +87,7 @@ class BatchPainter:
         """
         valid = stack_valid(samples, weak.shape[-2:], weak.device)
         whole = PseudoLabel(valid.long(), valid.float(), valid.float(), valid)
-        pseudo = self.pseudo_labels(weak, samples, valid)
+        pseudo = self.pseudo_labels(weak, samples)
         partners = torch.arange(len(weak) - self.donors)
         mask = torch.zeros_like(valid[: len(partners)])
         if self.cutmix is not None:

@@ -18,6 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
+from ..utils.commands import resources
 from ..utils.files import held
 from .checkpoints import checkpoints_of, find_checkpoint
 from .config_check import check_config
@@ -67,7 +68,7 @@ def load_config(
     """Read a config and apply the command line to it.
 
     Args:
-        path: The config file.
+        path: The config file; ``configs/...`` may be one that comes with the package.
         options: ``--cfg-options``: values by dotted key.
         work_dir: Where logs and checkpoints go. None: the config's own, else
             ``work_dirs/<name of the config>``.
@@ -82,6 +83,8 @@ def load_config(
             without any effect.
     """
     path = Path(path)
+    if not path.is_file() and (resources() / path).is_file():
+        path = resources() / path
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'

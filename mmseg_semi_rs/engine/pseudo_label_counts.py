@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from mmseg.structures import SegDataSample
@@ -121,21 +120,6 @@ def summarise_counts(
             values[f'pseudo_precision/{name}'] = _ratio(right[number], judged[number])
             values[f'pseudo_recall/{name}'] = _ratio(right[number], true[number])
     return values
-
-
-def pseudo_labels_of(step: Mapping[str, Any]) -> dict[str, PseudoLabel]:
-    """The pseudo labels of a segmentor's ``last_step`` by network, '' where there is but one.
-
-    Args:
-        step: See ``MeanTeacherSegmentor`` and ``DualStudentSegmentor``.
-
-    Returns:
-        Empty after a supervised step.
-    """
-    found = step.get('pseudo')
-    if found is None:
-        return {}
-    return dict(found) if isinstance(found, Mapping) else {'': found}
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +14,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.teachers import FrozenTeacher
-from ..models.utils import early_gradients
 from ..utils.runner import unwrap
+from ..utils.step_parts import LISTENERS, step_part
 from .activation_memory import SavedActivations
-from .hooks import VLMPurifyHook
 
 __all__ = ['FirstStepHook', 'Stopwatch', 'TimeStepsHook', 'matmul_peak']
 
@@ -40,7 +36,9 @@ PARTS = (
 
 
 class Stopwatch:
-    """Times parts of a step without making the host wait for the device.
+    """Times the parts of a step (``step_part``) without making the host wait for the device.
+
+    What is booked inside of a part is not that part's.
 
     On a GPU events are recorded and read after the last step; on the CPU the clock is read.
 
@@ -66,31 +64,20 @@ class Stopwatch:
         """Seconds between two points in time; on a GPU both must be over."""
         return start.elapsed_time(end) / 1000 if self.cuda else end - start
 
-    def _begin(self, part: str) -> None:
+    def begin(self, part: str) -> None:
+        """Begin to book time on a part."""
         self._open.append((part, self.now()))
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the part that began last."""
         part, start = self._open.pop()
         outer = self._open[-1][0] if self._open else None
         self._spans.append((self.step, part, outer, start, self.now()))
 
-    def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Let a function book its time on a part; what is booked inside of it is left out."""
-
-        @functools.wraps(function)  # keeps the mark by which mmengine's schedulers know step()
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            self._begin(part)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._end()
-
-        return timed
-
     def watch(self, part: str, module: nn.Module) -> None:
         """Book the forward passes of a module on a part."""
-        module.register_forward_pre_hook(lambda *_: self._begin(part))
-        module.register_forward_hook(lambda *_: self._end())
+        module.register_forward_pre_hook(lambda *_: self.begin(part))
+        module.register_forward_hook(lambda *_: self.end())
 
     def totals(self, first: int, last: int) -> list[dict[str, float]]:
         """Seconds by part for each step from ``first`` to before ``last``."""
@@ -106,7 +93,7 @@ class Stopwatch:
 class TimeStepsHook(Hook):
     """Times a number of training steps, after some to warm up, and ends the training.
 
-    The parts are disjoint and add up to the step: 'EMA forward' is ``pseudo_label`` of the
+    The parts are disjoint and add up to the step: 'EMA forward' is ``make_pseudo_labels`` of the
     segmentor, whichever network labels, 'purification' what purifiers and ``VLMPurifyHook`` do,
     'frozen teachers' all of them, 'student forward' the rest of ``loss`` without the backward
     passes that run inside it (``early_backward``), 'data' the time that the training waits for the
@@ -143,41 +130,21 @@ class TimeStepsHook(Hook):
         self._saved: SavedActivations | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Put the timers into model and optimizer."""
+        """Listen to the parts of the model, and name those of mmengine, which has no names."""
         self.watch = Stopwatch(torch.cuda.is_available())
-        model = unwrap(runner.model)
-        self.watch.watch('preprocess', model.data_preprocessor)
-        for name, part in (
-            ('loss', 'student forward'),
-            ('pseudo_label', 'EMA forward'),
-            ('update_teacher', 'EMA update'),
-        ):
-            if hasattr(model, name):
-                setattr(model, name, self.watch.wrap(part, getattr(model, name)))
-        purifiers = getattr(model, 'purifiers', [])
-        purifiers[:] = [self.watch.wrap('purification', purifier) for purifier in purifiers]
-        for hook in runner.hooks:
-            if isinstance(hook, VLMPurifyHook):
-                for name, part in (
-                    ('before_train_iter', 'purification ahead'),
-                    ('after_train_iter', 'purification'),
-                ):
-                    setattr(hook, name, self.watch.wrap(part, getattr(hook, name)))
-        # Teachers are called, and are no modules with hooks.
-        self._teacher_call = FrozenTeacher.__call__
-        timed = self.watch.wrap('frozen teachers', self._teacher_call)
-        FrozenTeacher.__call__ = timed  # type: ignore[method-assign]
-        self._differentiate = early_gradients.differentiate
-        early_gradients.differentiate = self.watch.wrap('backward', self._differentiate)
+        LISTENERS.append(self.watch)
+        self.watch.watch('preprocess', unwrap(runner.model).data_preprocessor)
         wrapper = runner.optim_wrapper
-        wrapper.backward = self.watch.wrap('backward', wrapper.backward)
-        wrapper.step = self.watch.wrap('optimizer', wrapper.step)
-        wrapper.zero_grad = self.watch.wrap('optimizer', wrapper.zero_grad)
+        for name, part in (
+            ('backward', 'backward'),
+            ('step', 'optimizer'),
+            ('zero_grad', 'optimizer'),
+        ):
+            setattr(wrapper, name, step_part(part)(getattr(wrapper, name)))
 
     def after_train(self, runner: Runner) -> None:
-        """Take away the timers that are not on the model: on a class and in a module."""
-        FrozenTeacher.__call__ = self._teacher_call  # type: ignore[method-assign]
-        early_gradients.differentiate = self._differentiate
+        """Listen no more."""
+        LISTENERS.remove(self.watch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin a step."""

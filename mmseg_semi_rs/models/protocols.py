@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -45,5 +45,30 @@ class Purifier(Protocol):
 
         Returns:
             PseudoLabel: Targets of the same shape.
+        """
+        ...
+
+
+@runtime_checkable
+class RatioSampler(Protocol):
+    """A sampler that mixes labelled and unlabelled samples.
+
+    Attributes:
+        per_batch: Labelled and unlabelled samples of a batch on one rank.
+    """
+
+    per_batch: Sequence[int]
+
+
+@runtime_checkable
+class AverageUpdater(Protocol):
+    """A hook that moves teachers towards their students."""
+
+    def update_average(self, model: Any, update: int) -> None:
+        """Make an update.
+
+        Args:
+            model: A ``SemiSegmentor``.
+            update: How many came before.
         """
         ...

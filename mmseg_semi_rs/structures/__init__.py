@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What is passed between the parts: pseudo labels."""
+"""What is passed between the parts: pseudo labels, and the record of a training step."""
 
 from .pseudo_label import PseudoLabel
+from .step_record import StepRecord
 
-__all__ = ['PseudoLabel']
+__all__ = ['PseudoLabel', 'StepRecord']

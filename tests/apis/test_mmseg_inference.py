@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result_pyplot
 from PIL import Image
 
+from mmseg_semi_rs.models.segmentors import DualStudentSegmentor
 from tests.apis.trained_models import (
     CLASSES,
     PALETTE,
@@ -95,7 +96,7 @@ def predict_by_hand(model, pixels):
         return network.encode_decode(images, metas)[0].softmax(0)
 
     shared = model.data_preprocessor
-    if hasattr(model, 'students'):
+    if isinstance(model, DualStudentSegmentor):
         # Only the first of each pair has statistics of its own.
         a = one(model.students['a'], model.students['a'].data_preprocessor)
         b = one(model.students['b'], shared)

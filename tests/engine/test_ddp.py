@@ -62,9 +62,7 @@ else:
 wrapped.train()
 batch = model.data_preprocessor(next(iter(loader)), True)
 losses = wrapped(**batch, mode='loss')
-kept = model.last_step['pseudo']
-if len(students) == 2:
-    kept = kept['a']
+kept = next(iter(model.last_step.pseudo.values()))
 sum(v for k, v in losses.items() if 'loss' in k).backward()
 if int(os.environ['RANK']) == 0:
     gradients = {{n: p.grad for n, p in model.named_parameters() if p.requires_grad}}

@@ -109,13 +109,13 @@ def test_a_checkpoint_without_an_average_begins_one_at_its_student(
     alone, _ = train(alone)
     student = {k: v.clone() for k, v in alone.model.student.state_dict().items()}
     said = []
-    original = MeanTeacherSegmentor.pseudo_label
+    original = MeanTeacherSegmentor.make_pseudo_labels
 
     def spy(self, *args):
         said.append({k: v.clone() for k, v in self.teacher.state_dict().items()})
         return original(self, *args)
 
-    monkeypatch.setattr(MeanTeacherSegmentor, 'pseudo_label', spy)
+    monkeypatch.setattr(MeanTeacherSegmentor, 'make_pseudo_labels', spy)
     hook = dict(type='MeanTeacherHook', interval=interval)
     options = dict(load_from=str(tmp_path / 'alone' / 'iter_3.pth'), custom_hooks=[hook])
     train(config(tiny, tmp_path / 'run', iters=4, **options))
@@ -267,10 +267,10 @@ def test_logged_stats_are_of_all_steps_of_the_interval(tiny, tmp_path):
         runner, _ = train(cfg)
     for when, interval in enumerate((steps[:2], steps[2:])):
         labels, weight, valid = (
-            torch.cat([getattr(step['pseudo'], name) for step in interval])
+            torch.cat([getattr(step.pseudo['student'], name) for step in interval])
             for name in ('labels', 'weight', 'valid')
         )
-        truth = torch.cat([s.gt_sem_seg.data for step in interval for s in step['samples']])
+        truth = torch.cat([s.gt_sem_seg.data for step in interval for s in step.unlabelled])
         known = valid & (truth < 3)
         assert known.any()
         for number, name in enumerate(('grass', 'road', 'roof')):
@@ -284,7 +284,7 @@ def test_logged_stats_are_of_all_steps_of_the_interval(tiny, tmp_path):
                 logged = runner.message_hub.get_scalar(f'train/pseudo_{key}/{name}').data[0]
                 assert len(logged) == 2
                 assert logged[when] == pytest.approx(float(value)), (key, name)
-    assert len({float(step['pseudo'].weight.sum()) for step in steps[:2]}) == 2
+    assert len({float(step.pseudo['student'].weight.sum()) for step in steps[:2]}) == 2
 
 
 @pytest.mark.parametrize('write', [lambda tiny: tiny, write_dual])
@@ -296,8 +296,8 @@ def test_hooks_that_look_at_pseudo_labels_pass_over_supervised_steps(tiny, tmp_p
     for hook in ('PseudoLabelStatsHook', 'SemiVisHook'):
         cfg.custom_hooks.append(dict(type=hook, interval=1))
     runner, _ = train(cfg)
-    assert set(runner.model.last_step) == {'labelled'}
-    assert all('gt_sem_seg' in sample for sample in runner.model.last_step['labelled'])
+    assert not runner.model.last_step.pseudo and not runner.model.last_step.unlabelled
+    assert all('gt_sem_seg' in sample for sample in runner.model.last_step.labelled)
     assert not [key for key in runner.message_hub.log_scalars if 'pseudo' in key]
 
 
@@ -320,7 +320,7 @@ def test_bad_hook_settings_are_told(arguments):
 def test_mean_teacher_hook_without_a_teacher_is_told(tiny, tmp_path):
     cfg = config(tiny, tmp_path / 'run', iters=1)
     cfg.model = dict(cfg.model.student, data_preprocessor=dict(type='SegDataPreProcessor'))
-    with pytest.raises(TypeError, match='remove the hook'):
+    with pytest.raises(ValueError, match='remove the hook'):
         Runner.from_cfg(cfg).train()
 
 

@@ -18,7 +18,8 @@ from mmseg.registry import HOOKS, MODELS
 from mmseg.structures import SegDataSample
 
 from mmseg_semi_rs.engine.hooks import PseudoLabelGuardHook, pseudo_label_guard_hook
-from mmseg_semi_rs.structures import PseudoLabel
+from mmseg_semi_rs.models.segmentors import SemiSegmentor
+from mmseg_semi_rs.structures import PseudoLabel, StepRecord
 from tests.engine.test_resume import config, train
 from tests.models import tiny
 from tests.models.tiny import NoHostSync
@@ -54,6 +55,13 @@ def labelled(shares=(0.7, 0.2, 0.1)):
     return samples
 
 
+class Told(SemiSegmentor):
+    """Does what a test says."""
+
+    def learn(self, batch, pseudo):
+        return {}
+
+
 class Training:
     """The guard with steps that a test makes up."""
 
@@ -66,7 +74,7 @@ class Training:
         )
         dataset = SimpleNamespace(metainfo=dict(classes=CLASSES))
         self.runner = SimpleNamespace(
-            model=SimpleNamespace(last_step={}, unsup_scale=1.0),
+            model=Told(),
             message_hub=MessageHub('guard'),
             train_dataloader=SimpleNamespace(dataset=dataset),
             iter=0,
@@ -77,9 +85,9 @@ class Training:
     def steps(self, count, found=None, samples=None):
         """Make steps; what was said meanwhile."""
         before = len(self.said)
-        step = {'labelled': samples or labelled()}
-        if found is not None:
-            step |= {'pseudo': found, 'samples': []}
+        if isinstance(found, PseudoLabel):
+            found = {'student': found}
+        step = StepRecord(samples or labelled(), pseudo=found or {})
         for _ in range(count):
             self.runner.model.last_step = step
             self.guard.after_train_iter(self.runner, 0)
@@ -309,7 +317,7 @@ def test_a_training_speaks_and_lowers_its_losses_and_goes_back(path, tmp_path):
     log = next((tmp_path / 'told').glob('*/*.log')).read_text()
     assert 'WARNING' in log and 'road is starved (0.0 % of the kept weight' in log
     assert 'road is no longer starved' in log
-    dual = hasattr(runner.model, 'students')
+    dual = len(runner.model.students) == 2
     for network in ('a', 'b') if dual else ('',):
         names = ('loss_strong', 'loss_fp', 'loss_stability') if dual else ('loss_unsup',)
         assert lowered[f'train/{network}/guard/road' if dual else 'train/guard/road'][0] == 0.0

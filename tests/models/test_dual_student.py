@@ -440,7 +440,7 @@ def test_C4_mixed_targets_follow_the_mixed_pixels(donors, expected):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(strong_views, 'consistency_loss', spy)
         model.loss(inputs, data)
-    pseudo = model.last_step['pseudo']['a']
+    pseudo = model.last_step.pseudo['a']
     random.seed(3)
     partners, mask = CutMix(prob=1.0).draw(inputs['weak'], donors)
     assert partners.tolist() == expected and mask.any()
@@ -481,7 +481,7 @@ def test_I2_purifiers_see_both_students_and_change_gradients():
     for name in 'ab':
         key = f'students.{name}.backbone.conv1.weight'
         assert not torch.allclose(before[key], after[key])
-        assert (model.last_step['pseudo'][name].labels == 1).all()
+        assert (model.last_step.pseudo[name].labels == 1).all()
 
 
 def test_purifiers_do_not_change_who_is_sure():
@@ -577,7 +577,7 @@ def test_students_label_for_themselves_without_a_common_label():
     said = weak_probabilities(model, inputs)
     model.loss(inputs, data)
     for name in 'ab':
-        pseudo = model.last_step['pseudo'][name]
+        pseudo = model.last_step.pseudo[name]
         assert torch.equal(pseudo.labels, said[name].argmax(1))
     assert not torch.equal(said['a'].argmax(1), said['b'].argmax(1))
 
@@ -618,14 +618,15 @@ def test_I7_averages_label_the_images_and_predict():
     model = build('BN', ema=True)
     inputs, data = batch()
     assert not any(p.requires_grad for p in model.teachers.parameters())
-    assert not any(module.training for module in model.train().teachers.modules())
+    teachers = model.train().teachers.values()
+    assert not any(module.training for teacher in teachers for module in teacher.modules())
     with torch.no_grad():
         for name, network in model.teachers.items():
             network.decode_head.conv_seg.weight.zero_()
             network.decode_head.conv_seg.bias.copy_(F.one_hot(torch.tensor('ab'.index(name)), 3))
     model.loss(inputs, data)
-    assert (model.last_step['pseudo']['a'].labels == 0).all()
-    assert (model.last_step['pseudo']['b'].labels == 1).all()
+    assert (model.last_step.pseudo['a'].labels == 0).all()
+    assert (model.last_step.pseudo['b'].labels == 1).all()
     predicted = model.eval().predict_each(inputs['weak'], data['weak'])
     assert (predicted['b'][0].pred_sem_seg.data == 1).all()
     model.update_teacher(0.0)

@@ -60,7 +60,7 @@ def test_a_step_before_the_start_is_a_supervised_step(kind, start, iteration, at
     model = kind.build('BN', unsup_start=start, gate=GATE, cutmix={})
     model.purifiers.append(lambda *_: pytest.fail('there is no pseudo label to purify'))
     assert_same(step(model, inputs, data), supervised)
-    assert 'pseudo' not in model.last_step
+    assert not model.last_step.pseudo
     for gate in [model.gate] if kind is single else model.gates.values():
         assert gate.mean_confidence.isnan() and gate.mean_probability.isnan().all()
         assert gate.label_pixels.sum() > 0, 'labels are counted from the first step on'
@@ -75,7 +75,7 @@ def test_the_step_of_the_start_is_the_first_with_pseudo_labels(kind, start, at):
     at(5)
     model = kind.build(unsup_start=start)
     assert_same(step(model, inputs, data), whole)
-    assert model.last_step['pseudo'] is not None
+    assert model.last_step.pseudo
     assert any('unsup' in name or 'strong' in name for name in whole[0])
 
 

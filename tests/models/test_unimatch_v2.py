@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 
 from mmseg_semi_rs.models.decode_heads import DistillFeatures
-from mmseg_semi_rs.models.segmentors import mean_teacher
+from mmseg_semi_rs.models.segmentors import mean_teacher, semi_segmentor
 from mmseg_semi_rs.models.segmentors.strong_views import ComplementaryDropout
 from tests.models.test_distill import DPT, TEACHERS
 from tests.models.test_mean_teacher import build as build_any
@@ -209,13 +209,13 @@ def test_I6_each_view_has_its_own_boxes_and_labels_move_with_it(monkeypatch):
 
     model.purifiers.append(by_image)
     seen = {}
-    original = mean_teacher.loss_of_views
+    original = semi_segmentor.loss_of_views
 
     def spy(logits, targets, counts):
         seen['labels'] = [target.labels for target in targets]
         return original(logits, targets, counts)
 
-    monkeypatch.setattr(mean_teacher, 'loss_of_views', spy)
+    monkeypatch.setattr(semi_segmentor, 'loss_of_views', spy)
     model.student.backbone.register_forward_hook(lambda m, a, o: seen.update(images=a[0][2:]))
     random.seed(0)
     model.loss(inputs, data)
@@ -233,7 +233,7 @@ def test_I5_distillation_hears_what_is_padded_after_the_boxes(norm, monkeypatch)
     inputs, data = batch(valid=valid)
     model = build(norm=norm, cutmix=dict(prob=1.0))
     seen = {}
-    forward, mean = mean_teacher.forward_student, mean_teacher.loss_of_views
+    forward, mean = mean_teacher.forward_student, semi_segmentor.loss_of_views
 
     def spy(network, images, mask, *args, **kwargs):
         seen['valid'] = mask[-4:]
@@ -244,7 +244,7 @@ def test_I5_distillation_hears_what_is_padded_after_the_boxes(norm, monkeypatch)
         return mean(logits, targets, counts)
 
     monkeypatch.setattr(mean_teacher, 'forward_student', spy)
-    monkeypatch.setattr(mean_teacher, 'loss_of_views', spy_on_targets)
+    monkeypatch.setattr(semi_segmentor, 'loss_of_views', spy_on_targets)
     random.seed(0)
     model.loss(inputs, data)
     assert torch.equal(seen['valid'], seen['targets'])

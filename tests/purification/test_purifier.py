@@ -85,17 +85,17 @@ def unsure(**settings):
     """A model whose teacher is sure of half of its pixels."""
     model = build(conf_thresh=0.95, **settings)
     inputs, data = batch(3)
-    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     model.gate.threshold.fill_(pseudo.confidence.median())
     return model, inputs, with_tiles(data)
 
 
 def test_S1_a_verifier_that_tells_the_truth_raises_accuracy_and_changes_the_gradients():
     model, inputs, data = unsure()
-    before = model.pseudo_label(inputs['weak'], data['weak'])
+    before = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     plain = gradients(model, inputs, data)
     model.purifiers.append(purifier(tell, trust=learnt_trust(tell)))
-    after = model.pseudo_label(inputs['weak'], data['weak'])
+    after = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     truth = torch.stack([truth_in_crop(f'tile_{index}') for index in range(3)])
     right = [(pseudo.labels == truth).float().mean() for pseudo in (before, after)]
     assert right[1] > right[0] + 0.2
@@ -198,7 +198,7 @@ def test_trust_is_the_precision_of_clear_claims_counted_plainly():
 def test_trust_multiplies_scores():
     model, inputs, data = unsure()
     full = purifier(tell, trust=torch.ones(CLASSES))
-    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     full(pseudo, data['weak'])
     half = purifier(tell, trust=torch.tensor([1.0, 0.5, 0.0]))
     half(pseudo, data['weak'])
@@ -210,7 +210,7 @@ def test_trust_multiplies_scores():
 
 def test_a_class_that_is_asked_for_but_not_trusted_is_not_denied_either():
     model, inputs, data = unsure()
-    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     trust = torch.tensor([1.0, 1.0, 0.0])
     for asked, protected in (((0, 1, 2), True), ((0, 1), False)):  # else it is a background
         one = purifier(tell, trust=trust, asked=asked)
@@ -223,7 +223,7 @@ def test_a_class_that_is_asked_for_but_not_trusted_is_not_denied_either():
 
 def test_strength_moves_weights_part_of_the_way():
     model, inputs, data = unsure()
-    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     one = purifier(tell)
     whole = one(pseudo, data['weak'])
     one.strength = 0.25
@@ -236,7 +236,7 @@ def test_strength_moves_weights_part_of_the_way():
 
 def test_purification_makes_no_host_sync():
     model, inputs, data = unsure()
-    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     boxes = Region(1, (0.0, 0.0, 40.0, 40.0), 0.95, 'b')
 
     def verify(path):
@@ -251,7 +251,7 @@ def test_purification_makes_no_host_sync():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_purification_on_a_gpu_equals_that_on_the_cpu_and_never_waits():
     model, inputs, data = unsure()
-    pseudo = model.pseudo_label(inputs['weak'], data['weak'])
+    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
     expected = purifier(tell, trust=learnt_trust(tell))(pseudo, data['weak'])
     moved = PseudoLabel(
         pseudo.labels.cuda(), pseudo.confidence.cuda(), pseudo.weight.cuda(), pseudo.valid.cuda()
@@ -286,8 +286,8 @@ def test_two_students_are_purified_by_evidence_that_is_fetched_once():
     torch.manual_seed(0)
     assert total(model.loss(inputs, data)) != plain
     assert len(calls) == len(data['weak']) and len(one.last) == 2
-    assert set(model.last_step['pseudo']) == {'a', 'b'}
-    for done, pseudo in zip(one.last, model.last_step['pseudo'].values(), strict=True):
+    assert set(model.last_step.pseudo) == {'a', 'b'}
+    for done, pseudo in zip(one.last, model.last_step.pseudo.values(), strict=True):
         assert torch.equal(done.after.labels, pseudo.labels)
     one.forget()
     model.loss(inputs, data)
@@ -337,7 +337,7 @@ def test_S5_evidence_of_another_size_than_the_tile_is_refused():
     small = Evidence(np.zeros((CLASSES, 4, 4), np.uint8), np.ones((4, 4), bool), (40, 40))
     model.purifiers.append(purifier(lambda path: small))
     with pytest.raises(ValueError, match=r'tile_0.*\(40, 40\).*\(80, 80\)'):
-        model.pseudo_label(inputs['weak'], data['weak'])
+        model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_S5_a_sample_whose_geometry_is_not_known_is_refused(change, told):
     else:
         data['weak'][1].set_metainfo(change)
     with pytest.raises(ValueError, match=told):
-        model.pseudo_label(inputs['weak'], data['weak'])
+        model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
 
 
 def test_truth_in_the_samples_is_never_read_by_the_loss():

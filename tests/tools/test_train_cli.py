@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine import launch
 from mmseg_semi_rs.utils.command_line import Faults
-from tests.tools.tiny_training import run_here, run_tool, write_dual, write_training
+from tests.tools.tiny_training import ROOT, run_here, run_tool, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +112,15 @@ def test_unreadable_config_is_one_sentence(tmp_path, text, error, sentence):
     with pytest.raises(error, match=sentence) as caught:
         launch.load_config(tmp_path / 'bad.py')
     assert '\n' not in str(caught.value)
+
+
+def test_configs_of_the_package_are_read_by_the_names_that_the_pages_give(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'configs/rsmtdf/dinov2_clip_potsdam_1-4.py'
+    assert launch.load_config(name).filename == str(ROOT / name)
+    (tmp_path / 'configs' / 'rsmtdf').mkdir(parents=True)
+    (tmp_path / name).write_text('own = True\n')
+    assert launch.load_config(name).own  # one that is here comes first
 
 
 def test_option_that_does_not_fit_is_told(config):

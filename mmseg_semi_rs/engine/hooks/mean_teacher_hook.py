@@ -10,8 +10,10 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
+from ...models.segmentors import SemiSegmentor
 from ...models.segmentors.student import is_copy
 from ...utils.runner import unwrap
+from .semi_segmentor import semi_segmentor
 
 
 def ema_momentum(update: int, momentum: float, warmup: bool) -> float:
@@ -57,8 +59,8 @@ class MeanTeacherHook(Hook):
             over which the weight of a student in the average halves, in (0, 1). Defaults to None.
 
     Raises:
-        ValueError: If a number is out of its range.
-        TypeError: When the training starts, if the model has no ``update_teacher``.
+        ValueError: If a number is out of its range; or, when the training starts, if the model has
+            no teacher.
     """
 
     def __init__(
@@ -92,12 +94,7 @@ class MeanTeacherHook(Hook):
 
         To a checkpoint without an average the loaded student is the first one.
         """
-        model = unwrap(runner.model)
-        if not hasattr(model, 'update_teacher'):
-            raise TypeError(
-                f'MeanTeacherHook needs a model with update_teacher(), such as '
-                f'MeanTeacherSegmentor, got {type(model).__name__}: remove the hook.'
-            )
+        model = semi_segmentor(runner, self)
         if self.half_life is not None:
             self.momentum = half_life_momentum(self.half_life, runner.max_iters, self.interval)
         info = runner.message_hub.runtime_info
@@ -118,8 +115,9 @@ class MeanTeacherHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Average the student of this iteration into the teacher."""
-        if not self.every_n_train_iters(runner, self.interval):
-            return
-        model = unwrap(runner.model)
-        update = runner.iter // self.interval
+        if self.every_n_train_iters(runner, self.interval):
+            self.update_average(unwrap(runner.model), runner.iter // self.interval)
+
+    def update_average(self, model: SemiSegmentor, update: int) -> None:
+        """Make the update that comes after a number of others."""
         model.update_teacher(ema_momentum(update, self.momentum, self.warmup))

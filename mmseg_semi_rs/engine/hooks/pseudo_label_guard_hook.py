@@ -14,10 +14,12 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from ...models.segmentors import SemiSegmentor
 from ...structures import PseudoLabel
 from ...utils.runner import unwrap
 from ...visualization.run_records import GUARD
-from ..pseudo_label_counts import count_labels, pseudo_labels_of, sum_by_class
+from ..pseudo_label_counts import count_labels, sum_by_class
+from .semi_segmentor import semi_segmentor
 
 _INFO = 'pseudo_label_guard'
 _LONGEST_WINDOW = 50
@@ -122,13 +124,7 @@ class PseudoLabelGuardHook(Hook):
         Raises:
             ValueError: If the model has no pseudo labels.
         """
-        model = _unwrapped(runner)
-        if not hasattr(model, 'unsup_scale'):
-            raise ValueError(
-                f'PseudoLabelGuardHook needs a segmentor with pseudo labels, got '
-                f'{type(model).__name__}: use MeanTeacherSegmentor or DualStudentSegmentor, or '
-                'remove the hook.'
-            )
+        model = semi_segmentor(runner, self)
         self._restore(runner.message_hub.get_info(_INFO) or {})
         self._set_scale(model)
 
@@ -145,7 +141,7 @@ class PseudoLabelGuardHook(Hook):
         if 'message_hub' in checkpoint:
             checkpoint['message_hub'] = runner.message_hub.state_dict()
 
-    def _set_scale(self, model: Any) -> None:
+    def _set_scale(self, model: SemiSegmentor) -> None:
         """Lower the unsupervised losses, or set them back."""
         if self.lower is not None:
             model.unsup_scale = self.lower if any(self._verdicts.values()) else 1.0
@@ -160,11 +156,11 @@ class PseudoLabelGuardHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Count labels and pseudo labels; at the end of a window, judge."""
-        model = _unwrapped(runner)
+        model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']
-        found = pseudo_labels_of(model.last_step)
+        found = model.last_step.titled
         table = torch.stack([
-            count_labels(model.last_step['labelled'], len(classes)),
+            count_labels(model.last_step.labelled, len(classes)),
             *(row for pseudo in found.values() for row in _count(pseudo, len(classes))),
         ])  # fmt: skip
         all_reduce(table)
@@ -268,7 +264,3 @@ def _count(pseudo: PseudoLabel, classes: int) -> Tensor:
 
 def _percent(share: float) -> str:
     return f'{100 * share:.1f} %'
-
-
-def _unwrapped(runner: Runner) -> Any:
-    return unwrap(runner.model)

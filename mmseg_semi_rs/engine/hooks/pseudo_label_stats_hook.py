@@ -12,8 +12,9 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from ...models.segmentors import SemiSegmentor
 from ...utils.runner import unwrap
-from ..pseudo_label_counts import count_pseudo_labels, pseudo_labels_of, summarise_counts
+from ..pseudo_label_counts import count_pseudo_labels, summarise_counts
 
 
 @HOOKS.register_module()
@@ -65,11 +66,12 @@ class PseudoLabelStatsHook(Hook):
     ) -> None:
         """Count the batch's pseudo labels; at the interval, log and begin again."""
         model = unwrap(runner.model)
-        step = getattr(model, 'last_step', {})
-        classes = runner.train_dataloader.dataset.metainfo['classes']
-        for network, pseudo in pseudo_labels_of(step).items():
+        if not isinstance(model, SemiSegmentor):
+            return
+        step, classes = model.last_step, runner.train_dataloader.dataset.metainfo['classes']
+        for network, pseudo in step.titled.items():
             counts = self._counts.setdefault(network, {})
-            for name, count in count_pseudo_labels(pseudo, step['samples'], len(classes)).items():
+            for name, count in count_pseudo_labels(pseudo, step.unlabelled, len(classes)).items():
                 counts[name] = counts[name] + count if name in counts else count
         if not self.every_n_train_iters(runner, self.interval):
             return

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from ...models.segmentors import SemiSegmentor
 from ...purification.audit import AuditRecord
 from ...purification.evidence import quantise
 from ...purification.purifier import EvidencePurifier, Purification
@@ -18,7 +20,6 @@ from ...structures import PseudoLabel
 from ...utils.runner import unwrap
 from ...visualization.panels import colorize, draw_panels, legend
 from ...visualization.purification_panels import ACTION_COLOURS, purification_row
-from ..pseudo_label_counts import pseudo_labels_of
 
 
 @HOOKS.register_module()
@@ -53,18 +54,16 @@ class SemiVisHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Draw the batch."""
-        if not self.every_n_train_iters(runner, self.interval):
+        model = unwrap(runner.model)
+        due = self.every_n_train_iters(runner, self.interval) and isinstance(model, SemiSegmentor)
+        if not due or not model.last_step.pseudo:
             return
-        model: Any = unwrap(runner.model)
-        step = getattr(model, 'last_step', {})
-        named = pseudo_labels_of(step)
-        if not named:
-            return
+        named, samples = model.last_step.titled, model.last_step.unlabelled
         done: list[Purification | None] = [*_purifications(model)] or [None] * len(named)
         pixels = [image for image in data_batch['inputs']['weak'] if image is not None]
         for (name, pseudo), purification in zip(named.items(), done, strict=True):
             picture = self._draw(
-                pixels, step['samples'], pseudo, purification, runner.visualizer.dataset_meta
+                pixels, samples, pseudo, purification, runner.visualizer.dataset_meta
             )
             title = f'pseudo_labels_{name}' if name else 'pseudo_labels'
             runner.visualizer.add_image(title, picture, step=runner.iter + 1)
@@ -72,7 +71,7 @@ class SemiVisHook(Hook):
     def _draw(
         self,
         pixels: list[Tensor],
-        samples: list[Any],
+        samples: Sequence[Any],
         pseudo: PseudoLabel,
         done: Purification | None,
         meta: dict[str, Any],
@@ -103,7 +102,7 @@ class SemiVisHook(Hook):
         return np.concatenate([grid, legend(list(colours), list(colours.values()), grid.shape[1])])
 
 
-def _purifications(model: Any) -> list[Purification]:
+def _purifications(model: SemiSegmentor) -> list[Purification]:
     """What an evidence purifier of a model did in this step, by network; empty if nothing."""
     for purifier in model.purifiers:
         if isinstance(purifier, EvidencePurifier) and purifier.last:

@@ -28,8 +28,9 @@ from ...utils.commands import command
 from ...utils.randomness import seeded
 from ...utils.runner import unwrap
 from ...utils.sampling import evenly
+from ...utils.step_parts import step_part
 from ..annotation import calibrate
-from ..pseudo_label_counts import pseudo_labels_of
+from .semi_segmentor import semi_segmentor
 
 _TRUST: Mapping[str, Any] = MappingProxyType({'images': 200, 'min_lift': 0.5, 'min_pixels': 500})
 
@@ -119,9 +120,9 @@ class VLMPurifyHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check that everything fits together, learn whom to trust, and attach the purifier."""
-        model = _unwrapped(runner)
+        model = semi_segmentor(runner, self)
         dataset = runner.train_dataloader.dataset
-        self._check(model, dataset)
+        self._check(dataset)
         self.prepare(dataset, next(model.parameters()).device, Path(runner.work_dir), runner.iter)
         others = sum(isinstance(other, EvidencePurifier) for other in model.purifiers)
         self._logged_as = f'purify_{others + 1}' if others else 'purify'
@@ -129,13 +130,7 @@ class VLMPurifyHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Take the purifier away again, and let go of the last batch."""
-        purifiers = _unwrapped(runner).purifiers
-        # A benchmark may have put a stopwatch around it.
-        purifiers[:] = [
-            other
-            for other in purifiers
-            if self.purifier not in (other, getattr(other, '__wrapped__', None))
-        ]
+        unwrap(runner.model).purifiers.remove(self.purifier)
         self.purifier.forget()
         self.source.close()
 
@@ -197,14 +192,9 @@ class VLMPurifyHook(Hook):
             within_segments=self.verifier.within_segments,
         )
 
-    def _check(self, model: Any, dataset: Any) -> None:
+    def _check(self, dataset: Any) -> None:
         """Refuse what cannot work, in one sentence."""
         classes = dataset.metainfo['classes']
-        if not hasattr(model, 'purifiers'):
-            raise ValueError(
-                f'VLMPurifyHook needs a segmentor with pseudo labels, got {type(model).__name__}: '
-                'use MeanTeacherSegmentor or DualStudentSegmentor, or remove the hook.'
-            )
         if self.verifier.num_classes != len(classes):
             raise ValueError(
                 f'The verifier has prompts for {self.verifier.num_classes} classes, but the '
@@ -273,6 +263,7 @@ class VLMPurifyHook(Hook):
 
     # During the training.
 
+    @step_part('purification ahead')
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin to read the evidence of the batch, while the teacher is at work."""
         self.purifier.forget()
@@ -285,6 +276,7 @@ class VLMPurifyHook(Hook):
             paths = [sample.img_path for sample in samples if sample is not None]
             self.source.begin_step(runner.iter, paths)
 
+    @step_part('purification')
     def after_train_iter(
         self,
         runner: Runner,
@@ -295,10 +287,10 @@ class VLMPurifyHook(Hook):
         """Log what was done."""
         if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
             return
-        step = _unwrapped(runner).last_step
-        for name, done in zip(pseudo_labels_of(step), self.purifier.last, strict=True):
+        step = unwrap(runner.model).last_step
+        for name, done in zip(step.titled, self.purifier.last, strict=True):
             prefix = f'train/{name}/{self._logged_as}/' if name else f'train/{self._logged_as}/'
-            for key, value in purification_stats(done, step['samples']).items():
+            for key, value in purification_stats(done, step.unlabelled).items():
                 runner.message_hub.update_scalar(prefix + key, value)
 
 
@@ -330,7 +322,3 @@ def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, 
             values[f'accuracy_{when}'] = right.sum() / counted.sum().clamp(min=1)
             values[f'kept_accuracy_{when}'] = (right * weight).sum() / weight.sum().clamp(min=1e-6)
     return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
-
-
-def _unwrapped(runner: Runner) -> Any:
-    return unwrap(runner.model)

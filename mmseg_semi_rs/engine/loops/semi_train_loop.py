@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -15,11 +13,10 @@ from mmseg.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ...datasets.semi_dataset import SemiDataset
-from ...models.segmentors.schedule import check_burn_in
+from ...models.segmentors import SemiSegmentor
 from ...utils.randomness import seed_step
 from ...utils.runner import unwrap
 from ..data_checks import check_segmentation_dataset, check_semi_dataset
-from ..hooks import MeanTeacherHook
 
 
 @LOOPS.register_module()
@@ -125,12 +122,11 @@ class SemiTrainLoop(IterBasedTrainLoop):
             raise problem[0]
 
     def _check_model(self) -> None:
-        """Make sure that the model has the data's classes, batches it can use, and its average.
+        """Make sure that the model has the data's classes, and can do what it is asked to.
 
         On a GPU a label without a class would crash the device.
         """
-        model: Any = self.runner.model
-        model = unwrap(model)
+        model = unwrap(self.runner.model)
         count = getattr(model, 'num_classes', None)
         classes = self.dataloader.dataset.metainfo.get('classes')
         if isinstance(count, int) and classes and count != len(classes):
@@ -138,19 +134,10 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 f'The model has num_classes={count}, but the training data has {len(classes)} '
                 f'classes ({", ".join(classes)}): set num_classes of every head to {len(classes)}.'
             )
-        per_batch = getattr(self.dataloader.sampler, 'per_batch', None)
-        if per_batch is not None and hasattr(model, 'check_batch'):
-            model.check_batch(per_batch[1])
-        if hasattr(model, 'schedule'):
+        if isinstance(model, SemiSegmentor):
             trained = self._iter > 0 or self.runner._load_from is not None
-            check_burn_in(model.schedule, model.needs_burn_in, self._max_iters, trained)
-        updated = any(isinstance(hook, MeanTeacherHook) for hook in self.runner.hooks)
-        if getattr(model, 'averages', None) and not updated:
-            raise ValueError(
-                f'{type(model).__name__} has ema=True, but no hook updates the average, which '
-                "would stay at the initial weights: add dict(type='MeanTeacherHook') to "
-                'custom_hooks, or set ema=False.'
-            )
+            sampler, hooks = self.dataloader.sampler, self.runner.hooks
+            model.validate_setup(sampler, hooks, self._max_iters, trained)
 
     def _start_data(self) -> None:
         """Start the workers at the current iteration."""

@@ -12,6 +12,7 @@ from mmengine.runner import ValLoop
 from mmengine.runner.amp import autocast
 from mmseg.registry import LOOPS
 
+from ...models.segmentors import SemiSegmentor
 from ...utils.runner import unwrap
 
 
@@ -22,7 +23,7 @@ class TeacherStudentValLoop(ValLoop):
     The metrics of what ``predict_on`` names have plain keys (``mIoU``), so that
     ``save_best='mIoU'`` works; all appear with the network's name in front: ``teacher/mIoU`` and
     ``student/mIoU`` of a mean teacher, ``a/mIoU``, ``b/mIoU`` and ``fused/mIoU`` of two students.
-    A model without ``predict_each``, such as a plain ``EncoderDecoder``, is evaluated once.
+    Another model, such as a plain ``EncoderDecoder``, is evaluated once.
 
     Args:
         runner (Runner): The runner.
@@ -68,6 +69,6 @@ class TeacherStudentValLoop(ValLoop):
     def _predict(self, model: Any, data_batch: dict) -> dict[str, list]:
         """Predictions by network; under the empty name if there is one network only."""
         with autocast(enabled=self.fp16):
-            if not hasattr(model, 'predict_each'):
+            if not isinstance(model, SemiSegmentor):
                 return {'': self.runner.model.val_step(data_batch)}
             return model.predict_each(**model.data_preprocessor(data_batch, False))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data_preprocessor import stack_valid
 from ..losses import RankSum
+from ..utils.renormalise import image_statistics
 from .decode_head_wrapper import DecodeHeadWrapper
 from .distill_features import DistillFeatures
 from .distill_options import BRANCHES, DistillLossOptions, only, positive_int, weights_by_name
@@ -108,6 +109,9 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
               Defaults to 1.
         deepest_index: Which entry of the encoder's outputs is distilled and fused. None takes the
             last that the decode head reads. Defaults to None.
+        image_stats: ``dict(mean=[...], std=[...])`` per channel on the 0-255 scale, by which the
+            images are normalised that the teachers get. Segmentors that know fill it in (see
+            :func:`with_image_stats`). Defaults to None, unknown.
         init_cfg: Initialisation of this module; None leaves PyTorch's for translators and
             projections, as published. Defaults to None.
 
@@ -126,6 +130,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         student_view: str = 'resized',
         loss_distill: Mapping[str, Any] | None = None,
         deepest_index: int | None = None,
+        image_stats: Mapping[str, Sequence[float]] | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         super().__init__(decode_head, deepest_index, init_cfg)
@@ -137,6 +142,9 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         self.student_view = student_view
         self.options = DistillLossOptions.read(loss_distill or {})
         self.teachers = _build_teachers(teachers)
+        if image_stats:
+            for teacher in self.teachers.values():
+                teacher.bind_source(image_stats['mean'], image_stats['std'])
         weights = only(fusion or {}, {'weights': None}, 'fusion')['weights']
         self.fusion_weights = weights_by_name(weights, list(self.teachers))
         self.student_weight = self.fusion_weights.pop('student')
@@ -190,16 +198,6 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             device = next(self.parameters()).device
             for teacher in self.teachers.values():
                 teacher.build(device)
-
-    def bind_source(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Tell all teachers with which statistics the images they get are normalised.
-
-        Args:
-            mean: Per channel, 0-255 scale.
-            std: Per channel, 0-255 scale.
-        """
-        for teacher in self.teachers.values():
-            teacher.bind_source(mean, std)
 
     # Forward.
 
@@ -439,6 +437,24 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         """Name the teachers, which ``repr`` does not list since they are no sub-modules."""
         weights = {'student': self.student_weight, **self.fusion_weights}
         return f'teachers={list(self.teachers)}, fusion={weights}, view={self.student_view!r}'
+
+
+def with_image_stats(head: Any, preprocessor: nn.Module) -> Any:
+    """Tell a distillation head in its config how a preprocessor normalises images.
+
+    Args:
+        head: Config of any decode head, or of a cascade of them.
+        preprocessor: Without ``mean`` and ``std`` it hands on raw pixels.
+
+    Returns:
+        The config, with ``image_stats`` if it is of a distillation head and has none yet.
+    """
+    kind = head.get('type') if isinstance(head, Mapping) else None
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    if not (isinstance(kind, type) and issubclass(kind, MultiTeacherDistillHead)):
+        return head
+    mean, std = (values.flatten().tolist() for values in image_statistics(preprocessor))
+    return {'image_stats': dict(mean=mean, std=std), **head}
 
 
 def _build_teachers(configs: Mapping[str, dict[str, Any]]) -> dict[str, Teacher]:

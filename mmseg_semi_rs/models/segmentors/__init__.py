@@ -4,10 +4,12 @@
 from .distill_encoder_decoder import DistillEncoderDecoder, DistillFeatures
 from .dual_student import DualStudentSegmentor
 from .mean_teacher import MeanTeacherSegmentor
+from .semi_segmentor import SemiSegmentor
 
 __all__ = [
     'DistillEncoderDecoder',
     'DistillFeatures',
     'DualStudentSegmentor',
     'MeanTeacherSegmentor',
+    'SemiSegmentor',
 ]

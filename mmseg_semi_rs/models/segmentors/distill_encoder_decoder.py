@@ -6,14 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.models.segmentors.encoder_decoder import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ..decode_heads import DistillFeatures
+from ..decode_heads import DistillFeatures, with_image_stats
 from ..utils import keep_running_statistics
 
 
@@ -42,22 +41,19 @@ class DistillEncoderDecoder(EncoderDecoder):
     """
 
     def __init__(self, view_resize: Mapping[str, bool] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
         options = {'antialias': True, 'align_corners': False}
         unknown = sorted(set(view_resize or {}) - set(options))
         if unknown:
             raise ValueError(
                 f'view_resize knows the keys {sorted(options)}, got {unknown}: remove them.'
             )
+        own = kwargs.get('data_preprocessor')
+        if isinstance(own, Mapping):
+            own = kwargs['data_preprocessor'] = MODELS.build(own)
+        if isinstance(own, SegDataPreProcessor):
+            kwargs['decode_head'] = with_image_stats(kwargs['decode_head'], own)
+        super().__init__(**kwargs)
         self.view_resize = {**options, **(view_resize or {})}
-        preprocessor = self.data_preprocessor
-        if isinstance(preprocessor, SegDataPreProcessor) and hasattr(
-            self.decode_head, 'bind_source'
-        ):
-            # Without statistics it hands on raw pixels.
-            mean = getattr(preprocessor, 'mean', torch.zeros(3))
-            std = getattr(preprocessor, 'std', torch.ones(3))
-            self.decode_head.bind_source(mean.flatten().tolist(), std.flatten().tolist())
 
     def extract_feat(self, inputs: Tensor) -> DistillFeatures:
         """Encode the images, and once more at every size that the decode head asks for.

@@ -4,52 +4,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from mmseg.models import BaseSegmentor
 from mmseg.registry import MODELS
 from torch import Tensor
 
 from ...structures import PseudoLabel
-from ..data_preprocessor import stack_valid
-from ..gates import Gate, build_gate
+from ..gates import Gate
 from ..losses import RankSum
-from ..protocols import Purifier
-from ..utils import CutMix, keep_running_statistics
-from .schedule import UnsupervisedSchedule
-from .strong_views import ComplementaryDropout, draw_views, loss_of_views
+from ..utils import keep_running_statistics
+from .semi_segmentor import SemiBatch, SemiSegmentor, SemiSettings
+from .strong_views import ComplementaryDropout, StrongView
 from .student import (
     Decoded,
-    SampleList,
-    average_into,
     build_student,
-    decode_in_eval,
     forward_student,
     make_teacher,
     mean_over_images,
     read_cfg,
-    refuse_misplaced,
-    supervised_losses,
-    upsample,
 )
 
-_TRAIN_DEFAULTS: dict[str, Any] = {
-    'conf_thresh': 0.95,
-    'gate': None,
-    'loss_reduce': 'mean',
-    'loss_weight': {'sup': 1.0, 'unsup': 1.0, 'distill': 1.0},
-    'cutmix': {},
-    'feature_dropout': None,
-    'norm': 'joint',
-    'unsup_start': 0,
-    'unsup_ramp': 0,
-}
+
+@dataclass
+class MeanTeacherSettings(SemiSettings):
+    """``semi_train_cfg`` of :class:`MeanTeacherSegmentor`: what all have, and more.
+
+    Attributes:
+        loss_reduce: ``'mean'`` or ``'sum'`` over the groups of losses ``sup``, ``unsup`` and
+            ``distill``, whose factors ``loss_weight`` default to 1.
+        feature_dropout: Arguments of
+            :class:`~mmseg_semi_rs.models.segmentors.strong_views.ComplementaryDropout`, by which
+            two strong views share out the channels of the encoder's features (UniMatch V2); what a
+            decode head distils is what is left of them. None switches it off.
+        norm: ``'joint'``: one forward, batch norm layers see labelled and strong images as one
+            batch and remember both. ``'separate'``: two forwards, each with its own batch
+            statistics, and only those of the clean labelled images are remembered for evaluation
+            and the EMA teacher. No difference for students without batch norm.
+    """
+
+    loss_reduce: str = 'mean'
+    feature_dropout: Mapping[str, Any] | None = None
+    norm: str = 'joint'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, allowed in (('loss_reduce', ('mean', 'sum')), ('norm', ('joint', 'separate'))):
+            value = getattr(self, key)
+            if value not in allowed:
+                raise ValueError(f'semi_train_cfg.{key}={value!r} is none of {allowed}.')
+
+    def build_feature_dropout(self) -> ComplementaryDropout | None:
+        """Build what ``feature_dropout`` says."""
+        settings, name = self.feature_dropout, 'semi_train_cfg.feature_dropout'
+        if settings is None:
+            return None
+        if not isinstance(settings, Mapping):
+            raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
+        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5}, name))
 
 
 @MODELS.register_module()
-class MeanTeacherSegmentor(BaseSegmentor):
+class MeanTeacherSegmentor(SemiSegmentor):
     r"""FixMatch with an EMA teacher for any mmseg ``EncoderDecoder``.
 
     One step: the teacher labels the weak views, purifiers correct the labels, CutMix mixes the
@@ -66,54 +84,21 @@ class MeanTeacherSegmentor(BaseSegmentor):
     batch before ``unsup_start``.
 
     Args:
-        student (dict): Config of an ``EncoderDecoder`` without ``data_preprocessor``.
-        ema (bool): Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the
+        student: Config of an ``EncoderDecoder`` without ``data_preprocessor``.
+        ema: Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the
             images. False: the student does, in eval mode. Defaults to True.
-        semi_train_cfg (dict, optional):
-
-            - conf_thresh (float | list[float]): Confidence in [0, 1] from which a pixel gets weight
-              1; a list has one entry per class. The short form of
-              ``gate=dict(type='FixedGate', threshold=...)``. Defaults to 0.95.
-            - gate (dict | None): How pseudo labels get their weights: config of a
-              :class:`~mmseg_semi_rs.models.gates.Gate`, which replaces ``conf_thresh``. Defaults to
-              None.
-            - loss_reduce (str): ``'mean'`` or ``'sum'`` over the loss groups. Defaults to 'mean'.
-            - loss_weight (dict): Factors ``sup``, ``unsup``, ``distill``. Default to 1.
-            - cutmix (dict | None): Arguments of
-              :class:`~mmseg_semi_rs.models.utils.CutMix`; each strong view draws its own boxes.
-              None switches it off. Defaults to {}.
-            - feature_dropout (dict | None): Arguments of
-              :class:`~mmseg_semi_rs.models.segmentors.strong_views.ComplementaryDropout`, by which
-              two strong views share out the channels of the encoder's features (UniMatch V2); what
-              a decode head distils is what is left of them. Defaults to None, off.
-            - norm (str): ``'joint'``: one forward, batch norm layers see labelled and strong images
-              as one batch and remember both. ``'separate'``: two forwards, each with its own batch
-              statistics, and only those of the clean labelled images are remembered for evaluation
-              and the EMA teacher. No difference for students without batch norm. Defaults to
-              'joint'.
-            - unsup_start (int | float): Supervised burn-in: iterations before the first pseudo
-              label, or below 1 their share of the training. The average goes on through it.
-              Defaults to 0.
-            - unsup_ramp (int | float): Iterations after the start over which the weight of L_u
-              grows linearly from 0, or their share of the training. Defaults to 0.
-        semi_test_cfg (dict, optional): ``predict_on``: 'teacher' or 'student'. Defaults to teacher
+        semi_train_cfg: See :class:`MeanTeacherSettings`.
+        semi_test_cfg: ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.
-        data_preprocessor (dict, optional): Config of a ``SemiDataPreprocessor``.
-        init_cfg (None): Must be None, like the next two, which mmseg's ``init_model`` sets: they
-            belong to the student.
-        pretrained (None): See above.
-        train_cfg (None): See above.
-
-    Attributes:
-        purifiers (list[Purifier]): Called in turn on the pseudo labels of every step.
-        last_step (dict): Of the last training step, for hooks to look at: ``labelled`` (the
-            samples of the labelled images) and, unless it was supervised, ``pseudo`` (PseudoLabel
-            of the weak views, before CutMix) and ``samples`` (theirs).
-        unsup_scale (float): Another factor of L_u, 1 unless a hook lowers it.
+        data_preprocessor: Config of a ``SemiDataPreprocessor``.
+        init_cfg, pretrained, train_cfg: None, as mmseg's ``init_model`` sets them: they belong to
+            the student.
 
     Raises:
         ValueError: On unknown or contradictory settings.
     """
+
+    settings_type = MeanTeacherSettings
 
     def __init__(
         self,
@@ -126,199 +111,98 @@ class MeanTeacherSegmentor(BaseSegmentor):
         pretrained: None = None,
         train_cfg: None = None,
     ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor)
-        refuse_misplaced(
-            type(self).__name__, init_cfg=init_cfg, pretrained=pretrained, train_cfg=train_cfg
+        super().__init__(
+            semi_train_cfg,
+            data_preprocessor,
+            init_cfg=init_cfg,
+            pretrained=pretrained,
+            train_cfg=train_cfg,
         )
         if 'data_preprocessor' in student:
             raise ValueError(
                 'The student has a data_preprocessor, which would never run: give it to '
                 f'{type(self).__name__} instead.'
             )
-        self.student: Any = build_student(student, type(self).__name__)
+        self.student: Any = build_student(student, type(self).__name__, self.data_preprocessor)
         self.teacher: Any = make_teacher(self.student) if ema else None
-        self.train_settings = read_cfg(semi_train_cfg, _TRAIN_DEFAULTS, 'semi_train_cfg')
-        self.predict_on = read_cfg(
-            semi_test_cfg, {'predict_on': 'teacher' if ema else 'student'}, 'semi_test_cfg'
-        )['predict_on']
-        self._check_settings()
-        cutmix = self.train_settings['cutmix']
-        self.cutmix: CutMix | None = None if cutmix is None else CutMix(**cutmix)
-        self.feature_dropout = self._build_feature_dropout()
-        self.purifiers: list[Purifier] = []
-        self.last_step: dict[str, Any] = {}
-        self.unsup_scale = 1.0
-        if hasattr(self.student.decode_head, 'bind_source'):
-            mean = getattr(self.data_preprocessor, 'mean', torch.zeros(3))
-            std = getattr(self.data_preprocessor, 'std', torch.ones(3))
-            self.student.decode_head.bind_source(mean.flatten().tolist(), std.flatten().tolist())
-
-    def _check_settings(self) -> None:
-        settings = self.train_settings
-        for key, allowed in (('loss_reduce', ('mean', 'sum')), ('norm', ('joint', 'separate'))):
-            if settings[key] not in allowed:
-                raise ValueError(f'semi_train_cfg.{key}={settings[key]!r} is none of {allowed}.')
-        settings['loss_weight'] = read_cfg(
-            settings['loss_weight'], _TRAIN_DEFAULTS['loss_weight'], 'semi_train_cfg.loss_weight'
-        )
-        self.gate: Gate = build_gate(settings['gate'], settings['conf_thresh'], self.num_classes)
-        self.schedule = UnsupervisedSchedule(settings['unsup_start'], settings['unsup_ramp'])
+        self.gate: Gate = self.build_gate()
+        self.feature_dropout = self.settings.build_feature_dropout()
+        default = {'predict_on': 'teacher' if ema else 'student'}
+        self.predict_on = read_cfg(semi_test_cfg, default, 'semi_test_cfg')['predict_on']
         if self.predict_on not in ('teacher', 'student'):
             raise ValueError(
                 f"semi_test_cfg.predict_on={self.predict_on!r} must be 'teacher' or 'student'."
             )
-        if self.predict_on == 'teacher' and self.teacher is None:
+        if self.predict_on == 'teacher' and not ema:
             raise ValueError("predict_on='teacher' needs ema=True: there is no teacher without it.")
 
-    def _build_feature_dropout(self) -> ComplementaryDropout | None:
-        settings = self.train_settings['feature_dropout']
-        if settings is None:
-            return None
-        name = 'semi_train_cfg.feature_dropout'
-        if not isinstance(settings, Mapping):
-            raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
-        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5}, name))
+    @property
+    def students(self) -> dict[str, Any]:
+        """The student."""
+        return {'student': self.student}
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes of the student's decode head."""
-        return self.student.decode_head.num_classes
+    def teachers(self) -> dict[str, Any]:
+        """The teacher; empty without ``ema``."""
+        return {} if self.teacher is None else {'student': self.teacher}
 
     @property
-    def out_channels(self) -> int:
-        """Channels of the logits, one per class; test-time augmentation asks for it."""
-        return self.num_classes
+    def gates(self) -> dict[str, Gate]:
+        """The gate."""
+        return {'student': self.gate}
 
     @property
-    def align_corners(self) -> bool:
-        """How the decode head's logits are resized."""
-        return self.student.decode_head.align_corners
+    def predictors(self) -> dict[str, Any]:
+        """The teacher if there is one, and the student."""
+        return ({} if self.teacher is None else {'teacher': self.teacher}) | self.students
 
-    @property
-    def needs_burn_in(self) -> bool:
-        """Whether the gate is led astray by a teacher that nothing has trained."""
-        return self.gate.needs_burn_in
-
-    def gate_of(self, network: str) -> Gate:
-        """The gate of the labels that a network makes."""
-        return self.gate
-
-    @property
-    def averages(self) -> list[tuple[Any, Any]]:
-        """The teacher with its student; empty without ``ema``."""
-        return [] if self.teacher is None else [(self.teacher, self.student)]
-
-    @property
-    def predictor(self) -> Any:
-        """The network that predicts: teacher or student."""
-        return self.teacher if self.predict_on == 'teacher' else self.student
-
-    def init_weights(self) -> None:
-        """Initialise the student, then make the teacher an exact copy of it."""
-        self.student.init_weights()
-        if self.teacher is not None:
-            self.teacher.load_state_dict(self.student.state_dict())
-        self._is_init = True
-
-    def train(self, mode: bool = True) -> MeanTeacherSegmentor:
-        """Set the student's mode; the teacher always stays in eval mode."""
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
-
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student, see :func:`average_into`.
-
-        Args:
-            momentum (float): In [0, 1].
-        """
-        for teacher, student in self.averages:
-            average_into(teacher, student, momentum)
-
-    @torch.no_grad()
-    def pseudo_label(self, images: Tensor, samples: SampleList) -> PseudoLabel:
-        """Label the weak views and let the purifiers correct the labels.
-
-        Args:
-            images (Tensor): Weak views, shape (B, 3, H, W).
-            samples (list[SegDataSample]): Their samples, with ``valid``.
-
-        Returns:
-            PseudoLabel: Targets of shape (B, H, W).
-        """
-        logits = decode_in_eval(self.teacher or self.student, images)
-        valid = stack_valid(samples, images.shape[-2:], images.device)
-        pseudo = self.gate(logits, valid)
-        for purifier in self.purifiers:
-            pseudo = purifier(pseudo, samples)
-        return pseudo
-
-    def loss(self, inputs: dict[str, Tensor], data_samples: dict[str, SampleList]) -> dict:
-        """Compute the losses of one training step.
-
-        Args:
-            inputs (dict[str, Tensor]): ``sup`` and, unless training is supervised only, ``weak``
-                and one or more views whose names begin with ``strong``, each (B, 3, H, W),
-                normalised.
-            data_samples (dict[str, list[SegDataSample]]): The same keys; ``sup`` with
-                ``gt_sem_seg``.
-
-        Returns:
-            dict[str, Tensor]: Scalars; mmengine adds up those with 'loss' in the name.
-
-        Raises:
-            ValueError: If there is no strong view, or not the two that ``feature_dropout`` needs.
-        """
-        images, samples = inputs['sup'], data_samples['sup']
-        self.last_step = {'labelled': samples}
-        valid = stack_valid(samples, images.shape[-2:], images.device)
-        self.gate.observe(samples)
-        unsup_weight = self.schedule.weight()
-        if 'weak' not in inputs or unsup_weight is None:
-            decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
-            return self._reduce({
-                'sup': supervised_losses(
-                    self.student, decoded.logits, decoded.aux_logits, samples
-                ),
-                'distill': decoded.feature_losses,
-            })  # fmt: skip
-        pseudo = self.pseudo_label(inputs['weak'], data_samples['weak'])
-        self.last_step |= {'pseudo': pseudo, 'samples': data_samples['weak']}
-        views = draw_views(inputs, self.cutmix)
+    def draw_views(self, inputs: Mapping[str, Tensor]) -> list[StrongView]:
+        """Mix the strong views by CutMix, and refuse other than the two that dropout needs."""
+        views = super().draw_views(inputs)
         if self.feature_dropout is not None and len(views) != 2:
             raise ValueError(
                 f'A batch has {len(views)} strong view(s), but semi_train_cfg.feature_dropout '
                 "shares channels out between two: name two branches of MultiBranch 'strong_1' and "
                 "'strong_2', or set feature_dropout=None."
             )
-        targets = [view.mix(pseudo) for view in views]
-        counts = [RankSum(target.valid.sum()) for target in targets]
-        strong = torch.cat([view.images for view in views])
-        strong_valid = torch.cat([target.valid for target in targets])
-        decoded, strong_logits = self._forward_views(images, valid, strong, strong_valid)
-        unsup = loss_of_views(upsample(self.student, strong_logits, strong), targets, counts)
-        return self._reduce({
-            'sup': supervised_losses(self.student, decoded.logits, decoded.aux_logits, samples),
-            'unsup': {'loss_unsup': self.unsup_scale * unsup_weight * unsup},
-            'distill': decoded.feature_losses,
-        })  # fmt: skip
+        return views
+
+    def learn(self, batch: SemiBatch, pseudo: Mapping[str, PseudoLabel]) -> dict[str, Tensor]:
+        """Compute the losses of a batch, see :meth:`SemiSegmentor.learn`."""
+        unsup: dict[str, Tensor] = {}
+        if pseudo:
+            targets = [view.mix(pseudo['student']) for view in batch.views]
+            counts = [RankSum(target.valid.sum()) for target in targets]
+            decoded, strong_logits = self._forward_views(batch, targets)
+            loss = self.unsupervised_loss('student', strong_logits, targets, counts)
+            unsup['loss_unsup'] = batch.unsup_weight * loss
+        else:
+            decoded = self._forward_labelled(batch)
+        sup = self.supervised_loss('student', decoded, batch.samples)
+        groups = {'sup': sup, 'unsup': unsup, 'distill': decoded.feature_losses}
+        groups = {name: losses for name, losses in groups.items() if losses}
+        return self.weigh(groups, len(groups) if self.settings.loss_reduce == 'mean' else 1)
+
+    def _forward_labelled(self, batch: SemiBatch) -> Decoded:
+        return forward_student(self.student, batch.sup, batch.valid, {'sup': slice(None)})
 
     def _forward_views(
-        self, images: Tensor, valid: Tensor, strong: Tensor, strong_valid: Tensor
+        self, batch: SemiBatch, targets: list[PseudoLabel]
     ) -> tuple[Decoded, Tensor]:
         """Run the student on labelled and strong images, by one pass or by two.
 
         Returns:
-            tuple[Decoded, Tensor]: What the labelled images gave, with the feature losses of all;
-            and the logits of the strong ones.
+            What the labelled images gave, with the feature losses of all; and the logits of the
+            strong ones.
         """
-        count = len(images)
-        if self.train_settings['norm'] == 'joint':
+        count = len(batch.sup)
+        strong = torch.cat([view.images for view in batch.views])
+        strong_valid = torch.cat([target.valid for target in targets])
+        if self.settings.norm == 'joint':
             decoded = forward_student(
                 self.student,
-                torch.cat([images, strong]),
-                torch.cat([valid, strong_valid]),
+                torch.cat([batch.sup, strong]),
+                torch.cat([batch.valid, strong_valid]),
                 {'sup': slice(0, count), 'strong': slice(count, None)},
                 perturb=self._perturb(count),
             )
@@ -327,7 +211,7 @@ class MeanTeacherSegmentor(BaseSegmentor):
                 aux_logits=[aux[:count] for aux in decoded.aux_logits],
             )
             return labelled, decoded.logits[count:]
-        decoded = forward_student(self.student, images, valid, {'sup': slice(None)})
+        decoded = self._forward_labelled(batch)
         with keep_running_statistics(self.student):
             more = forward_student(
                 self.student,
@@ -345,62 +229,3 @@ class MeanTeacherSegmentor(BaseSegmentor):
     def _perturb(self, clean: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None:
         """What happens to the features of a batch whose first ``clean`` images are labelled."""
         return None if self.feature_dropout is None else partial(self.feature_dropout, clean=clean)
-
-    def _reduce(self, groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Weigh the loss groups and flatten them into one dict; empty groups do not count."""
-        present = {group: losses for group, losses in groups.items() if losses}
-        count = len(present) if self.train_settings['loss_reduce'] == 'mean' else 1
-        return {
-            name: value * (self.train_settings['loss_weight'][group] / count)
-            if 'loss' in name
-            else value
-            for group, losses in present.items()
-            for name, value in losses.items()
-        }
-
-    def predict_each(self, inputs: Tensor, data_samples: SampleList) -> dict[str, SampleList]:
-        """Predict with every network there is.
-
-        Args:
-            inputs (Tensor): Shape (B, 3, H, W).
-            data_samples (list[SegDataSample]): With metainfo; left as they are.
-
-        Returns:
-            dict[str, list[SegDataSample]]: Of ``'student'`` and ``'teacher'`` if there is one, that
-            of ``predict_on`` last.
-        """
-        networks = {'student': self.student, 'teacher': self.teacher}
-        names = sorted(networks, key=lambda name: name == self.predict_on)
-        return {
-            name: networks[name].predict(inputs, [sample.clone() for sample in data_samples])
-            for name in names
-            if networks[name] is not None
-        }
-
-    def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
-        """Predict with the network ``predict_on`` names, by the student's own test_cfg.
-
-        Args:
-            inputs (Tensor): Shape (B, 3, H, W).
-            data_samples (list[SegDataSample], optional): With metainfo; see ``EncoderDecoder``.
-
-        Returns:
-            list[SegDataSample]: With ``seg_logits`` and ``pred_sem_seg`` at original size.
-        """
-        return self.predictor.predict(inputs, data_samples)
-
-    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the predicting network's features."""
-        return self.predictor.extract_feat(inputs)
-
-    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Return the predicting network's logits (B, K, H, W) by its test_cfg, whole or slide."""
-        return self.predictor.inference(inputs, batch_img_metas)
-
-    def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
-        """Return the predicting network's logits (B, K, H, W)."""
-        return self.predictor.encode_decode(inputs, batch_data_samples)
-
-    def _forward(self, inputs: Tensor, data_samples: SampleList | None = None) -> Tensor:
-        """Return the predicting network's raw logits (``mode='tensor'``)."""
-        return self.predictor._forward(inputs, data_samples)

@@ -15,10 +15,9 @@ class UnsupervisedSchedule:
     """Supervised burn-in, then a linear ramp of the unsupervised weight.
 
     Attributes:
-        start (int | float): Steps of supervised training before the first pseudo label; below 1 the
-            share of the whole training that they take. 0 starts at once.
-        ramp (int | float): Steps after the start over which the weight grows from 0 to 1, or their
-            share.
+        start: Steps of supervised training before the first pseudo label; below 1 the share of the
+            whole training that they take. 0 starts at once.
+        ramp: Steps after the start over which the weight grows from 0 to 1, or their share.
 
     Raises:
         ValueError: If one is no number of steps and no share.
@@ -42,13 +41,10 @@ class UnsupervisedSchedule:
                 )
 
     def begin(self, max_iters: int | None = None) -> int:
-        """The step at which pseudo labels begin.
-
-        Args:
-            max_iters (int, optional): Length of the training. Defaults to what the runner tells.
+        """The step at which pseudo labels begin, in a training whose length the runner tells.
 
         Raises:
-            ValueError: If it is a share and no runner has told the length of the training.
+            ValueError: If it is a share and nobody has told the length of the training.
         """
         return self._steps('start', max_iters)
 
@@ -56,7 +52,7 @@ class UnsupervisedSchedule:
         """Weight of the unsupervised losses at the current step.
 
         Returns:
-            float | None: In [0, 1]; None during the burn-in. Outside of a training it is 1.
+            In [0, 1]; None during the burn-in. Outside of a training it is 1.
         """
         iteration = _hub().get('iter')
         if iteration is None:
@@ -86,10 +82,10 @@ def check_burn_in(
     """Refuse a burn-in without an end, and tell of one that is missing.
 
     Args:
-        schedule (UnsupervisedSchedule): Of the segmentor.
-        needed (bool): Whether its gate asks for a burn-in.
-        max_iters (int): Length of the training.
-        trained (bool): Whether the training goes on from a checkpoint.
+        schedule: Of the segmentor.
+        needed: Whether its gate asks for a burn-in.
+        max_iters: Length of the training.
+        trained: Whether the training goes on from a checkpoint.
 
     Raises:
         ValueError: If no pseudo label would ever be made.

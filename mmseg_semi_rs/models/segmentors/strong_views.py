@@ -21,9 +21,9 @@ class StrongView:
     """One strong view after CutMix, and how its targets are mixed.
 
     Attributes:
-        images (Tensor): Shape (n, 3, H, W).
-        partners (Tensor): Whose pixels each image received, shape (n,), int64.
-        mask (Tensor): Where, shape (n, H, W), bool.
+        images: Shape (n, 3, H, W).
+        partners: Whose pixels each image received, shape (n,), int64.
+        mask: Where, shape (n, H, W), bool.
     """
 
     images: Tensor
@@ -41,13 +41,13 @@ def draw_views(
     """Draw partners and boxes for every strong view, each its own, and mix its images.
 
     Args:
-        inputs (Mapping[str, Tensor]): Views by name, each (B, 3, H, W); those whose names begin
-            with ``strong`` are taken, in the order of their names.
-        cutmix (CutMix, optional): None leaves the views as they are.
-        donors (int): How many images, the last of the batch, only give pixels. Defaults to 0.
+        inputs: Views by name, each (B, 3, H, W); those whose names begin with ``strong`` are taken,
+            in the order of their names.
+        cutmix: None leaves the views as they are.
+        donors: How many images, the last of the batch, only give pixels.
 
     Returns:
-        list[StrongView]: Of n = B - donors images each.
+        Of n = B - donors images each.
 
     Raises:
         ValueError: If there is no strong view.
@@ -73,15 +73,12 @@ def draw_views(
 def loss_of_views(
     logits: Tensor, targets: Sequence[PseudoLabel], counts: Sequence[RankSum]
 ) -> Tensor:
-    """Mean over the views of their consistency losses.
+    """Mean over the V views of their consistency losses.
 
     Args:
-        logits (Tensor): Of all views, one after the other, shape (V * n, K, H, W).
-        targets (Sequence[PseudoLabel]): Of each of the V views, (n, H, W).
-        counts (Sequence[RankSum]): Valid pixels of each.
-
-    Returns:
-        Tensor: Scalar.
+        logits: Of all views, one after the other, shape (V * n, K, H, W).
+        targets: Of each, (n, H, W).
+        counts: Valid pixels of each.
     """
     losses = [
         consistency_loss(scores, target.labels, target.weight, count)
@@ -96,12 +93,9 @@ def perturb_features(
     """Send some images' features through a function, those for distillation included.
 
     Args:
-        feats (tuple[Tensor, ...]): Levels, (B, C_i, h_i, w_i) each; perhaps ``DistillFeatures``.
-        perturb (Callable[[Tensor], Tensor]): Changes a level, (B', C_i, h_i, w_i).
-        rows (slice): Which images.
-
-    Returns:
-        tuple[Tensor, ...]: Of B' images.
+        feats: Levels, (B, C_i, h_i, w_i) each; perhaps ``DistillFeatures``.
+        perturb: Changes a level, (B', C_i, h_i, w_i).
+        rows: Which B' images.
     """
     if isinstance(feats, DistillFeatures):
         return feats.perturbed(perturb, rows)
@@ -116,9 +110,8 @@ class ComplementaryDropout:
     view sees a channel the other does not, and the mean of both is the level itself.
 
     Args:
-        keep (float): Share of the images, in [0, 1), both of whose views keep all channels; rounded
-            down to a number of images, which are drawn anew for every batch. Defaults to 0.5, as
-            released.
+        keep: Share of the images, in [0, 1), both of whose views keep all channels; rounded down to
+            a number of images, which are drawn anew for every batch. 0.5 as released.
 
     Raises:
         ValueError: If ``keep`` is out of range.
@@ -136,12 +129,9 @@ class ComplementaryDropout:
         """Drop channels of the two views that end the batch; makes no host sync.
 
         Args:
-            feats (tuple[Tensor, ...]): Levels, (clean + 2n, C_i, h_i, w_i) each; perhaps
-                ``DistillFeatures``, whose views at other sizes lose channels too.
-            clean (int): Images before the two views, which stay as they are.
-
-        Returns:
-            tuple[Tensor, ...]: Of the same shapes.
+            feats: Levels, (clean + 2n, C_i, h_i, w_i) each; perhaps ``DistillFeatures``, whose
+                views at other sizes lose channels too.
+            clean: Images before the two views, which stay as they are.
         """
         images = (len(feats[0]) - clean) // 2
         order = torch.randperm(images, device=feats[0].device)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..backbones import drop_unread_stages
+from ..decode_heads import with_image_stats
 from ..protocols import HeadWithFeatureLosses
 
 SampleList = list[SegDataSample]
@@ -24,10 +25,10 @@ class Decoded(NamedTuple):
     """What one pass of a student gives.
 
     Attributes:
-        feats (tuple[Tensor, ...]): Of ``extract_feat``.
-        logits (Tensor): Of the decode head, shape (B, K, h, w).
-        aux_logits (list[Tensor]): Of each auxiliary head.
-        feature_losses (dict[str, Tensor]): Of a head with losses on features, else empty.
+        feats: Of ``extract_feat``.
+        logits: Of the decode head, shape (B, K, h, w).
+        aux_logits: Of each auxiliary head.
+        feature_losses: Of a head with losses on features, else empty.
     """
 
     feats: tuple[Tensor, ...]
@@ -40,12 +41,9 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
     """Fill in defaults, and refuse keys that nothing would read.
 
     Args:
-        cfg (Mapping, optional): What the user gave.
-        defaults (Mapping[str, Any]): All keys with their defaults.
-        name (str): Where the user gave it, for the message.
-
-    Returns:
-        dict[str, Any]: The settings.
+        cfg: What the user gave.
+        defaults: All keys with their defaults.
+        name: Where the user gave it, for the message.
 
     Raises:
         ValueError: If there is a key without a default.
@@ -58,34 +56,31 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
 
 
 def refuse_misplaced(owner: str, **given: object) -> None:
-    """Refuse what belongs to the students: mmseg's ``init_model`` sets these to None.
-
-    Raises:
-        ValueError: If one of them is not None.
-    """
+    """Refuse what belongs to the students: mmseg's ``init_model`` sets these to None."""
     for name, value in given.items():
         if value is not None:
             raise ValueError(f'{owner} takes no {name}={value!r}: give it to the student.')
 
 
-def build_student(cfg: dict, owner: str) -> Any:
+def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
     """Build an ``EncoderDecoder`` that one map of logits can be taken from.
 
     Stages of its backbone behind the last level that a head reads are dropped, see
     :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
 
     Args:
-        cfg (dict): Its config.
-        owner (str): Of the segmentor, for the message.
-
-    Returns:
-        nn.Module: The student.
+        cfg: Its config.
+        owner: Of the segmentor, for the message.
+        preprocessor: What normalises its images, unless it has one of its own.
 
     Raises:
         ValueError: If it has a cascade of heads, or as many logits as no softmax over its classes
             can take.
     """
-    student: Any = MODELS.build(cfg)
+    own = cfg.get('data_preprocessor')
+    source = MODELS.build(own) if isinstance(own, Mapping) else own or preprocessor
+    head_cfg = with_image_stats(cfg['decode_head'], source)
+    student: Any = MODELS.build({**cfg, 'decode_head': head_cfg})
     head = student.decode_head
     if isinstance(head, nn.ModuleList):
         raise ValueError(
@@ -103,14 +98,11 @@ def build_student(cfg: dict, owner: str) -> Any:
 
 
 def last_level_read(student: Any) -> int:
-    """Find the last level of the backbone that the heads read.
-
-    Args:
-        student (nn.Module): An ``EncoderDecoder``.
+    """Find the last level of an ``EncoderDecoder``'s backbone that its heads read.
 
     Returns:
-        int: Counted from 0; -1 where it is the last there is, or cannot be told: with a neck, and
-        with a head that does not say what it reads or counts from the end.
+        Counted from 0; -1 where it is the last there is, or cannot be told: with a neck, and with a
+        head that does not say what it reads or counts from the end.
     """
     if student.with_neck:
         return -1
@@ -125,36 +117,16 @@ def last_level_read(student: Any) -> int:
     return max(levels)
 
 
-def upsample(student: Any, logits: Tensor, images: Tensor) -> Tensor:
-    """Resize a student's logits to the images' size, as its decode head does.
-
-    Args:
-        student (nn.Module): The student.
-        logits (Tensor): Shape (B, K, h, w).
-        images (Tensor): Shape (B, 3, H, W).
-
-    Returns:
-        Tensor: Shape (B, K, H, W).
-    """
-    return resize(
-        logits,
-        size=images.shape[-2:],
-        mode='bilinear',
-        align_corners=student.decode_head.align_corners,
-    )
+def upsample(student: Any, logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize a student's logits (B, K, h, w) to ``size``, (H, W), as its decode head does."""
+    align_corners = student.decode_head.align_corners
+    return resize(logits, size=tuple(size), mode='bilinear', align_corners=align_corners)
 
 
 def decode(network: Any, images: Tensor) -> Tensor:
-    """Return a network's logits at the images' size.
-
-    Args:
-        network (nn.Module): A student or a teacher.
-        images (Tensor): Shape (B, 3, H, W).
-
-    Returns:
-        Tensor: Shape (B, K, H, W).
-    """
-    return upsample(network, network.decode_head(network.extract_feat(images)), images)
+    """Return a network's logits (B, K, H, W) of images (B, 3, H, W)."""
+    logits = network.decode_head(network.extract_feat(images))
+    return upsample(network, logits, images.shape[-2:])
 
 
 @torch.no_grad()
@@ -190,16 +162,16 @@ def forward_student(
     """Run a student once.
 
     Args:
-        student (nn.Module): The student, in training mode.
-        images (Tensor): Shape (B, 3, H, W).
-        valid (Tensor): False on padding, shape (B, H, W), bool.
-        branches (dict[str, slice]): Where in the batch the images of each branch are.
-        aux (bool): Whether to run the auxiliary heads. Defaults to True.
-        perturb (Callable, optional): Changes the features before any head sees them. Defaults to
-            None.
+        student: In training mode.
+        images: Shape (B, 3, H, W).
+        valid: False on padding, shape (B, H, W), bool.
+        branches: Where in the batch the images of each branch are.
+        aux: Whether to run the auxiliary heads.
+        perturb: Changes the features before any head sees them.
 
-    Returns:
-        Decoded: Features, logits and feature losses.
+    Raises:
+        ValueError: A head gives several maps in training (of edges, of a coarser level), of which
+            it alone knows the losses.
     """
     feats = student.extract_feat(images)
     if perturb is not None:
@@ -210,22 +182,19 @@ def forward_student(
     else:
         logits, feature_losses = head(feats), {}
     aux_logits = [aux_head(feats) for aux_head in auxiliary_heads(student)] if aux else []
+    for part, found in zip((head, *auxiliary_heads(student)), (logits, *aux_logits), strict=False):
+        if not isinstance(found, Tensor):
+            raise ValueError(
+                f'{type(part).__name__} gives {len(found)} maps in training, and pseudo labels '
+                'have a loss on one: give the student a head of one map, as FCNHead or ASPPHead.'
+            )
     return Decoded(feats, logits, aux_logits, feature_losses)
 
 
 def mean_over_images(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor], counts: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """Mean of the feature losses of two passes, weighted by their numbers of images.
-
-    Args:
-        first (Mapping[str, Tensor]): Scalars of the first pass.
-        second (Mapping[str, Tensor]): Of the second, same names.
-        counts (tuple[int, int]): Images of each.
-
-    Returns:
-        dict[str, Tensor]: Scalars.
-    """
+    """Mean of the feature losses of two passes, weighted by their numbers of images."""
     share = counts[0] / sum(counts)
     return {name: share * value + (1 - share) * second[name] for name, value in first.items()}
 
@@ -236,13 +205,13 @@ def supervised_losses(
     """Losses of labelled images by the student's own decode and auxiliary heads.
 
     Args:
-        student (nn.Module): The student.
-        logits (Tensor): Shape (B, K, h, w).
-        aux_logits (list[Tensor]): Of each auxiliary head.
-        samples (list[SegDataSample]): The B samples, with ``gt_sem_seg``.
+        student: The student.
+        logits: Shape (B, K, h, w).
+        aux_logits: Of each auxiliary head.
+        samples: The B samples, with ``gt_sem_seg``.
 
     Returns:
-        dict[str, Tensor]: Scalars named as mmseg does, ``decode.loss_ce``, ``aux_0.loss_ce``.
+        Scalars named as mmseg does, ``decode.loss_ce``, ``aux_0.loss_ce``.
     """
     losses = _head_losses(student.decode_head, logits, samples, 'decode')
     for index, (head, aux) in enumerate(zip(auxiliary_heads(student), aux_logits, strict=True)):
@@ -281,11 +250,6 @@ def average_into(teacher: nn.Module, student: nn.Module, momentum: float) -> Non
 
     Averages every trainable parameter and floating-point buffer in one fused call; integer buffers
     are copied. ``momentum=0`` copies the student exactly.
-
-    Args:
-        teacher (nn.Module): Changed in place.
-        student (nn.Module): Of the same architecture.
-        momentum (float): In [0, 1].
     """
     pairs: list[tuple[Tensor, Tensor]] = [
         (mean, new)

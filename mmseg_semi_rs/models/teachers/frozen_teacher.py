@@ -18,6 +18,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...utils.step_parts import step_part
 from ..backbones import PretrainedBackbone, drop_unread_stages
 from ..weights import check_pretrained
 
@@ -380,6 +381,7 @@ class FrozenTeacher:
                 parameter.data = weights
 
     @torch.no_grad()
+    @step_part('frozen teachers')
     def __call__(self, images: Tensor) -> Tensor:
         """Extract the target features of a batch.
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...utils.step_parts import step_part
+
 Losses = dict[str, Tensor]
 
 
@@ -66,6 +68,7 @@ def _computes_in_float16() -> bool:
     return on_gpu or on_cpu
 
 
+@step_part('backward')
 def differentiate(total: Tensor, params: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
     """Gradients of a scalar; None for a leaf that it does not depend on."""
     return torch.autograd.grad(total, params, allow_unused=True)

@@ -25,7 +25,7 @@ class Renormalise(nn.Module):
 
     def __init__(self, source: SegDataPreProcessor, target: SegDataPreProcessor) -> None:
         super().__init__()
-        (mean, std), (wanted_mean, wanted_std) = map(_statistics, (source, target))
+        (mean, std), (wanted_mean, wanted_std) = map(image_statistics, (source, target))
         self.reverse = source.channel_conversion != target.channel_conversion
         if self.reverse:
             mean, std = mean.flip(0), std.flip(0)
@@ -50,8 +50,8 @@ class Renormalise(nn.Module):
         return torch.addcmul(self.shift, images, self.scale)
 
 
-def _statistics(preprocessor: SegDataPreProcessor) -> tuple[Tensor, Tensor]:
+def image_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and std, (3, 1, 1), of the images a preprocessor hands on; 0 and 1 for raw pixels."""
-    mean = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
-    std = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
+    mean: Tensor = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
+    std: Tensor = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
     return mean.detach().clone(), std.detach().clone()

@@ -1,0 +1,395 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What all segmentors share that learn from labelled and unlabelled images."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from mmengine.hooks import Hook
+from mmseg.models import BaseSegmentor
+from torch import Tensor
+
+from ...structures import PseudoLabel, StepRecord
+from ...utils.step_parts import step_part
+from ..data_preprocessor import stack_valid
+from ..gates import Gate, build_gate
+from ..losses import RankSum
+from ..protocols import AverageUpdater, Purifier
+from ..utils import CutMix
+from .schedule import UnsupervisedSchedule, check_burn_in
+from .strong_views import StrongView, draw_views, loss_of_views
+from .student import (
+    Decoded,
+    SampleList,
+    average_into,
+    decode_in_eval,
+    read_cfg,
+    refuse_misplaced,
+    supervised_losses,
+    upsample,
+)
+
+
+@dataclass
+class SemiSettings:
+    """``semi_train_cfg`` of any semi-supervised segmentor.
+
+    Attributes:
+        conf_thresh: Confidence in [0, 1] from which a pixel gets weight 1; a list has one entry per
+            class. The short form of ``gate=dict(type='FixedGate', threshold=...)``.
+        gate: How pseudo labels get their weights: config of a
+            :class:`~mmseg_semi_rs.models.gates.Gate`, which replaces ``conf_thresh``.
+        loss_weight: Factors, 0 or more, of the groups of losses.
+        cutmix: Arguments of :class:`~mmseg_semi_rs.models.utils.CutMix`; each strong view draws its
+            own boxes. None switches it off.
+        unsup_start: Supervised burn-in: iterations before the first pseudo label, or below 1 their
+            share of the training. Averages go on through it.
+        unsup_ramp: Iterations after the start over which the unsupervised losses grow linearly from
+            0, or their share of the training.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    #: The groups of losses, and what ``loss_weight`` leaves out.
+    LOSS_WEIGHT: ClassVar[Mapping[str, float]] = {'sup': 1.0, 'unsup': 1.0, 'distill': 1.0}
+
+    conf_thresh: float | Sequence[float] = 0.95
+    gate: Mapping[str, Any] | None = None
+    loss_weight: Mapping[str, float] = field(default_factory=dict)
+    cutmix: Mapping[str, Any] | None = field(default_factory=dict)
+    unsup_start: int | float = 0
+    unsup_ramp: int | float = 0
+
+    def __post_init__(self) -> None:
+        name = 'semi_train_cfg.loss_weight'
+        self.loss_weight = read_cfg(self.loss_weight, self.LOSS_WEIGHT, name)
+        for group, weight in self.loss_weight.items():
+            check_weight(weight, f'loss_weight.{group}')
+
+    @classmethod
+    def read(cls, cfg: Mapping[str, Any] | None) -> Any:
+        """Take over what a user gave, and refuse keys that nothing would read."""
+        return cls(**read_cfg(cfg, vars(cls()), 'semi_train_cfg'))
+
+
+def check_weight(value: Any, name: str) -> None:
+    """Refuse what is no factor of a loss."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f'semi_train_cfg.{name}={value!r} must be a number of 0 or more.')
+
+
+@dataclass(frozen=True)
+class SemiBatch:
+    """A training batch on its way to the students.
+
+    Attributes:
+        sup: Labelled images, shape (B, 3, H, W).
+        samples: Theirs, with ``gt_sem_seg``.
+        valid: False on their padding, shape (B, H, W), bool.
+        weak: Weak views of the n unlabelled images that are trained on, (n, 3, H, W).
+        views: Their strong views; none in a supervised step, where n is 0.
+        unsup_weight: How much the unlabelled images count at this step, 0 or more.
+    """
+
+    sup: Tensor
+    samples: SampleList
+    valid: Tensor
+    weak: Tensor
+    views: Sequence[StrongView] = ()
+    unsup_weight: float = 0.0
+
+
+class SemiSegmentor(BaseSegmentor):
+    """A segmentor whose students learn from labelled images and from pseudo labels.
+
+    One step (:meth:`loss`): :meth:`make_pseudo_labels` labels the weak views, :meth:`draw_views`
+    mixes the strong ones, and :meth:`learn` turns both into losses, by :meth:`supervised_loss` and
+    :meth:`unsupervised_loss`. A batch without unlabelled images, and every batch before
+    ``unsup_start``, has no pseudo labels and no views. A subclass builds its networks, says which
+    they are (:attr:`students`, :attr:`teachers`, :attr:`gates`, :attr:`predictors`), and learns.
+
+    Args:
+        semi_train_cfg: Settings of the training, see :attr:`settings_type`.
+        data_preprocessor: Config of a ``SemiDataPreprocessor``.
+        misplaced: Arguments that belong to a student, such as mmseg's ``init_model`` sets; all must
+            be None.
+
+    Attributes:
+        students: The networks that learn, by name.
+        teachers: Their averages, by the same names; empty without ``ema``.
+        gates: A :class:`~mmseg_semi_rs.models.gates.Gate` for each student.
+        predictors: The networks that ``predict_on`` may name.
+        predict_on: The name of what predicts.
+        purifiers: Called in turn on each student's pseudo labels in every step.
+        last_step: What the last training step did.
+        unsup_scale: Another factor of the unsupervised losses, 1 unless a hook lowers it.
+
+    Raises:
+        ValueError: On unknown or contradictory settings.
+    """
+
+    settings_type: ClassVar[type[SemiSettings]] = SemiSettings
+    students: Any
+    teachers: Any
+    gates: Any
+    predict_on: str
+
+    def __init__(
+        self,
+        semi_train_cfg: Mapping[str, Any] | None = None,
+        data_preprocessor: dict | None = None,
+        **misplaced: object,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        refuse_misplaced(type(self).__name__, **misplaced)
+        self.settings: Any = self.settings_type.read(semi_train_cfg)
+        self.schedule = UnsupervisedSchedule(self.settings.unsup_start, self.settings.unsup_ramp)
+        cutmix = self.settings.cutmix
+        self.cutmix: CutMix | None = None if cutmix is None else CutMix(**cutmix)
+        self.purifiers: list[Purifier] = []
+        self.last_step = StepRecord()
+        self.unsup_scale = 1.0
+
+    # Networks.
+
+    @property
+    def predictors(self) -> Any:
+        """The networks that label and predict: the averages, or the students themselves."""
+        return self.teachers or self.students
+
+    @property
+    def averages(self) -> list[tuple[Any, Any]]:
+        """Each teacher with its student; empty without ``ema``."""
+        return [(teacher, self.students[name]) for name, teacher in self.teachers.items()]
+
+    @property
+    def _first_head(self) -> Any:
+        return next(iter(self.students.values())).decode_head
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the students."""
+        return self._first_head.num_classes
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the logits, one per class; test-time augmentation asks for it."""
+        return self.num_classes
+
+    @property
+    def align_corners(self) -> bool:
+        """How the first student's logits are resized."""
+        return self._first_head.align_corners
+
+    @property
+    def needs_burn_in(self) -> bool:
+        """Whether a gate is led astray by a network that nothing has trained."""
+        return any(gate.needs_burn_in for gate in self.gates.values())
+
+    def build_gate(self) -> Gate:
+        """Build a gate as the settings say."""
+        return build_gate(self.settings.gate, self.settings.conf_thresh, self.num_classes)
+
+    def gate_of(self, network: str) -> Gate:
+        """The gate of the labels that a network makes; the first one's if it has none."""
+        return self.gates[network if network in self.gates else next(iter(self.gates))]
+
+    def adapt(self, network: str, images: Tensor) -> Tensor:
+        """Normalise the batch's images as a network wants them."""
+        return images
+
+    def init_weights(self) -> None:
+        """Initialise the students, then make the teachers exact copies of them."""
+        for student in self.students.values():
+            student.init_weights()
+        for teacher, student in self.averages:
+            teacher.load_state_dict(student.state_dict())
+        self._is_init = True
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the students' mode; teachers always stay in eval mode."""
+        super().train(mode)
+        for teacher in self.teachers.values():
+            teacher.eval()
+        return self
+
+    @step_part('EMA update')
+    def update_teacher(self, momentum: float) -> None:
+        """Move each teacher towards its student, see :func:`average_into`.
+
+        Args:
+            momentum: Share of the old weights, in [0, 1].
+        """
+        for teacher, student in self.averages:
+            average_into(teacher, student, momentum)
+
+    # Training.
+
+    def validate_setup(
+        self, sampler: object, hooks: Sequence[Hook], max_iters: int, trained: bool
+    ) -> None:
+        """Refuse, before the first step, a training that could not do what it is asked to.
+
+        Args:
+            sampler: Of the training data.
+            hooks: Of the runner.
+            max_iters: Length of the training.
+            trained: Whether it goes on from a checkpoint.
+
+        Raises:
+            ValueError: If no pseudo label would ever be made, or no hook updates the averages.
+        """
+        check_burn_in(self.schedule, self.needs_burn_in, max_iters, trained)
+        if self.averages and not any(isinstance(hook, AverageUpdater) for hook in hooks):
+            raise ValueError(
+                f'{type(self).__name__} has ema=True, but no hook updates the average, which '
+                "would stay at the initial weights: add dict(type='MeanTeacherHook') to "
+                'custom_hooks, or set ema=False.'
+            )
+
+    @step_part('student forward')
+    def loss(self, inputs: dict[str, Tensor], data_samples: dict[str, SampleList]) -> dict:
+        """Compute the losses of one training step.
+
+        Args:
+            inputs: ``sup`` and, unless training is supervised only, ``weak`` and one or more views
+                whose names begin with ``strong``, each (B, 3, H, W), normalised.
+            data_samples: The same keys; ``sup`` with ``gt_sem_seg``.
+
+        Returns:
+            Scalars; mmengine adds up those with 'loss' in the name.
+
+        Raises:
+            ValueError: If there are not the strong views that the settings need.
+        """
+        sup, samples = inputs['sup'], data_samples['sup']
+        self.last_step = StepRecord(samples)
+        valid = stack_valid(samples, sup.shape[-2:], sup.device)
+        for gate in self.gates.values():
+            gate.observe(samples)
+        unsup_weight = self.schedule.weight()
+        if 'weak' not in inputs or unsup_weight is None:
+            return self.learn(SemiBatch(sup, samples, valid, sup[:0]), {})
+        views = self.draw_views(inputs)
+        pseudo = self.make_pseudo_labels(inputs['weak'], data_samples['weak'])
+        self.last_step = StepRecord(samples, data_samples['weak'], pseudo)
+        weak = inputs['weak'][: len(views[0].images)]
+        scale = self.unsup_scale * unsup_weight
+        return self.learn(SemiBatch(sup, samples, valid, weak, views, scale), pseudo)
+
+    def draw_views(self, inputs: Mapping[str, Tensor]) -> list[StrongView]:
+        """Draw the boxes of CutMix for every strong view, and mix its images."""
+        return draw_views(inputs, self.cutmix)
+
+    @torch.no_grad()
+    @step_part('EMA forward')
+    def make_pseudo_labels(self, images: Tensor, samples: SampleList) -> dict[str, PseudoLabel]:
+        """Label weak views for every student, and let the purifiers correct the labels.
+
+        Args:
+            images: Weak views, shape (B, 3, H, W).
+            samples: Their samples, with ``valid``.
+
+        Returns:
+            Targets (B, H, W) by student.
+        """
+        valid = stack_valid(samples, images.shape[-2:], images.device)
+        found = {}
+        for name in self.students:
+            pseudo = self.label(name, images, valid)
+            for purifier in self.purifiers:
+                with step_part('purification'):
+                    pseudo = purifier(pseudo, samples)
+            found[name] = pseudo
+        return found
+
+    def label(self, name: str, images: Tensor, valid: Tensor) -> PseudoLabel:
+        """Label images (B, 3, H, W) for a student by its average, or by itself; not purified."""
+        network = (self.teachers or self.students)[name]
+        return self.gates[name](decode_in_eval(network, self.adapt(name, images)), valid)
+
+    @abstractmethod
+    def learn(self, batch: SemiBatch, pseudo: Mapping[str, PseudoLabel]) -> dict[str, Tensor]:
+        """Compute the losses of a batch.
+
+        Args:
+            batch: Labelled images, and the strong views if there are pseudo labels.
+            pseudo: Targets (B, H, W) of all B weak views by student; empty in a supervised step.
+
+        Returns:
+            Named scalars.
+        """
+
+    def supervised_loss(
+        self, name: str, decoded: Decoded, samples: SampleList
+    ) -> dict[str, Tensor]:
+        """Losses of labelled images by a student's own heads, named as mmseg does."""
+        return supervised_losses(self.students[name], decoded.logits, decoded.aux_logits, samples)
+
+    def unsupervised_loss(
+        self, name: str, logits: Tensor, targets: Sequence[PseudoLabel], counts: Sequence[RankSum]
+    ) -> Tensor:
+        """Loss of a student's logits (V * n, K, h, w) of V strong views, see ``loss_of_views``."""
+        size = targets[0].labels.shape[-2:]
+        return loss_of_views(upsample(self.students[name], logits, size), targets, counts)
+
+    def weigh(
+        self, groups: Mapping[str, Mapping[str, Tensor]], divisor: int = 1
+    ) -> dict[str, Tensor]:
+        """Multiply losses by the weight of their group, and put all groups into one dict."""
+        weights = self.settings.loss_weight
+        return {
+            name: value * (weights[group] / divisor) if 'loss' in name else value
+            for group, losses in groups.items()
+            for name, value in losses.items()
+        }
+
+    # Inference.
+
+    def predict_each(
+        self, inputs: Tensor, data_samples: SampleList | None
+    ) -> dict[str, SampleList]:
+        """Predict with every network there is, by its own test_cfg.
+
+        Args:
+            inputs: Shape (B, 3, H, W).
+            data_samples: With metainfo; left as they are.
+
+        Returns:
+            By the names that ``predict_on`` may have, the one that it has last.
+        """
+        found = {name: self._predict(name, inputs, data_samples) for name in self.predictors}
+        return dict(sorted(found.items(), key=lambda item: item[0] == self.predict_on))
+
+    def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
+        """Predict with what ``predict_on`` names, as ``EncoderDecoder`` does."""
+        return self._predict(self.predict_on, inputs, data_samples)
+
+    def _predict(self, name: str, inputs: Tensor, data_samples: SampleList | None) -> SampleList:
+        samples = None if data_samples is None else [sample.clone() for sample in data_samples]
+        return self._call('predict', name, inputs, samples)
+
+    def _call(self, method: str, name: str, inputs: Tensor, *arguments: Any) -> Any:
+        """Call a method of a network on images that are normalised for it."""
+        return getattr(self.predictors[name], method)(self.adapt(name, inputs), *arguments)
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the predicting network's features."""
+        return self._call('extract_feat', self.predict_on, inputs)
+
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Return the predicting network's logits (B, K, H, W) by its test_cfg, whole or slide."""
+        return self._call('inference', self.predict_on, inputs, batch_img_metas)
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: list[dict]) -> Tensor:
+        """Return the predicting network's logits (B, K, H, W)."""
+        return self._call('encode_decode', self.predict_on, inputs, batch_data_samples)
+
+    def _forward(self, inputs: Tensor, data_samples: SampleList | None = None) -> Tensor:
+        """Return the predicting network's raw logits (``mode='tensor'``)."""
+        return self._call('_forward', self.predict_on, inputs, data_samples)
