@@ -65,6 +65,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     from mmseg.registry import RUNNERS
 
     from mmseg_semi_rs.apis.predictor import choose_network
+    from mmseg_semi_rs.engine.checkpoints import load_to_test
     from mmseg_semi_rs.engine.launch import (
         check_paths,
         leave_process_group,
@@ -95,7 +96,10 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             cfg[f'val_{part}'], cfg[f'test_{part}'] = cfg[f'test_{part}'], None
     cfg.custom_hooks = []
     set_launcher(cfg, args.launcher)
+    cfg.load_from = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    loader = runner.val_dataloader if both else runner.test_dataloader
+    load_to_test(runner.model, args.checkpoint, loader.dataset.metainfo)
     metrics = runner.val() if both else runner.test()
     if args.json and is_main_process():
         write_atomic(Path(args.json), (json.dumps(metrics, indent=1) + '\n').encode())

@@ -7,13 +7,14 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from PIL import Image
 
 from ..rasters.reader import RASTER_SUFFIXES, raster_info, read_rgb
@@ -24,13 +25,14 @@ from ..rasters.sources import (
     is_raster,
     open_source,
 )
-from ..utils.files import settings_digest
+from ..utils.files import held, settings_digest
 from .maps import Layers, MapWriter
 from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
 from .partial import PartialMap
 from .predictor import Predictor
 
 JOURNAL = 'predictions.jsonl'
+LOCK = '.predictions.lock'
 _BACKLOG = 2  # strips that wait to be written
 
 Progress = Callable[[int, int], None]
@@ -211,7 +213,12 @@ class _Prediction:
                         'one of them.'
                     )
         self.total = sum(job.windows for job in jobs)
-        with Journal(folder / JOURNAL, self.fingerprint) as self.journal:
+        # Other processes may predict other images into this folder, and ranks of this one parts.
+        claim: AbstractContextManager[None] = nullcontext()
+        if get_rank() == 0:
+            names = [job.out.relative_to(folder).as_posix() for job in jobs]
+            claim = held(folder / LOCK, f'A prediction into {folder}', names)
+        with claim, Journal(folder / JOURNAL, self.fingerprint) as self.journal:
             todo = []
             for job in jobs:
                 files = self.writer.files(job.out)

@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS
 
 from ..classes import distinct_colours
 from ..rasters.files import composed, list_images
+from ..utils.files import read_text
 
 
 @DATASETS.register_module()
@@ -97,7 +98,7 @@ class FolderDataset(BaseSegDataset):
         images = list_images(img_dir)
         masks = None if mask_dir is None else list_images(mask_dir)
         if self.ann_file:
-            lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
+            lines = read_text(Path(self.ann_file)).splitlines()
             names = [self._resolve(line, images) for line in lines if line.strip()]
         else:
             names = [name for stem in images for name in images[stem]]

@@ -46,6 +46,7 @@ COMMANDS = {
     ),
     'benchmark': Command('benchmark', 'measure the training of a config'),
     'benchmark-predict': Command('benchmark_predict', 'measure the prediction of rasters'),
+    'startup': Command('startup', 'measure what the start of each tool costs'),
 }
 
 

@@ -33,7 +33,6 @@ from lists import (
     SUGGESTED,
     choose_labelled,
     parse_amount,
-    read_list,
     suggest_labelled,
     write_tiles,
 )
@@ -43,6 +42,7 @@ from tables import write_results
 
 import mmseg_semi_rs
 from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.utils.files import read_list
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization.report import write_report
 

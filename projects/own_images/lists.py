@@ -20,11 +20,6 @@ _DRAWS = 200
 SUGGESTED = '@suggest'
 
 
-def read_list(path: Path) -> list[str]:
-    """Ids of a list, one per line."""
-    return path.read_text(encoding='utf-8').split()
-
-
 def parse_amount(amount: str) -> tuple[int | None, int | None]:
     """Read ``32/8``, ``32``, ``32@suggest`` or ``all``.
 

@@ -2,6 +2,7 @@
 """Windows, strips and files of a prediction, with networks whose answer is known."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
+from mmseg_semi_rs.utils.errors import InUseError
+from mmseg_semi_rs.utils.files import held
 from tests.tools.tiny_training import ROOT
 
 CLASSES = ['red', 'green', 'blue']
@@ -931,3 +934,28 @@ def test_a_raster_of_20000_pixels_needs_a_fixed_memory(tmp_path):
     )
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     assert int(outcome.stdout) < 700  # MB
+
+
+def test_a_second_prediction_of_a_map_is_refused_and_of_another_is_not(tmp_path):
+    """The map of the first stays, whatever settings the second has."""
+    for name in 'ab':
+        Image.fromarray(picture(32, 32)).save(tmp_path / f'{name}.png')
+    out = tmp_path / 'out'
+    read, write = os.pipe()
+    with held(out / prediction_module.LOCK, 'the first', ['a.png']):
+        child = os.fork()
+        if child == 0:
+            try:
+                predict_files(predictor(window=64), tmp_path / 'b.png', out)
+                predict_files(predictor(window=64), tmp_path / 'a.png', out)
+            except InUseError as error:
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert f'A prediction into {out} is already under way (a.png)' in answer.read()
+    assert {path.name for path in out.iterdir()} == {'b.png', 'predictions.jsonl'}
+    predict_files(predictor(window=64), tmp_path / 'a.png', out)
+    assert {path.name for path in out.iterdir()} == {'a.png', 'b.png', 'predictions.jsonl'}

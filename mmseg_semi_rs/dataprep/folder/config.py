@@ -574,13 +574,14 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=${logs}, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='SafeCheckpointHook',
         by_epoch=False,
         interval=${interval},
 ${best}        max_keep_ckpts=1,
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook', draw=True, interval=${draw}),
+    finite_guard=dict(type='FiniteGuardHook'),
 )
 custom_hooks = ${hooks}
 
