@@ -17,6 +17,7 @@ REQUIRES = [
     'timm>=1.0.20',  # the first with DINOv3; open_clip asks for it in any case
     'scipy>=1.10',  # fits the temperature of a verifier; mmsegmentation needs it too
     'safetensors>=0.4',  # weight files from the Hugging Face hub
+    'jinja2>=3.1',  # pages of the report and the audit; torch asks for it in any case
     'rich>=13',  # tables and progress bars, as mmengine
     'tqdm>=4.60',  # plain progress of converters when the output is no terminal
 ]
@@ -53,6 +54,10 @@ EXTRAS = {
     # pytest 7 imports a test module that another one imports twice
     'test': ['pytest>=8.0', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
 }
+EXTRAS['docs'] = [
+    'mkdocs-material>=9.6',  # the site in docs/
+    'mkdocstrings[python]>=0.27',  # its API pages, from docstrings
+]
 EXTRAS['dev'] = [*EXTRAS['test'], 'ruff>=0.8', 'mypy>=1.8']
 
 
@@ -81,7 +86,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_semi_rs', 'mmseg_semi_rs.*']),
-    package_data={'mmseg_semi_rs': ['py.typed']},
+    package_data={'mmseg_semi_rs': ['py.typed', 'visualization/templates/*']},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     classifiers=[

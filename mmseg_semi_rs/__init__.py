@@ -3,10 +3,11 @@
 
 Importing the package registers every part in mmseg's own registries, so that one line of a config,
 ``custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)``, is enough.
+The package's own commands alone call :func:`register_all` themselves, after they have read their
+arguments, since it takes seconds and several of them need no part.
 """
 
-from . import compat  # noqa: I001 - mends the OpenMMLab packages before anything imports them
-from . import apis, datasets, engine, evaluation, models, purification, structures
+from .utils.commands import registers_itself
 
 __version__ = '0.1.0'
 
@@ -18,5 +19,20 @@ __all__ = [
     'evaluation',
     'models',
     'purification',
+    'register_all',
     'structures',
 ]
+
+
+def register_all() -> None:
+    """Register every part in mmseg's registries; again does nothing.
+
+    Raises:
+        ImportError: mmengine, mmcv, mmseg or mmpretrain is not installed.
+    """
+    from . import compat  # noqa: F401, I001 - mends the OpenMMLab packages before others import them
+    from . import apis, datasets, engine, evaluation, models, purification, structures  # noqa: F401
+
+
+if not registers_itself():
+    register_all()

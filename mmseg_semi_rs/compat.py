@@ -17,8 +17,8 @@ onedl-mmengine declares them    it calls ``torch.load`` as mmengine does
 too, forgets both declarations
 after a file, and loads other
 ones with ``weights_only=False``
-mmpretrain's backbones return   ``train()`` returns the module again, so that ``.eval()`` chains
-None from ``train()``
+mmpretrain's backbones return   ``train()`` returns the module again, so that ``.eval()`` chains,
+None from ``train()``           once :func:`import_mmpretrain` was called
 ``pkgutil.find_loader`` warns   mmengine and mmcv see one that asks ``importlib.util.find_spec``
 on 3.12, is gone on 3.14
 mmcv's ``adjust_hue`` makes a   negative rotations are done as positive ones of the image with its
@@ -51,7 +51,7 @@ import cv2
 import numpy as np
 import torch
 
-__all__ = ['MissingOps', 'apply', 'require_openmmlab']
+__all__ = ['MissingOps', 'apply', 'import_mmpretrain', 'require_openmmlab']
 
 # import name -> (what to install, the same from the maintained fork)
 _FAMILIES = {
@@ -194,11 +194,15 @@ def _returning_self(train: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _mend_train() -> None:
-    """Let ``train()`` and ``eval()`` of mmpretrain's backbones return the module."""
-    backbones = importlib.import_module('mmpretrain.models.backbones.base_backbone')
-    importlib.import_module('mmpretrain.models')  # so that all subclasses exist
-    for cls in _subclasses(backbones.BaseBackbone):
+def import_mmpretrain() -> Any:
+    """Import mmpretrain, which takes a second, and mend it.
+
+    Returns:
+        Its module ``mmpretrain.models.backbones``, whose ``train()`` and ``eval()`` return the
+        module.
+    """
+    backbones = importlib.import_module('mmpretrain.models').backbones
+    for cls in _subclasses(backbones.base_backbone.BaseBackbone):
         train = cls.__dict__.get('train')
         if (
             train is not None
@@ -206,6 +210,7 @@ def _mend_train() -> None:
             and not getattr(train, 'mended', False)
         ):
             cls.train = _returning_self(train)  # type: ignore[attr-defined]
+    return backbones
 
 
 def _mend_find_loader() -> None:
@@ -305,7 +310,6 @@ def apply() -> None:
     _mend_find_loader()
     _mend_ext_loader()
     _mend_checkpoints()
-    _mend_train()
     _mend_adjust_hue()
     _mend_adjust_contrast()
     _mend_preprocessor()

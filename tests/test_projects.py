@@ -138,7 +138,7 @@ def test_rsmtdf_and_semiearth_share_their_evidence():
         Config.fromfile(path).custom_hooks[-1]
         for path in (
             PURIFY / 'rsmtdf_dinov2_clip_potsdam_1-4.py',
-            ROOT / 'configs/semiearth/dinov2_clip_potsdam_1-4.py',
+            ROOT / 'configs/semiearth/semiearth_dinov2_clip_potsdam_1-4.py',
         )
     ]
     assert hooks[0].verifier == hooks[1].verifier and hooks[0].store == hooks[1].store

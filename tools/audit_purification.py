@@ -19,33 +19,22 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
-from mmseg.registry import DATASETS, HOOKS, MODELS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.engine.annotation import find_hook
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
-from mmseg_semi_rs.engine.purification_audit import audit_dataset, audit_tiles
-from mmseg_semi_rs.models.segmentors import SemiSegmentor
-from mmseg_semi_rs.purification.audit import append_summaries, totals
-from mmseg_semi_rs.visualization.audit_page import write_audit_page
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Show what purification does to pseudo labels, and why'
-    )
+    parser = command_parser('audit', 'Show what purification does to pseudo labels, and why')
     parser.add_argument('config', help='config file with a VLMPurifyHook')
     parser.add_argument('checkpoint', help='checkpoint of the network that labels')
     parser.add_argument(
@@ -89,6 +78,12 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
         FileNotFoundError: The file does not exist.
         ValueError: The model has no pseudo labels to purify, or the file is of another one.
     """
+    from mmengine.device import get_device
+    from mmengine.runner import load_checkpoint
+    from mmseg.registry import MODELS
+
+    from mmseg_semi_rs.models.segmentors import SemiSegmentor
+
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(f'The checkpoint {checkpoint} does not exist: correct the path.')
     model = MODELS.build(cfg.model)
@@ -105,10 +100,10 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
             f'The checkpoint {checkpoint} is none of the model of {cfg.filename} ({reason[:300]}): '
             'give the checkpoint of a training with this config.'
         ) from error
-    return model.to(get_device()).eval()
+    return model.to(get_device()).eval().requires_grad_(False)
 
 
-def choose_network(model: SemiSegmentor, name: str | None) -> str:
+def choose_network(model: Any, name: str | None) -> str:
     """The network that labels.
 
     Args:
@@ -161,6 +156,16 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The totals.
     """
+    register_all()
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS, HOOKS
+
+    from mmseg_semi_rs.engine.annotation import find_hook
+    from mmseg_semi_rs.engine.launch import check_paths, load_config
+    from mmseg_semi_rs.engine.purification_audit import audit_dataset, audit_tiles
+    from mmseg_semi_rs.purification.audit import append_summaries, totals
+    from mmseg_semi_rs.visualization.audit_page import write_audit_page
+
     for name, value in (('--tiles', args.tiles), ('--show', args.show)):
         if value < 1:
             raise ValueError(f'{name} {value} leaves nothing to show: give 1 or more.')
@@ -217,7 +222,7 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Run the tool; bad input is one sentence and exit code 2."""
     args = parse_args(arguments)
-    with Faults(args.traceback, __name__), torch.no_grad():
+    with Faults(args.traceback, __name__):
         audit(args)
 
 

@@ -19,27 +19,18 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import torch
-from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader, Runner
-from mmseg.registry import DATASETS
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.dry_run import peak_memory
-from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config, section, set_amp
-from mmseg_semi_rs.engine.step_timing import TimeStepsHook, matmul_peak
-from mmseg_semi_rs.utils.randomness import Draw
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Measure the training of a config')
+    parser = command_parser('benchmark', 'Measure the training of a config')
     parser.add_argument('config', help='config file')
     parser.add_argument('--steps', type=int, default=20, help='steps that are timed (default 20)')
     parser.add_argument('--warmup', type=int, default=5, help='steps before them (default 5)')
@@ -113,6 +104,13 @@ def benchmark_loader(cfg: Config, samples: int) -> dict[str, Any]:
         Milliseconds per sample of each source (mean and median) and of each transform (mean per
         sample; a transform that holds others includes them).
     """
+    import cv2
+    import torch
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+
+    from mmseg_semi_rs.utils.randomness import Draw
+
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
@@ -149,21 +147,10 @@ def benchmark_loader(cfg: Config, samples: int) -> dict[str, Any]:
     return figures
 
 
-class FirstStepHook(Hook):
-    """Notes when the first step of a run is done."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self) -> None:
-        self.done: float | None = None
-
-    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
-        """Note the time."""
-        self.done = self.done or time.perf_counter()
-
-
 def quiet(cfg: Config) -> None:
     """Leave out of a config what does not belong to the training steps."""
+    from mmseg_semi_rs.engine.launch import section
+
     section(cfg, 'default_hooks').pop('visualization', None)
     cfg.log_level = 'WARNING'
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
@@ -182,6 +169,11 @@ def benchmark_resume(cfg: Config, iteration: int) -> dict[str, Any]:
         Seconds ``fresh`` and ``resumed``, and their ``ratio``. A run before them, which is not
         counted, warms the caches.
     """
+    import torch
+    from mmengine.runner import CheckpointLoader, Runner
+
+    from mmseg_semi_rs.engine.step_timing import FirstStepHook
+
     quiet(cfg)
 
     def seconds(name: str, first: int, **changes: Any) -> float:
@@ -226,6 +218,12 @@ def benchmark_steps(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
         The hook's report, and ``peak_memory`` in bytes; with ``--mfu`` also ``matmul_peak``
         (operations per second) and ``mfu`` in [0, 1].
     """
+    import torch
+    from mmengine.runner import Runner
+
+    from mmseg_semi_rs.engine.dry_run import peak_memory
+    from mmseg_semi_rs.engine.step_timing import TimeStepsHook, matmul_peak
+
     quiet(cfg)
     cfg.default_hooks.checkpoint = None
     if cfg.train_cfg.get('type') == 'SemiTrainLoop':
@@ -261,6 +259,8 @@ def print_loader(figures: dict[str, Any]) -> None:
 
 def print_steps(figures: dict[str, Any]) -> None:
     """Print the steps' figures."""
+    import torch
+
     step = figures['step']
     print(f'{figures["images_per_second"]:.2f} images/s, median step {1000 * step:.1f} ms')
     for part, seconds in figures['parts'].items():
@@ -280,6 +280,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the tool; bad input is one sentence and exit code 2."""
     args = parse_args(arguments)
     with Faults(args.traceback, __name__):
+        register_all()
+        from mmseg_semi_rs.engine.launch import check_paths, load_config, set_amp
+
         cfg = load_config(args.config, args.cfg_options)
         check_paths(cfg, ['train_dataloader'], weights=not args.loader)
         if args.loader:

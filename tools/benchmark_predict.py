@@ -19,24 +19,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from mmseg.structures import SegDataSample
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.apis import Predictor, load_predictor, predict_files
-from mmseg_semi_rs.apis.mosaic import Mosaic
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults, load_config
+from mmseg_semi_rs import register_all
 from mmseg_semi_rs.rasters.reader import import_rasterio
 from mmseg_semi_rs.rasters.sources import RasterSource, open_source
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+
+if TYPE_CHECKING:
+    from mmseg_semi_rs.apis import Predictor
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Measure the prediction of rasters')
+    parser = command_parser('benchmark-predict', 'Measure the prediction of rasters')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -90,6 +88,9 @@ class BareNetwork:
     """
 
     def __init__(self, predictor: Predictor, source: RasterSource, windows: int) -> None:
+        import torch
+        from mmseg.structures import SegDataSample
+
         self.predictor = predictor
         side, batch = predictor.window, predictor.batch_size
         shape = predictor.input_size or (side, side)
@@ -115,18 +116,31 @@ class BareNetwork:
         self.seconds += time.perf_counter() - start
         self.windows += self.rounds * len(self.metas)
 
-    @torch.inference_mode()
     def _run(self) -> None:
-        with torch.autocast('cuda', torch.bfloat16, enabled=self.predictor.amp):
+        import torch
+
+        with (
+            torch.inference_mode(),
+            torch.autocast('cuda', torch.bfloat16, enabled=self.predictor.amp),
+        ):
             self.predictor.model.encode_decode(self.inputs, self.metas)
 
     def _wait(self) -> None:
         if self.predictor.device.type == 'cuda':
+            import torch
+
             torch.cuda.synchronize(self.predictor.device)
 
 
 def measure(args: argparse.Namespace, side: int) -> dict[str, Any]:
     """Fabricate and predict one raster in this process."""
+    register_all()
+    import torch
+
+    from mmseg_semi_rs.apis import load_predictor, predict_files
+    from mmseg_semi_rs.apis.mosaic import Mosaic
+    from mmseg_semi_rs.engine.launch import load_config
+
     predictor = load_predictor(
         load_config(args.config, args.cfg_options),
         args.checkpoint,

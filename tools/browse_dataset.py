@@ -15,40 +15,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, load_checkpoint
-from mmseg.registry import MODELS
-from torch import Tensor
-
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults, check_paths, load_config
-from mmseg_semi_rs.models.data_preprocessor import stack_valid
-from mmseg_semi_rs.models.segmentors import SemiSegmentor
-from mmseg_semi_rs.models.utils import CutMix
-from mmseg_semi_rs.models.utils.cutmix import paste
-from mmseg_semi_rs.structures import PseudoLabel
-from mmseg_semi_rs.utils.randomness import seed_step
-from mmseg_semi_rs.visualization import (
-    colorize,
-    denormalise,
-    draw_panels,
-    legend,
-    overlay,
-    save_picture,
-)
-
-TINT = (255, 0, 160)
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw training batches as the model sees them')
+    parser = command_parser('browse', 'Draw training batches as the model sees them')
     parser.add_argument('config', help='config file')
     parser.add_argument('--out', default='browse', metavar='FOLDER', help='folder of the pictures')
     parser.add_argument('--batches', type=int, default=1, help='number of batches')
@@ -59,139 +33,24 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parse(parser, arguments)
 
 
-class BatchPainter:
-    """Turns preprocessed batches into pictures.
-
-    Args:
-        preprocessor: The model's data preprocessor.
-        metainfo: Of the dataset, with ``classes`` and ``palette``.
-        cutmix: The segmentor's CutMix, None if it has none.
-        model: A segmentor whose ``pseudo_label`` is drawn too, None to leave it out.
-        images: Images drawn of each source, at most.
-        donors: How many of the unlabelled images, the last ones, only give pixels to CutMix.
-    """
-
-    def __init__(
-        self,
-        preprocessor: torch.nn.Module,
-        metainfo: dict[str, Any],
-        cutmix: CutMix | None,
-        model: SemiSegmentor | None = None,
-        images: int = 8,
-        donors: int = 0,
-    ) -> None:
-        self.preprocessor = preprocessor
-        self.classes, self.palette = metainfo['classes'], metainfo['palette']
-        self.cutmix, self.model, self.images, self.donors = cutmix, model, images, donors
-
-    def pixels(self, image: Tensor) -> np.ndarray:
-        """Pixels of a normalised image, RGB."""
-        mean = getattr(self.preprocessor, 'mean', torch.zeros(3)).flatten().tolist()
-        std = getattr(self.preprocessor, 'std', torch.ones(3)).flatten().tolist()
-        pixels = denormalise(image, mean, std)
-        converted = getattr(self.preprocessor, 'channel_conversion', False)
-        return pixels if converted else np.ascontiguousarray(pixels[..., ::-1])
-
-    def labelled(self, images: Tensor, samples: list) -> np.ndarray:
-        """Images with their labels and valid masks."""
-        valid = stack_valid(samples, images.shape[-2:], images.device)
-        rows = []
-        for image, sample, mask in list(zip(images, samples, valid, strict=True))[: self.images]:
-            pixels = self.pixels(image)
-            label = colorize(sample.gt_sem_seg.data[0], self.palette)
-            rows.append([pixels, label, overlay(pixels, label), mask.numpy()])
-        return draw_panels(
-            rows,
-            ['labelled image', 'label (grey: ignored)', 'both', 'valid (white)'],
-            [str(sample.metainfo.get('img_path', '')) for sample in samples[: self.images]],
-        )
-
-    def pseudo_labels(self, weak: Tensor, samples: list) -> dict[str, PseudoLabel]:
-        """What each network of the model says about the weak views, by a title."""
-        if self.model is None:
-            return {}
-        found = self.model.make_pseudo_labels(weak, samples)
-        if len(found) == 1:
-            return dict(zip(['pseudo label'], found.values(), strict=True))
-        return {f'pseudo label of {name}': pseudo for name, pseudo in found.items()}
-
-    def unlabelled(self, name: str, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
-        """Both views of unlabelled images, and what CutMix makes of the strong one.
-
-        Args:
-            name: Of the strong view.
-            weak: Shape (B, 3, H, W); the last ones may be donors.
-            strong: Likewise.
-            samples: The B samples.
-        """
-        valid = stack_valid(samples, weak.shape[-2:], weak.device)
-        whole = PseudoLabel(valid.long(), valid.float(), valid.float(), valid)
-        pseudo = self.pseudo_labels(weak, samples)
-        partners = torch.arange(len(weak) - self.donors)
-        mask = torch.zeros_like(valid[: len(partners)])
-        if self.cutmix is not None:
-            partners, mask = self.cutmix.draw(strong, self.donors)
-        mixed, target = paste(strong, partners, mask), whole.mix(partners, mask)
-        targets = {title: found.mix(partners, mask) for title, found in pseudo.items()}
-        title = name.replace('_', ' ')
-        titles = ['weak view', f'{title} view', f'{title} view + CutMix', 'valid + CutMix']
-        titles += [
-            column
-            for each in targets
-            for column in (f'{each} + CutMix', 'used by the loss (white)')
-        ]
-        rows = []
-        for index in range(min(self.images, len(partners))):
-            pasted = mask[index].numpy()
-            tint = np.full((*pasted.shape, 3), TINT, np.uint8)
-            row = [
-                self.pixels(weak[index]),
-                self.pixels(strong[index]),
-                overlay(self.pixels(mixed[index]), tint, pasted, 0.2),
-                target.valid[index].numpy(),
-            ]
-            for found in targets.values():
-                row += [
-                    colorize(found.labels[index], self.palette),
-                    (found.weight[index] * 255).byte().numpy(),
-                ]
-            rows.append(row)
-        paths = [str(sample.metainfo.get('img_path', '')) for sample in samples[: len(rows)]]
-        return draw_panels(rows, titles, paths)
-
-    def __call__(self, batch: dict) -> np.ndarray:
-        """Draw one batch.
-
-        Args:
-            batch: As the dataloader collates it.
-
-        Returns:
-            (H, W, 3) uint8, RGB.
-        """
-        data = self.preprocessor(batch, True)
-        inputs, samples = data['inputs'], data['data_samples']
-        if not isinstance(inputs, dict):
-            inputs, samples = {'sup': inputs}, {'sup': samples}
-        parts = []
-        if 'sup' in inputs:
-            parts.append(self.labelled(inputs['sup'], samples['sup']))
-        for name in sorted(name for name in inputs if name.startswith('strong')):
-            parts.append(self.unlabelled(name, inputs['weak'], inputs[name], samples['weak']))
-        width = max(part.shape[1] for part in parts)
-        parts.append(legend(self.classes, self.palette, width))
-        return np.concatenate([
-            np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255)
-            for part in parts
-        ])  # fmt: skip
-
-
 def browse(args: argparse.Namespace) -> list[Path]:
     """Draw the batches.
 
     Returns:
         The pictures.
     """
-    cfg: Config = load_config(args.config, args.cfg_options, seed=args.seed)
+    register_all()
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner, load_checkpoint
+    from mmseg.registry import MODELS
+
+    from mmseg_semi_rs.engine.batch_painter import BatchPainter
+    from mmseg_semi_rs.engine.launch import check_paths, load_config
+    from mmseg_semi_rs.models.utils import CutMix
+    from mmseg_semi_rs.utils.randomness import seed_step
+    from mmseg_semi_rs.visualization import save_picture
+
+    cfg = load_config(args.config, args.cfg_options, seed=args.seed)
     check_paths(cfg, ['train_dataloader'], weights=False)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     seed = cfg.get('randomness', {}).get('seed') or 0

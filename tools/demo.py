@@ -33,16 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo.picture import ask_by_name, class_iou, draw, predict, shown_tiles, truth_of
 from demo.runs import NETWORKS, ROOT, Run, run_tool, train
 from make_demo_data import make_demo_data
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS
 from rich.console import Console
 from rich.table import Table
 
-import mmseg_semi_rs  # noqa: F401 - registers everything
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import command_parser
 
 CONFIGS = ROOT / 'tools' / 'demo' / 'configs'
 # Title and config by name.
@@ -94,8 +91,9 @@ def show_table(
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Train and compare on fabricated aerial scenes, on the CPU',
+    parser = command_parser(
+        'demo',
+        'Train and compare on fabricated aerial scenes, on the CPU',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('--out', default='work_dirs/demo', help='logs, checkpoints, demo.png')
@@ -119,6 +117,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
     args = parse_args(arguments)
+    register_all()
+    from demo.picture import ask_by_name, class_iou, draw, predict, shown_tiles, truth_of
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import DATASETS
+
     init_default_scope('mmseg')
     # a table of nine columns of figures, which a narrow console would cut off
     console = Console(highlight=False, width=max(120, shutil.get_terminal_size().columns))
@@ -214,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def located(config: Path, data: Path) -> dict[str, Any]:
     """Settings that lead a demo config to another data folder."""
+    from mmengine.config import Config
+
     cfg = Config.fromfile(config)
     root = str(data / 'demo_potsdam')
     options = {f'{part}_dataloader.dataset.data_root': root for part in ('val', 'test')}

@@ -15,16 +15,13 @@ import argparse
 import warnings
 from pathlib import Path
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.apis.export import export_network, file_name, parse_size, take_network
-from mmseg_semi_rs.apis.onnx_export import export_onnx
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Export one network of a trained model')
+    parser = command_parser('export', 'Export one network of a trained model')
     parser.add_argument('config', help='config file of the training')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', metavar='FOLDER', required=True, help='where to write')
@@ -49,6 +46,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def export(args: argparse.Namespace) -> None:
     """Take the network and write the files."""
+    register_all()
+    from mmseg_semi_rs.apis.export import export_network, file_name, parse_size, take_network
+    from mmseg_semi_rs.apis.onnx_export import export_onnx
+
     if args.opset is not None and not args.onnx:
         raise ValueError(f'--opset {args.opset} is of an ONNX file: add --onnx.')
     taken = take_network(args.config, args.checkpoint, args.network, parse_size(args.size))

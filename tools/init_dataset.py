@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
 from mmseg_semi_rs.dataprep.folder.config import (
     METHODS,
     FolderConfig,
@@ -35,14 +34,15 @@ from mmseg_semi_rs.dataprep.folder.config import (
     write_config,
 )
 from mmseg_semi_rs.dataprep.folder.conversion import Ready, choose_stretch, make_ready, prepare
-from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish, propose_classes
+from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish
 from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide
-from mmseg_semi_rs.dataprep.folder.survey import Survey, survey_folder
+from mmseg_semi_rs.dataprep.folder.survey import Survey, plan_classes, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults
+from mmseg_semi_rs.rasters.stretch import PERCENTILES
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.commands import command, resources
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = resources() / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
 _ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
@@ -50,9 +50,7 @@ _ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse th
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser('init', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
     parser.add_argument('masks', type=Path, nargs='?', help='folder of masks, for some of them')
     parser.add_argument(
@@ -89,6 +87,54 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--bands', type=int, nargs='+', metavar='N', help='red, green, blue, from 1; or one band'
+    )
+    for option, what in (('--low', '0'), ('--high', '255')):
+        parser.add_argument(
+            option,
+            type=float,
+            nargs='+',
+            metavar='V',
+            help=f'value of each band, or of all, that becomes {what} (default: estimated for '
+            'images of more than 8 bits)',
+        )
+    parser.add_argument(
+        '--percentiles',
+        type=float,
+        nargs=2,
+        default=PERCENTILES,
+        metavar='P',
+        help='shares of the pixels, in percent, between which the stretch is estimated '
+        '(default: 2 98)',
+    )
+    parser.add_argument(
+        '--nodata',
+        metavar='V',
+        help='value of pixels without data that the images do not declare, e.g. --nodata=-9999; '
+        'none if a lonely value is measured',
+    )
+    parser.add_argument(
+        '--mask-name',
+        metavar='PATTERN',
+        help="how masks are named after images: '{stem}_mask', or patch=mask to replace a part "
+        '(default: as the images)',
+    )
+    parser.add_argument(
+        '--mask-threshold',
+        type=int,
+        metavar='GREY',
+        help='two classes: what is darker than this grey level, and the rest (smoothed masks)',
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=int,
+        metavar='N',
+        help='largest difference from the value or colour of a class that is taken for it '
+        '(default: 0; 32 for colours of smoothed or JPEG masks)',
+    )
+    parser.add_argument(
+        '--warp-masks',
+        action='store_true',
+        help='lay masks of other ground, pixels or coordinates on their images, by nearest pixel',
     )
     parser.add_argument(
         '--tile', type=int, help='cut all images into tiles of this side, in pixels'
@@ -207,22 +253,23 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         raise ValueError(f'--iters {args.iters} trains nothing: choose 1 or more.')
     if args.seed < 0:
         raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
-    survey = survey_folder(args.images, args.masks, args.bands)
+    nodata = _number(args.nodata)
+    for option in (args.tolerance, args.mask_threshold):
+        if option is not None and not 0 <= option <= 255:
+            raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
+    survey = survey_folder(args.images, args.masks, args.bands, args.mask_name, args.warp_masks)
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
         show_problems(console, survey.problems)
         return len(survey.problems)
-    plan = propose_classes(
-        survey.counts,
-        survey.painted,
-        survey.lossy,
+    plan = plan_classes(
+        survey,
         [parse_wish(text) for text in args.classes],
         args.zero,
         [_ignored(text) for text in args.ignore],
-        survey.palette,
-        survey.names,
-        survey.calm,
+        args.mask_threshold,
+        args.tolerance,
     )
     show_classes(console, survey, plan)
 
@@ -234,16 +281,16 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     except OSError as error:
         raise ValueError(f'{out} cannot be written to ({error}): choose another --out.') from error
     before = read_before(out / 'splits', args.force)
-    to_rgb = choose_stretch(survey, args.bands)
+    stretch = (args.low, args.high, tuple(args.percentiles))
+    to_rgb = choose_stretch(survey, args.bands, *stretch, nodata, ask=args.nodata is None)
     preparation = prepare(survey, plan, to_rgb, args.tile)
     console.print(f'[bold]files:[/] {escape(preparation.reason)}')
     if to_rgb.low is not None:
-        console.print(
-            f'  stretch {to_rgb.low} .. {to_rgb.high} (2nd and 98th percentile) to 0..255',
-            markup=False,
-        )
+        origin = '--low, --high' if args.low else '{:g} and {:g} percent'.format(*args.percentiles)
+        console.print(f'  stretch {to_rgb.low} .. {to_rgb.high} ({origin}) to 0..255', markup=False)
     ready = make_ready(survey, plan, to_rgb, preparation, out, args.workers, console)
-    split = divide(ready.presence, ready.unlabelled, args.seed, args.scene_regex)
+    seed, regex = args.seed, args.scene_regex
+    split = divide(ready.presence, ready.unlabelled, seed, regex, survey.places)
     method = args.method or default_method(len(split.unlabelled), args.student_weights)
     config = FolderConfig(
         method,
@@ -314,7 +361,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             f'  the student starts from ImageNet: {config.package} (Apache-2.0) {there}',
             markup=False,
         )
-    for note in ready.notes:
+    for note in [*survey.notes, *ready.notes]:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
@@ -329,6 +376,16 @@ def installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _number(text: str | None) -> float | None:
+    """Value of ``--nodata``."""
+    if text is None or text.lower() == 'none':
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f'--nodata {text!r} is no value: write a number, or none.') from error
 
 
 def _ignored(text: str) -> int:
@@ -357,15 +414,15 @@ def show_next(console: Console, path: Path, config: FolderConfig, images: Path) 
     run = Path('work_dirs') / path.stem
     checkpoint = run / f'iter_{config.max_iters}.pth'
     commands = [
-        ['tools/train.py', path, '--check'],
-        *([['tools/vlm_annotate.py', path]] if config.method == 'semiearth' else []),
-        ['tools/train.py', path],
-        ['tools/predict.py', path, checkpoint, images, '--out', run / 'maps'],
-        ['tools/report.py', run],
+        ('train', path, '--check'),
+        *([('annotate', path)] if config.method == 'semiearth' else []),
+        ('train', path),
+        ('predict', path, checkpoint, images, '--out', run / 'maps'),
+        ('report', run),
     ]
     console.print('[bold]next:[/]')
-    for command in commands:
-        console.print(f'  python {shlex.join(map(str, command))}', markup=False)
+    for name, *words in commands:
+        console.print(f'  {command(str(name))} {shlex.join(map(str, words))}', markup=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from mmseg_semi_rs.dataprep.splits.files import find_tiles, write_split
 from mmseg_semi_rs.dataprep.splits.make import SplitOptions, make_split
+from mmseg_semi_rs.utils.command_line import command_parser
 
 
 def make_demo_data(
@@ -65,8 +66,9 @@ def make_demo_data(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the tool."""
-    parser = argparse.ArgumentParser(
-        description='Fabricate aerial scenes in the Potsdam layout',
+    parser = command_parser(
+        'demo-data',
+        'Fabricate aerial scenes in the Potsdam layout',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('--out', default='data/demo_potsdam', help='data root to make')

@@ -43,13 +43,12 @@ from rich.table import Table
 from mmseg_semi_rs.dataprep.splits import draw as splits
 from mmseg_semi_rs.dataprep.splits.files import find_tiles, write_split
 from mmseg_semi_rs.dataprep.splits.make import PRESETS, Split, SplitOptions, make_split
+from mmseg_semi_rs.utils.command_line import command_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser('splits', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         'dataset', help=f'{", ".join(splits.SCENE_REGEX)}, or any other name with --scene-regex'
     )

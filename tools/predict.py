@@ -27,17 +27,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults, load_config
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 _STDERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Make maps of images and rasters')
+    parser = command_parser('predict', 'Make maps of images and rasters')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('input', help='image, raster, or folder of them')
@@ -71,6 +69,20 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help="bands that are red, green and blue, from 1 (default: the config's raster.bands)",
     )
+    for option, what in (('--low', '0'), ('--high', '255')):
+        parser.add_argument(
+            option,
+            type=float,
+            nargs='+',
+            metavar='V',
+            help=f"values of these bands that become {what} (default: the config's raster.*)",
+        )
+    parser.add_argument(
+        '--nodata',
+        type=float,
+        metavar='V',
+        help="value of pixels without data that files do not declare (default: the config's)",
+    )
     parser.add_argument('--flips', action='store_true', help='mean over four mirror images')
     parser.add_argument('--amp', action='store_true', help='bfloat16, on a GPU')
     parser.add_argument(
@@ -97,6 +109,11 @@ def predict(args: argparse.Namespace) -> int:
     Returns:
         The exit code: 1 if some images failed.
     """
+    register_all()
+    from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
+    from mmseg_semi_rs.engine.launch import load_config
+
+    asked = {'low': args.low, 'high': args.high, 'nodata': args.nodata}
     predictor = load_predictor(
         load_config(args.config, args.cfg_options),
         args.checkpoint,
@@ -104,6 +121,7 @@ def predict(args: argparse.Namespace) -> int:
         network=args.network,
         window=args.window,
         bands=args.bands,
+        raster={key: value for key, value in asked.items() if value is not None},
         overlap=args.overlap,
         batch_size=args.batch_size,
         flips=args.flips,
@@ -128,6 +146,8 @@ def predict(args: argparse.Namespace) -> int:
             memory=args.memory * 2**20,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    for bands, rasters in result.bands.items():
+        _STDERR.print(f'{rasters} raster{"s" if rasters > 1 else ""}: {bands}')
     for failure in result.failures:
         _STDERR.print(f'failed: {failure}', style='red')
     took = time.perf_counter() - start

@@ -15,15 +15,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import Faults
-from mmseg_semi_rs.visualization.report import write_report
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Make one HTML page from trainings')
+    parser = command_parser('report', 'Make one HTML page from trainings')
     parser.add_argument(
         'folders', nargs='+', metavar='WORK_DIR', help='folder of a training, or of several'
     )
@@ -36,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the tool; bad input is one sentence and exit code 2."""
     args = parse_args(arguments)
     with Faults(args.traceback, __name__):
+        from mmseg_semi_rs.visualization.report import write_report
+
         path, faults = write_report(args.folders, args.out, args.title)
         for fault in faults:
             print(f'warning: {fault}', file=sys.stderr)

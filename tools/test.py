@@ -13,28 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.runner import Runner
-from mmseg.registry import RUNNERS
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.apis.predictor import choose_network
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import (
-    Faults,
-    check_paths,
-    leave_process_group,
-    load_config,
-    section,
-    set_launcher,
-)
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint')
+    parser = command_parser('test', 'Evaluate a checkpoint')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
@@ -52,6 +42,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def show_predictions(cfg: Config, folder: str) -> None:
     """Let the visualization hook draw every prediction into a folder."""
+    from mmseg_semi_rs.engine.launch import section
+
     hook = section(cfg, 'default_hooks', 'visualization')
     hook.update(type=hook.get('type', 'SegVisualizationHook'), draw=True, interval=1)
     visualizer = section(cfg, 'visualizer')
@@ -67,6 +59,20 @@ def show_predictions(cfg: Config, folder: str) -> None:
 
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Prepare the config, build the runner and evaluate."""
+    register_all()
+    from mmengine.dist import is_main_process
+    from mmengine.runner import Runner
+    from mmseg.registry import RUNNERS
+
+    from mmseg_semi_rs.apis.predictor import choose_network
+    from mmseg_semi_rs.engine.launch import (
+        check_paths,
+        leave_process_group,
+        load_config,
+        set_launcher,
+    )
+    from mmseg_semi_rs.utils.files import write_atomic
+
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if cfg.get('test_dataloader') is None:
         raise ValueError(f'{args.config} has no test_dataloader: give it one to evaluate on.')
@@ -92,11 +98,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     metrics = runner.val() if both else runner.test()
     if args.json and is_main_process():
-        path = Path(args.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + '.part')
-        partial.write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
-        partial.replace(path)
+        write_atomic(Path(args.json), (json.dumps(metrics, indent=1) + '\n').encode())
+    leave_process_group()
     return metrics
 
 
@@ -105,7 +108,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     with Faults(args.traceback, __name__):
         test(args)
-    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -11,30 +11,14 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.dist import get_world_size
-from mmengine.runner import Runner
-from mmseg.registry import RUNNERS
-
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.dry_run import dry_run
-from mmseg_semi_rs.engine.launch import (
-    Faults,
-    batch_summary,
-    check_paths,
-    leave_process_group,
-    load_config,
-    section,
-    set_amp,
-    set_launcher,
-    set_resume,
-)
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Train a segmentor', formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = command_parser(
+        'train', 'Train a segmentor', formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(
@@ -66,6 +50,24 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def train(args: argparse.Namespace, faults: Faults) -> None:
     """Prepare the config, build the runner and train."""
+    register_all()
+    from mmengine.dist import get_world_size
+    from mmengine.runner import Runner
+    from mmseg.registry import RUNNERS
+
+    from mmseg_semi_rs.engine.dry_run import dry_run
+    from mmseg_semi_rs.engine.launch import (
+        BegunHook,
+        batch_summary,
+        check_paths,
+        leave_process_group,
+        load_config,
+        section,
+        set_amp,
+        set_launcher,
+        set_resume,
+    )
+
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.seed)
     weight_files = check_paths(cfg)
     notes = [set_amp(cfg, args.amp), set_resume(cfg, args.resume)]
@@ -87,8 +89,9 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
     for note in filter(None, notes):
         runner.logger.warning(note)
     runner.logger.info(batch_summary(cfg, get_world_size()))
-    faults.watch(runner)
+    runner.register_hook(BegunHook(faults.begun))
     runner.train()
+    leave_process_group()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,7 +99,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     with Faults(args.traceback, __name__) as faults:
         train(args, faults)
-    leave_process_group()
 
 
 if __name__ == '__main__':

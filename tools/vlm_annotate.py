@@ -18,34 +18,17 @@ import argparse
 import shlex
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mmengine.config import Config
-from mmengine.device import get_device
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS, MODELS
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import BAD_INPUT, Faults, command_parser, parse
+from mmseg_semi_rs.utils.commands import command
 
-import mmseg_semi_rs  # noqa: F401 - says what to install if something is missing
-from mmseg_semi_rs.datasets.tiles import tile_paths
-from mmseg_semi_rs.engine.annotation import (
-    Processes,
-    StoredTile,
-    annotate,
-    calibrate,
-    find_hook,
-    try_out,
-)
-from mmseg_semi_rs.engine.command_line import parse
-from mmseg_semi_rs.engine.launch import (
-    BAD_INPUT,
-    Faults,
-    check_paths,
-    leave_process_group,
-    load_config,
-)
-from mmseg_semi_rs.purification.store import EvidenceStore
-from mmseg_semi_rs.purification.verifiers import Verifier
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mmseg_semi_rs.engine.annotation import StoredTile
+    from mmseg_semi_rs.purification.verifiers import Verifier
 
 INTERRUPTED = 130  # exit code, as of a shell
 LISTED = 10  # failed tiles that are named
@@ -53,8 +36,8 @@ LISTED = 10  # failed tiles that are named
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Make the evidence that a training with VLMPurifyHook reads'
+    parser = command_parser(
+        'annotate', 'Make the evidence that a training with VLMPurifyHook reads'
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--store', metavar='FOLDER', help='store, instead of that of the hook')
@@ -99,6 +82,11 @@ def list_tiles(cfg: Config, sources: list[str], limit: int | None) -> tuple[Any,
     Raises:
         ValueError: The training data is not divided into these, or there is nothing to do.
     """
+    from mmseg.registry import DATASETS
+
+    from mmseg_semi_rs.datasets.tiles import tile_paths
+    from mmseg_semi_rs.engine.annotation import StoredTile
+
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     if not hasattr(dataset, 'labelled') or not hasattr(dataset, 'unlabelled'):
         raise ValueError(
@@ -120,6 +108,9 @@ def list_tiles(cfg: Config, sources: list[str], limit: int | None) -> tuple[Any,
 
 def own_device(name: str) -> str:
     """This process's device; ``'auto'`` and ``'cuda'`` are the one that the launcher gave it."""
+    import torch
+    from mmengine.device import get_device
+
     try:
         return str(torch.device(get_device() if name == 'auto' else name))
     except RuntimeError as error:
@@ -140,6 +131,8 @@ def show_answers(
     verifier: Verifier, tiles: list[StoredTile], device: str, args: argparse.Namespace
 ) -> None:
     """Verify four tiles and say what came out, and how long all will take."""
+    from mmseg_semi_rs.engine.annotation import try_out
+
     answers, seconds = try_out(verifier, tiles, device, args.batch)
     for path, evidence in answers:
         print(f'{path}\n  answer: {evidence.answer or "(none)"}')
@@ -164,6 +157,14 @@ def run(args: argparse.Namespace) -> bool:
     Returns:
         Whether all tiles could be read.
     """
+    register_all()
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from mmseg_semi_rs.engine.annotation import Processes, annotate, calibrate, find_hook
+    from mmseg_semi_rs.engine.launch import check_paths, leave_process_group, load_config
+    from mmseg_semi_rs.purification.store import EvidenceStore
+
     for name, value in (('--batch', args.batch), ('--limit', args.limit)):
         if value is not None and value < 1:
             raise ValueError(f'{name} {value} leaves nothing to do: give 1 or more.')
@@ -185,8 +186,8 @@ def run(args: argparse.Namespace) -> bool:
     if processes.first:
         calibrate(verifier, dataset.labelled, device)
     processes.gather(None)
-    again = f'python tools/vlm_annotate.py {shlex.quote(args.config)}'
-    train = f'python tools/train.py {shlex.quote(args.config)}'
+    again = f'{command("annotate")} {shlex.quote(args.config)}'
+    train = f'{command("train")} {shlex.quote(args.config)}'
     if args.store:
         again += f' --store {shlex.quote(folder)}'
         train += f' --cfg-options custom_hooks.{place}.store={shlex.quote(folder)}'
@@ -194,6 +195,7 @@ def run(args: argparse.Namespace) -> bool:
         if processes.first:
             show_answers(verifier, tiles, device, args)
             print(f'next: {again}')
+        leave_process_group()
         return True
     started = time.perf_counter()
     store = EvidenceStore(folder, verifier.settings(), cache_bytes=0)
@@ -207,6 +209,7 @@ def run(args: argparse.Namespace) -> bool:
         tell_failed(list(done.failed.values()))
         repair = f'repair these tiles or take them off the lists, then {again}'
         print(f'next: {repair if done.failed else train}')
+    leave_process_group()
     return not done.failed
 
 
@@ -224,7 +227,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         with Faults(args.traceback, __name__):
             whole = run(args)
-        leave_process_group()
     except KeyboardInterrupt:
         print('interrupted: what is in the store stays, start again to go on', file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -6,9 +6,7 @@ _base_ = [
     '../_base_/schedules/semi_adamw_poly.py',
     '../_base_/default_runtime.py',
 ]
-labelled = dict(ann_file='splits/scene/1-4/labeled.txt')
-unlabelled = dict(ann_file='splits/scene/1-4/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/scene/1-4'))
 # 60 epochs over U, 8 per GPU, 4 GPUs: floor(ceil(7545 / 4) / 8) * 60
 train_cfg = dict(max_iters=14100)
 model = dict(student=dict(decode_head=dict(num_classes=7)))

@@ -6,9 +6,8 @@ _base_ = [
     '../_base_/schedules/semi_adamw_poly.py',
     '../_base_/default_runtime.py',
 ]
-labelled = dict(ann_file='splits/scene/1-4/labeled.txt')
 train_dataloader = dict(
-    sampler=dict(source_ratio=[1, 0]), dataset=dict(labelled=labelled, unlabelled=None)
+    sampler=dict(source_ratio=[1, 0]), dataset=dict(split='splits/scene/1-4', unlabelled=None)
 )
 # 60 epochs of 3,000 patches, 16 per GPU, 4 GPUs: floor(ceil(3000 / 4) / 16) * 60
 train_cfg = dict(max_iters=2760)

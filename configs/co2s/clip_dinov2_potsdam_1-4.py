@@ -2,9 +2,7 @@
 # Ablation: DINOv2 (Apache-2.0) in the place of DINOv3.
 _base_ = './_base_/potsdam_448.py'
 
-labelled = dict(ann_file='splits/co2s/1-4/labeled.txt')
-unlabelled = dict(ann_file='splits/co2s/1-4/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/co2s/1-4'))
 train_cfg = dict(max_iters=73920)
 backbone = dict(
     type='DINOv2',

@@ -2,8 +2,6 @@
 # 2,736 training tiles, 1/4 labelled: 684, unlabelled U = 2,052.
 _base_ = './_base_/gid15.py'
 
-labelled = dict(ann_file='splits/co2s/1-4/labeled.txt')
-unlabelled = dict(ann_file='splits/co2s/1-4/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/co2s/1-4'))
 # 80 epochs over U, 1 per GPU, 4 GPUs: floor(ceil(2052 / 4) / 1) * 80
 train_cfg = dict(max_iters=41040)

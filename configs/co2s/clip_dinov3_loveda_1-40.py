@@ -2,8 +2,6 @@
 # 3,771 training tiles, 1/40 labelled: 94, unlabelled U = 3,677.
 _base_ = './_base_/loveda.py'
 
-labelled = dict(ann_file='splits/co2s/1-40/labeled.txt')
-unlabelled = dict(ann_file='splits/co2s/1-40/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/co2s/1-40'))
 # 80 epochs over U, 1 per GPU, 4 GPUs: floor(ceil(3677 / 4) / 1) * 80
 train_cfg = dict(max_iters=73600)

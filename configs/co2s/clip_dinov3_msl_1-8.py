@@ -2,8 +2,6 @@
 # 3,141 training tiles, 1/8 labelled: 392, unlabelled U = 2,749.
 _base_ = './_base_/msl.py'
 
-labelled = dict(ann_file='splits/co2s/1-8/labeled.txt')
-unlabelled = dict(ann_file='splits/co2s/1-8/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/co2s/1-8'))
 # 80 epochs over U, 1 per GPU, 4 GPUs: floor(ceil(2749 / 4) / 1) * 80
 train_cfg = dict(max_iters=55040)

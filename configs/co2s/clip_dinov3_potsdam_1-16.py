@@ -2,8 +2,6 @@
 # 4,924 training tiles, 1/16 labelled: 307, unlabelled U = 4,617.
 _base_ = './_base_/potsdam.py'
 
-labelled = dict(ann_file='splits/co2s/1-16/labeled.txt')
-unlabelled = dict(ann_file='splits/co2s/1-16/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/co2s/1-16'))
 # 80 epochs over U, 1 per GPU, 4 GPUs: floor(ceil(4617 / 4) / 1) * 80
 train_cfg = dict(max_iters=92400)

@@ -2,8 +2,6 @@
 # 4,446 training tiles, 1/16 labelled: 277, unlabelled U = 4,169.
 _base_ = './_base_/whdld.py'
 
-labelled = dict(ann_file='splits/co2s/1-16/labeled.txt')
-unlabelled = dict(ann_file='splits/co2s/1-16/unlabeled.txt')
-train_dataloader = dict(dataset=dict(labelled=labelled, unlabelled=unlabelled))
+train_dataloader = dict(dataset=dict(split='splits/co2s/1-16'))
 # 80 epochs over U, 2 per GPU, 4 GPUs: floor(ceil(4169 / 4) / 2) * 80
 train_cfg = dict(max_iters=41680)

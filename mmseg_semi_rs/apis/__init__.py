@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """What is done with a trained model: prediction on images and rasters, export."""
 
+from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .export import export_network, take_network
 from .maps import Layers
 from .onnx_export import export_onnx

@@ -27,7 +27,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..engine.launch import load_config
-from ..utils.files import write_atomic
+from ..utils.commands import command
+from ..utils.files import replacing, write_atomic
 from .predictor import choose_network, dataset_meta, load_weights
 from .stock_parts import (
     NO_STOCK_PART,
@@ -151,8 +152,8 @@ def take_network(
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: tools/train.py writes them into the '
-            'work_dir of a training.'
+            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
+            'the work_dir of a training.'
         )
     model: Any = MODELS.build(cfg.model)
     meta = load_weights(model, path)
@@ -274,10 +275,9 @@ def export_network(taken: TakenNetwork, out: str | Path, name: str) -> ExportedN
         mmpretrain,
         resized,
     )
-    partial = result.checkpoint.with_name(f'.{name}.pth.part')
     meta = {'dataset_meta': {'classes': taken.classes, 'palette': taken.palette}}
-    torch.save({'meta': meta, 'state_dict': state}, partial)
-    partial.replace(result.checkpoint)
+    with replacing(result.checkpoint) as partial:
+        torch.save({'meta': meta, 'state_dict': state}, partial)
     write_atomic(result.config, (_header(taken, result) + Config(written).pretty_text).encode())
     return result
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from ..rasters.reader import import_rasterio, open_raster, read_bands
+from ..rasters.reader import import_rasterio, open_raster
 from ..rasters.sources import PixelSource, RasterSource
 from ..utils.files import write_png
 from ..visualization import colorize, legend, overlay, save_picture
@@ -23,6 +22,7 @@ from .mosaic import Strip
 from .predictor import NO_DATA
 
 _PREVIEW_SIDE = 1024
+_RESERVED = ('gpkg', 'rtree', 'sqlite')
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ class MapWriter:
     ``<name>_preview.png`` is for looking at.
 
     Rasters become cloud-optimised GeoTIFFs of their CRS and transform, or of their ground control
-    points; what was written is read again and compared, since GDAL does not report every failure.
-    Every file is written in a folder of its own and moved when it is whole.
+    points, with their rational polynomials (RPC); what was written is read again and compared,
+    since GDAL does not report every failure. Every file is written in a folder of its own and moved
+    when it is whole.
 
     Attributes:
         classes (Sequence[str]): Names of the classes.
@@ -183,6 +184,8 @@ class MapWriter:
             with rasterio.open(plain, 'w', **profile) as raster:
                 if like.gcps[0]:
                     raster.gcps = like.gcps
+                if like.rpcs:
+                    raster.rpcs = like.rpcs
                 if layer.nodata == NO_DATA:
                     raster.write_colormap(1, dict(enumerate(self._colours())))
                     names = {str(index): name for index, name in enumerate(self.classes)}
@@ -231,7 +234,7 @@ class MapWriter:
             _open_map(out) as (band, transform, crs),
         ):
             place = {'crs_wkt': crs.to_wkt()} if crs else {}
-            options = {'driver': 'GPKG', 'schema': schema, 'layer': out.stem, **place}
+            options = {'driver': 'GPKG', 'schema': schema, 'layer': layer_name(out.stem), **place}
             with fiona.open(partial, 'w', **options) as sink:
                 sink.writerecords(
                     {
@@ -248,18 +251,26 @@ class MapWriter:
     def _write_preview(self, out: Path, path: Path, source: PixelSource | RasterSource) -> None:
         shrink = max(1.0, max(source.width, source.height) / _PREVIEW_SIDE)
         size = (max(1, round(source.height / shrink)), max(1, round(source.width / shrink)))
+        image = source.shrunk(size)
         if isinstance(source, RasterSource):
-            # The nearest pixels: a stretch must not meet the mean of data and no data.
-            image = source.to_rgb(read_bands(source.dataset, source.bands, size))
             with open_raster(out) as raster:
                 labels = raster.read(1, out_shape=size)
         else:
-            image = cv2.resize(source.pixels, size[::-1], interpolation=cv2.INTER_AREA)
             with Image.open(out) as found:
                 labels = np.asarray(found.resize(size[::-1], Image.Resampling.NEAREST))
         painted = overlay(image, colorize(labels, self.palette), mask=labels != NO_DATA)
         names = legend(self.classes, self.palette, size[1])
         save_picture(np.concatenate([painted, names]), path)
+
+
+def layer_name(stem: str) -> str:
+    """Name of a layer of polygons: that of the image, with a word before it where GDAL refuses it.
+
+    A GeoPackage has no layer whose name begins with a sign, as that of a tile west of Greenwich
+    does, or with a word of its own tables.
+    """
+    refused = not (stem[0].isalnum() or stem[0] == '_') or stem.lower().startswith(_RESERVED)
+    return f'map_{stem}' if refused else stem
 
 
 @contextmanager

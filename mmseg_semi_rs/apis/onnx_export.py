@@ -286,7 +286,8 @@ def _positions(backbone: DINOv2, grid: tuple[int, int]) -> Tensor:
     stored, like = backbone.patch_resolution, backbone.pos_embed
     patches = like[0, 1:].unflatten(0, tuple(stored)).permute(2, 0, 1)
     sides = [torch.scalar_tensor(side, dtype=like.dtype, device=like.device) for side in grid]
-    other = sum((side - at).abs() for side, at in zip(sides, stored, strict=True)).clamp(max=1)
+    apart = [(side - at).abs() for side, at in zip(sides, stored, strict=True)]
+    other = (apart[0] + apart[1]).clamp(max=1)
     rows, columns = (
         _cubic_weights(torch.arange(to, device=like.device), (side + 0.1 * other) / at, at)
         for to, side, at in zip(grid, sides, stored, strict=True)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..rasters.reader import raster_info, read_rgb
+from ..rasters.reader import RASTER_SUFFIXES, raster_info, read_rgb
 from ..rasters.sources import (
     IMAGE_SUFFIXES,
-    RASTER_SUFFIXES,
     PixelSource,
+    RasterSource,
     is_raster,
     open_source,
 )
@@ -43,11 +43,13 @@ class Predicted:
         files (dict[Path, list[Path]]): Of each image the files written, the map first.
         skipped (int): How many of them were found complete.
         failures (list[str]): One sentence for each image that could not be predicted.
+        bands (Counter[str]): Number of rasters by the bands that were taken of them.
     """
 
     files: dict[Path, list[Path]] = field(default_factory=dict)
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
+    bands: Counter[str] = field(default_factory=Counter)
 
 
 def predict_image(predictor: Predictor, image: np.ndarray) -> Strip:
@@ -198,6 +200,8 @@ class _Prediction:
         if raster:
             with open_source(image, self.predictor.to_rgb) as source:
                 width, height = source.width, source.height
+                if isinstance(source, RasterSource):
+                    self.result.bands[source.told] += 1
         else:
             info = raster_info(image)
             width, height = info.width, info.height

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..engine.launch import load_config, section
 from ..rasters.reader import RasterToRGB
+from ..utils.commands import command
 from ..utils.files import file_digest, settings_digest
 
 NO_DATA = 255  # in a map
@@ -160,6 +161,7 @@ def load_predictor(
     network: str | None = None,
     window: int | None = None,
     bands: Sequence[int] | None = None,
+    raster: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Predictor:
     """Build a :class:`Predictor` from what a training left.
@@ -169,8 +171,8 @@ def load_predictor(
     Args:
         config (str | Path | Config): The training's config. Of its top-level keys ``window_size``
             (else ``crop_size``) is the side of the windows and ``raster`` the arguments of
-            :class:`~mmseg_semi_rs.datasets.RasterToRGB`. Windows are resized as the ``Resize`` of
-            its test pipeline says.
+            :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`. Windows are resized as the
+            ``Resize`` of its test pipeline says.
         checkpoint (str | Path): Checkpoint file.
         device (str, optional): Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
         network (str, optional): ``'teacher'`` or ``'student'``; of two students a name of theirs or
@@ -178,6 +180,8 @@ def load_predictor(
         window (int, optional): Side of the windows, instead of the config's.
         bands (Sequence[int], optional): Numbers of the bands that are red, green and blue, from 1,
             instead of the config's.
+        raster (Mapping[str, Any], optional): Other arguments of ``RasterToRGB`` (``low``, ``high``,
+            ``nodata``), instead of the config's.
         **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
 
     Raises:
@@ -190,8 +194,8 @@ def load_predictor(
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: tools/train.py writes them into the '
-            'work_dir of a training.'
+            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
+            'the work_dir of a training.'
         )
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     if settings.get('amp') and not device.startswith('cuda'):
@@ -201,9 +205,9 @@ def load_predictor(
     meta = load_weights(model, path)
     input_size = _resize_of(cfg)
     side = window or cfg.get('window_size') or _side(cfg)
-    raster = dict(cfg.get('raster') or {})
+    to_rgb = {**(cfg.get('raster') or {}), **(raster or {})}
     if bands is not None:
-        raster['bands'] = list(bands)
+        to_rgb['bands'] = list(bands)
     classes, palette = dataset_meta(cfg, meta, path)
     return Predictor(
         model,
@@ -211,7 +215,7 @@ def load_predictor(
         palette,
         side,
         input_size=input_size(side),
-        to_rgb=RasterToRGB(**raster),
+        to_rgb=RasterToRGB(**to_rgb),
         fingerprint=settings_digest({
             'config': repr(cfg.model.to_dict()),
             'checkpoint': file_digest(path),
@@ -262,14 +266,14 @@ def load_weights(model: Any, path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
         raise ValueError(
             f'The checkpoint {path} cannot be read as one of PyTorch ({type(error).__name__}): '
-            'give a .pth file that tools/train.py wrote.'
+            f'give a .pth file that {command("train")} wrote.'
         ) from error
     holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
     weights = checkpoint['state_dict'] if holds_more else checkpoint
     if not isinstance(weights, Mapping):
         raise ValueError(
-            f'The checkpoint {path} holds no weights by name: give a .pth file that tools/train.py '
-            'wrote.'
+            f'The checkpoint {path} holds no weights by name: give a .pth file that '
+            f'{command("train")} wrote.'
         )
     if all(name.startswith('module.') for name in weights):  # saved within a wrapper of PyTorch
         weights = {name.removeprefix('module.'): tensor for name, tensor in weights.items()}

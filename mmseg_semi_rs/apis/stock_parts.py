@@ -203,7 +203,7 @@ def use_stock_backbone(
 
 
 def _dinov2(backbone: Any) -> dict[str, Any] | None:
-    """Arguments of mmpretrain's class, whose subclass DINOv2 is."""
+    """Arguments of mmpretrain's class, of whose parts DINOv2 is made."""
     if backbone.out_indices != (len(backbone.blocks) - 1,):
         return None
     swiglu = bool(backbone.name_aliases)

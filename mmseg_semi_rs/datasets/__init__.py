@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Datasets, samplers and transforms for labelled and unlabelled images."""
 
+from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .deepglobe import DeepGlobeDataset
 from .folder_dataset import FolderDataset
 from .gid15 import GID15Dataset

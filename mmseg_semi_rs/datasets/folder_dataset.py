@@ -11,7 +11,7 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from ..classes import distinct_colours
-from ..rasters.files import list_images
+from ..rasters.files import composed, list_images
 
 
 @DATASETS.register_module()
@@ -19,9 +19,9 @@ class FolderDataset(BaseSegDataset):
     """Any folder of images; classes and palette come from the config.
 
     Images are PNG, JPEG or TIFF, mixed and in sub-folders as they come. A mask belongs to an image
-    if it has the same path below its folder, whatever the suffixes. Masks hold class ids from 0 in
-    the order of ``classes``, and 255 where there is none; ``tools/init_dataset.py`` makes such
-    masks of others, and writes the config.
+    if it has the same path below its folder, whatever the suffixes and however accents are coded.
+    Masks hold class ids from 0 in the order of ``classes``, and 255 where there is none;
+    ``tools/init_dataset.py`` makes such masks of others, and writes the config.
 
     Args:
         classes (Sequence[str], optional): Names in the order of their ids. Defaults to those of
@@ -110,7 +110,7 @@ class FolderDataset(BaseSegDataset):
                 seg_fields=[],
             )
             if masks is not None and mask_dir is not None:
-                stem = Path(name).with_suffix('').as_posix()
+                stem = composed(Path(name).with_suffix('').as_posix())
                 if stem not in masks and not self.ann_file:
                     continue
                 # A listed image without a mask keeps the name that its mask ought to have, for
@@ -122,10 +122,9 @@ class FolderDataset(BaseSegDataset):
 
     def _resolve(self, line: str, images: dict[str, list[str]]) -> str:
         """File below the image folder that a line of the list means."""
-        stem = Path(line).with_suffix('').as_posix()
-        if line in images.get(stem, ()):
-            return line
-        found = images.get(line, [])
+        line = composed(line)
+        same = images.get(Path(line).with_suffix('').as_posix(), ())
+        found = [name for name in same if composed(name) == line] or images.get(line, [])
         if not found:
             raise FileNotFoundError(
                 f'{self.ann_file} names {line}, of which there is no image in '

@@ -3,16 +3,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mmengine.dataset import BaseDataset, ConcatDataset
+import torch.utils.data
+from mmengine.dataset import ConcatDataset
 from mmseg.registry import DATASETS
 
 from ..utils.randomness import Draw, seeded
+from .stock_pipelines import branch_source
+
+
+class JoinedDatasets(ConcatDataset):
+    """mmengine's ``ConcatDataset`` of datasets and of wrappers, which its constructor refuses.
+
+    Args:
+        datasets: At least one; what they are about is asked of the first.
+    """
+
+    def __init__(self, datasets: Sequence[Any]) -> None:
+        torch.utils.data.ConcatDataset.__init__(self, datasets)
+        self._metainfo = datasets[0].metainfo
+        self._fully_initialized = False
+        self.full_init()
+
+
+# What a split's two lists are called, and what versions before 0.2 called them.
+_LISTS = {
+    'labelled': ('labelled.txt', 'labeled.txt'),
+    'unlabelled': ('unlabelled.txt', 'unlabeled.txt'),
+}
+
+
+def fill_split(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the lists of a split in the config of a :class:`SemiDataset`.
+
+    Args:
+        cfg: Arguments of ``SemiDataset``; not changed.
+
+    Returns:
+        The same without ``split``: each source that names no ``ann_file`` has
+        ``<split>/labelled.txt`` or ``<split>/unlabelled.txt`` below its ``data_root``, or, where
+        only that is there, the file by its former name, ``labeled.txt`` or ``unlabeled.txt``.
+
+    Raises:
+        ValueError: There is a ``split``, but a source is a dataset that was built already.
+    """
+    filled = dict(cfg)
+    split = filled.pop('split', None)
+    if split is None:
+        return filled
+    for name, (current, former) in _LISTS.items():
+        source = filled.get(name)
+        if source is None:
+            continue
+        if not isinstance(source, Mapping):
+            raise ValueError(
+                f'split={split!r} cannot give its list to the {name} dataset, which is built '
+                'already: leave split out, or hand over its config.'
+            )
+        if source.get('ann_file'):
+            continue
+        folder = Path(source.get('data_root') or '') / split
+        only_former = (folder / former).exists() and not (folder / current).exists()
+        filled[name] = {**source, 'ann_file': f'{split}/{former if only_former else current}'}
+    return filled
 
 
 @DATASETS.register_module()
-class SemiDataset(ConcatDataset):
+class SemiDataset(JoinedDatasets):
     """Concatenation of a labelled and an unlabelled dataset, with reproducible transforms.
 
     A :class:`~mmseg_semi_rs.utils.randomness.Draw` index, as ``SemiSampler`` yields it, seeds
@@ -20,23 +80,51 @@ class SemiDataset(ConcatDataset):
     training sees the very images an uninterrupted one would have seen. A plain int index is passed
     through unseeded.
 
+    Pipelines of stock mmseg configs are turned into ones of several views by
+    :func:`~mmseg_semi_rs.datasets.stock_pipelines.branch_pipeline`.
+
     Args:
-        labelled (dict | BaseDataset): Images with masks.
-        unlabelled (dict | BaseDataset, optional): Images whose masks, if any, are not opened. None
-            trains on labelled images alone. Defaults to None.
+        labelled: Images with masks: a dataset, its config, one of a wrapper (``ConcatDataset``,
+            ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them, which are joined.
+        unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
+            trains on labelled images alone.
+        split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
+            with an ``ann_file`` keeps it. Defaults to None.
+        **inherited: What a stock config's dataset has beside its type and stays behind when the
+            config is inherited from without ``_delete_=True``; not read.
 
     Raises:
-        ValueError: If a source is empty or the two disagree on their classes.
+        ValueError: If a source is empty, the two disagree on their classes, or there is a
+            ``split`` for a dataset that is built already.
+        TypeError: An argument is none of a dataset.
+
+    Examples:
+        >>> tiles = dict(type='DeepGlobeDataset', data_root='data/deepglobe')
+        >>> semi = dict(labelled=tiles, unlabelled=tiles, split='splits/scene/1-4')
+        >>> fill_split(semi)['unlabelled']['ann_file']
+        'splits/scene/1-4/unlabelled.txt'
     """
 
+    INHERITED = frozenset(
+        (
+            *('data_root', 'data_prefix', 'ann_file', 'img_suffix', 'seg_map_suffix', 'pipeline'),
+            *('metainfo', 'reduce_zero_label', 'ignore_index', 'dataset', 'datasets', 'times'),
+        )
+    )
+
     def __init__(
-        self,
-        labelled: dict | BaseDataset,
-        unlabelled: dict | BaseDataset | None = None,
+        self, labelled: Any, unlabelled: Any = None, split: str | None = None, **inherited: Any
     ) -> None:
+        unknown = sorted(set(inherited) - self.INHERITED)
+        if unknown:
+            raise TypeError(
+                f'SemiDataset does not know {unknown}: it has labelled and unlabelled, and what '
+                'describes images belongs into these.'
+            )
+        sources = fill_split(dict(labelled=labelled, unlabelled=unlabelled, split=split))
         built = {
-            name: DATASETS.build(source) if isinstance(source, dict) else source
-            for name, source in (('labelled', labelled), ('unlabelled', unlabelled))
+            name: _build(branch_source(source, labelled=name == 'labelled'))
+            for name, source in sources.items()
             if source is not None
         }
         for name, source in built.items():
@@ -56,7 +144,7 @@ class SemiDataset(ConcatDataset):
                     f'The labelled dataset has classes {tuple(ours)} but the unlabelled one '
                     f'{tuple(theirs)}: give both the same dataset type and metainfo.'
                 )
-        super().__init__(list(built.values()), ignore_keys=['label_map', 'reduce_zero_label'])
+        super().__init__(list(built.values()))
 
     @property
     def source_sizes(self) -> list[int]:
@@ -69,3 +157,10 @@ class SemiDataset(ConcatDataset):
             return super().__getitem__(idx)
         with seeded(*idx.entropy):
             return super().__getitem__(int(idx))
+
+
+def _build(source: Any) -> Any:
+    """A source of what a config may say: a dataset, a config, or a list of them."""
+    if isinstance(source, (list, tuple)):
+        return JoinedDatasets([_build(part) for part in source])
+    return DATASETS.build(source) if isinstance(source, dict) else source

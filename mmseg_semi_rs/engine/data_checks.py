@@ -10,16 +10,17 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..datasets.semi_dataset import fill_split
+from ..utils.commands import command
+from ..utils.progress import map_threaded
 
 LISTED = 10  # problems that an error message spells out
 
@@ -156,6 +157,7 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
         FileNotFoundError: Names the first path that is not there.
         ValueError: Names the first list that is empty.
     """
+    cfg = fill_split(cfg)
     for key in ('labelled', 'unlabelled', 'dataset'):
         if isinstance(cfg.get(key), Mapping):
             check_dataset_paths(cfg[key], f'{name}.{key}')
@@ -168,24 +170,24 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
     if cfg.get('data_root') and not root.is_dir():
         raise FileNotFoundError(
             f'{name}.data_root is {root}, which is no folder: convert the data set with '
-            'tools/dataset_converters, or correct data_root.'
+            f'{command("convert")}, or correct data_root.'
         )
     list_path = root / cfg['ann_file'] if cfg.get('ann_file') else None
     if list_path is not None and not list_path.exists():
         raise FileNotFoundError(
             f'{name}.ann_file is {list_path}, which does not exist: write the lists with '
-            'tools/make_splits.py, or correct ann_file.'
+            f'{command("splits")}, or correct ann_file.'
         )
     if list_path is not None and list_path.is_file() and not list_path.read_text().strip():
         raise ValueError(
             f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
-            'tools/make_splits.py.'
+            f'{command("splits")}.'
         )
     for key, prefix in (cfg.get('data_prefix') or {}).items():
         if prefix and not (root / prefix).is_dir():
             raise FileNotFoundError(
                 f'{name}.data_prefix.{key} is {root / prefix}, which is no folder: convert the '
-                'data set with tools/dataset_converters, or correct data_prefix.'
+                f'data set with {command("convert")}, or correct data_prefix.'
             )
 
 
@@ -226,7 +228,7 @@ def check_segmentation_dataset(
     if not samples:
         raise ValueError(
             f'{title} is empty: check its ann_file and data_prefix, or write its list with '
-            'tools/make_splits.py.'
+            f'{command("splits")}.'
         )
     if with_labels:
         for sample in samples:
@@ -239,7 +241,7 @@ def check_segmentation_dataset(
     def examine(sample: _Sample) -> _Finding:
         return _examine(sample, decode_images)
 
-    findings = _map(examine, samples, workers, f'checking {title}' if progress else None)
+    findings = map_threaded(examine, samples, f'checking {title}' if progress else None, workers)
     _raise_problems(title, findings)
 
     summary = DatasetSummary(title, len(samples))
@@ -310,7 +312,7 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
                     f'{len(shared)} images are both in the {first} list '
                     f'({_list_of(datasets[first])}) and in the {second} list '
                     f'({_list_of(datasets[second])}): write the lists again with '
-                    f'tools/make_splits.py ({_listed([images[first][key] for key in shared])}).'
+                    f'{command("splits")} ({_listed([images[first][key] for key in shared])}).'
                 )
 
 
@@ -355,29 +357,6 @@ def _identity(path: str) -> str:
     return path if '://' in path else os.path.realpath(path)
 
 
-def _map(
-    function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    workers: int | None,
-    description: str | None,
-) -> list[_Result]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn('{task.description}', markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=description is None or not console.is_terminal,
-    )
-    threads = workers or min(16, 2 * (os.cpu_count() or 1))
-    with bar, ThreadPoolExecutor(threads) as pool:
-        return list(
-            bar.track(pool.map(function, items), total=len(items), description=description or '')
-        )
-
-
 def _raise_problems(title: str, findings: Sequence[_Finding]) -> None:
     problems = [problem for finding in findings for problem in finding.problems]
     if not problems:
@@ -385,8 +364,8 @@ def _raise_problems(title: str, findings: Sequence[_Finding]) -> None:
     missing = sum(finding.missing for finding in findings)
     message = (
         f'{title} has {len(problems)} {"problem" if len(problems) == 1 else "problems"}: '
-        f'{_listed(problems)}; convert the data set again or correct the lists (tools/'
-        'dataset_converters, tools/make_splits.py).'
+        f'{_listed(problems)}; convert the data set again or correct the lists '
+        f'({command("convert")}, {command("splits")}).'
     )
     raise FileNotFoundError(message) if missing == len(problems) else ValueError(message)
 

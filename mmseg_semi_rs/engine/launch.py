@@ -6,26 +6,23 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmseg.registry import MODELS
 
+from .config_check import check_config
 from .data_checks import check_dataset_paths
+from .plain_config import name_types
 
 __all__ = [
-    'BAD_INPUT',
-    'Faults',
+    'BegunHook',
     'batch_summary',
     'check_paths',
     'leave_process_group',
@@ -36,73 +33,24 @@ __all__ = [
     'set_resume',
 ]
 
-#: Exit code of a tool whose config, data or weights are wrong.
-BAD_INPUT = 2
 _WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors', '.npz', '.tar')
 
 
-class Faults:
-    """Tells bad input in one sentence on stderr, and leaves with exit code 2.
-
-    Only what this package raises itself, to tell the user about a config, data or weight file, is
-    shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
-    and so does everything after :meth:`begun`, when the training is under way.
+class BegunHook(Hook):
+    """Tells that the training is under way when its first iteration begins.
 
     Args:
-        show_traceback: Never shorten.
-        tool: Module name of the tool, whose own errors are shortened too.
-
-    Examples:
-        >>> with Faults() as faults:
-        ...     faults.begun()  # from here on errors keep their traceback
+        begun: Called before every iteration.
     """
 
-    def __init__(self, show_traceback: bool = False, tool: str = '__main__') -> None:
-        self.show_traceback, self.tool = show_traceback, tool
+    priority = 'VERY_HIGH'
 
-    def begun(self) -> None:
-        """Say that the training is under way."""
-        self.show_traceback = True
-
-    def watch(self, runner: Runner) -> None:
-        """Call :meth:`begun` when the first iteration of a runner begins."""
-        runner.register_hook(_BegunHook(self), priority='VERY_HIGH')
-
-    def __enter__(self) -> Faults:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None or self.show_traceback or not _is_told(error, self.tool):
-            return
-        rank, world_size = get_dist_info()
-        where = f' (rank {rank})' if world_size > 1 else ''
-        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        print(f'error{where}: {message}', file=sys.stderr, flush=True)
-        sys.exit(BAD_INPUT)
-
-
-class _BegunHook(Hook):
-    def __init__(self, faults: Faults) -> None:
-        self.faults = faults
+    def __init__(self, begun: Callable[[], None]) -> None:
+        self.begun = begun
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.faults.begun()
-
-
-def _is_told(error: BaseException, tool: str) -> bool:
-    """Whether an error is meant to be read: raised here, or by a registry for a wrong name."""
-    if not isinstance(error, (ValueError, TypeError, KeyError, FileNotFoundError, ImportError)):
-        return False
-    frames = list(traceback.walk_tb(error.__traceback__))
-    origin = str(frames[-1][0].f_globals.get('__name__', '')) if frames else ''
-    if isinstance(error, KeyError):
-        return origin == 'mmengine.registry.build_functions'
-    return origin == tool or origin.split('.')[0] == 'mmseg_semi_rs'
+        """Tell it."""
+        self.begun()
 
 
 def load_config(
@@ -125,7 +73,8 @@ def load_config(
 
     Raises:
         FileNotFoundError: The config or one of its bases does not exist.
-        ValueError: The config cannot be read, or an option does not fit it.
+        ValueError: The config cannot be read, an option does not fit it, or a value is changed
+            without any effect.
     """
     path = Path(path)
     if not path.is_file():
@@ -133,7 +82,7 @@ def load_config(
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
         raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = name_types(Config.fromfile(str(path)))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'
@@ -152,6 +101,7 @@ def load_config(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
                 f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
             ) from error
+    check_config(path, cfg, options)
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:

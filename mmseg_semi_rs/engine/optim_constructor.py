@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmseg.engine.optimizers import LearningRateDecayOptimizerConstructor
 from mmseg.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
@@ -94,3 +97,23 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
             key = tuple(sorted(settings.items()))
             merged.setdefault(key, {**settings, 'params': []})['params'] += group['params']
         params[:] = merged.values()
+
+
+def _per_student(add_params: Callable) -> Callable:
+    """Let a constructor that reads ``model.backbone`` see each student as a model of its own."""
+
+    @wraps(add_params)
+    def add(self: Any, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
+        students = getattr(module, 'students', None)
+        networks = [getattr(module, 'student', module)] if students is None else students.values()
+        for network in networks:
+            add_params(self, params, network, **kwargs)
+
+    return add
+
+
+# Stock configs of BEiT, MAE and ConvNeXt name this constructor or its subclass; there is no other
+# place that they could be told of students by.
+LearningRateDecayOptimizerConstructor.add_params = _per_student(
+    LearningRateDecayOptimizerConstructor.add_params
+)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmseg.registry import DATASETS
 from mmseg.structures import SegDataSample
 
+from ..datasets.semi_dataset import fill_split
 from ..datasets.tiles import load_image
 from ..purification.audit import AuditRecord
 from ..purification.evidence import quantise
@@ -37,7 +38,7 @@ def audit_dataset(cfg: Config, source: str) -> Any:
     """
     dataset_cfg = deepcopy(cfg.val_dataloader.dataset)
     if source != 'val':
-        train = cfg.train_dataloader.dataset
+        train = ConfigDict(fill_split(cfg.train_dataloader.dataset))
         part = train[source]
         for key in ('data_root', 'ann_file', 'img_suffix', 'metainfo', 'type'):
             if key in part:

@@ -18,7 +18,7 @@ from ..utils.runner import unwrap
 from ..utils.step_parts import LISTENERS, step_part
 from .activation_memory import SavedActivations
 
-__all__ = ['Stopwatch', 'TimeStepsHook', 'matmul_peak']
+__all__ = ['FirstStepHook', 'Stopwatch', 'TimeStepsHook', 'matmul_peak']
 
 #: Parts of a step in the order of execution, as :class:`TimeStepsHook` reports them.
 PARTS = (
@@ -263,3 +263,16 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) 
             torch.cuda.synchronize()
         best = min(best, watch.between(start, stop))
     return 2 * size**3 / best
+
+
+class FirstStepHook(Hook):
+    """Notes when the first step of a run is done."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self.done: float | None = None
+
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        """Note the time."""
+        self.done = self.done or time.perf_counter()

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Metrics."""
 
+from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .subset_iou_metric import SubsetIoUMetric, confusion_matrix, scores_per_class
 
 __all__ = ['SubsetIoUMetric', 'confusion_matrix', 'scores_per_class']

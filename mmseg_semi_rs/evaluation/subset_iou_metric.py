@@ -14,9 +14,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
-from PIL import Image
 from prettytable import PrettyTable
 from torch import Tensor
+
+from ..utils.files import write_png
 
 __all__ = ['SubsetIoUMetric', 'confusion_matrix', 'scores_per_class']
 
@@ -261,9 +262,7 @@ class SubsetIoUMetric(IoUMetric):
         if sample.get('reduce_zero_label', False):
             ids = ids + 1
         path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
-        partial = path.with_name(path.name + '.part')
-        Image.fromarray(ids.astype(np.uint8)).save(partial, format='PNG')
-        partial.replace(path)
+        write_png(path, ids.astype(np.uint8))
 
     def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
         """Compute the scores of all images together.

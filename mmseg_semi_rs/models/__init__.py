@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Backbones, class embeddings, teachers, heads, segmentors and losses."""
 
+from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .backbones import CLIPVision, DINOv2, DINOv3, EfficientNetLite
 from .class_embeddings import LearnableQueries, TextEmbedding
 from .data_preprocessor import SemiDataPreprocessor

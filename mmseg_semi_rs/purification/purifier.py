@@ -60,11 +60,10 @@ def frame_of_sample(meta: Mapping[str, Any]) -> Frame:
             'transforms into TrackGeometry and end with PackSemiInputs.'
         )
     frame = frame_of(meta['geometry'], meta['ori_shape'][:2])
-    shape = (len(frame.rows), len(frame.columns))
-    if shape != tuple(meta['img_shape'][:2]):
+    if frame.size != tuple(meta['img_shape'][:2]):
         raise ValueError(
             f'The weak view of {meta["img_path"]} is {tuple(meta["img_shape"][:2])} pixels, but '
-            f'its recorded geometry makes {shape}: put every transform that moves pixels into '
+            f'its recorded geometry makes {frame.size}: put every transform that moves pixels into '
             'TrackGeometry.'
         )
     return frame

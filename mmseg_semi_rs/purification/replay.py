@@ -18,15 +18,21 @@ class Frame(NamedTuple):
     """Which pixel of its tile each pixel of a sample shows.
 
     Resizing, cropping and flipping treat rows and columns independently, so that any sequence of
-    them is one index for each row and one for each column.
+    them is one index for each row and one for each column. A rotation does not.
 
     Attributes:
-        rows (np.ndarray): Tile row of each sample row, shape (h,), int64.
-        columns (np.ndarray): Tile column of each sample column, shape (w,), int64.
+        rows (np.ndarray): Tile row of each sample row, shape (h, 1), or of each sample pixel, shape
+            (h, w); int64, -1 where it is none of the tile's.
+        columns (np.ndarray): Tile column likewise, shape (1, w) or (h, w).
     """
 
     rows: np.ndarray
     columns: np.ndarray
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the sample in pixels."""
+        return self.rows.shape[0], self.columns.shape[1]
 
 
 class Replayed(NamedTuple):
@@ -60,19 +66,37 @@ def frame_of(steps: Sequence[tuple[str, Sequence[int]]], size: tuple[int, int]) 
     # float32 holds every index of an image exactly, and OpenCV resizes it everywhere.
     rows = np.arange(size[0], dtype=np.float32)[:, None]
     columns = np.arange(size[1], dtype=np.float32)[None]
+    separable = True
     for op, params in steps:
-        if op == 'resize':
-            height, width = params
-            rows = cv2.resize(rows, (1, height), interpolation=cv2.INTER_NEAREST)
-            columns = cv2.resize(columns, (width, 1), interpolation=cv2.INTER_NEAREST)
-        elif op == 'crop':
-            top, left, height, width = params
-            rows, columns = rows[top : top + height], columns[:, left : left + width]
-        else:
-            (code,) = params
-            rows = rows[::-1] if code in (1, 2) else rows
-            columns = columns[:, ::-1] if code in (0, 2) else columns
-    return Frame(rows[:, 0].astype(np.int64), columns[0].astype(np.int64))
+        if op == 'gather':
+            rows, columns = (
+                np.where(params[0] < 0, np.float32(-1), index[tuple(params)])
+                for index in np.broadcast_arrays(rows, columns)
+            )
+            separable = False
+            continue
+        rows = _follow(rows, op, params, (True, not separable))
+        columns = _follow(columns, op, params, (not separable, True))
+    return Frame(rows.astype(np.int64), columns.astype(np.int64))
+
+
+def _follow(
+    index: np.ndarray, op: str, params: Sequence[int], varies: tuple[bool, bool]
+) -> np.ndarray:
+    """Resize, crop or flip a map of indices along the axes on which they vary."""
+    if op == 'resize':
+        height, width = (
+            length if along else 1 for length, along in zip(params, varies, strict=True)
+        )
+        return cv2.resize(index, (width, height), interpolation=cv2.INTER_NEAREST)
+    if op == 'crop':
+        top, left, height, width = params
+        parts = [slice(top, top + height), slice(left, left + width)]
+    else:
+        turned = [params[0] in (1, 2), params[0] in (0, 2)]  # top to bottom, left to right
+        parts = [slice(None, None, -1 if turn else 1) for turn in turned]
+    whole = slice(None)
+    return index[tuple(part if along else whole for part, along in zip(parts, varies, strict=True))]
 
 
 def replay_evidence(
@@ -106,33 +130,19 @@ def replay_evidence(
     for index, (evidence, frame) in enumerate(zip(found, frames, strict=True)):
         if evidence is None:
             continue
-        area = (index, slice(len(frame.rows)), slice(len(frame.columns)))
-        grid = evidence.seen.shape
-        lower, upper, share = zip(
-            *(
-                _cells(positions, cells, pixels)
-                for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
-            ),
-            strict=True,
-        )
-        # What is not seen has no score that could reach the seen cells beside it.
-        values = _to(evidence.scores * evidence.seen, device).float() / FULL_SCORE
-        for axis in (0, 1):
-            low = values.index_select(axis + 1, _to(lower[axis], device))
-            if grid[axis] == evidence.size[axis]:
-                values = low
-                continue
-            high = values.index_select(axis + 1, _to(upper[axis], device))
-            weight = _to(share[axis], device)
-            values = torch.lerp(low, high, weight[:, None] if axis == 0 else weight)
-        scores[(index, slice(None), *area[1:])] = values
+        area = (index, slice(frame.size[0]), slice(frame.size[1]))
+        scores[(index, slice(None), *area[1:])] = _scores(evidence, frame, device)
+        inside = _to(frame.rows >= 0, device)
         nearest = [
             (2 * positions + 1) * cells // (2 * pixels)  # the cell of a pixel's centre
-            for positions, cells, pixels in zip(frame, grid, evidence.size, strict=True)
+            for positions, cells, pixels in zip(
+                frame, evidence.seen.shape, evidence.size, strict=True
+            )
         ]
-        seen[area] = _gather(evidence.seen, nearest[0], nearest[1], device)
+        seen[area] = _gather(evidence.seen, nearest, device) & inside
         if with_regions and evidence.regions:
-            regions[area] = _gather(region_map(evidence.regions, evidence.size), *frame, device)
+            numbers = region_map(evidence.regions, evidence.size)
+            regions[area] = _gather(numbers, frame, device) * inside
     most = max((len(evidence.regions) for evidence in found if evidence is not None), default=0)
     return Replayed(scores, seen, regions, most)
 
@@ -172,6 +182,31 @@ def within_segments(found: Replayed, labels: Tensor, valid: Tensor) -> Tensor:
     return ((usual == label) & (region > 0)).view_as(found.regions)
 
 
+def _scores(evidence: Evidence, frame: Frame, device: Any) -> Tensor:
+    """Scores of one tile in a sample's frame, (K, h, w)."""
+    # What is not seen has no score that could reach the seen cells beside it.
+    values = _to(evidence.scores * evidence.seen, device).float() / FULL_SCORE
+    if evidence.seen.shape == evidence.size:
+        values = _gather(values, frame, device)
+    else:
+        (top, bottom, down), (left, right, along) = (
+            _cells(positions, cells, pixels)
+            for positions, cells, pixels in zip(
+                frame, evidence.seen.shape, evidence.size, strict=True
+            )
+        )
+        upper, lower = (
+            torch.lerp(
+                _gather(values, (row, left), device),
+                _gather(values, (row, right), device),
+                _to(along, device),
+            )
+            for row in (top, bottom)
+        )
+        values = torch.lerp(upper, lower, _to(down, device))
+    return values * _to(frame.rows >= 0, device)
+
+
 def _cells(
     positions: np.ndarray, cells: int, pixels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -189,5 +224,10 @@ def _to(array: np.ndarray, device: Any) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _gather(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, device: Any) -> Tensor:
-    return _to(image, device)[_to(rows, device)][:, _to(columns, device)]
+def _gather(image: np.ndarray | Tensor, places: Sequence[np.ndarray], device: Any) -> Tensor:
+    """Take the pixels at rows and columns, which broadcast, of an image (..., H, W)."""
+    rows, columns = (_to(np.maximum(index, 0), device) for index in places)
+    tensor = image if isinstance(image, Tensor) else _to(image, device)
+    if rows.shape[1] == 1 and columns.shape[0] == 1:  # twice as fast as by pixels
+        return tensor.index_select(-2, rows[:, 0]).index_select(-1, columns[0])
+    return tensor[..., rows, columns]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 
+from ..utils.files import write_atomic
 from .evidence import Evidence
 from .store import EvidenceStore
 from .verifiers import Verifier
@@ -78,10 +79,7 @@ class EvidenceSource:
                 )
             kept = [f'-1 {key}' for key in sorted(self.store.keys())]
         self._known = {line.split()[1] for line in kept}
-        self.journal.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.journal.with_name(self.journal.name + '.part')
-        partial.write_text(''.join(f'{line}\n' for line in kept), encoding='utf-8')
-        partial.replace(self.journal)
+        write_atomic(self.journal, ''.join(f'{line}\n' for line in kept).encode())
 
     def begin_step(self, iteration: int, paths: Sequence[str]) -> None:
         """Begin to read the evidence of a step's tiles.

@@ -8,7 +8,6 @@ import io
 import json
 import logging
 import time
-import uuid
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from ..utils.files import file_digest, settings_digest
+from ..utils.files import file_digest, settings_digest, write_atomic
 from .evidence import Evidence, Region
 
 _FORMAT = 1
@@ -189,14 +188,8 @@ class EvidenceStore:
 
     def _replace(self, path: Path, content: bytes) -> None:
         """Write a file under another name, then rename it."""
-        partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                partial.write_bytes(content)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_atomic(path, content, shared=True)
         except OSError as error:
             raise ValueError(
                 f'Evidence cannot be written to {path.parent} ({error}): make room and give write '

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,8 +18,8 @@ def list_images(folder: str | Path) -> dict[str, list[str]]:
         folder: What is hidden in it (a name with a dot in front) is passed over.
 
     Returns:
-        Paths below ``folder``, with ``/``, by the path without suffix; both sorted. Suffixes are
-        those of :data:`IMAGE_SUFFIXES` in any case.
+        Paths below ``folder``, with ``/``, by the path without suffix as :func:`composed` writes
+        it; both sorted. Suffixes are those of :data:`IMAGE_SUFFIXES` in any case.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for where, folders, names in os.walk(folder, followlinks=True):
@@ -32,5 +33,10 @@ def list_images(folder: str | Path) -> dict[str, list[str]]:
         for name in names:
             if not name.startswith('.') and Path(name).suffix.lower() in IMAGE_SUFFIXES:
                 path = below / name
-                found[path.with_suffix('').as_posix()].append(path.as_posix())
+                found[composed(path.with_suffix('').as_posix())].append(path.as_posix())
     return {stem: sorted(found[stem]) for stem in sorted(found)}
+
+
+def composed(name: str) -> str:
+    """A name with accents as one sign each (NFC); macOS writes them as two (NFD)."""
+    return unicodedata.normalize('NFC', name)

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
-from .reader import TIFF_SUFFIXES, open_raster, raster_info
+from .place import Place, is_annotated, misfit, place_of, warp
+from .reader import RasterInfo, open_raster, raster_info
 
 Colour = tuple[int, int, int]
 
@@ -27,11 +29,15 @@ class Mask:
         pixels: Shape (H, W), whole numbers, or (H, W, 3), uint8, RGB.
         valid: Shape (H, W), bool, False where the mask has no data; None where it has everywhere.
         grey: Whether ``pixels`` are those of a colour picture that happens to be grey.
-        direct: Whether a loader would find the very same numbers in the file: one lossless band of
+        direct: Whether a loader would find the very same numbers in the file: a PNG of one band of
             8 bits.
         lossy: Whether it was compressed lossily, so that colours have strayed.
         palette: RGB of the values that the file has colours for.
         names: Names of the values that the file has names for.
+        declared: Value, or colour as 0xRRGGBB, that the file declares as no data although it may
+            well be a class (``gdal_rasterize -a_nodata 0``); pixels of it are not left out.
+        place: Where its pixels lie, if it says.
+        turned: Whether it was drawn on the upright picture and turned to lie as that is stored.
     """
 
     pixels: np.ndarray
@@ -41,11 +47,26 @@ class Mask:
     lossy: bool = False
     palette: dict[int, Colour] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    declared: int | None = None
+    place: Place | None = None
+    turned: bool = False
 
     @property
     def painted(self) -> bool:
         """Whether it holds colours."""
         return self.pixels.ndim == 3
+
+    @property
+    def colours(self) -> np.ndarray:
+        """Its pixels as RGB, (H, W, 3) uint8: its own, those of its palette, or grey ones."""
+        if self.painted:
+            return self.pixels
+        if not self.palette:
+            return np.stack([self.pixels] * 3, -1).astype(np.uint8)
+        table = np.zeros((max(256, int(self.pixels.max()) + 1, max(self.palette) + 1), 3), np.uint8)
+        for value, colour in self.palette.items():
+            table[value] = colour
+        return table[self.pixels]
 
     def count(self, calm: bool = False) -> Counter[int]:
         """Pixels of each value, of a colour as the number 0xRRGGBB; those without data left out.
@@ -81,22 +102,83 @@ def unpacked(colour: int) -> Colour:
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
-def read_mask(path: str | Path) -> Mask:
+def read_mask(
+    path: str | Path, image: RasterInfo | None = None, warped: bool = False, upright: bool = False
+) -> Mask:
     """Read a mask.
 
     Grey pictures are ids, also when they are stored as RGB; palette images are ids whose colours
     are kept aside. A lossily compressed picture is one of colours in any case, since its numbers
-    have strayed.
+    have strayed. Pixels are those that are stored, as for images (see :mod:`.reader`).
+
+    Args:
+        path: The file.
+        image: What the mask is to lie on; None for nothing.
+        warped: Whether a mask of other ground than its image is laid on that of the image; what it
+            does not cover has no data.
+        upright: Whether it was drawn on the picture as its EXIF turns it. A mask whose sides say so
+            is taken for such a one anyway.
 
     Raises:
         FileNotFoundError: It does not exist.
         ImportError: rasterio is needed and not installed.
-        ValueError: It cannot be read, or holds fractions.
+        ValueError: It cannot be read, holds fractions, or does not lie on its image.
     """
     path = Path(path)
-    info = raster_info(path)
-    if path.suffix.lower() in TIFF_SUFFIXES and (info.georeferenced or not info.by_pillow):
-        return _read_raster(path)
+    mask = _read_raster(path) if raster_info(path).by_gdal else _read_picture(path)
+    return mask if image is None else _fitted(mask, path, image, warped, upright)
+
+
+def _fitted(mask: Mask, path: Path, image: RasterInfo, warped: bool, upright: bool) -> Mask:
+    """A mask that lies on its image pixel by pixel."""
+    if mask.place is not None and image.place is not None:
+        other = misfit(mask.place, image.place)
+        if other is not None and not warped:
+            raise ValueError(
+                f'{path} {other}: lay masks on the ground of their images by --warp-masks, or '
+                'export it on the grid of its image.'
+            )
+        if other is not None:
+            return _laid(mask, mask.place, image.place)
+    size, wanted = mask.pixels.shape[1::-1], (image.width, image.height)
+    turned = image.orientation >= 5 and size == wanted[::-1] != wanted
+    if not turned and size != wanted:
+        raise ValueError(
+            f'{path} is {size[0]} x {size[1]} pixels but its image {wanted[0]} x {wanted[1]}: draw '
+            'it anew on this image.'
+        )
+    if not (turned or (upright and image.orientation > 1)):
+        return mask
+    pixels = _stored(mask.pixels, image.orientation)
+    valid = None if mask.valid is None else _stored(mask.valid, image.orientation)
+    return replace(mask, pixels=pixels, valid=valid, direct=False, turned=True)
+
+
+def _laid(mask: Mask, own: Place, image: Place) -> Mask:
+    pixels = np.moveaxis(np.atleast_3d(mask.pixels), -1, 0)
+    valid = np.ones(mask.pixels.shape[:2], bool) if mask.valid is None else mask.valid
+    laid = np.moveaxis(warp(pixels, own, image, 0), 0, -1)
+    covered = warp(valid[None].astype(np.uint8), own, image, 0)[0] > 0
+    return replace(
+        mask,
+        pixels=laid if mask.painted else laid[..., 0],
+        valid=_partly(covered),
+        direct=False,
+        place=image,
+    )
+
+
+def _stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, ...) of an upright picture as they are stored under an EXIF orientation."""
+    if orientation in (5, 7):
+        upright = upright.swapaxes(0, 1)
+    if orientation in (6, 8):
+        return np.rot90(upright, 1 if orientation == 6 else -1)
+    rows, columns = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 7: (-1, -1)}.get(orientation, (1, 1))
+    return upright[::rows, ::columns]
+
+
+def _read_picture(path: Path) -> Mask:
     try:
         with Image.open(path) as image:
             lossy = image.format in ('JPEG', 'MPO')
@@ -112,10 +194,34 @@ def read_mask(path: str | Path) -> Mask:
     grey = pixels.ndim == 3 and not lossy and bool((pixels == pixels[..., :1]).all())
     if grey:
         pixels = pixels[..., 0]
+    few_bits = _grey_bits(path)
+    if few_bits is not None:  # which decoders widen to 8
+        pixels = pixels // (255 // (2**few_bits - 1))
     palette = {k // 3: (table[k], table[k + 1], table[k + 2]) for k in range(0, len(table), 3)}
-    direct = mode in ('1', 'L', 'P') and not lossy
+    direct = mode in ('1', 'L', 'P') and not lossy and few_bits is None
     names = _category_names(path)
-    return Mask(_whole(pixels, path), _partly(valid), grey, direct, lossy, palette, names)
+    mask = Mask(_whole(pixels, path), _partly(valid), grey, direct, lossy, palette, names)
+    if not is_annotated(path):
+        return mask
+    with open_raster(path) as raster:
+        declared, beside, place = _told(raster)
+    if beside is not None:
+        valid = beside if valid is None else valid & beside
+    return replace(
+        mask,
+        valid=_partly(valid),
+        direct=mask.direct and (valid is None or bool(valid.all())),
+        declared=declared if declared is None or not mask.painted else declared * 0x010101,
+        place=place,
+    )
+
+
+def _grey_bits(path: Path) -> int | None:
+    """Bits of a sample of a grey PNG of 2 or 4; None for everything else."""
+    with path.open('rb') as file:
+        header = file.read(26)
+    grey = header.startswith(b'\x89PNG') and header[25:] == b'\0'
+    return header[24] if grey and header[24] in (2, 4) else None
 
 
 def _has_colours(mode: str) -> bool:
@@ -131,7 +237,7 @@ def _read_raster(path: Path) -> Mask:
             )
         try:
             bands = raster.read()
-            valid = raster.dataset_mask() > 0
+            declared, valid, place = _told(raster)
         except Exception as error:  # GDAL's own errors, of many kinds
             reason = ' '.join(str(error.__cause__ or error).split())
             raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
@@ -143,14 +249,41 @@ def _read_raster(path: Path) -> Mask:
     palette = {value: (colour[0], colour[1], colour[2]) for value, colour in table.items()}
     if bands.dtype.kind == 'f':
         known = np.isfinite(bands).all(0)
-        valid &= known
-        bands = np.where(known, bands, 0)
+        valid = known if valid is None else valid & known
+        bands = np.where(valid, bands, 0)
     coloured = len(bands) > 1 and bands.dtype == np.uint8
     painted = coloured and bool((bands[:3] != bands[0]).any())
     pixels = bands[:3].transpose(1, 2, 0) if painted else bands[0]
-    direct = len(bands) == 1 and bands.dtype == np.uint8 and bool(valid.all())
-    grey = coloured and not painted
-    return Mask(_whole(pixels, path), _partly(valid), grey, direct, False, palette, names)
+    if declared is not None and painted:
+        declared *= 0x010101
+    return Mask(
+        _whole(pixels, path),
+        _partly(valid),
+        coloured and not painted,
+        False,
+        False,
+        palette,
+        names,
+        declared,
+        place,
+    )
+
+
+def _told(raster: Any) -> tuple[int | None, np.ndarray | None, Place | None]:
+    """What GDAL says of a mask: see ``declared`` and ``valid`` of :class:`Mask`; its place."""
+    declared = _declared(raster)
+    valid = raster.dataset_mask() > 0 if declared is None else None
+    return declared, valid, place_of(raster)
+
+
+def _declared(raster: Any) -> int | None:
+    """The no-data value of a raster that might be a class; None if it can be none."""
+    flags = {flag.name for band in raster.mask_flag_enums for flag in band}
+    values = set(raster.nodatavals)
+    if flags != {'nodata'} or len(values) != 1:
+        return None
+    value = values.pop()
+    return int(value) if 0 <= value <= 65535 and float(value).is_integer() else None
 
 
 def _partly(valid: np.ndarray | None) -> np.ndarray | None:

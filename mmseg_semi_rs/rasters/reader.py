@@ -1,29 +1,34 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Rasters of any depth and number of bands as the 8-bit RGB pixels that networks are trained on."""
+"""Rasters of any depth and number of bands as the 8-bit RGB pixels that networks are trained on.
+
+GDAL (rasterio) reads TIFF and other rasters; Pillow reads pictures of 8 bits, OpenCV those of 16,
+and GDAL adds the place and the no data that stand in files beside a picture. All give pixels as
+they are stored: an orientation in EXIF or in a TIFF is applied to nothing, neither to an image nor
+to its mask nor to its map.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-TIFF_SUFFIXES = ('.tif', '.tiff')
+from ..utils.commands import command
+from .place import Place, is_annotated, place_of
 
-_ORIENTATION_TAG, _SAMPLES_TAG, _NODATA_TAG = 0x0112, 277, 42113
-_GEO_TAGS = (33550, 33922, 34264, 34735, 42112, _NODATA_TAG)
-_PHOTOGRAPHS = ('JPEG', 'MPO')  # OpenCV turns these upright
-_TIFF_MODES = ('1', 'L', 'P', 'RGB', 'CMYK', 'YCbCr')
+RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
+
+_ORIENTATION_TAG = 0x0112
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
-_SAMPLED_SIDE = 512  # pixels of an image's longer side that a stretch is estimated from
 
 
 class RasterToRGB:
@@ -35,6 +40,8 @@ class RasterToRGB:
         low: Value of each chosen band that becomes 0.
         high: Value of each chosen band that becomes 255; what lies outside is clipped. None for
             both leaves 8-bit pixels as they are.
+        nodata: Value of pixels without data that the files do not declare: where all chosen bands
+            have it there is none.
 
     Raises:
         ValueError: Bands are not one or three numbers from 1, or ``low`` and ``high`` do not fit
@@ -51,6 +58,7 @@ class RasterToRGB:
         bands: Sequence[int] | None = None,
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
+        nodata: float | None = None,
     ) -> None:
         if bands is not None and (len(bands) not in (1, 3) or min(bands) < 1):
             raise ValueError(
@@ -76,9 +84,11 @@ class RasterToRGB:
         self.bands = None if bands is None else [int(band) for band in bands]
         self.low = None if low is None else [float(value) for value in low]
         self.high = None if high is None else [float(value) for value in high]
+        self.nodata = None if nodata is None else float(nodata)
 
     def __repr__(self) -> str:
-        return f'RasterToRGB(bands={self.bands}, low={self.low}, high={self.high})'
+        settings = ', '.join(f'{key}={value}' for key, value in vars(self).items())
+        return f'RasterToRGB({settings})'
 
     def choose(self, count: int, name: str = 'The raster') -> list[int]:
         """Numbers of the bands to read.
@@ -125,18 +135,29 @@ class RasterToRGB:
                 raise ValueError(
                     f'Bands of type {pixels.dtype} need low and high to become 8-bit RGB: give the '
                     'values that become 0 and 255, e.g. raster=dict(low=[..], high=[..]) in the '
-                    'config, as tools/init_dataset.py estimates them.'
+                    f'config, as {command("init")} estimates them, or --low and --high.'
                 )
             stretched = pixels
         else:
-            low = np.array(self.low, np.float32)[:, None, None]
-            scale = np.float32(255) / (np.array(self.high, np.float32)[:, None, None] - low)
-            levels = (pixels.astype(np.float32) - low) * scale
+            short = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+            kind = np.float32 if short else np.float64  # which has all of their digits
+            low = np.array(self.low)[:, None, None]
+            scale = (255 / (np.array(self.high)[:, None, None] - low)).astype(np.float32)
+            levels = (pixels.astype(kind) - low.astype(kind)).astype(np.float32) * scale
             np.nan_to_num(levels, copy=False, nan=0.0)
             stretched = np.rint(np.clip(levels, 0, 255, out=levels)).astype(np.uint8)
         if len(stretched) == 1:
             stretched = np.broadcast_to(stretched, (3, *stretched.shape[1:]))
         return np.ascontiguousarray(stretched.transpose(1, 2, 0))
+
+    def has_data(self, pixels: np.ndarray) -> np.ndarray:
+        """Where chosen bands (B, H, W) are neither all NaN nor all ``nodata``, (H, W) bool."""
+        found = np.ones(pixels.shape[1:], bool)
+        if pixels.dtype.kind == 'f':
+            found &= ~np.isnan(pixels).all(0)
+        if self.nodata is not None:
+            found &= (pixels != _as(self.nodata, pixels.dtype)).any(0)
+        return found
 
 
 @dataclass(frozen=True)
@@ -144,13 +165,17 @@ class RasterInfo:
     """What the header of an image file says.
 
     Attributes:
-        width: In pixels, as the loader sees it: photographs are turned upright.
+        width: In pixels, as they are stored.
         height: Likewise.
         bands: Number of bands, alpha not counted where Pillow knows that it is alpha.
         dtype: Name of the numbers' type, e.g. ``'uint16'``.
-        transparent: Whether pixels may be marked as no data, by a value or by alpha.
-        georeferenced: Whether it is a TIFF with GDAL's or GeoTIFF's tags.
-        by_pillow: Whether Pillow reads it as 8-bit pixels; otherwise OpenCV or rasterio does.
+        transparent: Whether pixels may be marked as no data, by a value, a mask or alpha.
+        plain: Whether the loaders of mmseg see the very same pixels: a PNG or JPEG of 8 bits that
+            no orientation turns.
+        by_gdal: Whether GDAL reads it.
+        orientation: That of EXIF, 1 to 8, which nothing applies.
+        place: Where its pixels lie, if it says so by a transform or by ground control points.
+        located: Whether it says so at all, rational polynomials (RPC) included.
     """
 
     width: int
@@ -158,8 +183,11 @@ class RasterInfo:
     bands: int
     dtype: str
     transparent: bool
-    georeferenced: bool
-    by_pillow: bool
+    plain: bool
+    by_gdal: bool
+    orientation: int = 1
+    place: Place | None = None
+    located: bool = False
 
 
 class RGBPixels(NamedTuple):
@@ -215,58 +243,72 @@ def raster_info(path: str | Path) -> RasterInfo:
     Raises:
         FileNotFoundError: It does not exist.
         ImportError: rasterio is needed and not installed.
-        ValueError: It is no image; the message has the reason.
+        ValueError: It is no image, or holds complex numbers; the message has the reason.
     """
     path = Path(path)
-    tiff = path.suffix.lower() in TIFF_SUFFIXES
+    if not path.is_file():
+        raise FileNotFoundError(f'The image {path} does not exist: correct the path.')
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        return _raster_info(path)
     try:
-        info = _picture_info(path, tiff)
-    except ValueError as error:  # Pillow knows few of the ways to write a TIFF
-        tiff = tiff or isinstance(error.__cause__, Image.DecompressionBombError)  # as large
-        if not tiff:
-            raise
-        info = None
-    if info is not None:
-        return info
-    if not tiff:
-        pixels, valid = _read_deep(path)
+        info = _picture_info(path)
+    except ValueError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # as large
+            return _raster_info(path)
+        raise
+    if info is None:
+        pixels, valid = read_picture(path)
         count, height, width = pixels.shape
-        return RasterInfo(width, height, count, str(pixels.dtype), valid is not None, False, False)
+        info = RasterInfo(width, height, count, str(pixels.dtype), valid is not None, False, False)
+    if not is_annotated(path):
+        return info
+    beside = _raster_info(path)
+    return replace(
+        info,
+        transparent=info.transparent or beside.transparent,
+        plain=info.plain and not beside.transparent,
+        place=beside.place,
+        located=beside.located,
+    )
+
+
+def _raster_info(path: Path) -> RasterInfo:
     with open_raster(path) as raster:
         flags = {flag.name for band in raster.mask_flag_enums for flag in band}
+        kind = str(raster.dtypes[0])
+        if kind.startswith('complex'):
+            raise ValueError(
+                f'{path} holds complex numbers ({kind}), as radar images before detection do: give '
+                'their amplitude or intensity.'
+            )
         return RasterInfo(
             raster.width,
             raster.height,
             raster.count,
-            str(raster.dtypes[0]),
-            flags != {'all_valid'},
-            True,
+            kind,
+            flags != {'all_valid'} or kind.startswith('float'),
             False,
+            True,
+            place=place_of(raster),
+            located=place_of(raster) is not None or bool(raster.rpcs),
         )
 
 
-def _picture_info(path: Path, tiff: bool) -> RasterInfo | None:
+def _picture_info(path: Path) -> RasterInfo | None:
     """What Pillow says of a file; None if it does not give all of its pixels in 8 bits."""
     with _open_picture(path) as image:
-        tags = getattr(image, 'tag_v2', None) or {}
-        modes = _TIFF_MODES if tiff else _PLAIN_MODES
-        if image.mode not in modes or _is_deep_png(path):
+        if image.mode not in _PLAIN_MODES or _is_deep_png(path):
             return None
-        if tiff and tags.get(_SAMPLES_TAG, 1) != len(image.getbands()):
-            return None
-        if tiff and image.width * image.height > (Image.MAX_IMAGE_PIXELS or float('inf')):
-            return None
-        width, height = image.size
-        if image.format in _PHOTOGRAPHS and image.getexif().get(_ORIENTATION_TAG) in (5, 6, 7, 8):
-            width, height = height, width
+        orientation = _orientation(image, path)
         return RasterInfo(
-            width,
-            height,
+            image.width,
+            image.height,
             1 if image.mode in ('1', 'L', 'LA') else 3,
             'uint8',
-            image.mode in ('LA', 'RGBA') or _NODATA_TAG in tags or 'transparency' in image.info,
-            any(tag in tags for tag in _GEO_TAGS),
-            True,
+            image.mode in ('LA', 'RGBA') or 'transparency' in image.info,
+            image.mode != 'CMYK' and orientation == 1,
+            False,
+            orientation,
         )
 
 
@@ -284,60 +326,15 @@ def read_rgb(path: str | Path, to_rgb: RasterToRGB | None = None) -> RGBPixels:
     """
     path, to_rgb = Path(path), to_rgb or RasterToRGB()
     info = raster_info(path)
-    if not info.by_pillow and path.suffix.lower() in TIFF_SUFFIXES:
+    if info.by_gdal:
         return _read_raster(path, to_rgb)
-    if info.by_pillow:
-        pixels, valid = _read_picture(path)
-    else:
-        pixels, valid = _read_deep(path)
-    chosen = [band - 1 for band in to_rgb.choose(len(pixels), str(path))]
+    bands, valid = read_picture(path)
+    chosen = bands[[band - 1 for band in to_rgb.choose(len(bands), str(path))]]
+    found = to_rgb.has_data(chosen) & (True if valid is None else valid)
     try:
-        return RGBPixels(to_rgb(pixels[chosen]), valid)
+        return RGBPixels(to_rgb(chosen), None if found.all() else found)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-
-
-def estimate_stretch(
-    paths: Sequence[str | Path],
-    bands: Sequence[int] | None = None,
-    percentiles: tuple[float, float] = (2, 98),
-) -> RasterToRGB:
-    """Find a stretch for rasters that are not 8-bit: the same for all of them.
-
-    Args:
-        paths: A sample of the images; those that cannot be read are passed over.
-        bands: See :class:`RasterToRGB`.
-        percentiles: Shares of a band's pixels, in percent, that become 0 and that stay below 255;
-            pixels without data are left out.
-
-    Raises:
-        ImportError: rasterio is needed and not installed.
-        ValueError: No image has data, or a band is missing.
-    """
-    chooser = RasterToRGB(bands)
-    values: list[list[np.ndarray]] = []
-    for path in map(Path, paths):
-        sample = _sample(path, chooser)
-        if sample is not None:
-            values.append(sample)
-    counts = {len(sample) for sample in values}
-    if len(counts) != 1 or not all(sum(map(len, band)) for band in zip(*values, strict=True)):
-        raise ValueError(
-            f'A stretch cannot be estimated from {len(values)} images with '
-            f'{sorted(counts) or "no"} bands and their data: choose other --bands, or check the '
-            'nodata value of the files.'
-        )
-    low, high = [], []
-    for band in zip(*values, strict=True):
-        bottom, top = np.percentile(np.concatenate(band), percentiles)
-        low.append(_rounded(bottom))
-        high.append(_rounded(top) if top > bottom else _rounded(bottom) + 1)
-    return RasterToRGB(bands, low, high)
-
-
-def _rounded(value: float) -> float:
-    """A number with four digits, which reads well in a config."""
-    return float(f'{value:.4g}')
 
 
 def _short(error: Exception) -> str:
@@ -347,8 +344,6 @@ def _short(error: Exception) -> str:
 @contextmanager
 def _open_picture(path: Path) -> Iterator[Image.Image]:
     """Open a file by Pillow, which says what is wrong in a dozen ways."""
-    if not path.is_file():
-        raise FileNotFoundError(f'The image {path} does not exist: correct the path.')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         try:
@@ -368,42 +363,68 @@ def _is_deep_png(path: Path) -> bool:
     return header.startswith(b'\x89PNG') and header[24:25] == b'\x10'
 
 
-def _read_deep(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Bands (1 or 3, H, W) of a file of more than 8 bits that is no TIFF, and where it has data."""
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ValueError(f'{path} cannot be read (OpenCV finds no image): replace the file.')
-    if pixels.ndim == 2:
-        return pixels[None], None
-    valid = pixels[..., 3] > 0 if pixels.shape[2] == 4 else None
-    return pixels[..., 2::-1].transpose(2, 0, 1), valid
+def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a file that GDAL is not needed for.
+
+    Returns:
+        Bands (1 or 3, H, W) of 8 or 16 bits; where it has data, (H, W) bool, None for everywhere.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    bands, valid = _decoded(path)
+    if is_annotated(path):
+        with open_raster(path) as raster:
+            beside = raster.dataset_mask() > 0
+        valid = beside if valid is None else valid & beside
+    return bands, valid
 
 
-def _read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """8-bit bands (1 or 3, H, W) of a file that Pillow reads, and where it has data."""
-    with _open_picture(path) as image:
-        nodata = (getattr(image, 'tag_v2', None) or {}).get(_NODATA_TAG)
-        try:
-            upright = ImageOps.exif_transpose(image) if image.format in _PHOTOGRAPHS else image
-            transparent = image.mode in ('LA', 'RGBA') or 'transparency' in image.info
-            valid = np.asarray(upright.convert('RGBA'))[..., 3] > 0 if transparent else None
-            grey = image.mode in ('1', 'L', 'LA')
-            pixels = np.asarray(upright.convert('L' if grey else 'RGB'))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(
-                f'{path} cannot be read ({_short(error)}): replace the file.'
-            ) from error
-    bands = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    if nodata is not None and valid is None:
-        valid = (bands != _number(nodata)).any(0)
-    return bands, None if valid is None or valid.all() else valid
-
-
-def _number(text: str) -> float:
+def _orientation(image: Image.Image, path: Path) -> int:
+    """Orientation in the EXIF of a picture, 1 to 8; 0 for one that is damaged."""
+    contents = image.info.get('exif') or (_late_exif(path) if image.format == 'PNG' else None)
+    if not contents:
+        return 1
+    exif = Image.Exif()
     try:
-        return float(text.strip('\x00 '))
-    except ValueError:
-        return float('nan')
+        exif.load(contents)
+        return int(exif.get(_ORIENTATION_TAG, 1))
+    except Exception:  # Pillow raises a dozen kinds for what is no EXIF
+        return 0
+
+
+def _late_exif(path: Path) -> bytes | None:
+    """EXIF that follows the pixels of a PNG, which Pillow knows only once they are decoded."""
+    with path.open('rb') as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[:4], 'big')
+            if header[4:] == b'eXIf':
+                return file.read(length)
+            file.seek(length + 4, 1)
+    return None
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    with _open_picture(path) as image:
+        if image.mode in _PLAIN_MODES and not _is_deep_png(path):
+            try:
+                transparent = image.mode in ('LA', 'RGBA') or 'transparency' in image.info
+                valid = np.asarray(image.convert('RGBA'))[..., 3] > 0 if transparent else None
+                grey = image.mode in ('1', 'L', 'LA')
+                pixels = np.asarray(image.convert('L' if grey else 'RGB'))
+            except (OSError, SyntaxError, ValueError) as error:
+                raise ValueError(
+                    f'{path} cannot be read ({_short(error)}): replace the file.'
+                ) from error
+            return pixels[None] if grey else pixels.transpose(2, 0, 1), valid
+    found: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if found is None:
+        raise ValueError(f'{path} cannot be read (OpenCV finds no image): replace the file.')
+    if found.ndim == 2:
+        return found[None], None
+    valid = found[..., 3] > 0 if found.shape[2] == 4 else None
+    return found[..., 2::-1].transpose(2, 0, 1), valid
 
 
 def _read_raster(path: Path, to_rgb: RasterToRGB) -> RGBPixels:
@@ -421,7 +442,7 @@ def _read_raster(path: Path, to_rgb: RasterToRGB) -> RGBPixels:
                 rgb[top : top + rows] = to_rgb(strip)
             except ValueError as error:
                 raise ValueError(f'{path}: {error}') from error
-            valid[top : top + rows] = has_data(raster, strip, window)
+            valid[top : top + rows] = has_data(raster, strip, to_rgb, window)
     return RGBPixels(rgb, None if valid.all() else valid)
 
 
@@ -434,6 +455,8 @@ def read_bands(
     raster: Any, bands: Sequence[int], size: tuple[int, int] | None = None, window: Any = None
 ) -> np.ndarray:
     """Read bands of a raster that rasterio has open, of a paletted one those of the colours.
+
+    Samples of less than 8 bits are widened to 8, as decoders of PNG do.
 
     Args:
         raster: ``rasterio.DatasetReader``.
@@ -448,7 +471,12 @@ def read_bands(
     stored = list(bands) if palette is None else [1]
     shape = None if size is None else (len(stored), *size)
     pixels = raster.read(stored, out_shape=shape, window=window)
-    return pixels if palette is None else palette[np.array(bands) - 1][:, pixels[0]]
+    if palette is not None:
+        return palette[np.array(bands) - 1][:, pixels[0]]
+    bits = raster.tags(1, ns='IMAGE_STRUCTURE').get('NBITS')
+    if bits and pixels.dtype == np.uint8:
+        return np.rint(pixels * (255 / (2 ** int(bits) - 1))).astype(np.uint8)
+    return pixels
 
 
 def _palette(raster: Any) -> np.ndarray | None:
@@ -461,37 +489,16 @@ def _palette(raster: Any) -> np.ndarray | None:
     return colours
 
 
-def has_data(raster: Any, pixels: np.ndarray, window: Any = None) -> np.ndarray:
-    """Where a raster has data, (H, W): GDAL's mask, and where not all bands are NaN."""
+def has_data(
+    raster: Any, pixels: np.ndarray, to_rgb: RasterToRGB, window: Any = None
+) -> np.ndarray:
+    """Where a raster has data, (H, W): GDAL's mask, and :meth:`RasterToRGB.has_data`."""
     marked = raster.dataset_mask(window=window, out_shape=pixels.shape[1:]) > 0
-    if pixels.dtype.kind == 'f':
-        marked &= ~np.isnan(pixels).all(0)
-    return marked
+    return marked & to_rgb.has_data(pixels)
 
 
-def _sample(path: Path, chooser: RasterToRGB) -> list[np.ndarray] | None:
-    """Values of each chosen band with data, thinned; None for a file that cannot be read."""
-    try:
-        info = raster_info(path)
-    except ValueError:
-        return None
-    if not info.by_pillow and path.suffix.lower() in TIFF_SUFFIXES:
-        bands = chooser.choose(info.bands, str(path))
-        thin = max(1, max(info.width, info.height) // _SAMPLED_SIDE)
-        shape = (max(1, info.height // thin), max(1, info.width // thin))
-        try:
-            with open_raster(path) as raster:
-                pixels = raster.read(bands, out_shape=(len(bands), *shape))
-                marked = has_data(raster, pixels)
-        except ValueError:
-            return None
-    else:
-        try:
-            whole, valid = _read_picture(path) if info.by_pillow else _read_deep(path)
-        except ValueError:
-            return None
-        thin = max(1, max(whole.shape[1:]) // _SAMPLED_SIDE)
-        chosen = [band - 1 for band in chooser.choose(len(whole), str(path))]
-        pixels = whole[chosen, ::thin, ::thin]
-        marked = np.ones(pixels.shape[1:], bool) if valid is None else valid[::thin, ::thin]
-    return [band[marked & np.isfinite(band)] for band in pixels]
+def _as(value: float, kind: np.dtype) -> Any:
+    """A number as pixels of a type would hold it."""
+    if kind.kind == 'f':
+        return kind.type(value)
+    return int(value) if value.is_integer() else value

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 
 from .reader import (
-    TIFF_SUFFIXES,
     RasterToRGB,
     count_bands,
     has_data,
@@ -23,7 +23,6 @@ from .reader import (
 )
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-RASTER_SUFFIXES = (*TIFF_SUFFIXES, '.vrt', '.jp2', '.img')
 LARGE = 100_000_000  # pixels from which a picture is read by rasterio too
 _CACHE = 64 * 2**20  # bytes; GDAL's default is a share of the machine's memory
 
@@ -86,6 +85,10 @@ class PixelSource:
             return pixels, np.ones(pixels.shape[:2], bool)
         return pixels, self.valid[top:bottom, left:right]
 
+    def shrunk(self, size: tuple[int, int]) -> np.ndarray:
+        """RGB of another size (h, w), for looking at."""
+        return cv2.resize(self.pixels, size[::-1], interpolation=cv2.INTER_AREA)
+
 
 @dataclass(frozen=True)
 class RasterSource:
@@ -94,10 +97,13 @@ class RasterSource:
     Attributes:
         dataset (Any): ``rasterio.DatasetReader``.
         to_rgb (RasterToRGB): How its bands become RGB.
+        picture (PixelSource | None): Pixels of a picture, of which the dataset tells the place
+            only: decoders of JPEG differ.
     """
 
     dataset: Any
     to_rgb: RasterToRGB
+    picture: PixelSource | None = None
     bands: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,11 +111,11 @@ class RasterSource:
         object.__setattr__(self, 'bands', bands)
         paletted = count_bands(self.dataset) != self.dataset.count
         kinds = {'uint8'} if paletted else {self.dataset.dtypes[band - 1] for band in bands}
-        if self.to_rgb.low is None and kinds != {'uint8'}:
+        if self.picture is None and self.to_rgb.low is None and kinds != {'uint8'}:
             raise ValueError(
                 f'{self.dataset.name} has bands of type {", ".join(sorted(kinds))}, and the config '
-                'has no stretch to 8 bits: add raster=dict(bands=[..], low=[..], high=[..]), with '
-                'the values that become 0 and 255.'
+                'has no stretch to 8 bits: give the values that become 0 and 255 by --low and '
+                '--high, or add raster=dict(bands=[..], low=[..], high=[..]).'
             )
 
     @property
@@ -124,11 +130,29 @@ class RasterSource:
 
     def read(self, top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`Source`."""
+        if self.picture is not None:
+            return self.picture.read(top, bottom, left, right)
         from rasterio.windows import Window
 
         window = Window(left, top, right - left, bottom - top)
         pixels = read_bands(self.dataset, self.bands, window=window)
-        return self.to_rgb(pixels), has_data(self.dataset, pixels, window)
+        return self.to_rgb(pixels), has_data(self.dataset, pixels, self.to_rgb, window)
+
+    def shrunk(self, size: tuple[int, int]) -> np.ndarray:
+        """RGB of another size (h, w), for looking at."""
+        if self.picture is not None:
+            return self.picture.shrunk(size)
+        # The nearest pixels: a stretch must not meet the mean of data and no data.
+        return self.to_rgb(read_bands(self.dataset, self.bands, size))
+
+    @property
+    def told(self) -> str:
+        """Which bands are taken, e.g. ``'bands 1, 2, 3 of 4; alpha ignored'``."""
+        count = count_bands(self.dataset)
+        marks = [band.name for band in self.dataset.colorinterp]
+        taken = f'band{"s" if len(self.bands) > 1 else ""} {", ".join(map(str, self.bands))}'
+        ignored = 'alpha' in marks and marks.index('alpha') + 1 not in self.bands
+        return f'{taken} of {count}' + ('; alpha ignored' if ignored else '')
 
 
 @contextmanager
@@ -146,19 +170,20 @@ def open_source(path: Path, to_rgb: RasterToRGB) -> Iterator[PixelSource | Raste
     """
     if not path.is_file():
         raise FileNotFoundError(f'The image {path} does not exist: correct the path.')
-    if is_raster(path):
-        with open_raster(path) as dataset:
-            from rasterio import Env
-
-            with Env(GDAL_CACHEMAX=_CACHE):
-                yield RasterSource(dataset, to_rgb)
-    else:
+    if not is_raster(path):
         yield PixelSource(*read_rgb(path, to_rgb))
+        return
+    with open_raster(path) as dataset:
+        from rasterio import Env
+
+        picture = None
+        if not raster_info(path).by_gdal and dataset.width * dataset.height <= LARGE:
+            picture = PixelSource(*read_rgb(path, to_rgb))
+        with Env(GDAL_CACHEMAX=_CACHE):
+            yield RasterSource(dataset, to_rgb, picture)
 
 
 def is_raster(path: Path) -> bool:
-    """Whether an image is read by rasterio, and its map written as GeoTIFF."""
-    if path.suffix.lower() in RASTER_SUFFIXES:
-        return True
+    """Whether the map of an image is written as GeoTIFF: it lies somewhere, or GDAL reads it."""
     info = raster_info(path)
-    return info.width * info.height > LARGE
+    return info.by_gdal or info.located or info.width * info.height > LARGE

@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,33 @@ import numpy as np
 from PIL import Image
 
 
-def write_atomic(path: Path, contents: bytes) -> None:
-    """Write a file such that its name never stands for half of it."""
-    partial = path.with_name(f'.{path.name}.part')
-    partial.write_bytes(contents)
-    partial.replace(path)
+@contextmanager
+def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Let a file be written such that its name never stands for half of it.
+
+    Args:
+        path: The file; its folder is made.
+        shared: Whether other processes may write it at the same time. If not, what a killed process
+            has left behind is written over by the next.
+
+    Yields:
+        Where to write. It takes the place of ``path`` at the end of the block, and is removed where
+        the block fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = f'.{uuid.uuid4().hex}' if shared else ''
+    partial = path.with_name(f'.{path.name}{mark}.part')
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, contents: bytes, shared: bool = False) -> None:
+    """Write a file whole or not at all, see :func:`replacing`."""
+    with replacing(path, shared) as partial:
+        partial.write_bytes(contents)
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

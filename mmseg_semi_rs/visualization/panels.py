@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+from ..utils.files import replacing
 
 __all__ = ['colorize', 'denormalise', 'draw_panels', 'legend', 'overlay', 'save_picture']
 
@@ -59,7 +64,7 @@ def colorize(
     Raises:
         ValueError: An id has no colour.
     """
-    ids = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    ids = labels if isinstance(labels, np.ndarray) else labels.detach().cpu().numpy()
     colours = np.zeros((256, 3), np.uint8)
     colours[: len(palette)] = np.asarray(palette, np.uint8)
     colours[ignore_index] = np.asarray(ignore_colour, np.uint8)
@@ -206,8 +211,6 @@ def save_picture(picture: np.ndarray, path: str | Path) -> Path:
         The path.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.part')
-    Image.fromarray(picture).save(partial, format='PNG')
-    partial.replace(path)
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, format='PNG')
     return path

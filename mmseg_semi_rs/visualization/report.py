@@ -3,23 +3,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from .html_page import embed_picture, text, write_page
-from .report_curves import COLOURS, DASHES, Chart, collect_charts, draw_chart, networks_of
-from .report_tables import (
-    classes_section,
-    configs_section,
-    results_section,
-    runs_section,
-    spread,
-)
+from .html_page import embed_picture, write_page
+from .report_curves import COLOURS, DASHES, collect_charts, draw_chart, networks_of
+from .report_tables import class_tables, difference_table, results_table, run_tables, spread
 from .run_groups import Group, group_runs
-from .run_records import Picture, Run, find_runs
+from .run_records import Run, find_runs
 
 _PICTURES = 6
 _SECTIONS = (
@@ -51,32 +47,6 @@ _NOTES = {
     'and what was done; accuracy before and after, where the truth is known.',
 }
 _WIDE = ('mIoU', 'loss')
-_STYLE = """
-.lead { font-size: 1.0625rem; }
-.charts { display: grid; gap: 1.25rem 1.5rem; margin: .75rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
-@media (min-width: 45rem) { .charts .wide { grid-column: span 2; grid-row: span 2; } }
-@media (max-width: 30rem) { .charts .wide text { font-size: 11px !important; } }
-.chart { display: block; width: 100%; height: auto; overflow: visible; }
-.chart text { font-family: system-ui, sans-serif !important; }
-.chart * { stroke-linejoin: round; stroke-linecap: butt; }
-.keys { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; padding: .5rem 0;
-  margin: 0; font-size: .875rem; position: sticky; top: 0; background: var(--paper); z-index: 1; }
-.key { width: 1.75rem; height: .6rem; margin-right: .4rem; vertical-align: .02em; }
-.pictures { display: grid; gap: 1rem; margin: .5rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
-.pictures .wide { grid-column: 1 / -1; }
-.zoom { display: block; cursor: zoom-in; }
-.zoom input { position: absolute; opacity: 0; pointer-events: none; }
-.zoom img { display: block; width: 100%; height: auto; border-radius: 4px; background: #fff; }
-.zoom input:focus-visible + img { outline: 3px solid var(--focus); outline-offset: 1px; }
-.zoom input:checked + img { position: fixed; z-index: 2; inset: 0; width: 100vw; height: 100vh;
-  max-width: none; object-fit: contain; background: #000d; border-radius: 0; cursor: zoom-out; }
-td details { margin: 0; }
-td.value { white-space: normal; min-width: 9rem; max-width: 26rem; }
-@media (max-width: 30rem) { th, td { padding: .3rem .45rem; } .keys { position: static; } }
-@media print { .keys { position: static; } .charts { grid-template-columns: 1fr 1fr; } }
-"""
 
 
 def write_report(
@@ -110,18 +80,27 @@ def write_report(
     groups = group_runs(runs)
     pictures, damaged = _pictures(groups)
     faults += damaged
-    body = ''.join(
-        [
-            f'<header>\n<h1>{text(title)}</h1>\n{_lead(groups)}</header>\n{_faults(faults)}{_findings(runs)}',
-            *results_section(groups),
-            *classes_section(groups),
-            *_curves(groups),
-            pictures,
-            *configs_section(groups),
-            *runs_section(groups),
-        ]
+    recipes = [group for group in groups if group.recipe]
+    facts, scalars = run_tables(groups)
+    written = write_page(
+        path,
+        'report.html.j2',
+        title=title,
+        lead=_lead(groups),
+        faults=faults,
+        findings=list(_findings(runs)),
+        results=results_table(groups),
+        classes=class_tables(groups),
+        keys=list(_keys(groups)),
+        several=any(len(group.runs) > 1 for group in groups),
+        curves=list(_curves(groups)),
+        pictures=pictures,
+        differences=difference_table(recipes),
+        recipes=[(group.name, json.dumps(group.recipe, indent=1)) for group in recipes],
+        facts=facts,
+        scalars=scalars,
     )
-    return write_page(path, title, _STYLE, body), faults
+    return written, faults
 
 
 def _lead(groups: Sequence[Group]) -> str:
@@ -135,90 +114,51 @@ def _lead(groups: Sequence[Group]) -> str:
         said += f' Highest mIoU at the end: {spread(score)}, {group.name}{network}.'
     elif judged:
         said += f' mIoU at the end: {spread(judged[0][1])}.'
-    return f'<p class="lead">{text(said)}</p>\n'
+    return said
 
 
-def _faults(faults: Sequence[str]) -> str:
-    if not faults:
-        return ''
-    items = ''.join(f'<li>{text(fault)}</li>' for fault in faults)
-    return (
-        '<section class="faults" aria-labelledby="faults"><h2 id="faults">What is missing</h2>'
-        f'<ul>{items}</ul></section>\n'
-    )
-
-
-def _findings(runs: Sequence[Run]) -> str:
+def _findings(runs: Sequence[Run]) -> Iterator[str]:
     """What the guards of the pseudo labels said last about each class."""
-    items = []
     for run in runs:
         last = {found.about: found for found in run.findings}
         for found in sorted(last.values(), key=lambda found: found.step):
             of = f' of {found.network}' if found.network else ''
-            said = f'{run.name}, pseudo labels{of} from iteration {found.step:,} on: {found.said}'
-            items.append(f'<li>{text(said)}</li>')
-    if not items:
-        return ''
-    return (
-        '<section class="faults" aria-labelledby="guard"><h2 id="guard">What the guard of the '
-        f'pseudo labels found</h2><ul>{"".join(items)}</ul></section>\n'
-    )
+            yield f'{run.name}, pseudo labels{of} from iteration {found.step:,} on: {found.said}'
 
 
-# ------------------------------------------------------------------------------------------ curves
-
-
-def _curves(groups: Sequence[Group]) -> Iterator[str]:
-    charts = collect_charts(groups)
-    yield '<section aria-labelledby="curves">\n<h2 id="curves">Curves</h2>\n'
-    keys = [(f's{index % COLOURS}', '', group.name) for index, group in enumerate(groups)]
+def _keys(groups: Sequence[Group]) -> Iterator[tuple[str, str, str]]:
+    """Colour, dashes and name of what the curves' colours and dashes mean."""
+    for index, group in enumerate(groups):
+        yield f's{index % COLOURS}', 'none', group.name
     ranks = zip_longest(*map(networks_of, groups))
     dashed = [', '.join(dict.fromkeys(name for name in rank if name)) for rank in ranks]
     if len(dashed) > 1:
-        keys += [('ink', DASHES[i % len(DASHES)], names) for i, names in enumerate(dashed)]
-    items = ''.join(
-        '<li><svg class="key" viewBox="0 0 28 8" aria-hidden="true"><line x1="1" y1="4" x2="27" '
-        f'y2="4" stroke="var(--{colour})" stroke-width="2.5" stroke-dasharray="{_dashes(dash)}"/>'
-        f'</svg>{text(name)}</li>'
-        for colour, dash, name in keys
-    )
-    yield f'<ul class="keys" aria-label="Colours and dashes">{items}</ul>\n'
-    if any(len(group.runs) > 1 for group in groups):
-        yield '<p class="note">Thin lines are single runs, thick ones their mean.</p>\n'
+        for index, names in enumerate(dashed):
+            dash = DASHES[index % len(DASHES)].split()
+            yield 'ink', ' '.join(f'{2 * float(length):g}' for length in dash) or 'none', names
+
+
+def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """The charts by heading; many of one heading are folded away."""
+    charts = collect_charts(groups)
     for section in _SECTIONS:
         drawn = [chart for chart in charts if chart.section == section]
-        if not drawn:
-            continue
         drawn.sort(key=lambda chart: chart.key not in _WIDE)
-        figures = ''.join(map(_figure, drawn))
-        heading = f'<h3>{text(section)}</h3>\n'
-        note = f'<p class="note">{text(_NOTES[section])}</p>\n' if section in _NOTES else ''
-        grid = f'{note}<div class="charts">\n{figures}</div>\n'
-        if len(drawn) > 6:
-            yield f'<details><summary>{text(section)} ({len(drawn)})</summary>\n{grid}</details>\n'
-        else:
-            yield heading + grid
-    yield '</section>\n'
+        if drawn:
+            yield dict(
+                title=section,
+                note=_NOTES.get(section, ''),
+                folded=len(drawn) > 6,
+                charts=[
+                    dict(key=c.key, wide=c.key in _WIDE, svg=draw_chart(c, c.key in _WIDE))
+                    for c in drawn
+                ],
+            )
 
 
-def _dashes(dash: str) -> str:
-    return ' '.join(f'{2 * float(length):g}' for length in dash.split()) or 'none'
-
-
-def _figure(chart: Chart) -> str:
-    wide = chart.key in _WIDE
-    return (
-        f'<figure class="{"wide" if wide else "small"}">'
-        f'<figcaption>{text(chart.key)}</figcaption>{draw_chart(chart, wide)}</figure>\n'
-    )
-
-
-# ---------------------------------------------------------------------------------------- pictures
-
-
-def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
+def _pictures(groups: Sequence[Group]) -> tuple[list[dict[str, Any]], list[str]]:
     """The last pictures of one run of each group, and what could not be shown."""
-    parts: list[str] = []
+    runs: list[dict[str, Any]] = []
     faults: list[str] = []
     for group in groups:
         run = next((run for run in group.runs if run.pictures), None)
@@ -226,39 +166,21 @@ def _pictures(groups: Sequence[Group]) -> tuple[str, list[str]]:
             continue
         # What the hook of pseudo labels drew comes first; of validation images there may be many.
         chosen = sorted(run.pictures, key=lambda picture: not picture.name.startswith('pseudo'))
-        figures: list[str] = []
+        shown: list[dict[str, Any]] = []
         for picture in chosen:
-            if len(figures) == _PICTURES:
+            if len(shown) == _PICTURES:
                 break
             try:
-                figures.append(_picture(picture, run))
+                uri, (width, height) = embed_picture(picture.path, longest=1600)
             except (OSError, Image.DecompressionBombError) as error:
                 faults.append(f'{picture.path} is no readable picture ({error}) and left out.')
-        more = len(chosen) - len(figures)
-        note = f' {more} more are in {run.folder}.' if more > 0 else ''
-        of = run.name if run.name == group.name else f'{group.name}: {run.name}'
-        parts.append(
-            f'<h3>{text(of)}</h3>\n<div class="pictures">\n{"".join(figures)}</div>\n'
-            + (f'<p class="note">{text(note.strip())}</p>\n' if note else '')
-        )
-    if not parts:
-        return '', faults
-    return (
-        '<section aria-labelledby="pictures">\n<h2 id="pictures">Pictures</h2>\n'
-        '<p class="note">Of validation images (val_...): the mask on the left, the prediction on '
-        f'the right.</p>\n{"".join(parts)}</section>\n'
-    ), faults
-
-
-def _picture(picture: Picture, run: Run) -> str:
-    uri, (width, height) = embed_picture(picture.path, longest=1600)
-    what = f'{picture.name}, iteration {picture.step:,}'
-    return (
-        f'<figure class="{"wide" if width > 2.5 * height else "small"}"><label class="zoom">'
-        f'<input type="checkbox" aria-label="enlarge {text(what)}"><img src="{uri}" '
-        f'width="{width}" height="{height}" loading="lazy" alt="{text(what)} of {text(run.name)}">'
-        f'</label><figcaption>{text(what)}</figcaption></figure>\n'
-    )
+                continue
+            what = f'{picture.name}, iteration {picture.step:,}'
+            shown.append(dict(uri=uri, width=width, height=height, what=what))
+        title = run.name if run.name == group.name else f'{group.name}: {run.name}'
+        more = len(chosen) - len(shown)
+        runs.append(dict(title=title, name=run.name, shown=shown, more=more, folder=run.folder))
+    return runs, faults
 
 
 def _count(number: int, noun: str) -> str:

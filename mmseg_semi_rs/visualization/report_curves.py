@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -156,7 +157,7 @@ def networks_of(group: Group) -> list[str]:
     return list(dict.fromkeys([*group.networks, *extra]))
 
 
-def draw_chart(chart: Chart, wide: bool = False) -> str:
+def draw_chart(chart: Chart, wide: bool = False) -> Markup:
     """Draw a chart.
 
     Several runs of a group are thin lines, and the mean of those is a thick one.
@@ -187,7 +188,7 @@ def draw_chart(chart: Chart, wide: bool = False) -> str:
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
-    return _adopt(buffer.getvalue(), _describe(chart))
+    return Markup(_adopt(buffer.getvalue(), _describe(chart)))
 
 
 def _draw_line(axes: mpl.axes.Axes, line: Line, marked: bool) -> None:

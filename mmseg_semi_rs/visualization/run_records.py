@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-
-from mmengine.config import Config
 
 Series = dict[int, float]
 """Values of one scalar by iteration."""
@@ -255,12 +254,20 @@ def _read_scalars(path: Path, faults: list[str]) -> tuple[dict[str, Series], dic
 
 
 def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
-    """The config of the latest start, as mmengine dumped it; else one beside the checkpoints."""
+    """The config of the latest start, as mmengine dumped it; else one beside the checkpoints.
+
+    A config is Python, and none is run here: whoever is sent a folder may look at it.
+    """
     files = [*sorted(folder.glob('*/vis_data/config.py'), reverse=True), *folder.glob('*.py')]
     for file in files:
         try:
-            return _plain(Config.fromfile(str(file), import_custom_modules=False).to_dict())
-        except Exception as error:  # a config is Python: whatever may go wrong in it
+            lines = ast.parse(file.read_text(encoding='utf-8')).body
+            return {
+                line.targets[0].id: _plain(line.value)
+                for line in lines
+                if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)
+            }
+        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             reason = ' '.join(str(error).split())[:200]
             faults.append(f'{file} cannot be read as a config ({reason}) and is left out.')
     if not files:
@@ -268,13 +275,25 @@ def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _plain(node: Any) -> Any:
-    """Dicts, lists and values; what JSON does not know as text."""
-    if isinstance(node, Mapping):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_plain(value) for value in node]
-    return node if isinstance(node, str | int | float | bool | None) else repr(node)
+def _plain(node: ast.expr) -> Any:
+    """What an expression says: dicts, lists and values; as text what is none of these."""
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return {
+            str(_plain(key)): _plain(value)
+            for key, value in zip(node.keys, node.values, strict=True)
+            if key is not None
+        }
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        named = {word.arg: _plain(word.value) for word in node.keywords if word.arg is not None}
+        if not node.args and len(named) == len(node.keywords):
+            return named
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_plain(item) for item in node.elts]
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node)
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
 def _find_pictures(folder: Path) -> list[Picture]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student_t
 
-from mmseg_semi_rs.visualization.html_page import row, table, write_page
+from mmseg_semi_rs.visualization.html_page import Table, write_page
 
 BASELINE = 'supervised'
 Runs = Mapping[int, dict[str, Any]]  # results by seed
@@ -34,21 +34,10 @@ class Paired(NamedTuple):
     count: int
 
 
-class Table(NamedTuple):
-    """A table of text: what it shows, its columns, and its rows."""
-
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[object]]
-
-    def markdown(self) -> str:
-        """As Markdown, the caption above."""
-        lines = [self.heads, ['---'] * len(self.heads), *self.rows]
-        return '\n'.join([f'{self.caption}\n', *(f'| {" | ".join(map(str, r))} |' for r in lines)])
-
-    def html(self) -> str:
-        """As HTML."""
-        return table(self.caption, self.heads, [row(r[0], r[1:]) for r in self.rows])
+def markdown(table: Table) -> str:
+    """A table as Markdown, the caption above."""
+    lines = [table.heads, ['---'] * len(table.heads), *table.rows]
+    return '\n'.join([f'{table.caption}\n', *(f'| {" | ".join(map(str, r))} |' for r in lines)])
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float], level: float = 0.95) -> Paired:
@@ -103,12 +92,15 @@ def write_results(out: Path, classes: Sequence[str], made_by: str) -> str:
         )
         if found.rows
     ]
-    text = '\n\n'.join([*(each.markdown() for each in tables), f'Made by `{made_by}`']) + '\n'
+    text = '\n\n'.join([*map(markdown, tables), f'Made by `{made_by}`']) + '\n'
     (out / 'results.md').write_text(text, encoding='utf-8')
-    title = 'Methods compared'
-    body = f'<h1>{title}</h1>\n' + ''.join(each.html() for each in tables)
-    body += '<p class="note">Curves: <a href="report.html">report.html</a>.</p>\n'
-    write_page(out / 'results.html', title, '', body)
+    write_page(
+        out / 'results.html',
+        'tables.html.j2',
+        title='Methods compared',
+        tables=tables,
+        curves='report.html',
+    )
     return text
 
 

@@ -1,4 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -63,11 +65,76 @@ def test_homography_of_a_flip_is_exact():
     np.testing.assert_array_equal(matrix @ [3.0, 4.0, 1.0], [17.0, 4.0, 1.0])
 
 
+@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize(
+    'rotation',
+    [
+        dict(type='RandomRotate', prob=0.8, degree=40),
+        dict(type='RandomRotate', prob=0.8, degree=40, auto_bound=True, seg_pad_val=0),
+        dict(type='RandomRotFlip', rotate_prob=0.5, flip_prob=0.9),
+    ],
+)
+def test_rotations_between_other_transforms_are_replayed(rotation, seed):
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    original = TRANSFORMS.build(dict(type='AddValidMask'))(sample(seed=seed))
+    label = original['gt_seg_map'].copy()
+    steps = geometry()['transforms']
+    track = dict(type='TrackGeometry', transforms=[steps[0], rotation, *steps[1:]])
+    result = TRANSFORMS.build(track)(original)
+    np.testing.assert_array_equal(replay(label, result['geometry']), result['gt_seg_map'])
+    # No id is invented, and what comes from outside of the tile is neither valid nor a class.
+    padded = result['valid_map'] == 255
+    assert set(np.unique(result['gt_seg_map'][~padded])) <= set(range(6))
+    assert (result['gt_seg_map'][padded] == 255).all()
+    # Blocks of the image show what the map says: id times 40, away from interpolated edges.
+    assert result['img'].shape[:2] == result['gt_seg_map'].shape == padded.shape
+
+
+def test_rotation_moves_the_map_as_it_moves_the_image():
+    label = np.kron(np.arange(4).reshape(2, 2), np.ones((32, 32))).astype(np.uint8)
+    image = np.dstack([label * 40] * 3)
+    sample = dict(img=image, gt_seg_map=label, seg_fields=['gt_seg_map'], img_shape=(64, 64))
+    rotate = dict(type='RandomRotate', prob=1.0, degree=(30, 30))
+    result = TRANSFORMS.build(dict(type='TrackGeometry', transforms=[rotate]))(sample)
+    inside = result['gt_seg_map'] != 255
+    agree = result['img'][..., 0] == result['gt_seg_map'] * 40
+    assert agree[inside].mean() > 0.9 and 0.7 < inside.mean() < 1
+    before, after = np.array([40.0, 20.0, 1.0]), np.deg2rad(30)  # clockwise, as mmcv turns
+    x, y = before[0] - 32, before[1] - 32
+    turned = [
+        np.cos(after) * x - np.sin(after) * y + 32,
+        np.sin(after) * x + np.cos(after) * y + 32,
+    ]
+    assert np.abs((result['homography'] @ before)[:2] - turned).max() < 1
+
+
 def test_unfollowable_transform_is_refused():
-    with pytest.raises(ValueError, match='RandomRotate'):
+    with pytest.raises(ValueError, match='RandomCutOut'):
         TRANSFORMS.build(
-            dict(type='TrackGeometry', transforms=[dict(type='RandomRotate', prob=1, degree=30)])
+            dict(
+                type='TrackGeometry',
+                transforms=[dict(type='RandomCutOut', prob=1, n_holes=1, cutout_shape=(4, 4))],
+            )
         )
+
+
+@pytest.mark.parametrize(
+    ('transform', 'name'),
+    [
+        (dict(type='RandomRotFlip'), 'RandomRotFlip'),
+        (dict(type='Pad', size=(64, 64)), 'Pad'),
+        (
+            dict(type='RandomApply', transforms=[dict(type='RandomFlip', prob=1.0)], prob=0.5),
+            'RandomFlip',
+        ),
+    ],
+)
+def test_views_that_would_not_show_the_same_are_refused(transform, name):
+    branches = ['sup', 'weak', 'strong']
+    with pytest.raises(ValueError, match=f"{name} in the branch 'strong'"):
+        TRANSFORMS.build(dict(type='MultiBranch', branch_field=branches, strong=[transform]))
+    TRANSFORMS.build(dict(type='MultiBranch', branch_field=branches, sup=[transform]))
 
 
 def test_valid_mask_follows_the_geometry_and_marks_padding():

@@ -5,12 +5,12 @@ import open_clip
 import pytest
 import torch
 from mmseg.registry import MODELS
-from open_clip.transformer import QuickGELU
 from torch import nn
 from torch.nn import functional as F
 
 import mmseg_semi_rs  # noqa: F401
 from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2, DINOv3, EfficientNetLite
+from mmseg_semi_rs.models.backbones.clip_blocks import LeanQuickGELU
 
 TINY = dict(embed_dims=16, num_layers=4, num_heads=2)
 TINY_DINOV3 = dict(embed_dims=16, num_layers=3, num_heads=2)
@@ -280,8 +280,8 @@ def test_clip_maps_are_open_clips_tokens_before_ln_post(quick_gelu, taps):
 def test_clip_quick_gelu_is_used_and_is_another_function():
     _, quick = clip_pair(True, [2])
     _, plain = clip_pair(False, [2])
-    assert any(isinstance(m, QuickGELU) for m in quick.modules())
-    assert not any(isinstance(m, QuickGELU) for m in plain.modules())
+    assert any(isinstance(m, LeanQuickGELU) for m in quick.modules())
+    assert not any(isinstance(m, LeanQuickGELU) for m in plain.modules())
     plain.load_state_dict(quick.state_dict())
     images = torch.randn(1, 3, 32, 32)
     assert (quick(images)[0] - plain(images)[0]).abs().max() > 1e-5

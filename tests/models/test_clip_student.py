@@ -289,7 +289,7 @@ def test_lean_quick_gelu_is_quick_gelu_and_keeps_its_input_alone():
 
 
 def test_every_quick_gelu_is_the_lean_one():
-    kinds = [type(m) for m in student().modules() if isinstance(m, QuickGELU)]
+    kinds = [type(m) for m in student().modules() if 'QuickGELU' in type(m).__name__]
     assert kinds == [LeanQuickGELU] * 3
 
 

@@ -58,10 +58,42 @@ def test_replay_of_a_label_map_equals_its_augmentation_bit_by_bit(size):
         expected = results['gt_seg_map']
         evidence = Evidence(one_hot(labels, 5), np.ones(size, bool), size)
         frame = frame_of(results['geometry'], size)
-        assert (len(frame.rows), len(frame.columns)) == expected.shape
+        assert frame.size == expected.shape
         found = replay_evidence([evidence], [frame], 5, expected.shape, 'cpu')
         assert torch.equal(found.scores[0].argmax(0), torch.from_numpy(expected).long())
         assert found.scores.sum(1).eq(1).all() and found.seen.all()
+
+
+@pytest.mark.parametrize('cells', [(64, 80), (16, 20)])
+def test_evidence_follows_a_rotation(cells):
+    """Blocks of a fine or a coarse grid lie where their label map lies, and nothing outside."""
+    size = (64, 80)
+    labels = np.kron(np.arange(4).reshape(2, 2), np.ones((32, 40))).astype(np.int64)
+    steps = [
+        dict(type='RandomResize', scale=(100, 100), ratio_range=(0.8, 1.5), keep_ratio=True),
+        dict(type='RandomRotate', prob=1.0, degree=60),
+        dict(type='RandomCrop', crop_size=(61, 47)),
+        dict(type='RandomFlip', prob=0.5),
+    ]
+    for seed in range(6):
+        with seeded(seed):
+            results = TRANSFORMS.build(dict(type='TrackGeometry', transforms=steps))(
+                dict(
+                    img=np.repeat(labels[..., None], 3, axis=2).astype(np.uint8),
+                    img_shape=size,
+                    gt_seg_map=labels.astype(np.uint8),
+                    seg_fields=['gt_seg_map'],
+                )
+            )
+        expected = torch.from_numpy(results['gt_seg_map']).long()
+        grid = labels[:: 64 // cells[0], :: 80 // cells[1]]
+        evidence = Evidence(one_hot(grid, 4), np.ones(cells, bool), size)
+        frame = frame_of(results['geometry'], size)
+        found = replay_evidence([evidence], [frame], 4, tuple(expected.shape), 'cpu')
+        inside = expected != 255
+        assert torch.equal(found.seen[0], inside) and not found.scores[0][:, ~inside].any()
+        agree = (found.scores[0].argmax(0) == expected)[inside].float().mean()
+        assert agree == 1 if cells == size else agree > 0.9
 
 
 def test_S5_each_image_gets_the_evidence_of_its_own_tile():

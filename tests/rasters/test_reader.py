@@ -2,20 +2,20 @@
 """Rasters of any depth and bands as 8-bit RGB."""
 
 import sys
+import zlib
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmseg_semi_rs.rasters.reader import (
-    RasterToRGB,
-    estimate_stretch,
-    raster_info,
-    read_rgb,
-)
+from mmseg_semi_rs.rasters.masks import read_mask
+from mmseg_semi_rs.rasters.reader import RasterToRGB, raster_info, read_rgb
+from mmseg_semi_rs.rasters.stretch import UndeclaredFill, estimate_stretch
 
 rasterio = pytest.importorskip('rasterio')
+copy_raster = pytest.importorskip('rasterio.shutil').copy
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning')
 
 
@@ -86,7 +86,7 @@ def test_bands_of_a_deep_raster_in_the_asked_order(tmp_path):
     assert np.argwhere(~read.valid).tolist() == [[1025, 1]]
     info = raster_info(path)
     assert (info.width, info.height, info.bands, info.dtype) == (3, 1030, 4, 'uint16')
-    assert info.transparent and not info.by_pillow
+    assert info.transparent and info.by_gdal and not info.plain
 
 
 def test_every_kind_of_file_gives_the_same_pixels(tmp_path):
@@ -115,13 +115,153 @@ def test_sixteen_bits_of_a_png_are_not_halved(tmp_path):
         read_rgb(tmp_path / 'deep.png')
 
 
-def test_photographs_are_turned_upright(tmp_path):
+RGB = cv2.GaussianBlur(
+    np.random.default_rng(5).integers(0, 256, (12, 16, 3), dtype=np.uint8), (0, 0), 2
+)
+GREY = RGB[..., 0]
+HOLE = np.zeros((12, 16), bool)
+HOLE[:3, :5] = True
+
+
+PLANES = RGB.transpose(2, 0, 1)
+
+
+def tiff_file(bands=PLANES, mask=False, aside=None, **options):
+    def write(path):
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=mask == 'inside'):
+            profile = dict(driver='GTiff', count=len(bands), height=12, width=16, dtype=bands.dtype)
+            with rasterio.open(path.with_suffix('.tif'), 'w', **profile, **options) as raster:
+                raster.write(bands)
+                if mask:
+                    raster.write_mask(~HOLE)
+        if aside is not None:
+            path.with_name(f'{path.name}.tif.aux.xml').write_text(aside)
+        return path.with_suffix('.tif')
+
+    return write
+
+
+def picture_file(suffix, pixels=RGB, orientation=None, aside=(), **options):
+    def write(path):
+        path = path.with_suffix(suffix)
+        image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+        if orientation is not None:
+            options['exif'] = Image.Exif()
+            options['exif'][0x0112] = orientation
+        image.save(path, **options)
+        for name, text in aside:
+            path.with_name(name.format(stem=path.stem, name=path.name)).write_text(text)
+        return path
+
+    return write
+
+
+def late_exif(path):
+    """A PNG whose orientation follows its pixels, which is allowed."""
+    path = path.with_suffix('.png')
+    Image.fromarray(RGB).save(path)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new('RGB', (8, 4)).save(tmp_path / 'turned.jpg', exif=exif)
-    info = raster_info(tmp_path / 'turned.jpg')
-    assert (info.width, info.height) == (4, 8)
-    assert read_rgb(tmp_path / 'turned.jpg').pixels.shape == (8, 4, 3)
+    contents = b'eXIf' + exif.tobytes()[6:]
+    chunk = (len(contents) - 4).to_bytes(4, 'big') + contents
+    chunk += zlib.crc32(contents).to_bytes(4, 'big')
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-12] + chunk + whole[-12:])
+    return path
+
+
+def turned_tiff(path):
+    """A TIFF with an orientation, which GDAL does not apply and Pillow and OpenCV do."""
+    path = path.with_suffix('.tif')
+    Image.fromarray(RGB).save(path, tiffinfo={0x0112: 3})
+    return path
+
+
+PAM = '<PAMDataset>{}</PAMDataset>'
+NODATA = PAM.format(
+    ''.join(
+        f'<PAMRasterBand band="{k}"><NoDataValue>9</NoDataValue></PAMRasterBand>' for k in (1, 2, 3)
+    )
+)
+GREY_9 = np.where(HOLE, 9, GREY | 16).astype(np.uint8)[None].repeat(3, 0)
+KINDS = {
+    'plain tiff': tiff_file(),
+    'lzw with predictor': tiff_file(compress='lzw', predictor=2, tiled=True, blockxsize=16,
+                                    blockysize=16),
+    'separate planes': tiff_file(interleave='band'),
+    'webp': tiff_file(compress='webp', WEBP_LOSSLESS='YES'),
+    'zstd': tiff_file(compress='zstd'),
+    'lerc': tiff_file(compress='lerc'),
+    'jpeg in tiff': tiff_file(compress='jpeg', photometric='ycbcr'),
+    'min is white': tiff_file(GREY[None], photometric='miniswhite'),
+    'internal mask': tiff_file(mask='inside'),
+    'mask file': tiff_file(mask='beside'),
+    'alpha': tiff_file(np.concatenate([RGB, np.where(HOLE, 0, 255)[..., None]], 2)
+                       .astype(np.uint8).transpose(2, 0, 1), photometric='rgb', alpha='yes'),
+    'grey and alpha': tiff_file(np.stack([GREY, np.where(HOLE, 0, 255).astype(np.uint8)]),
+                                alpha='yes'),
+    'declared': tiff_file(GREY_9, nodata=9),
+    'declared aside': tiff_file(GREY_9, aside=NODATA),
+    'turned tiff': turned_tiff,
+    'jpeg': picture_file('.jpg', quality=70),
+    'progressive jpeg': picture_file('.jpg', quality=70, progressive=True),
+    'grey jpeg': picture_file('.jpeg', GREY),
+    'turned jpeg': picture_file('.jpg', orientation=6),
+    'turned png': picture_file('.png', orientation=3),
+    'late exif': late_exif,
+    'interlaced grey png': picture_file('.png', GREY),
+    'png with mask file': lambda path: masked_png(path),
+    'png declared aside': picture_file('.png', GREY_9.transpose(1, 2, 0),
+                                       aside=[('{name}.aux.xml', NODATA)]),
+    'jpeg with world file': picture_file('.jpg', aside=[('{stem}.jgw', '1\n0\n0\n-1\n5\n5\n')]),
+}  # fmt: skip
+
+
+def masked_png(path):
+    path = picture_file('.png')(path)
+    beside = tiff_file(mask='beside')(path.with_name('m'))
+    beside.with_name('m.tif.msk').rename(path.with_name(f'{path.name}.msk'))
+    return path
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_of_file_is_read_as_by_gdal_and_where_plain_as_by_mmseg(kind, tmp_path):
+    path = KINDS[kind](tmp_path / 'a')
+    with rasterio.open(path) as raster:
+        bands = [1, 2, 3] if raster.count >= 3 else [1, 1, 1]
+        expected, marked = raster.read(bands), raster.dataset_mask() > 0
+        transform = raster.transform
+    info, read = raster_info(path), read_rgb(path)
+    stray = 9 if path.suffix == '.jpg' else 0  # decoders of JPEG widen colours in ways of their own
+    assert np.abs(read.pixels - expected.transpose(1, 2, 0).astype(int)).max() <= stray
+    assert (np.ones_like(HOLE) if read.valid is None else read.valid).tolist() == marked.tolist()
+    assert (info.width, info.height, info.dtype) == (16, 12, 'uint8')
+    assert info.transparent or marked.all()
+    assert transform.is_identity == (info.place is None)
+    if info.plain:
+        assert (mmcv.imread(str(path))[..., ::-1] == read.pixels).all()
+    assert info.plain == (path.suffix != '.tif' and not any(
+        word in kind for word in ('turned', 'late', 'mask', 'declared')))  # fmt: skip
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4])
+def test_few_bits_are_widened_in_images_and_not_in_masks(bits, tmp_path):
+    top = 2**bits - 1
+    ids = (np.arange(192) % (top + 1)).reshape(12, 16).astype(np.uint8)
+    path = tiff_file(ids[None], nbits=bits)(tmp_path / 'a')
+    copy_raster(path, tmp_path / 'b.png', driver='PNG', NBITS=bits)
+    for found in (path, tmp_path / 'b.png'):
+        assert (read_rgb(found).pixels[..., 0] == ids * (255 // top)).all()
+        assert (read_mask(found).pixels == ids).all()
+
+
+def test_signed_bytes_and_complex_numbers(tmp_path):
+    path = tiff_file((GREY[None].astype(int) - 128).astype(np.int8))(tmp_path / 'a')
+    to_rgb = RasterToRGB(low=[-128], high=[127])
+    assert (read_rgb(path, to_rgb).pixels[..., 0] == GREY).all()
+    path = tiff_file(np.ones((1, 12, 16), np.complex64))(tmp_path / 'b')
+    with pytest.raises(ValueError, match=r'holds complex numbers .*amplitude'):
+        read_rgb(path)
 
 
 def test_transparent_pixels_have_no_data(tmp_path):
@@ -149,6 +289,48 @@ def test_stretch_leaves_out_what_has_no_data_and_files_that_are_broken(tmp_path)
         estimate_stretch([tmp_path / 'broken.tif'])
 
 
+@pytest.mark.parametrize(
+    ('offset', 'spread', 'kind'),
+    [(20000, 4, np.uint16), (0, 0, np.uint16), (-5, 3, np.int8), (1e6, 0.5, np.float32),
+     (0.2, 1e-4, np.float64), (3e9, 50, np.uint32)],
+)  # fmt: skip
+def test_small_spread_on_a_large_offset_is_stretched(tmp_path, offset, spread, kind):
+    steps = np.linspace(0, 1, 1024).reshape(1, 32, 32)
+    values = (offset + steps * spread).astype(kind)
+    path = write_tiff(tmp_path / 'a.tif', values)
+    to_rgb = estimate_stretch([path])
+    assert to_rgb.low[0] < to_rgb.high[0]
+    levels = len(np.unique(read_rgb(path, to_rgb).pixels))
+    assert levels >= min(200, len(np.unique(values)) * 2 // 3)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'fill'),
+    [(np.float32, -9999), (np.float32, np.finfo(np.float32).min), (np.uint16, 65535),
+     (np.int16, -32768), (np.uint16, 0), (np.float64, 1e20)],
+)  # fmt: skip
+def test_a_lonely_value_is_asked_about_and_left_out_when_it_is_none(tmp_path, kind, fill):
+    values = (np.random.default_rng(0).normal(2000, 300, (3, 64, 64))).astype(kind)
+    paths = [write_tiff(tmp_path / 'whole.tif', values)]
+    estimate_stretch(paths)
+    values[:, :4] = fill
+    paths.append(write_tiff(tmp_path / 'border.tif', values))
+    with pytest.raises(UndeclaredFill, match=r'3\.1% of the pixels .* do not declare') as asked:
+        estimate_stretch(paths)
+    assert f'--nodata={float(fill)!r}' in str(asked.value)
+    told = estimate_stretch(paths, nodata=fill)
+    assert 1200 < min(told.low) < max(told.high) < 2800
+    assert (read_rgb(paths[1], told).valid[:4] == 0).all() and told.has_data(values)[4:].all()
+    estimate_stretch(paths, ask=False)
+
+
+def test_percentiles(tmp_path):
+    path = write_tiff(tmp_path / 'a.tif', np.arange(1000, dtype=np.uint16).reshape(1, 20, 50))
+    assert estimate_stretch([path], percentiles=(0, 100)).high == [999]
+    with pytest.raises(ValueError, match='90 and 10 are no range'):
+        estimate_stretch([path], percentiles=(90, 10))
+
+
 def test_bad_files_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no\.png does not exist'):
         read_rgb(tmp_path / 'no.png')
@@ -166,4 +348,5 @@ def test_without_rasterio_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"deep\.tif .* pip install 'mmseg_semi_rs\[geo\]'"):
         read_rgb(path, RasterToRGB(low=[0] * 3, high=[9] * 3))
     Image.new('RGB', (4, 4)).save(tmp_path / 'plain.tif')
-    assert read_rgb(tmp_path / 'plain.tif').pixels.shape == (4, 4, 3)
+    with pytest.raises(ImportError, match=r'plain\.tif .*pip install'):
+        read_rgb(tmp_path / 'plain.tif')

@@ -13,10 +13,12 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 from PIL import Image
 
+from mmseg_semi_rs.engine.batch_painter import BatchPainter
 from mmseg_semi_rs.engine.launch import load_config
+from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.utils.randomness import seed_step
 from mmseg_semi_rs.visualization import colorize
-from tests.tools.tiny_training import load_tool, run_here, write_dual, write_training
+from tests.tools.tiny_training import run_here, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -25,13 +27,12 @@ def config(tmp_path_factory):
 
 
 def painter_and_batch(config, step: int):
-    tool = load_tool('browse_dataset')
     cfg = load_config(config)
     init_default_scope('mmseg')
     loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
     loader.sampler.skip(step)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    painter = tool.BatchPainter(preprocessor, loader.dataset.metainfo, tool.CutMix(prob=1.0))
+    painter = BatchPainter(preprocessor, loader.dataset.metainfo, CutMix(prob=1.0))
     return painter, next(iter(loader))
 
 

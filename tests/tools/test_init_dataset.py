@@ -284,7 +284,7 @@ def test_what_does_not_fit_is_named_and_the_rest_goes_on(init, tmp_path):
     assert done.code == 1
     for words in (
         'images/0.png cannot be read',
-        'masks/1.png is 64 x 32 pixels but its image 1.png 64 x 64',
+        'masks/1.png is 64 x 32 pixels but its image 64 x 64',
         'masks/2.png cannot be read',
         'masks/lost.png has no image',
         'images/3.jpg and 3.png have one name',
@@ -608,7 +608,7 @@ def test_tiles_follow_other_classes_and_have_data(init, tmp_path):
         if number < 3:
             write_tiff(tmp_path / 'masks' / f'{number}.tif', labels(number, 128)[None])
     whole = init(out=tmp_path / 'whole')
-    assert 'warns about every GeoTIFF' in whole.out
+    assert 'written once as PNG' in whole.out
     assert all((ids[:, :70] == 255).all() for ids in whole.masks().values())
     done = init('--tile', 64)
     assert '8 tiles without data are left out' in done.out and len(done.everything) == 8

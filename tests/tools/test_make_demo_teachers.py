@@ -23,7 +23,7 @@ KEPT = ROOT / 'tools' / 'demo' / 'configs' / 'teachers'
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    return importlib.import_module('make_demo_teachers')
+    return importlib.import_module('demo.teachers')
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def test_verifier_of_the_demo_reads_the_same_file():
 def test_the_command_is_reproducible_and_writes_its_note(tool, known, tmp_path):
     options = ['--places', '12', '--steps', '2', '--workers', '0']
     for folder, seed in (('one', '0'), ('again', '0'), ('other', '1')):
-        tool.main(['--out', str(tmp_path / folder), '--seed', seed, *options])
+        importlib.import_module('make_demo_teachers').main(
+            ['--out', str(tmp_path / folder), '--seed', seed, *options]
+        )
     names = sorted(path.name for path in (tmp_path / 'one').iterdir())
     assert names == ['clip.json', 'clip.pt', 'dinov2.json', 'dinov2.pth']
     for name in ('clip', 'dinov2'):

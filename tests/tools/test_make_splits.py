@@ -408,7 +408,10 @@ def test_bad_option_is_one_sentence(potsdam, options, message, capsys):
 
 def test_nothing_converted(tmp_path, capsys):
     assert run('potsdam', tmp_path / 'no') == 2
-    assert 'convert the data set with tools/dataset_converters' in capsys.readouterr().err
+    assert (
+        'convert the data set with python tools/dataset_converters/DATASET.py'
+        in capsys.readouterr().err
+    )
 
 
 def test_other_split_of_that_name_is_kept(potsdam, capsys):

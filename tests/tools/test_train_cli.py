@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine import launch
+from mmseg_semi_rs.utils.command_line import Faults
 from tests.tools.tiny_training import run_here, run_tool, write_dual, write_training
 
 
@@ -117,14 +118,14 @@ def test_option_that_does_not_fit_is_told(config):
 
 
 def test_foreign_errors_and_running_trainings_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), launch.Faults():
+    with pytest.raises(ZeroDivisionError), Faults():
         _ = 1 / 0
-    with pytest.raises(ValueError, match='invalid literal'), launch.Faults():
+    with pytest.raises(ValueError, match='invalid literal'), Faults():
         int('x')  # raised in a test module: not by the package
-    with pytest.raises(ValueError, match='OWN conf'), launch.Faults() as faults:
+    with pytest.raises(ValueError, match='OWN conf'), Faults() as faults:
         faults.begun()
         launch.set_amp(trainable(**{'optim_wrapper.type': 'OWN conf'}), True)
-    with pytest.raises(SystemExit), launch.Faults():
+    with pytest.raises(SystemExit), Faults():
         launch.set_amp(trainable(**{'optim_wrapper.type': 'OWN conf'}), True)
 
 

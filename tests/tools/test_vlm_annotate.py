@@ -19,7 +19,7 @@ from PIL import Image
 
 from mmseg_semi_rs.purification.store import EvidenceStore
 from tests.purification.stub_verifier import COLOURS, StubVerifier
-from tests.tools.tiny_training import load_tool, run_here, write_training
+from tests.tools.tiny_training import run_here, write_training
 
 FORK = multiprocessing.get_context('fork')
 
@@ -325,13 +325,14 @@ def test_bad_input_is_one_sentence(tiny, options, words, capsys, monkeypatch):
 
 
 def test_one_of_two_hooks(tiny):
-    tool = load_tool('vlm_annotate')
     from mmengine.config import Config
 
+    from mmseg_semi_rs.engine.annotation import find_hook
+
     cfg = Config.fromfile(tiny)
-    assert tool.find_hook(cfg) == 1
+    assert find_hook(cfg) == 1
     cfg.custom_hooks[0].type = 'VLMPurifyHook'
-    assert [tool.find_hook(cfg, index) for index in (0, 1)] == [0, 1]
+    assert [find_hook(cfg, index) for index in (0, 1)] == [0, 1]
 
 
 def test_stub_recognises_the_colours_of_the_tiles():

@@ -44,7 +44,9 @@ LEGEND = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = tool_parser(__doc__, 'data/deepglobe', 'all 803 labelled images', edge='pad')
+    parser = tool_parser(
+        'deepglobe', __doc__, 'data/deepglobe', 'all 803 labelled images', edge='pad'
+    )
     parser.add_argument(
         '--unlabelled',
         action='store_true',

@@ -59,7 +59,7 @@ LEGEND = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = tool_parser(__doc__, 'data/gid15', 'all 10 scenes', stride=384)
+    parser = tool_parser('gid15', __doc__, 'data/gid15', 'all 10 scenes', stride=384)
     add_unknown_colours(parser)
     return parser
 

@@ -30,7 +30,7 @@ PUBLISHED = {'train': range(2522), 'val': range(2522, 4191)}
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = tool_parser(__doc__, 'data/loveda', 'all 4,191 labelled images')
+    parser = tool_parser('loveda', __doc__, 'data/loveda', 'all 4,191 labelled images')
     parser.add_argument(
         '--unlabelled',
         action='store_true',

@@ -51,7 +51,7 @@ LEGEND = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = tool_parser(__doc__, None, 'all 1,064 or 3,927 frames', window='whole')
+    parser = tool_parser('mars', __doc__, None, 'all 1,064 or 3,927 frames', window='whole')
     parser.add_argument('--part', choices=tuple(PUBLISHED), required=True, help='which rovers')
     add_unknown_colours(parser)
     return parser

@@ -44,7 +44,7 @@ TOLERANCE = 88
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = tool_parser(__doc__, 'data/potsdam', 'all of the 38 tiles')
+    parser = tool_parser('potsdam', __doc__, 'data/potsdam', 'all of the 38 tiles')
     parser.add_argument(
         '--bands', choices=('RGB', 'IRRG'), default='RGB', help='orthophoto (default: %(default)s)'
     )

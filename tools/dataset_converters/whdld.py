@@ -43,7 +43,7 @@ LEGEND = (
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of this tool."""
-    parser = tool_parser(__doc__, 'data/whdld', 'all 4,940 images', window='whole')
+    parser = tool_parser('whdld', __doc__, 'data/whdld', 'all 4,940 images', window='whole')
     add_unknown_colours(parser)
     return parser
 

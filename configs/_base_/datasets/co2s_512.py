@@ -1,12 +1,11 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-# Everything the datasets of the Co2S protocol share: two strong views of the unlabelled image,
-# samplers, loaders. A dataset file adds its type, folders, metric and lists, and says what of the
-# geometry is its own; a leaf adds the labelled and unlabelled list.
-_base_ = './photometry.py'
+# The Co2S protocol: crops of 512 px, two strong views of the unlabelled image. A dataset file adds
+# its type, folders, metric and lists, and says what of the geometry is its own; a leaf adds the
+# split.
+_base_ = './semi.py'
 
 crop_size = (512, 512)
 window_size = 512  # side of the tiles that test_pipeline is for; tools/predict.py cuts such windows
-branches = ['sup', 'weak', 'strong_1', 'strong_2']
 # One geometry for all views. No Pad: a smaller crop stays small (and cheap) until the preprocessor
 # pads the batch right and bottom (label 255, valid False).
 geometry = dict(
@@ -19,58 +18,25 @@ geometry = dict(
         dict(type='RandomFlip', prob=0.5),
     ],
 )
-# A dataset with a geometry of its own puts it in the place of this one, see co2s_whdld.py.
-labelled_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='AddValidMask'),
-    geometry,
-    dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')]),
-]
-unlabelled_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='AddValidMask'),
-    geometry,
-    dict(
-        type='MultiBranch',
-        branch_field=branches,
-        weak=[dict(type='PackSemiInputs')],
-        # each draws its own photometry
-        strong_1=[*_base_.photometry, dict(type='PackSemiInputs')],
-        strong_2=[*_base_.photometry, dict(type='PackSemiInputs')],
-    ),
-]
+labelled_pipeline = [*_base_.load_labelled, geometry, _base_.labelled_two_views]
+unlabelled_pipeline = [*_base_.load_unlabelled, geometry, _base_.unlabelled_two_views]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    _base_.test_pipeline[0],
     dict(type='Resize', scale=(512, 512), keep_ratio=False),
     # after Resize: the logits are brought back to the size of the label, not the reverse
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
+    *_base_.test_pipeline[1:],
 ]
 
 train_dataloader = dict(
     # per GPU: 1 labelled + 1 unlabelled, and another unlabelled image that CutMix pastes from
     batch_size=3,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='SemiSampler', batch_size=3, source_ratio=[1, 2]),
+    sampler=dict(batch_size=3, source_ratio=[1, 2]),
     dataset=dict(
-        type='SemiDataset',
-        labelled=dict(pipeline=labelled_pipeline),
-        unlabelled=dict(pipeline=unlabelled_pipeline),
+        labelled=dict(pipeline=labelled_pipeline), unlabelled=dict(pipeline=unlabelled_pipeline)
     ),
 )
 val_dataloader = dict(
     batch_size=1,  # windows of one image are a batch of their own
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(pipeline=test_pipeline),
 )
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(pipeline=test_pipeline),
-)
+test_dataloader = val_dataloader

@@ -13,8 +13,8 @@ geometry = dict(
         *_base_.geometry.transforms[1:],
     ],
 )
-labelled_pipeline = [*_base_.labelled_pipeline[:3], geometry, *_base_.labelled_pipeline[4:]]
-unlabelled_pipeline = [*_base_.unlabelled_pipeline[:2], geometry, *_base_.unlabelled_pipeline[3:]]
+labelled_pipeline = [*_base_.load_labelled, geometry, _base_.labelled_two_views]
+unlabelled_pipeline = [*_base_.load_unlabelled, geometry, _base_.unlabelled_two_views]
 # no Resize: windows slide over the image as it is
 test_pipeline = [_base_.test_pipeline[0], *_base_.test_pipeline[2:]]
 
@@ -36,5 +36,3 @@ test_dataloader = dict(
 )
 
 # All seven classes count, background included; no-data pixels (raw 0) are ignored.
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])

@@ -13,5 +13,3 @@ val_dataloader = dict(dataset=dict(images_and_labels, ann_file='splits/co2s/val.
 test_dataloader = dict(dataset=dict(images_and_labels, ann_file='splits/co2s/test.txt'))
 
 # All nine classes count, unknown and background included.
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])

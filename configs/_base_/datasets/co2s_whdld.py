@@ -14,8 +14,8 @@ geometry = dict(
         _base_.geometry.transforms[2],
     ],
 )
-labelled_pipeline = [*_base_.labelled_pipeline[:3], geometry, *_base_.labelled_pipeline[4:]]
-unlabelled_pipeline = [*_base_.unlabelled_pipeline[:2], geometry, *_base_.unlabelled_pipeline[3:]]
+labelled_pipeline = [*_base_.load_labelled, geometry, _base_.labelled_two_views]
+unlabelled_pipeline = [*_base_.load_unlabelled, geometry, _base_.unlabelled_two_views]
 
 images = dict(type='WHDLDDataset', data_root='data/whdld', data_prefix=dict(img_path='img_dir'))
 images_and_labels = dict(images, data_prefix=dict(img_path='img_dir', seg_map_path='ann_dir'))
@@ -29,6 +29,3 @@ train_dataloader = dict(
 )
 val_dataloader = dict(dataset=dict(images_and_labels, ann_file='splits/co2s/val.txt'))
 test_dataloader = dict(dataset=dict(images_and_labels, ann_file='splits/co2s/test.txt'))
-
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])

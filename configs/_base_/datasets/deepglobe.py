@@ -12,5 +12,3 @@ val_dataloader = dict(dataset=images_and_labels)
 test_dataloader = dict(dataset=images_and_labels)
 
 # Six classes; unknown (raw 6) is ignored in training and evaluation.
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])

@@ -10,5 +10,3 @@ val_dataloader = dict(dataset=images_and_labels)
 test_dataloader = dict(dataset=images_and_labels)
 
 # All seven classes count, background included; no-data pixels (raw 0) are ignored.
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])

@@ -12,8 +12,8 @@ geometry = dict(
         _base_.geometry.transforms[2],
     ],
 )
-labelled_pipeline = [*_base_.labelled_pipeline[:3], geometry, *_base_.labelled_pipeline[4:]]
-unlabelled_pipeline = [*_base_.unlabelled_pipeline[:2], geometry, *_base_.unlabelled_pipeline[3:]]
+labelled_pipeline = [*_base_.load_labelled, geometry, _base_.labelled_two_views]
+unlabelled_pipeline = [*_base_.load_unlabelled, geometry, _base_.unlabelled_two_views]
 train_dataloader = dict(
     dataset=dict(
         labelled=dict(pipeline=labelled_pipeline), unlabelled=dict(pipeline=unlabelled_pipeline)

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ...rasters.windows import Edge, Window, cut_window, tile_name, tile_windows, window_starts
 from ...utils.files import write_atomic, write_png
+from ...utils.progress import progress_bar
 from .archives import SourceError, SourceFile
 from .raw_labels import LabelDecoder
 
@@ -245,7 +245,10 @@ def convert(
     elif not journal.read_bytes().endswith(b'\n'):  # killed within a line
         with journal.open('a', encoding='utf-8') as log:
             log.write('\n')
-    with journal.open('a', encoding='utf-8') as log, _progress(console) as progress:
+    with (
+        journal.open('a', encoding='utf-8') as log,
+        progress_bar(console, transient=False) as progress,
+    ):
         task = progress.add_task('converting', total=len(jobs), completed=len(skipped))
         for result in _run(waiting, out_dir, cut, decoder, workers):
             if result.failure is None:
@@ -362,13 +365,3 @@ def _write_summary(out_dir: Path, options: dict[str, Any], report: Report) -> No
         'failures': report.failures,
     }
     write_atomic(out_dir / SUMMARY, (json.dumps(summary, indent=1) + '\n').encode())
-
-
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True),
-    )

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from rich.console import Console
 
 from ...rasters.windows import Edge
+from ...utils.command_line import command_parser
 from .archives import SourceFile, find_sources
 from .conversion import Cut, Job, convert
 from .raw_labels import LabelDecoder
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
 
 
 def tool_parser(
+    data_set: str,
     description: str | None,
     out_dir: str | None,
     every: str,
@@ -63,6 +65,7 @@ def tool_parser(
     """Options that all converters have, with a data set's own defaults.
 
     Args:
+        data_set: Name of the tool's file.
         description: The tool's docstring.
         out_dir: Default folder of the tiles; None makes it a required option.
         every: What must be there unless ``--allow-missing`` is given, e.g. ``'all 38 tiles'``.
@@ -70,8 +73,10 @@ def tool_parser(
         stride: Default distance between tiles; None takes the window.
         edge: Default treatment of the last row and column.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = command_parser(
+        f'convert {data_set}',
+        description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         'source',

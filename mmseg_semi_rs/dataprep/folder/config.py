@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ...rasters.reader import RasterToRGB
+from ...utils.commands import command
 from ...utils.files import write_atomic
 
 __all__ = ['METHODS', 'FolderConfig', 'check_method', 'default_method', 'write_config']
@@ -214,6 +215,8 @@ class FolderConfig:
         model = self._model(configs)
         weights = [f'  {path}: {origin}\n' for path, origin in self.weights(configs).items()]
         return Template(_TEMPLATE).substitute(
+            train=command('train'),
+            predict=command('predict'),
             idea=method.idea,
             weights=''.join(['\nPretrained weights, which nothing downloads:\n', *weights])
             if weights
@@ -422,7 +425,7 @@ _TEMPLATE = '''\
 """${idea}.
 
 Everything is in this file; edit what you like. Any setting can also be given on the command line:
-tools/train.py CONFIG --cfg-options train_cfg.max_iters=1000
+${train} CONFIG --cfg-options train_cfg.max_iters=1000
 ${weights}"""
 
 default_scope = 'mmseg'
@@ -439,7 +442,7 @@ image_dir = ${images}
 mask_dir = ${masks}
 ${raster}
 crop_size = (${crop}, ${crop})
-window_size = ${window}  # of tools/predict.py, which cuts larger images into such windows
+window_size = ${window}  # of ${predict}, which cuts larger images into such windows
 batch_size = ${batch}  # ${parts}; fewer need less memory
 
 geometry = dict(

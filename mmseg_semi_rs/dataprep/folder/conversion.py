@@ -12,13 +12,14 @@ from PIL import Image
 from rich.console import Console
 
 from ...rasters.masks import read_mask
-from ...rasters.reader import RasterToRGB, estimate_stretch, raster_info, read_rgb
+from ...rasters.reader import RasterInfo, RasterToRGB, read_rgb
+from ...rasters.stretch import PERCENTILES, estimate_stretch
 from ...utils.files import write_png
+from ...utils.progress import map_threaded
 from ...utils.sampling import evenly
 from ..convert.archives import SourceError, SourceFile
 from ..convert.conversion import Cut, Job, convert
 from ..convert.raw_labels import IdLabels
-from ..splits.files import scan_labels
 from .mask_classes import IGNORED, ClassPlan
 from .survey import Picture, Survey
 
@@ -53,7 +54,7 @@ class Ready:
     Attributes:
         image_dir: Their folder.
         mask_dir: That of their masks, 8-bit class ids.
-        presence: Class ids of each labelled image, by its name without suffix.
+        presence: Pixels of each class id of each labelled image, by its name without suffix.
         unlabelled: Names of images without a mask, or of which no pixel has a class.
         files: Name with suffix of each name, where the suffix is to stand in lists.
         side: Typical longer side in pixels.
@@ -64,7 +65,7 @@ class Ready:
 
     image_dir: Path
     mask_dir: Path
-    presence: dict[str, frozenset[int]]
+    presence: dict[str, dict[int, int]]
     unlabelled: list[str]
     files: dict[str, str]
     side: int
@@ -98,20 +99,25 @@ class MaskSource(SourceFile):
 
     plan: ClassPlan
     image: RasterSource
+    info: RasterInfo
+    warped: bool
+    upright: bool
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the file and with the classes."""
+        """Changes with the file, with the classes, and with how it is laid on its image."""
         plan = self.plan
-        return f'{super().fingerprint}:{plan.values}:{plan.painted}:{plan.lossy}'
+        settings = (plan.values, plan.painted, plan.tolerance, plan.threshold, self.warped)
+        return ':'.join(map(str, (super().fingerprint, *settings, self.upright)))
 
     def open_image(self) -> Image.Image:
         """The ids as a grey image; see :meth:`SourceFile.open_image`."""
+        to_rgb = self.image.to_rgb
         try:
-            ids = self.plan.encode(read_mask(self.root / self.member))
-            path = self.image.root / self.image.member
-            if raster_info(path).transparent:
-                valid = read_rgb(path, self.image.to_rgb).valid
+            path = self.root / self.member
+            ids = self.plan.encode(read_mask(path, self.info, self.warped, self.upright))
+            if self.info.transparent or to_rgb.nodata is not None:
+                valid = read_rgb(self.image.root / self.image.member, to_rgb).valid
                 if valid is not None:
                     ids[~valid] = IGNORED
         except ValueError as error:
@@ -119,17 +125,43 @@ class MaskSource(SourceFile):
         return Image.fromarray(ids)
 
 
-def choose_stretch(survey: Survey, bands: Sequence[int] | None) -> RasterToRGB:
+def choose_stretch(
+    survey: Survey,
+    bands: Sequence[int] | None,
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    percentiles: tuple[float, float] = PERCENTILES,
+    nodata: float | None = None,
+    ask: bool = True,
+) -> RasterToRGB:
     """How images become RGB: as they are, or with the same stretch for all.
 
+    Args:
+        survey: What was found.
+        bands: See :class:`~.rasters.reader.RasterToRGB`.
+        low: Likewise, or one number for all bands; None estimates the stretch of deep images.
+        high: Likewise.
+        percentiles: See :func:`~.rasters.stretch.estimate_stretch`.
+        nodata: Likewise.
+        ask: Likewise.
+
     Raises:
-        ValueError: See :func:`~.raster_bands.estimate_stretch`.
+        ValueError: See :func:`~.rasters.stretch.estimate_stretch`.
     """
-    if not survey.needs_stretch:
-        return RasterToRGB(bands)
+    if low is None and high is None and not survey.needs_stretch:
+        return RasterToRGB(bands, nodata=nodata)
     deep = [p for p in survey.pictures.values() if p.info.dtype != 'uint8']
+    deep = deep or list(survey.pictures.values())
     chosen = [survey.image_dir / deep[k].name for k in evenly(len(deep), _SAMPLED)]
-    return estimate_stretch(chosen, bands)
+    if low is None or high is None:
+        if low is not None or high is not None:
+            raise ValueError(
+                'A stretch has two ends: give both --low and --high, or neither and --percentiles.'
+            )
+        return estimate_stretch(chosen, bands, percentiles, nodata, ask)
+    count = len(RasterToRGB(bands).choose(deep[0].info.bands))
+    ends = [list(end) * count if len(end) == 1 else list(end) for end in (low, high)]
+    return RasterToRGB(bands, ends[0], ends[1], nodata)
 
 
 def prepare(
@@ -165,15 +197,20 @@ def prepare(
         if asked:
             return Preparation(True, True, side, reason)
     for asked, reason in (
-        (survey.needs_stretch, 'pixels of more than 8 bits are stretched to 8-bit RGB'),
-        (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
-        (not all(info.by_pillow for info in infos), 'files have other bands than red, green, blue'),
         (
-            any(info.georeferenced for info in infos),
-            'training reads images by OpenCV, which warns about every GeoTIFF and reads it slowly',
+            to_rgb.low is not None,
+            'pixels are stretched to 8-bit RGB'
+            if not survey.needs_stretch
+            else 'pixels of more than 8 bits are stretched to 8-bit RGB',
+        ),
+        (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
+        (
+            not all(info.plain for info in infos),
+            'the loaders of training would read TIFF, CMYK or pictures with an orientation in EXIF '
+            'otherwise than prediction, or slowly: written once as PNG',
         ),
         (
-            any(info.transparent for info in masked),
+            any(info.transparent for info in masked) or to_rgb.nodata is not None,
             'pixels without data are ignored in the masks',
         ),
     ):
@@ -234,8 +271,9 @@ def make_ready(
         for stem, mask in survey.masks.items():
             target = mask_dir / f'{stem}.png'
             target.parent.mkdir(parents=True, exist_ok=True)
-            ids = plan.encode(read_mask(survey.mask_dir / mask.name))
-            presence[stem] = frozenset(map(int, np.unique(ids))) - {IGNORED}
+            path, info = survey.mask_dir / mask.name, survey.pictures[stem].info
+            ids = plan.encode(read_mask(path, info, survey.warp_masks, mask.turned))
+            presence[stem] = _pixels(ids)
             write_png(target, ids)
     labelled = {stem: ids for stem, ids in presence.items() if ids}
     return Ready(
@@ -269,11 +307,14 @@ def _converted(
             labels.update({name: out_dir / 'ann_dir' / f'{name}.png' for name in names})
         else:
             unlabelled += names
-    found = scan_labels(labels)
-    presence = {name: ids - {IGNORED} for name, ids in found.items() if ids - {IGNORED}}
+    paths = list(labels.values())
+    counted = map_threaded(lambda path: _pixels(np.asarray(Image.open(path))), paths)
+    found = dict(zip(labels, counted, strict=True))
+    presence = {name: pixels for name, pixels in found.items() if pixels}
     unlabelled += [name for name in found if name not in presence]
     empty = []
-    if any(picture.info.transparent for picture in survey.pictures.values()):
+    infos = [picture.info for picture in survey.pictures.values()]
+    if to_rgb.nodata is not None or any(info.transparent for info in infos):
         empty = [name for name in unlabelled if _is_black(out_dir / 'img_dir' / f'{name}.png')]
     return Ready(
         out_dir / 'img_dir',
@@ -292,8 +333,10 @@ def _job(survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB)
     image = RasterSource(*_file(survey.image_dir, picture.name), to_rgb)
     labels = None
     if picture.stem in survey.masks and survey.mask_dir is not None:
-        name = survey.masks[picture.stem].name
-        labels = (MaskSource(*_file(survey.mask_dir, name), plan, image),)
+        mask = survey.masks[picture.stem]
+        source = _file(survey.mask_dir, mask.name)
+        fit = (picture.info, survey.warp_masks, mask.turned)
+        labels = (MaskSource(*source, plan, image, *fit),)
     stem = PurePosixPath(picture.stem)
     subset = '' if stem.parent == PurePosixPath('.') else stem.parent.as_posix()
     return Job(stem.name, subset, (image,), labels)
@@ -302,6 +345,12 @@ def _job(survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB)
 def _file(folder: Path, name: str) -> tuple[Path, str, int, int]:
     status = (folder / name).stat()
     return folder, name, status.st_size, status.st_mtime_ns
+
+
+def _pixels(ids: np.ndarray) -> dict[int, int]:
+    """Number of pixels of each class id that a mask of bytes shows."""
+    counts = np.bincount(ids.ravel(), minlength=256)[:IGNORED]
+    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _is_black(path: Path) -> bool:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ _TOLERANCE = 32  # of a channel: how far lossy compression and smoothed edges ca
 _RARE = 1e-3  # share of pixels below which one of many colours is an accident
 _FEW_COLOURS = 32  # more in lossless masks come from smoothed edges
 _MAX_CLASSES = 60
+_PEAK = 1e-2  # of the pixels away from edges, from which a grey level is more than a mixture
+_MIXED = 1e-2  # of these pixels, up to which all other levels may be mixtures
+_NEAR = 8  # of a grey level: what smoothing leaves close to it
+_FEW_BETWEEN = 12  # levels between, up to which they may well be classes
 _NO_CLASS = re.compile(
     r'(un(label|classif|annotat|defin)\w*|no[ _-]?data|ignored?|void|nan|none|null)', re.IGNORECASE
 )
@@ -51,7 +56,9 @@ class ClassPlan:
         palette: RGB of each.
         values: What each is in the masks: a number, or a colour as 0xRRGGBB.
         painted: Whether values are colours.
-        lossy: Whether colours near those are taken for them.
+        tolerance: Largest difference, of a channel, of what is taken for a value near it.
+        threshold: Grey level from which pixels are of the second of two classes; None if values
+            tell the classes.
         ignored: Pixels of each value that is no class.
         reasons: Sentences on how this was decided.
     """
@@ -60,7 +67,8 @@ class ClassPlan:
     palette: tuple[Colour, ...]
     values: tuple[int, ...]
     painted: bool
-    lossy: bool
+    tolerance: int = 0
+    threshold: int | None = None
     ignored: dict[int, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
@@ -69,6 +77,8 @@ class ClassPlan:
         """Whether masks hold the class ids already, and 255 where there is none."""
         return (
             not self.painted
+            and self.threshold is None
+            and not self.tolerance
             and all(value == index for index, value in enumerate(self.values))
             and set(self.ignored) <= {IGNORED}
         )
@@ -77,17 +87,22 @@ class ClassPlan:
     def legend(self) -> ColourLabels:
         """Reader of painted masks."""
         pairs = tuple((unpacked(value), index) for index, value in enumerate(self.values))
-        return ColourLabels(pairs, IGNORED, _TOLERANCE if self.lossy else 0, 'ignore')
+        return ColourLabels(pairs, IGNORED, self.tolerance, 'ignore')
 
     def encode(self, mask: Mask) -> np.ndarray:
         """Class ids of a mask, (H, W) uint8; 255 where there is none."""
-        if self.painted:
-            rgb = mask.pixels if mask.painted else np.stack([mask.pixels] * 3, -1)
-            ids = self.legend.decode(Image.fromarray(rgb.astype(np.uint8)), 'mask').ids
+        if self.threshold is not None:
+            grey = mask.pixels.mean(-1) if mask.painted else mask.pixels
+            ids = (grey >= self.threshold).astype(np.uint8)
+        elif self.painted:
+            ids = self.legend.decode(Image.fromarray(mask.colours), 'mask').ids
         else:
             ids = np.full(mask.pixels.shape, IGNORED, np.uint8)
+            nearest = np.full(mask.pixels.shape, self.tolerance + 1)
             for index, value in enumerate(self.values):
-                ids[mask.pixels == value] = index
+                distance = np.abs(mask.pixels.astype(np.int64) - value)
+                ids[distance < nearest] = index
+                nearest = np.minimum(nearest, distance)
         if mask.valid is not None:
             ids = np.where(mask.valid, ids, np.uint8(IGNORED))
         return ids
@@ -102,16 +117,18 @@ class ClassPlan:
         return dict(found)
 
     def _index(self, value: int) -> int | None:
+        if self.threshold is not None:
+            return int(_grey(value, self.painted) >= self.threshold)
         if value in self.values:
             return self.values.index(value)
-        if not (self.painted and self.lossy):
-            return None
-        near = [(_distance(value, other), k) for k, other in enumerate(self.values)]
+        near = [(_distance(value, v, self.painted), k) for k, v in enumerate(self.values)]
         distance, index = min(near)
-        return index if distance <= _TOLERANCE else None
+        return index if distance <= self.tolerance else None
 
     def show(self, value: int) -> str:
         """A value as the user knows it."""
+        if self.threshold is not None:
+            return f'{"from" if value else "below"} {self.threshold}'
         return f'#{value:06x}' if self.painted else str(value)
 
 
@@ -147,6 +164,9 @@ def propose_classes(
     palette: Mapping[int, Colour] | None = None,
     names: Mapping[int, str] | None = None,
     calm: Mapping[int, int] | None = None,
+    declared: Mapping[int, int] | None = None,
+    threshold: int | None = None,
+    tolerance: int | None = None,
 ) -> ClassPlan:
     """Decide which values of masks are classes.
 
@@ -161,10 +181,16 @@ def propose_classes(
         names: Names that the files have for their values.
         calm: Pixels of each colour away from edges, whose mixtures are no classes. Defaults to
             ``counts``.
+        declared: Number of masks by the value that they declare as no data.
+        threshold: Grey level that divides two classes; None lets values tell them.
+        tolerance: Largest difference, of a channel, of what is taken for a class near it. Defaults
+            to 0, and to 32 for colours that have strayed.
 
     Raises:
         ValueError: The names do not fit the values, or fewer than two classes are left.
     """
+    if threshold is not None:
+        return _halves(counts, painted, threshold, wishes)
     plan = _Planner(
         Counter(counts),
         Counter(calm or counts),
@@ -173,8 +199,31 @@ def propose_classes(
         zero,
         set(ignore),
         dict(names or {}),
+        dict(declared or {}),
+        tolerance,
     )
     return plan.decide(list(wishes), dict(palette or {}))
+
+
+def _halves(
+    counts: Mapping[int, int], painted: bool, threshold: int, wishes: Sequence[Wish]
+) -> ClassPlan:
+    """Two classes: what is darker than a threshold, and the rest."""
+    names = [wish.name for wish in wishes] or ['background', 'foreground']
+    if len(set(names)) != 2 or any(wish.value is not None for wish in wishes):
+        raise ValueError(
+            f'--mask-threshold {threshold} makes two classes: give --classes two names without '
+            'values, the darker one first.'
+        )
+    levels = [_grey(value, painted) for value in counts]
+    if not min(levels, default=0) < threshold <= max(levels, default=0):
+        raise ValueError(
+            f'--mask-threshold {threshold} does not divide the masks, whose grey levels are '
+            f'{min(levels, default=0):g} to {max(levels, default=0):g}: choose one between.'
+        )
+    reason = f'pixels below {threshold} are {names[0]}, the others {names[1]} (--mask-threshold)'
+    colours = tuple((r, g, b) for r, g, b in distinct_colours(2))
+    return ClassPlan(tuple(names), colours, (0, 1), painted, threshold=threshold, reasons=(reason,))
 
 
 class _Planner:
@@ -187,10 +236,14 @@ class _Planner:
         zero: Zero,
         ignore: set[int],
         names: dict[int, str],
+        declared: dict[int, int],
+        tolerance: int | None,
     ) -> None:
         self.counts, self.painted, self.zero, self.ignore = counts, painted, zero, ignore
         self.names = names
+        self.declared = declared
         self.lossy = lossy
+        self.asked_tolerance = tolerance
         self.calm = calm
         self.reasons: list[str] = []
 
@@ -212,11 +265,14 @@ class _Planner:
             )
         if len(pairs) < 2:
             found = ', '.join(self.show(value) for value, _ in self.counts.most_common(5))
+            lost = ', '.join(map(self.show, self.declared))
+            found += f'; {lost} is declared as no data' if lost else ''
             raise ValueError(
                 f'The masks show {len(pairs)} class{"" if len(pairs) == 1 else "es"} (values: '
                 f'{found}), and two are needed to learn anything: add masks that show others, or '
                 'say which values are classes by --classes name=value and --zero class.'
             )
+        self.tell_declared(pairs)
         values = tuple(value for value, _ in pairs)
         if self.painted:
             colours = [unpacked(value) for value in values]
@@ -229,7 +285,7 @@ class _Planner:
             tuple(colours),
             values,
             self.painted,
-            self.painted and self.lossy,
+            self.tolerance,
         )
         ignored = {v: n for v, n in self.counts.items() if not plan.tally({v: n})}
         strayed = sum(n for v, n in self.counts.items() if v not in values and v not in ignored)
@@ -245,15 +301,27 @@ class _Planner:
             self.reasons.append(
                 f'ignored, {sum(ignored.values()) / total:.2%} of the masks: {listed}'
             )
-        return ClassPlan(
-            plan.classes,
-            plan.palette,
-            plan.values,
-            plan.painted,
-            plan.lossy,
-            ignored,
-            tuple(self.reasons),
-        )
+        return replace(plan, ignored=ignored, reasons=tuple(self.reasons))
+
+    @property
+    def tolerance(self) -> int:
+        """Largest difference of what is taken for a class near it."""
+        if self.asked_tolerance is not None:
+            return self.asked_tolerance
+        return _TOLERANCE if self.painted and self.lossy else 0
+
+    def tell_declared(self, pairs: Sequence[tuple[int, str]]) -> None:
+        """Say what became of values that masks declare as no data."""
+        chosen = dict(pairs)
+        for value, masks in self.declared.items():
+            shown = f'{self.show(value)} is declared as no data in {masks} masks'
+            if value in chosen:
+                self.reasons.append(f'{shown}, but is the class {chosen[value]} here')
+            elif self.counts.get(value):
+                self.reasons.append(
+                    f'{shown}: ignored (name it by --classes name={self.show(value)} if it is a '
+                    'class)'
+                )
 
     def show(self, value: int) -> str:
         return f'#{value:06x}' if self.painted else str(value)
@@ -276,6 +344,8 @@ class _Planner:
 
     def unnamed(self, names: list[str]) -> list[tuple[int, str]]:
         """Classes by the values that occur, with or without names for them."""
+        if not self.painted:
+            self.refuse_smoothed()
         values = self.colours() if self.painted else sorted(self.counts)
         if names and self.painted:
             listed = ' '.join(f'name=#{value:06x}' for value in values)
@@ -289,7 +359,8 @@ class _Planner:
             raise ValueError(
                 f'The masks hold {len(values)} values, e.g. '
                 f'{", ".join(map(self.show, values[:6]))}, which are hardly all classes: say which '
-                'are by --classes name=value.'
+                'are by --classes name=value, with --tolerance for what is near them, or divide '
+                'two classes by --mask-threshold.'
             )
         if names:
             return self.by_names(values, names)
@@ -303,10 +374,40 @@ class _Planner:
         ]
 
     def is_ignored(self, value: int) -> bool:
-        """Whether ``--ignore`` names a value, or a colour from which this one has strayed."""
-        if self.painted and self.lossy:
-            return any(_distance(value, other) <= _TOLERANCE for other in self.ignore)
-        return value in self.ignore
+        """Whether ``--ignore`` names a value or one near it, or the masks say so."""
+        if value in self.declared and not (value == 0 and self.zero == 'class'):
+            return True
+        return any(_distance(value, other, self.painted) <= self.tolerance for other in self.ignore)
+
+    def refuse_smoothed(self) -> None:
+        """Stop where numbers are two or a few grey levels and the mixtures along their edges."""
+        total = sum(self.calm.values())
+        peaks: list[int] = []
+        mixed = 0
+        for value, pixels in self.calm.most_common():
+            if all(abs(value - peak) > _NEAR for peak in peaks):
+                if pixels >= _PEAK * total:
+                    peaks.append(value)
+                else:
+                    mixed += pixels
+        peaks.sort()
+        inner = [v for v in self.counts if v not in peaks and peaks and peaks[0] < v < peaks[-1]]
+        apart = all(b - a >= _TOLERANCE for a, b in itertools.pairwise(peaks))
+        if not (len(peaks) >= 2 and apart and len(inner) > _FEW_BETWEEN and mixed < _MIXED * total):
+            return
+        on_peaks = (n for v, n in self.counts.items() if any(abs(v - p) <= _NEAR for p in peaks))
+        share = sum(on_peaks) / sum(self.counts.values())
+        levels = ', '.join(map(str, peaks))
+        way = (
+            f'--mask-threshold {(peaks[0] + peaks[1] + 1) // 2}'
+            if len(peaks) == 2
+            else f'--classes {" ".join(f"name={v}" for v in peaks)} --tolerance '
+            f'{min(b - a for a, b in itertools.pairwise(peaks)) // 2}'
+        )
+        raise ValueError(
+            f'The masks hold {len(self.counts)} values, of which {levels} are {share:.0%} of the '
+            f'pixels and the others lie along edges, as smoothing leaves them: give {way}.'
+        )
 
     def colours(self) -> list[int]:
         """Colours that are classes: all of a few, else the frequent ones."""
@@ -318,12 +419,18 @@ class _Planner:
         for value, pixels in self.calm.most_common():
             if pixels < _RARE * sum(self.calm.values()):
                 break
-            if all(_distance(value, other) > _TOLERANCE for other in kept):
+            if all(_distance(value, other) > max(1, self.tolerance) for other in kept):
                 kept.append(value)
         self.reasons.append(
             'there are many colours (lossy compression, smoothed edges): the '
-            f'{len(kept)} frequent ones are classes'
+            f'{len(kept)} frequent ones are classes, with what differs by up to {self.tolerance} '
+            '(--tolerance)'
         )
+        if len(kept) == 2 and all(len(set(unpacked(value))) == 1 for value in kept):
+            middle = round(sum(value & 255 for value in kept) / 2)
+            self.reasons.append(
+                f'they are two grey levels: --mask-threshold {middle} ignores nothing between them'
+            )
         return sorted(kept)
 
     def without_marks(self, values: list[int]) -> list[int]:
@@ -382,6 +489,13 @@ class _Planner:
         )
 
 
-def _distance(first: int, second: int) -> int:
-    """Largest difference of two colours in a channel."""
+def _distance(first: int, second: int, painted: bool = True) -> int:
+    """Largest difference of two colours in a channel, or of two numbers."""
+    if not painted:
+        return abs(first - second)
     return max(abs(a - b) for a, b in zip(unpacked(first), unpacked(second), strict=True))
+
+
+def _grey(value: int, painted: bool) -> float:
+    """Grey level of a number or a colour."""
+    return sum(unpacked(value)) / 3 if painted else value

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ...rasters.windows import Window, parse_tile_name
+from ...rasters.place import Place, overlapping
+from ...rasters.windows import parse_tile_name
 from ..splits.draw import group_by_scene
 
 VAL_PERCENT = 20
@@ -17,6 +19,11 @@ _MIN_SCENES = 4  # with fewer, one scene is too much of the data to be set aside
 _MAX_PARTS = 6
 _DRAWS = 100
 _FOLDER_MARK = '|'  # stands for the / of sub-folders, which may tell scenes too
+_ENOUGH = (0.1, 0.5)  # share of a class's pixels that validation is to have
+_UNEVEN = (0.5, 2.0)  # of the wanted share: beyond it scenes that share ground are divided
+_TOUCHING = 0.01  # of a side: neighbours that share less only touch each other
+
+_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -45,17 +52,23 @@ def divide(
     unlabelled: Sequence[str],
     seed: int = 0,
     scene_regex: str | None = None,
+    places: Mapping[str, Place] | None = None,
 ) -> FolderSplit:
     """Draw validation images by scene, so that no place is on both sides where it can be avoided.
 
     Args:
-        presence: Class ids that each labelled image or tile shows, by its name without suffix.
+        presence: Class ids that each labelled image or tile shows, by its name without suffix;
+            with the pixels of each, or without.
         unlabelled: Names of the others.
         seed: Same seed, same lists.
         scene_regex: Searched in a name whose folders are joined by ``|``, without a tile's window;
             group 1, or all that matched, is the scene. Defaults to the first parts of the names
             that several images share and that divide the labelled ones into four scenes or more,
             or into as many as there are images.
+        places: Ground of the images that say where they lie, by name without suffix, of tiles by
+            that of their image. Images that share ground are of one scene; where nearly all do, so
+            that scenes cannot be divided, the ground at one end is validated on and what overlaps
+            it left out.
 
     Raises:
         ValueError: There are fewer than two labelled images, or the pattern is wrong.
@@ -72,57 +85,110 @@ def divide(
     scenes = group_by_scene(flat, pattern)
     parts = [parse_tile_name(name) for name in flat]
     if len({stem for stem, _ in parts}) == 1 and all(window for _, window in parts):
-        return _beside(list(presence), unlabelled)
-    if len(scenes) == 1:
+        return _at_one_end(list(presence), unlabelled, _windows([*presence, *unlabelled]))
+    ground = {name.replace('/', _FOLDER_MARK): place for name, place in (places or {}).items()}
+    unnamed = [other for other in others if re.search(pattern, parse_tile_name(other)[0]) is None]
+    known = group_by_scene({*flat, *others} - set(unnamed), pattern)
+    first_of, pairs = _joined(known, unnamed, ground)
+    joined: dict[str, list[str]] = {}
+    for scene, names in scenes.items():
+        joined.setdefault(first_of.get(scene, scene), []).extend(names)
+    if pairs:
+        reason += f'; {pairs} pairs of images share ground, and such images are of one scene'
+    shown = {name: Counter(presence[flat[name]]) for name in flat}
+    evaluated: set[str] = set()
+    if len(joined) > 1:
+        evaluated = _draw_scenes(joined, shown, random.Random(f'{seed}/folder'))
+    wanted = len(flat) * VAL_PERCENT / 100
+    size = sum(len(joined[scene]) for scene in evaluated)
+    if pairs and not _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2):
+        boxes = _grounds([*presence, *unlabelled], ground)
+        if all(name in boxes for name in presence):
+            end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
+            return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
+    if not evaluated:
         raise ValueError(
-            f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}: '
-            'correct it.'
+            f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
+            f'{" and the ground that they share" if pairs else ""}: correct it, or label another.'
         )
-    evaluated = _draw_scenes(
-        scenes, {name: presence[flat[name]] for name in flat}, random.Random(f'{seed}/folder')
-    )
     free: list[str] = []
     seen: list[str] = []
+    scene_of = {name: scene for scene, names in known.items() for name in names}
     for name, other in zip(unlabelled, others, strict=True):
-        known = re.search(pattern, parse_tile_name(other)[0])
-        scene = None if known is None else (known.re.groups and known[1]) or known[0]
-        (seen if scene in evaluated else free).append(name)
+        scene = scene_of.get(other, other)
+        (seen if first_of.get(scene, scene) in evaluated else free).append(name)
     sides: tuple[list[str], list[str]] = [], []
-    for scene, names in scenes.items():
+    for scene, names in joined.items():
         sides[scene in evaluated].extend(flat[name] for name in names)
     return FolderSplit(
         sorted(sides[0]),
         sorted(sides[1]),
         sorted(free),
         sorted(seen),
-        f'{reason}; {len(evaluated)} of {len(scenes)} are validated on',
-        len(scenes) - len(evaluated),
+        f'{reason}; {len(evaluated)} of {len(joined)} are validated on',
+        len(joined) - len(evaluated),
     )
+
+
+def _joined(
+    scenes: Mapping[str, Sequence[str]], unnamed: Sequence[str], ground: Mapping[str, Place]
+) -> tuple[dict[str, str], int]:
+    """The scene that stands for each of those whose images share ground, and how many pairs do.
+
+    Args:
+        scenes: Names by scene.
+        unnamed: Names without a scene, each of which is one of its own.
+        ground: Place by name or by the stem of a tile's image.
+    """
+    owner: dict[str, str] = {}  # of a place, its scene
+    for scene, names in (*scenes.items(), *((name, [name]) for name in unnamed)):
+        for name in names:
+            stem = name if name in ground else parse_tile_name(name)[0]
+            if stem in ground:
+                owner[stem] = scene
+    first: dict[str, str] = {}
+
+    def find(scene: str) -> str:
+        while scene in first:
+            scene = first[scene]
+        return scene
+
+    stems = list(owner)
+    pairs = 0
+    for one, other in overlapping([ground[stem] for stem in stems]):
+        pairs += 1
+        roots = sorted({find(owner[stems[one]]), find(owner[stems[other]])})
+        if len(roots) == 2:
+            first[roots[1]] = roots[0]
+    return {scene: find(scene) for scene in {*scenes, *unnamed}}, pairs
 
 
 def _draw_scenes(
     scenes: Mapping[str, Sequence[str]],
-    presence: Mapping[str, Collection[int]],
+    shown: Mapping[str, Counter[int]],
     rng: random.Random,
 ) -> set[str]:
     """Scenes for validation, of the best of many draws.
 
-    Best is what shows most classes on both sides, and then comes nearest to the wanted share.
+    Best is what shows most classes on both sides, then what has enough pixels of most, and then
+    what comes nearest to the wanted share, from which it takes no less where half of all is left.
     """
-    ids = {key: {k for name in names for k in presence[name]} for key, names in scenes.items()}
-    wanted = sum(map(len, scenes.values())) * VAL_PERCENT / 100
-    best: tuple[tuple[int, float], set[str]] | None = None
+    pixels = {key: sum((shown[name] for name in names), Counter()) for key, names in scenes.items()}
+    total = sum(pixels.values(), Counter())
+    images = sum(map(len, scenes.values()))
+    wanted = images * VAL_PERCENT / 100
+    best: tuple[tuple[int, int, float], set[str]] | None = None
     for _ in range(_DRAWS):
         order = rng.sample(sorted(scenes), len(scenes))
-        drawn: list[str] = []
-        for key in order[:-1]:
-            taken = sum(len(scenes[each]) for each in drawn)
-            if not drawn or abs(taken + len(scenes[key]) - wanted) < abs(taken - wanted):
+        drawn, taken = [order[0]], len(scenes[order[0]])
+        for key in order[1:-1]:
+            if taken < wanted and taken + len(scenes[key]) <= images / 2:
                 drawn.append(key)
-        rest = [key for key in order if key not in drawn]
-        shown = sum(len(set().union(*(ids[key] for key in side))) for side in (drawn, rest))
-        size = sum(len(scenes[key]) for key in drawn)
-        score = (shown, -abs(size - wanted))
+                taken += len(scenes[key])
+        inside = sum((pixels[key] for key in drawn), Counter())
+        both = len(inside) + len(total - inside)
+        enough = sum(_ENOUGH[0] <= inside[k] / total[k] <= _ENOUGH[1] for k in total if total[k])
+        score = (both, enough, -abs(taken - wanted))
         if best is None or score > best[0]:
             best = score, set(drawn)
     assert best is not None
@@ -154,59 +220,84 @@ def _pattern(
     return '.+', f'each {what} is a scene of its own'
 
 
-def _beside(labelled: Sequence[str], unlabelled: Sequence[str]) -> FolderSplit:
-    """Divide the tiles of one image: its last fifth is validated on, what overlaps it left out."""
-    windows = {name: _window(name) for name in labelled}
-    across = max(w.x1 for w in windows.values()) >= max(w.y1 for w in windows.values())
-    starts = sorted(w.x0 if across else w.y0 for w in (windows[name] for name in labelled))
+def _windows(names: Sequence[str]) -> dict[str, _Box]:
+    """Windows of the tiles among names that were cut from the image of the first."""
+    parts = {name: parse_tile_name(name.replace('/', _FOLDER_MARK)) for name in names}
+    image = parts[names[0]][0]
+    return {n: window for n, (stem, window) in parts.items() if window and stem == image}
+
+
+def _grounds(names: Sequence[str], ground: Mapping[str, Place]) -> dict[str, _Box]:
+    """Bounds of names, of tiles those of their windows, in the coordinates of the first place."""
+    crs = next((place.crs for place in ground.values() if place.crs), None)
+    boxes: dict[str, _Box] = {}
+    for name in names:
+        flat = name.replace('/', _FOLDER_MARK)
+        place = ground.get(flat)
+        if place is None:
+            stem, window = parse_tile_name(flat)
+            if stem not in ground or window is None:
+                continue
+            place = ground[stem].part(*window)
+        corners = place.corners(crs)
+        low, high = corners.min(0), corners.max(0)
+        edge = (high - low) * _TOUCHING / 2
+        boxes[name] = (*map(float, low + edge), *map(float, high - edge))  # type: ignore[assignment]
+    return boxes
+
+
+def _at_one_end(
+    labelled: Sequence[str],
+    unlabelled: Sequence[str],
+    boxes: Mapping[str, _Box],
+    on_ground: bool = False,
+) -> FolderSplit:
+    """Validate on the last fifth of what lies together, and leave out what overlaps it.
+
+    Args:
+        labelled: Names, all with a box.
+        unlabelled: Names; those without a box lie elsewhere.
+        boxes: Left, upper, right and lower end of names.
+        on_ground: Whether these are coordinates, whose y grows to the north.
+    """
+    own = [boxes[name] for name in labelled]
+    extent = [max(b[k + 2] for b in own) - min(b[k] for b in own) for k in (0, 1)]
+    axis = int(extent[0] < extent[1])
+    starts = sorted(box[axis] for box in own)
     limit = starts[min(len(starts) - 1, len(starts) * (100 - VAL_PERCENT) // 100)]
     if limit == starts[0]:  # one row of tiles: divided along the other axis
-        across = not across
-        starts = sorted(w.x0 if across else w.y0 for w in (windows[name] for name in labelled))
+        axis = 1 - axis
+        starts = sorted(box[axis] for box in own)
         limit = starts[min(len(starts) - 1, len(starts) * (100 - VAL_PERCENT) // 100)]
-    val = [n for n in labelled if (windows[n].x0 if across else windows[n].y0) >= limit]
-
-    image = _image(labelled[0])
+    val = [name for name in labelled if boxes[name][axis] >= limit]
 
     def apart(name: str) -> bool:
-        if _image(name) != image:
-            return True
-        return not any(_overlap(_window(name), windows[other]) for other in val)
+        return name not in boxes or not any(_overlap(boxes[name], boxes[other]) for other in val)
 
     rest = [name for name in labelled if name not in val]
     train = [name for name in rest if apart(name)]
     free = [name for name in unlabelled if apart(name)]
     if not train:
         raise ValueError(
-            f'{len(labelled)} tiles of one image cannot be divided into training and validation '
-            'without overlap: choose a smaller --tile.'
+            f'{len(labelled)} tiles of one {"place" if on_ground else "image"} cannot be divided '
+            'into training and validation without overlap: choose a smaller --tile.'
         )
+    ends = ('eastern', 'northern') if on_ground else ('right', 'lower')
+    what = 'their' if on_ground else 'one image has labels: its'
     return FolderSplit(
         sorted(train),
         sorted(val),
         sorted(free),
         sorted({*rest, *unlabelled} - {*train, *free}),
-        f'one image has labels: its {"right" if across else "lower"} end is validated on',
+        f'{what} {ends[axis]} end is validated on',
         1,
     )
 
 
-def _image(name: str) -> tuple[str, bool]:
-    """Which image a tile was cut from, and whether it was cut at all."""
-    stem, window = parse_tile_name(name.replace('/', _FOLDER_MARK))
-    return stem, window is not None
-
-
-def _window(name: str) -> Window:
-    window = parse_tile_name(name)[1]
-    assert window is not None, name
-    return window
-
-
-def _overlap(first: Window, second: Window) -> bool:
+def _overlap(first: _Box, second: _Box) -> bool:
     return (
-        first.x0 < second.x1
-        and second.x0 < first.x1
-        and first.y0 < second.y1
-        and second.y0 < first.y1
+        first[0] < second[2]
+        and second[0] < first[2]
+        and first[1] < second[3]
+        and second[1] < first[3]
     )

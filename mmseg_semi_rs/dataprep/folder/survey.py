@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
+from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
+from ...rasters.masks import Colour, read_mask
+from ...rasters.place import Place
+from ...rasters.reader import RasterInfo, raster_info, read_picture
+from ...utils.progress import map_threaded
+from .mask_classes import IGNORED, ClassPlan, Wish, Zero, propose_classes
 
-from ...rasters.files import IMAGE_SUFFIXES, list_images
-from ...rasters.masks import Colour, Mask, read_mask
-from ...rasters.reader import RasterInfo, raster_info, read_rgb
-from .mask_classes import ClassPlan
-
+_FEW_VALUES = 6  # more may be the mixtures of a smoothed mask
 _DECODED = 4096**2  # pixels up to which an image is decoded to see whether all of it is there
 
 _Item = TypeVar('_Item')
@@ -48,12 +46,14 @@ class MaskSummary:
         name: Path below the mask folder.
         counts: Pixels of each value, of a colour as 0xRRGGBB; those without data left out.
         calm: The same of colours away from edges; empty for numbers.
-        painted: See :class:`~.mask_files.Mask`.
-        grey: See :class:`~.mask_files.Mask`.
-        direct: See :class:`~.mask_files.Mask`.
-        lossy: See :class:`~.mask_files.Mask`.
-        palette: See :class:`~.mask_files.Mask`.
-        names: See :class:`~.mask_files.Mask`.
+        painted: See :class:`~.rasters.masks.Mask`.
+        grey: See :class:`~.rasters.masks.Mask`.
+        direct: See :class:`~.rasters.masks.Mask`; False too if it has another name than its image.
+        lossy: See :class:`~.rasters.masks.Mask`.
+        palette: See :class:`~.rasters.masks.Mask`.
+        names: See :class:`~.rasters.masks.Mask`.
+        declared: See :class:`~.rasters.masks.Mask`.
+        turned: See :class:`~.rasters.masks.Mask`.
     """
 
     name: str
@@ -65,11 +65,37 @@ class MaskSummary:
     lossy: bool
     palette: dict[int, Colour]
     names: dict[int, str]
+    declared: int | None = None
+    turned: bool = False
 
     def as_colours(self) -> MaskSummary:
-        """The same of a grey mask whose values are colours: black, white and between."""
-        colours = Counter({value * 0x010101: pixels for value, pixels in self.counts.items()})
-        return replace(self, counts=colours, calm=colours, painted=True, grey=False)
+        """The same of a mask whose values are colours: those of its palette, or grey ones."""
+
+        def colour(value: int) -> int:
+            r, g, b = self.palette.get(value, (0, 0, 0)) if self.palette else (value,) * 3
+            return r << 16 | g << 8 | b
+
+        def painted(counts: Counter[int]) -> Counter[int]:
+            found: Counter[int] = Counter()
+            for value, pixels in counts.items():
+                found[colour(value)] += pixels
+            return found
+
+        return replace(
+            self,
+            counts=painted(self.counts),
+            calm=painted(self.calm or self.counts),
+            painted=True,
+            grey=False,
+            direct=False,
+            names={},
+            declared=None if self.declared is None else colour(self.declared),
+        )
+
+    @property
+    def used_palette(self) -> dict[int, Colour]:
+        """Colours of the values that it shows."""
+        return {value: self.palette[value] for value in self.counts if value in self.palette}
 
 
 @dataclass
@@ -82,6 +108,8 @@ class Survey:
         pictures: Images by stem.
         masks: Masks by the stem of their image.
         problems: One sentence for each file that is left out.
+        notes: Remarks.
+        warp_masks: Whether masks of other ground than their images are laid on that.
     """
 
     image_dir: Path
@@ -89,6 +117,8 @@ class Survey:
     pictures: dict[str, Picture] = field(default_factory=dict)
     masks: dict[str, MaskSummary] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warp_masks: bool = False
 
     @property
     def painted(self) -> bool:
@@ -121,6 +151,16 @@ class Survey:
         return {k: v for mask in self.masks.values() for k, v in mask.names.items()}
 
     @property
+    def declared(self) -> Counter[int]:
+        """Number of masks by the value that they declare as no data."""
+        return Counter(m.declared for m in self.masks.values() if m.declared is not None)
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """Ground of the images that say where they lie, by stem."""
+        return {k: p.info.place for k, p in self.pictures.items() if p.info.place is not None}
+
+    @property
     def needs_stretch(self) -> bool:
         """Whether an image has other pixels than 8 bits."""
         return any(picture.info.dtype != 'uint8' for picture in self.pictures.values())
@@ -149,15 +189,17 @@ class Survey:
             for p in self.pictures.values()
         )
 
-    def presence(self, plan: ClassPlan) -> dict[str, frozenset[int]]:
-        """Class ids that each mask shows, by the stem of its image."""
-        return {stem: frozenset(plan.tally(mask.counts)) for stem, mask in self.masks.items()}
+    def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
+        """Pixels of each class id that each mask shows, by the stem of its image."""
+        return {stem: plan.tally(mask.counts) for stem, mask in self.masks.items()}
 
 
 def survey_folder(
     image_dir: Path,
     mask_dir: Path | None = None,
     bands: Sequence[int] | None = None,
+    mask_name: str | None = None,
+    warp_masks: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> Survey:
@@ -167,6 +209,10 @@ def survey_folder(
         image_dir: Folder of images, with sub-folders.
         mask_dir: Folder of masks, which have the paths of their images, with any suffix.
         bands: The bands that will be asked for; images that lack one are left out.
+        mask_name: How the names of masks follow from those of images, see :func:`mask_namer`.
+            Defaults to the same names.
+        warp_masks: Whether a mask of other ground than its image is laid on that; otherwise it is
+            left out.
         workers: Threads. Defaults to the number of processors.
         progress: Whether to show a progress bar where there is a terminal.
 
@@ -178,7 +224,8 @@ def survey_folder(
     for role, folder in (('images', image_dir), ('masks', mask_dir)):
         if folder is not None and not folder.is_dir():
             raise FileNotFoundError(f'The folder of {role} {folder} does not exist: correct it.')
-    survey = Survey(image_dir, mask_dir)
+    survey = Survey(image_dir, mask_dir, warp_masks=warp_masks)
+    name_of = mask_namer(mask_name)
     found = list_images(image_dir)
     inside = mask_dir is not None and _below(mask_dir, image_dir)
     if inside == '.':
@@ -199,7 +246,7 @@ def survey_folder(
         return _look(image_dir, *item, bands)
 
     first = [(stem, names[0]) for stem, names in found.items()]
-    for picture in _each(look, first, workers, 'looking at images', progress):
+    for picture in map_threaded(look, first, 'looking at images' if progress else None, workers):
         if isinstance(picture, str):
             survey.problems.append(picture)
         else:
@@ -211,8 +258,64 @@ def survey_folder(
             f'{survey.problems[0]}'
         )
     if mask_dir is not None:
-        _survey_masks(survey, mask_dir, workers, progress)
+        _survey_masks(survey, mask_dir, name_of, workers, progress)
     return survey
+
+
+def plan_classes(
+    survey: Survey,
+    wishes: Sequence[Wish] = (),
+    zero: Zero = 'auto',
+    ignore: Sequence[int] = (),
+    threshold: int | None = None,
+    tolerance: int | None = None,
+) -> ClassPlan:
+    """Decide which values of the masks that were found are classes; see :func:`propose_classes`."""
+    return propose_classes(
+        survey.counts,
+        survey.painted,
+        survey.lossy,
+        wishes,
+        zero,
+        ignore,
+        survey.palette,
+        survey.names,
+        survey.calm,
+        survey.declared,
+        threshold,
+        tolerance,
+    )
+
+
+def mask_namer(pattern: str | None) -> Callable[[str], str]:
+    """How the stem of a mask follows from that of its image.
+
+    Args:
+        pattern: ``'{stem}_mask'`` puts something around the name of the image; ``'patch=mask'``
+            takes ``mask`` for ``patch`` in it. Folders are the same. None for the same name.
+
+    Raises:
+        ValueError: The pattern is neither.
+
+    Examples:
+        >>> mask_namer('{stem}_mask')('north/a'), mask_namer('patch=mask')('a_patch_3')
+        ('north/a_mask', 'a_mask_3')
+    """
+    if pattern is None:
+        return lambda stem: stem
+    old, equals, new = pattern.partition('=')
+    if '{stem}' not in pattern and not (equals and old):
+        raise ValueError(
+            f'--mask-name {pattern!r} says nothing of the name of the image: write e.g. '
+            "'{stem}_mask', or patch=mask for a name that has mask where the image has patch."
+        )
+
+    def name(stem: str) -> str:
+        folder, slash, base = stem.rpartition('/')
+        named = pattern.replace('{stem}', base) if '{stem}' in pattern else base.replace(old, new)
+        return composed(f'{folder}{slash}{named}')
+
+    return name
 
 
 def _keep_one_depth(survey: Survey) -> None:
@@ -230,7 +333,13 @@ def _keep_one_depth(survey: Survey) -> None:
             del survey.pictures[stem]
 
 
-def _survey_masks(survey: Survey, mask_dir: Path, workers: int | None, progress: bool) -> None:
+def _survey_masks(
+    survey: Survey,
+    mask_dir: Path,
+    name_of: Callable[[str], str],
+    workers: int | None,
+    progress: bool,
+) -> None:
     masks = list_images(mask_dir)
     if inside := _below(survey.image_dir, mask_dir):
         masks = {stem: names for stem, names in masks.items() if not stem.startswith(f'{inside}/')}
@@ -239,30 +348,31 @@ def _survey_masks(survey: Survey, mask_dir: Path, workers: int | None, progress:
             f'There is no mask in {mask_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
             'give the folder of the masks.'
         )
+    before = len(survey.problems)
     _note_twins(masks, mask_dir, survey.problems)
+    owners = {name_of(stem): stem for stem in survey.pictures}
+    wanted = {name_of(stem) for stem in _left_out(survey)}
     paired = []
     for stem, names in masks.items():
-        if stem in survey.pictures:
-            paired.append((survey.pictures[stem], names[0]))
-        elif not any(f'{survey.image_dir / stem}.' in problem for problem in survey.problems):
+        if stem in owners:
+            paired.append((survey.pictures[owners[stem]], names[0]))
+        elif stem not in wanted:
             survey.problems.append(
                 f'{mask_dir / names[0]} has no image {survey.image_dir / stem}.*: give image and '
-                'mask one name.'
+                "mask one name, or say by --mask-name how they differ, e.g. '{stem}_mask'."
             )
 
     def examine(pair: tuple[Picture, str]) -> MaskSummary | str:
-        return _examine(mask_dir, *pair)
+        return _examine(mask_dir, *pair, survey.warp_masks)
 
-    found = _each(examine, paired, workers, 'looking at masks', progress)
+    found = map_threaded(examine, paired, 'looking at masks' if progress else None, workers)
     for (picture, _), mask in zip(paired, found, strict=True):
         if isinstance(mask, str):
             survey.problems.append(mask)
         else:
             survey.masks[picture.stem] = mask
-    if survey.painted:  # then what is all black is that as well
-        for stem, mask in survey.masks.items():
-            if mask.grey:
-                survey.masks[stem] = mask.as_colours()
+    _turn_alike(survey)
+    _let_colours_decide(survey)
     painted = Counter(mask.painted for mask in survey.masks.values())
     if len(painted) == 2:
         kept = painted.most_common(1)[0][0]
@@ -276,8 +386,68 @@ def _survey_masks(survey: Survey, mask_dir: Path, workers: int | None, progress:
     if not survey.masks:
         raise ValueError(
             f'None of the {len(masks)} masks in {mask_dir} can be used with the images of '
-            f'{survey.image_dir}; the first: {survey.problems[-1]}'
+            f'{survey.image_dir}; the first: {survey.problems[before]}'
         )
+
+
+def _turn_alike(survey: Survey) -> None:
+    """Take all masks as drawn on upright pictures where the sides of some say so."""
+    told = [stem for stem, mask in survey.masks.items() if mask.turned]
+    by_exif = [stem for stem in survey.masks if survey.pictures[stem].info.orientation > 1]
+    if by_exif and told:
+        for stem in by_exif:
+            survey.masks[stem] = replace(survey.masks[stem], turned=True, direct=False)
+        survey.notes.append(
+            f'{len(by_exif)} masks were drawn on pictures that EXIF turns, as the sides of '
+            f'{survey.masks[told[0]].name} show: turned to lie as their images are stored'
+        )
+    elif by_exif:
+        survey.notes.append(
+            f'{len(by_exif)} images with masks have an orientation in EXIF, e.g. '
+            f'{survey.pictures[by_exif[0]].name}, which turns neither them nor their masks: both '
+            'are taken as they are stored'
+        )
+
+
+def _let_colours_decide(survey: Survey) -> None:
+    """Take colours for classes where values mean other ones from file to file."""
+    painted = survey.painted
+    if not painted:
+        colours: dict[int, set[Colour]] = defaultdict(set)
+        values: dict[Colour, set[frozenset[int]]] = defaultdict(set)
+        for mask in survey.masks.values():
+            own: dict[Colour, set[int]] = defaultdict(set)
+            for value, colour in mask.used_palette.items():
+                if value == IGNORED:
+                    continue
+                colours[value].add(colour)
+                own[colour].add(value)
+            for colour, found in own.items():
+                values[colour].add(frozenset(found))
+        swapped = any(len(found) > 1 for found in colours.values()) or any(
+            not any(set().union(*found) <= one for one in found) for found in values.values()
+        )
+        if not swapped:
+            return
+        bare = [m.name for m in survey.masks.values() if len(m.used_palette) < len(m.counts)]
+        if bare:
+            raise ValueError(
+                'Masks have palettes that give one number several colours from file to file, and '
+                f'{bare[0]} has numbers without a colour: write all masks with one palette.'
+            )
+        survey.notes.append(
+            'palettes differ from mask to mask: their colours tell the classes, not their numbers'
+        )
+    for stem, mask in survey.masks.items():  # what is all black is a colour as well
+        if not mask.painted and (not painted or mask.grey or mask.palette):
+            survey.masks[stem] = mask.as_colours()
+
+
+def _left_out(survey: Survey) -> Iterator[str]:
+    """Stems of images that were found and cannot be used."""
+    for stem in list_images(survey.image_dir):
+        if stem not in survey.pictures:
+            yield stem
 
 
 def _below(folder: Path, other: Path) -> str | None:
@@ -291,8 +461,9 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
     path = image_dir / name
     try:
         info = raster_info(path)
-        if info.by_pillow and info.width * info.height <= _DECODED:
-            info = replace(info, transparent=read_rgb(path).valid is not None)
+        if not info.by_gdal and info.width * info.height <= _DECODED:
+            valid = read_picture(path)[1]
+            info = replace(info, transparent=valid is not None and not valid.all())
     except ValueError as error:
         return str(error)
     if bands is not None and max(bands) > info.bands:
@@ -300,29 +471,25 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
     return Picture(name, stem, info)
 
 
-def _examine(mask_dir: Path, picture: Picture, name: str) -> MaskSummary | str:
+def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskSummary | str:
     """A mask, or why it does not fit its image."""
-    path = mask_dir / name
     try:
-        mask: Mask = read_mask(path)
+        mask = read_mask(mask_dir / name, picture.info, warped)
     except ValueError as error:
         return str(error)
-    height, width = mask.pixels.shape[:2]
-    if (width, height) != (picture.info.width, picture.info.height):
-        return (
-            f'{path} is {width} x {height} pixels but its image {picture.name} '
-            f'{picture.info.width} x {picture.info.height}: draw it anew on this image.'
-        )
+    counts = mask.count()
     return MaskSummary(
         name,
-        mask.count(),
-        mask.count(calm=True) if mask.painted else Counter(),
+        counts,
+        mask.count(calm=True) if mask.painted or len(counts) > _FEW_VALUES else Counter(),
         mask.painted,
         mask.grey,
-        mask.direct,
+        mask.direct and composed(PurePosixPath(name).with_suffix('').as_posix()) == picture.stem,
         mask.lossy,
         mask.palette,
         mask.names,
+        mask.declared,
+        mask.turned,
     )
 
 
@@ -333,22 +500,3 @@ def _note_twins(found: Mapping[str, list[str]], folder: Path, problems: list[str
                 f'{folder / names[0]} and {", ".join(names[1:])} have one name: only the first is '
                 'taken, rename the others.'
             )
-
-
-def _each(
-    function: Callable[[_Item], _Result],
-    items: Sequence[_Item],
-    workers: int | None,
-    description: str,
-    progress: bool,
-) -> Iterable[_Result]:
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        yield from track(
-            pool.map(function, items),
-            description,
-            len(items),
-            console=console,
-            transient=True,
-            disable=not (progress and console.is_terminal),
-        )

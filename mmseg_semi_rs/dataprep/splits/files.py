@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ...utils.commands import command
 from ...utils.files import write_atomic
+from ...utils.progress import map_threaded
 
 MANIFEST = 'manifest.json'
 
@@ -60,7 +58,7 @@ def find_tiles(
     if not names:
         raise FileNotFoundError(
             f'There is no *{img_suffix} below {images}: convert the data set with '
-            'tools/dataset_converters, or correct --data-root.'
+            f'{command("convert")}, or correct --data-root.'
         )
     labels = {name: data_root / ann_dir / f'{name}{seg_map_suffix}' for name in names}
     there = {name: path for name, path in labels.items() if path.is_file()}
@@ -91,19 +89,9 @@ def scan_labels(
             )
         return frozenset(map(int, np.flatnonzero(np.bincount(ids.ravel(), minlength=256))))
 
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (progress and console.is_terminal),
+    ids = map_threaded(
+        ids_of, list(labels.values()), 'reading labels' if progress else None, workers
     )
-    with bar, ThreadPoolExecutor(workers or min(16, 2 * (os.cpu_count() or 1))) as pool:
-        found = pool.map(ids_of, labels.values())
-        ids = list(bar.track(found, total=len(labels), description='reading labels'))
     return dict(zip(labels, ids, strict=True))
 
 
@@ -203,20 +191,20 @@ def verify_split(folder: Path) -> dict[str, Any]:
     manifest = _read_manifest(folder)
     if not manifest:
         raise FileNotFoundError(
-            f'{folder / MANIFEST} does not exist: write the split with tools/make_splits.py.'
+            f'{folder / MANIFEST} does not exist: write the split with {command("splits")}.'
         )
     for path, entry in manifest['lists'].items():
         file = folder / path
         if not file.is_file():
             raise FileNotFoundError(
                 f'{file} does not exist though {MANIFEST} names it: write the split again with '
-                'tools/make_splits.py.'
+                f'{command("splits")}.'
             )
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         if digest != entry['sha256']:
             raise ValueError(
                 f'{file} has the hash {digest[:12]}..., not {entry["sha256"][:12]}... of its '
                 f'{MANIFEST}: it was changed by hand, write the split again with '
-                'tools/make_splits.py.'
+                f'{command("splits")}.'
             )
     return manifest

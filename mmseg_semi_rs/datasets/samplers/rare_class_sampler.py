@@ -53,6 +53,7 @@ class RareClassSemiSampler(SemiSampler):
         temperature (float): Smaller prefers rare classes more. Defaults to 0.1.
         min_pixels (int): An image counts for a class from this many pixels on; where no image has
             that many, those with any pixel count. Defaults to 100.
+        shuffle (bool): See ``SemiSampler``. Defaults to True.
 
     Raises:
         ValueError: As ``SemiSampler``, and if the temperature is not positive or no labelled image
@@ -67,8 +68,9 @@ class RareClassSemiSampler(SemiSampler):
         seed: int | None = None,
         temperature: float = 0.1,
         min_pixels: int = 100,
+        shuffle: bool = True,
     ) -> None:
-        super().__init__(dataset, batch_size, source_ratio, seed)
+        super().__init__(dataset, batch_size, source_ratio, seed, shuffle)
         if temperature <= 0:
             raise ValueError(f'temperature={temperature} must be positive.')
         pixels = count_class_pixels(dataset.labelled)

@@ -31,10 +31,11 @@ class SemiSampler(Sampler[int]):
             labelled samples only. Defaults to (1, 1).
         seed (int, optional): Seed of the order and of every sample's transforms. The runner passes
             its own. Defaults to None, a random seed shared by all ranks.
+        shuffle (bool): Only True, which is what stock samplers are told. Defaults to True.
 
     Raises:
-        ValueError: If the ratio does not divide the batch size or a source that the ratio asks for
-            is empty.
+        ValueError: If shuffle is False, the ratio does not divide the batch size, or a source that
+            the ratio asks for is empty.
         TypeError: If the dataset is no ``SemiDataset``.
     """
 
@@ -44,7 +45,10 @@ class SemiSampler(Sampler[int]):
         batch_size: int,
         source_ratio: Sequence[int] = (1, 1),
         seed: int | None = None,
+        shuffle: bool = True,
     ) -> None:
+        if not shuffle:
+            raise ValueError(f'{type(self).__name__} always shuffles: leave shuffle=False out.')
         if not isinstance(dataset, SemiDataset):
             raise TypeError(
                 f'{type(self).__name__} samples from a SemiDataset(labelled=..., unlabelled=...), '

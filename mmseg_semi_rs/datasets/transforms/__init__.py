@@ -6,9 +6,11 @@ from .geometry import GeometryStep, TrackGeometry, homography, replay
 from .keep_in_memory import KeepInMemory
 from .multi_branch import MultiBranch
 from .photometry import Photometry
+from .resize import AntialiasedResize
 
 __all__ = [
     'AddValidMask',
+    'AntialiasedResize',
     'GeometryStep',
     'KeepInMemory',
     'MultiBranch',

@@ -10,13 +10,23 @@ import mmcv
 import numpy as np
 from mmcv.transforms import (
     BaseTransform,
+    CenterCrop,
+    Pad,
     RandomChoiceResize,
     RandomFlip,
     RandomResize,
     Resize,
 )
 from mmcv.transforms.utils import cache_random_params
-from mmseg.datasets.transforms import RandomCrop
+from mmseg.datasets.transforms import (
+    Albu,
+    RandomCrop,
+    RandomMosaic,
+    RandomRotate,
+    RandomRotFlip,
+    ResizeShortestEdge,
+    ResizeToMultiple,
+)
 from mmseg.registry import TRANSFORMS
 
 
@@ -25,12 +35,14 @@ class GeometryStep(NamedTuple):
 
     Attributes:
         op (str): ``'resize'`` with params (height, width); ``'crop'`` with params (top, left,
-            height, width); ``'flip'`` with params (0,) horizontal, (1,) vertical, (2,) both axes.
-        params (tuple[int, ...]): See ``op``; all in pixels.
+            height, width); ``'flip'`` with params (0,) horizontal, (1,) vertical, (2,) both axes;
+            ``'gather'`` with params (rows, columns), of each pixel the row and the column that it
+            was at before, -1 where there was none: (h, w) int32 each.
+        params (tuple): See ``op``; all in pixels.
     """
 
     op: str
-    params: tuple[int, ...]
+    params: tuple[Any, ...]
 
 
 _FLIPS = {'horizontal': 0, 'vertical': 1, 'diagonal': 2}
@@ -54,10 +66,31 @@ def replay(image: np.ndarray, steps: Sequence[GeometryStep], interpolation: str 
         elif op == 'crop':
             top, left, height, width = params
             image = image[top : top + height, left : left + width]
+        elif op == 'gather':
+            image = gather(image, *params)
         else:
             direction = next(name for name, code in _FLIPS.items() if (code,) == params)
             image = mmcv.imflip(image, direction=direction)
     return image
+
+
+def gather(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: int = 255) -> np.ndarray:
+    """Take each pixel from where it was; ``fill`` where it was nowhere."""
+    moved = image[rows, columns]
+    moved[rows < 0] = fill
+    return moved
+
+
+def _affine(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The affine matrix, from before to after, of pixels that were moved by one."""
+    places = np.nonzero(rows >= 0)
+    some = slice(None, None, max(1, len(places[0]) // 1000))
+    inside = (places[0][some], places[1][some])
+    after = np.stack([inside[1] + 0.5, inside[0] + 0.5], axis=1)
+    before = np.stack([columns[inside] + 0.5, rows[inside] + 0.5, np.ones(len(after))], axis=1)
+    matrix = np.eye(3)
+    matrix[:2] = np.linalg.lstsq(before, after, rcond=None)[0].T
+    return matrix
 
 
 def homography(steps: Sequence[GeometryStep], size: tuple[int, int]) -> np.ndarray:
@@ -82,6 +115,9 @@ def homography(steps: Sequence[GeometryStep], size: tuple[int, int]) -> np.ndarr
         elif op == 'crop':
             step[0, 2], step[1, 2] = -params[1], -params[0]
             height, width = min(params[2], height), min(params[3], width)
+        elif op == 'gather':
+            step = _affine(*params)
+            height, width = params[0].shape
         else:
             if params[0] in (0, 2):
                 step[0, 0], step[0, 2] = -1, width
@@ -98,21 +134,25 @@ class TrackGeometry(BaseTransform):
     Adds ``geometry`` (tuple of :class:`GeometryStep`) and ``homography`` (3 x 3, tile to sample) to
     the results, so that evidence made once on the stored tile can be replayed into the crop.
 
+    Rotations move label maps and the valid map at the nearest pixel, and fill what comes from
+    outside of the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids, and fills in class 0).
+
     Args:
-        transforms (Sequence[dict]): Configs of Resize, RandomResize, RandomChoiceResize, RandomCrop
-            and RandomFlip transforms, in order.
+        transforms (Sequence[dict]): Configs of Resize, RandomResize, RandomChoiceResize,
+            RandomCrop, RandomFlip, RandomRotate and RandomRotFlip transforms, in order.
 
     Raises:
         ValueError: If a transform is of a kind whose geometry cannot be followed.
     """
 
     FOLLOWED = (Resize, RandomResize, RandomChoiceResize, RandomCrop, RandomFlip)
+    ROTATIONS = (RandomRotate, RandomRotFlip)
 
     def __init__(self, transforms: Sequence[dict]) -> None:
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
         for transform in self.transforms:
-            if not isinstance(transform, self.FOLLOWED):
-                names = ', '.join(kind.__name__ for kind in self.FOLLOWED)
+            if not isinstance(transform, self.FOLLOWED + self.ROTATIONS):
+                names = ', '.join(kind.__name__ for kind in self.FOLLOWED + self.ROTATIONS)
                 raise ValueError(
                     f'TrackGeometry cannot follow {type(transform).__name__}: use {names}, or '
                     'put it outside of TrackGeometry if it moves no pixel.'
@@ -130,6 +170,10 @@ class TrackGeometry(BaseTransform):
         tile_size = results['img'].shape[:2]
         steps: list[GeometryStep] = []
         for transform in self.transforms:
+            if isinstance(transform, self.ROTATIONS):
+                results, step = self._rotate(transform, results)
+                steps.append(step)
+                continue
             before = results['img'].shape[:2]
             with cache_random_params(transform):
                 results = transform(results)
@@ -145,5 +189,53 @@ class TrackGeometry(BaseTransform):
         results['homography'] = homography(steps, tile_size)
         return results
 
+    @staticmethod
+    def _rotate(transform: BaseTransform, results: dict) -> tuple[dict, GeometryStep]:
+        """Let maps of the pixels' places be rotated with the image, and the others follow them."""
+        fields, before = results.get('seg_fields', []), results['img'].shape[:2]
+        rows, columns = np.indices(before, dtype=np.float32)
+        probes = dict(rows=rows, columns=columns, inside=np.ones(before, np.float32))
+        moved = transform({'img': results['img'], **probes, 'seg_fields': list(probes)})
+        outside = moved['inside'] != 1
+        places = [np.rint(moved[name]).astype(np.int32) for name in ('rows', 'columns')]
+        for place in places:
+            place[outside] = -1
+        results = {**results, 'img': moved['img'], 'img_shape': moved['img'].shape[:2]}
+        results.update({name: gather(results[name], *places) for name in fields})
+        return results, GeometryStep('gather', tuple(places))
+
     def __repr__(self) -> str:
         return f'{type(self).__name__}(transforms={self.transforms})'
+
+
+_MOVING = (
+    *TrackGeometry.FOLLOWED,
+    *TrackGeometry.ROTATIONS,
+    *(CenterCrop, Pad, RandomMosaic, ResizeShortestEdge, ResizeToMultiple),
+)
+
+
+def moving_parts(transform: Any) -> list[str]:
+    """Names of the transforms, of this one and of those inside it, that move pixels.
+
+    Args:
+        transform (BaseTransform | Sequence): Of mmcv, mmseg or albumentations (in ``Albu``), alone,
+            in a list, or inside of a wrapper such as ``RandomApply``.
+
+    Returns:
+        list[str]: Names of their classes; those inside of a ``TrackGeometry`` are not among them.
+    """
+    if isinstance(transform, TrackGeometry):
+        return []
+    if isinstance(transform, _MOVING):
+        return [type(transform).__name__]
+    if isinstance(transform, Albu):
+        return moving_parts(transform.aug)
+    if type(transform).__module__.startswith('albumentations') and not hasattr(
+        transform, 'transforms'
+    ):
+        kinds = [kind.__name__ for kind in type(transform).__mro__]
+        return [type(transform).__name__] if 'DualTransform' in kinds else []
+    if isinstance(transform, Sequence):
+        return [name for part in transform for name in moving_parts(part)]
+    return moving_parts(transform.transforms) if hasattr(transform, 'transforms') else []

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from mmcv.transforms import BaseTransform, Compose
 from mmseg.registry import TRANSFORMS
 
+from .geometry import moving_parts
+
 
 def _separate(results: dict) -> dict:
     """Copy a sample so far that a branch's transforms do not change another branch's sample.
@@ -34,7 +36,8 @@ class MultiBranch(BaseTransform):
             Only the given branches are computed.
 
     Raises:
-        ValueError: If a pipeline is given for a name that is not in ``branch_field``.
+        ValueError: If a pipeline is given for a name that is not in ``branch_field``, or one of
+            another branch than ``'sup'`` moves pixels: views of an image would not show the same.
     """
 
     def __init__(self, branch_field: Sequence[str], **pipelines: list[dict]) -> None:
@@ -46,6 +49,14 @@ class MultiBranch(BaseTransform):
                 f'{list(branch_field)}: name at least one branch, and each in both.'
             )
         self.pipelines = {name: Compose(pipeline) for name, pipeline in pipelines.items()}
+        for name, pipeline in self.pipelines.items():
+            moving = [] if name == 'sup' else moving_parts(pipeline)
+            if moving:
+                raise ValueError(
+                    f'{", ".join(moving)} in the branch {name!r} of MultiBranch would move its '
+                    'pixels away from those of the other views: put what moves pixels before '
+                    'MultiBranch, inside of TrackGeometry.'
+                )
 
     def transform(self, results: dict) -> dict:
         """Compute the views.

@@ -24,6 +24,7 @@ from ...purification.source import EvidenceSource
 from ...purification.store import EvidenceStore
 from ...purification.trust import ClassTrust, learn_trust
 from ...purification.verifiers import Verifier
+from ...utils.commands import command
 from ...utils.randomness import seeded
 from ...utils.runner import unwrap
 from ...utils.sampling import evenly
@@ -170,7 +171,7 @@ class VLMPurifyHook(Hook):
         if not self.budget and not len(store):
             raise ValueError(
                 f'The store {store.folder} holds no evidence of this verifier and its prompts: run '
-                'tools/vlm_annotate.py with this config first, or set budget of VLMPurifyHook.'
+                f'{command("annotate")} with this config first, or set budget of VLMPurifyHook.'
             )
         classes = dataset.metainfo['classes']
         if self.trust_settings is not None:
@@ -249,7 +250,7 @@ class VLMPurifyHook(Hook):
                 raise ValueError(
                     f'The store {store.folder} holds no evidence of the labelled tile {tile.path}, '
                     'without which it is not known how far the verifier can be trusted: run '
-                    'tools/vlm_annotate.py with this config, or set trust=None of VLMPurifyHook.'
+                    f'{command("annotate")} with this config, or set trust=None of VLMPurifyHook.'
                 )
             assert tile.labels is not None  # of a labelled dataset
             if evidence.size != tile.labels.shape:

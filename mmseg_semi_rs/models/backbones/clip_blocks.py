@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from open_clip.transformer import QuickGELU
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -51,8 +50,8 @@ def _finish(block: Any, tokens: Tensor, values: Tensor) -> Tensor:
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
-class LeanQuickGELU(QuickGELU):
-    """QuickGELU, x * sigmoid(1.702 x), which keeps for the backward pass its input alone.
+class LeanQuickGELU(nn.Module):
+    """open_clip's QuickGELU, x * sigmoid(1.702 x), keeping its input alone for the backward pass.
 
     Autograd would keep the sigmoid too, which is as wide as the feed-forward layer: a quarter of
     what a block keeps.

@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-import open_clip
 import torch
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -123,6 +121,8 @@ class CLIPVision(FoundationBackbone):
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
+        from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
         BaseModule.__init__(self)
         name = arch.replace('/', '-') if isinstance(arch, str) else ''
         vision, activation = _named(name) if isinstance(arch, str) else _custom(arch)
@@ -309,6 +309,9 @@ class CLIPVision(FoundationBackbone):
 
 def _named(name: str) -> tuple[_Arch, bool | None]:
     """Look a vision tower up in open_clip; its activation is None where the name leaves it open."""
+    import open_clip
+    from open_clip.model import CLIPVisionCfg
+
     config = open_clip.get_model_config(name)
     vision = dict(config['vision_cfg']) if config else {}
     if not isinstance(vision.get('layers'), int) or 'timm_model_name' in vision:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.cnn.bricks.drop import DropPath
-from mmpretrain.models.backbones import VisionTransformer
+from mmengine.model import BaseModule
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ... import compat
 from .foundation import FoundationBackbone, resolve_taps, to_map
 
 _Arch = dict[str, Any]
@@ -57,7 +58,7 @@ def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int,
 
 
 @MODELS.register_module()
-class DINOv2(FoundationBackbone, VisionTransformer):
+class DINOv2(FoundationBackbone):
     """DINOv2 vision transformer that hands out the patch maps of some blocks.
 
     Every map passes the final LayerNorm; the class token is dropped. Attention is PyTorch's scaled
@@ -117,6 +118,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
+        BaseModule.__init__(self)
         settings = _settings(arch)
         label = f'DINOv2 {arch!r}' if isinstance(arch, str) else f'DINOv2 {settings}'
         if img_size < patch_size or img_size % patch_size:
@@ -137,8 +139,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         # The rate of a block depends on the whole depth, not on how many blocks are built.
         drop_rates = np.linspace(0, drop_path_rate, depth)[:built].tolist()
         ffn_type = 'swiglu_fused' if swiglu else 'origin'
-        VisionTransformer.__init__(
-            self,
+        network: Any = compat.import_mmpretrain().VisionTransformer(
             arch={**settings, 'num_layers': built},
             img_size=img_size,
             patch_size=patch_size,
@@ -148,9 +149,18 @@ class DINOv2(FoundationBackbone, VisionTransformer):
             layer_scale_init_value=layer_scale,
             layer_cfgs=[dict(drop_path_rate=rate, ffn_type=ffn_type) for rate in drop_rates],
         )
+        self.arch_settings: _Arch = network.arch_settings
+        self.embed_dims = settings['embed_dims']
+        self.patch_embed: nn.Module = network.patch_embed
+        self.patch_resolution: tuple[int, int] = tuple(network.patch_resolution)
+        self.cls_token: nn.Parameter = network.cls_token
+        self.pos_embed: nn.Parameter = network.pos_embed
+        self.layers: nn.ModuleList = network.layers
+        self.ln1: nn.Module = network.ln1
+        self._register_load_state_dict_pre_hook(self._fit_stored_position)
         if swiglu:
             self.name_aliases = {'.ffn.layers.0.0.': '.ffn.w12.', '.ffn.layers.1.': '.ffn.w3.'}
-            for block, rate in zip(self.layers, drop_rates, strict=True):
+            for block, rate in zip(network.layers, drop_rates, strict=True):
                 # mmpretrain leaves stochastic depth out of this layer.
                 block.ffn.dropout_layer = DropPath(rate)
         self.label = label
@@ -170,7 +180,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
 
-    def _prepare_pos_embed(
+    def _fit_stored_position(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Resize the position embedding of a state dict of another image size (a hook)."""
@@ -187,7 +197,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
         Returns:
             Tensor: Shape (1, 1 + h * w, C).
         """
-        return resize_position(self.pos_embed, tuple(self.patch_resolution), grid)
+        return resize_position(self.pos_embed, self.patch_resolution, grid)
 
     def fit_position(self, embedding: Tensor) -> Tensor:
         """Resize a stored position embedding to this model's own grid.
@@ -199,7 +209,7 @@ class DINOv2(FoundationBackbone, VisionTransformer):
             Tensor: Shape (1, 1 + h * w, C).
         """
         side = round((embedding.shape[1] - 1) ** 0.5)
-        return resize_position(embedding, (side, side), tuple(self.patch_resolution))
+        return resize_position(embedding, (side, side), self.patch_resolution)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Extract patch maps.

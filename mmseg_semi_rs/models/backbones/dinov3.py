@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from timm.layers import LayerNorm, PatchEmbed
-from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from ..weights import Translation
@@ -119,6 +117,8 @@ class DINOv3(FoundationBackbone):
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
+        from timm.layers import LayerNorm, PatchEmbed
+
         BaseModule.__init__(self)
         settings = _settings(arch)
         width = settings['embed_dims']
@@ -247,6 +247,8 @@ class DINOv3(FoundationBackbone):
 
 def _block(settings: _Arch, norm: Callable[[int], nn.Module], qkv_bias: bool) -> nn.Module:
     """One of timm's blocks, LayerScale 1 until weights are loaded, with our attention."""
+    from timm.models.eva import EvaBlock
+
     width, heads = settings['embed_dims'], settings['num_heads']
     block = EvaBlock(
         width,

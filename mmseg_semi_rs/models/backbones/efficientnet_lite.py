@@ -9,11 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from mmengine.model import BaseModule
 from mmseg.registry import MODELS
-from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -104,6 +102,8 @@ class EfficientNetLite(PretrainedBackbone):
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
+        import timm
+
         BaseModule.__init__(self)
         if arch not in CHANNELS:
             raise ValueError(
@@ -162,6 +162,8 @@ class EfficientNetLite(PretrainedBackbone):
         return [self.conv_stem, self.bn1, *self.blocks[:stages]]
 
     def _init_random(self) -> None:
+        from timm.models._efficientnet_builder import efficientnet_init_weights
+
         efficientnet_init_weights(self)
 
     def weight_file(self) -> str | Path | None:

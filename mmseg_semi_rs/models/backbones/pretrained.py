@@ -215,7 +215,7 @@ class PretrainedBackbone(BaseModule):
             mode (bool): Training or not. Defaults to True.
 
         Returns:
-            PretrainedBackbone: Itself (mmpretrain's own returns None).
+            PretrainedBackbone: Itself.
         """
         nn.Module.train(self, mode and not self.frozen)
         return self

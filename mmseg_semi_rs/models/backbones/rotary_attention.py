@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -63,6 +62,8 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
     Returns:
         Tensor: The same shape and dtype; what is turned is computed in fp32.
     """
+    from timm.layers import apply_rot_embed_cat
+
     first = vectors.shape[-2] - rotation.shape[0]
     turned = apply_rot_embed_cat(vectors[..., first:, :], rotation, half=True)
     return torch.cat([vectors[..., :first, :], turned.to(vectors.dtype)], dim=-2)

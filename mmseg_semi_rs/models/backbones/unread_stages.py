@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from mmpretrain.models.backbones import ConvNeXt
 from mmseg.models.backbones import (
     MixVisionTransformer,
     MobileNetV2,
@@ -41,8 +41,7 @@ def drop_unread_stages(backbone: nn.Module, last: int) -> None:
     if isinstance(backbone, PretrainedBackbone):
         backbone.keep_first_taps(last + 1)
     else:
-        forward = type(backbone).forward  # subclasses with another one may need what lies behind
-        cut = next((cut for kind, cut in _CUTS.items() if kind.forward is forward), None)
+        cut = _find_cut(type(backbone))
         if cut is None:
             return
         network: Any = backbone
@@ -78,6 +77,16 @@ def _leave_out(names: Iterable[str], state: dict[str, Tensor], prefix: str, *_: 
 def _in_a_tuple(_module: nn.Module, _images: Any, maps: Any) -> Any:
     """Some backbones hand out a single map bare, whose batch a head would take for the levels."""
     return (maps,) if isinstance(maps, Tensor) else maps
+
+
+def _find_cut(kind: type[nn.Module]) -> Callable[[Any, int, list[int]], None] | None:
+    """What drops all but the first stages, given their number and the outputs that go."""
+    # Subclasses with another forward may need what lies behind.
+    for known, cut in _CUTS.items():
+        if known.forward is kind.forward:
+            return cut
+    theirs = sys.modules.get('mmpretrain.models.backbones')  # a ConvNeXt is none without it
+    return _cut_convnext if theirs and theirs.ConvNeXt.forward is kind.forward else None
 
 
 def _cut_resnet(backbone: Any, stages: int, _unread: list[int]) -> None:
@@ -117,12 +126,10 @@ def _delete(module: nn.Module, names: Iterable[str]) -> None:
         delattr(module, name)
 
 
-#: What drops all but the first stages, given their number and the outputs that go.
 _CUTS: dict[type[nn.Module], Callable[[Any, int, list[int]], None]] = {
     ResNet: _cut_resnet,
     MobileNetV2: _cut_mobilenet,
     MobileNetV3: _cut_mobilenet,
     MixVisionTransformer: _cut_mix_vision_transformer,
     SwinTransformer: _cut_swin,
-    ConvNeXt: _cut_convnext,
 }

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import safetensors.torch
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
+
+from ...utils.files import write_atomic
 
 
 def _tensor_digest(tensor: Tensor) -> str:
@@ -65,17 +66,11 @@ def write_embedding(path: Path, embedding: Tensor, settings: Mapping[str, Any]) 
         embedding: Shape (N, C), float32, on the CPU.
         settings: What it was computed from, stored as readable metadata.
     """
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
     metadata = {key: json.dumps(value) for key, value in settings.items()}
     metadata['sha256'] = _tensor_digest(embedding)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            content = safetensors.torch.save({'embedding': embedding.contiguous()}, metadata)
-            partial.write_bytes(content)  # save_file would shut other users out
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        content = safetensors.torch.save({'embedding': embedding.contiguous()}, metadata)
+        write_atomic(path, content, shared=True)  # save_file would shut other users out
     except (OSError, safetensors.SafetensorError) as error:
         print_log(
             f'The text embeddings cannot be kept in {path.parent} ({error}), so the next run '

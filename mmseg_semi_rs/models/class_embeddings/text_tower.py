@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import open_clip
 import torch
 from mmengine.logging import print_log
-from open_clip.model import _build_text_tower
 from torch import Tensor, nn
 
 from ..backbones.clip_vision import clip_origin, wants_quick_gelu
@@ -113,6 +111,8 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
             quick_gelu is not None,
             text_cfg,
         )
+    import open_clip
+
     name = arch.replace('/', '-')
     config = open_clip.get_model_config(name)
     text_cfg = dict(config['text_cfg']) if config else {}
@@ -136,6 +136,8 @@ def build_text_tower(arch: TextArch) -> nn.Module:
     Returns:
         open_clip's text transformer on the CPU, in evaluation mode, float32.
     """
+    from open_clip.model import _build_text_tower
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         tower = _build_text_tower(arch.embed_dim, dict(arch.text_cfg), quick_gelu=arch.quick_gelu)
@@ -239,6 +241,8 @@ def encode_prompts(tower: nn.Module, arch: TextArch, prompts: Sequence[str]) -> 
     Raises:
         ValueError: A prompt is longer than the tower's context.
     """
+    import open_clip
+
     length = arch.text_cfg.get('context_length', 77)
     tokenizer = open_clip.SimpleTokenizer(
         context_length=length, **arch.text_cfg.get('tokenizer_kwargs', {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from mmengine.logging import print_log
 from mmseg.registry import MODELS
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
 from ...models.class_embeddings import TEMPLATES
-from ...utils.files import file_digest, settings_digest
+from ...utils.commands import command
+from ...utils.files import file_digest, settings_digest, write_atomic
 from ..evidence import Evidence, quantise
 from .base import Verifier
 from .dense_similarity import PatchSimilarity, WindowSimilarity, average_windows
@@ -401,6 +400,8 @@ def fit_temperature(cosines: Tensor, targets: Tensor) -> float:
     Returns:
         float: In [1e-4, 1].
     """
+    from scipy.optimize import minimize_scalar
+
     low, high = np.log(_TEMPERATURES)
     found = minimize_scalar(
         lambda power: F.cross_entropy(cosines / float(np.exp(power)), targets).item(),
@@ -415,7 +416,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
     """Read a fitted temperature, if it was fitted with these settings."""
     if not path.is_file():
         raise ValueError(
-            f'The fitted temperature {path} does not exist: run tools/vlm_annotate.py CONFIG, '
+            f'The fitted temperature {path} does not exist: run {command("annotate")} CONFIG, '
             'which fits it to the labelled tiles, or give a number as temperature.'
         )
     try:
@@ -424,7 +425,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} is not the file of a fitted temperature ({error!r}): remove it, and run '
-            'tools/vlm_annotate.py CONFIG to fit it anew.'
+            f'{command("annotate")} CONFIG to fit it anew.'
         ) from error
     if settings['weights'] is None:  # not on this machine: all else has to agree
         settings = {**settings, 'weights': fitted.get('weights')}
@@ -434,20 +435,14 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
             f'The temperature in {path} was fitted with {key}={fitted.get(key)!r} (settings '
             f'{settings_digest(fitted)[:16]}), while this CLIPVerifier has {key}='
             f'{settings.get(key)!r} (settings {settings_digest(settings)[:16]}): give another path '
-            'as temperature, or remove the file, and run tools/vlm_annotate.py CONFIG.'
+            f'as temperature, or remove the file, and run {command("annotate")} CONFIG.'
         )
     return temperature
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a file that a reader sees whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.part')
-    try:
-        partial.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomic(path, (json.dumps(record, indent=1) + '\n').encode(), shared=True)
 
 
 def _read_templates(templates: str | Sequence[str]) -> list[str]:

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import open_clip
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -208,6 +206,8 @@ def average_windows(
 
 def _open_model(arch: str, checkpoint: str | None) -> tuple[Any, Any]:
     """Build a model of open_clip with its tokenizer, and load it, all from this machine."""
+    import open_clip
+
     path = None if checkpoint is None else Path(checkpoint).expanduser()
     folder = path is not None and path.is_dir()
     if path is not None and not path.exists():
@@ -262,6 +262,8 @@ def _own_random_state() -> Iterator[None]:
 @contextmanager
 def _without_network() -> Iterator[None]:
     """Let the Hugging Face hub take what is on this machine, and nothing else."""
+    import huggingface_hub
+
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     huggingface_hub.constants.HF_HUB_OFFLINE = True
     try:

@@ -4,6 +4,8 @@
 compare.py fills in the tiles, the lists, the classes, the length and the seed.
 """
 
+_base_ = '../../../configs/_base_/datasets/semi.py'
+
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)
 
@@ -18,40 +20,26 @@ geometry = dict(
         dict(type='RandomFlip', prob=0.5),
     ],
 )
-branches = ['sup', 'weak', 'strong']
-photometry = [dict(type='Photometry', strength='published')]
 # Tiles are decoded once. Masks of unlabelled ones are only counted against the pseudo labels, by
 # PseudoLabelStatsHook.
-load = dict(
-    type='KeepInMemory', transforms=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
-)
-pack = dict(type='PackSemiInputs')
-labelled_pipeline = [
-    load,
+load = [
+    dict(
+        type='KeepInMemory',
+        transforms=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    ),
     dict(type='AddValidMask'),
-    geometry,
-    dict(type='MultiBranch', branch_field=branches, sup=[pack]),
 ]
-unlabelled_pipeline = [
-    load,
-    dict(type='AddValidMask'),
-    geometry,
-    dict(type='MultiBranch', branch_field=branches, weak=[pack], strong=[*photometry, pack]),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
+labelled_pipeline = [*load, geometry, _base_.labelled_views]
+unlabelled_pipeline = [*load, geometry, _base_.unlabelled_views]
 
 tiles = dict(type='BaseSegDataset', data_prefix=dict(img_path='images', seg_map_path='labels'))
 tiles.update(img_suffix='.png', seg_map_suffix='.png')
 train_dataloader = dict(
     batch_size=2 * per_step,
     num_workers=0,
-    sampler=dict(type='SemiSampler', batch_size=2 * per_step, source_ratio=[1, 1]),
+    persistent_workers=False,
+    sampler=dict(batch_size=2 * per_step, source_ratio=[1, 1]),
     dataset=dict(
-        type='SemiDataset',
         labelled=dict(tiles, pipeline=labelled_pipeline),
         unlabelled=dict(tiles, pipeline=unlabelled_pipeline),
     ),
@@ -59,13 +47,11 @@ train_dataloader = dict(
 evaluate = dict(
     batch_size=32,
     num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(tiles, pipeline=test_pipeline),
+    persistent_workers=False,
+    dataset=dict(tiles, pipeline=_base_.test_pipeline),
 )
 val_dataloader = evaluate  # held-out training images, by which the checkpoint is chosen
 test_dataloader = evaluate  # looked at once, by the chosen checkpoint
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -3,10 +3,9 @@
 
 _base_ = './rsmtdf.py'
 
-strong = [dict(type='Photometry', strength='mild'), _base_.pack]
-unlabelled_pipeline = [
-    *_base_.unlabelled_pipeline[:-1],
-    dict(type='MultiBranch', branch_field=_base_.branches, weak=[_base_.pack], strong=strong),
-]
-train_dataloader = dict(dataset=dict(unlabelled=dict(pipeline=unlabelled_pipeline)))
+strong_view = [dict(type='Photometry', strength='mild'), _base_.pack]
+views = dict(_base_.unlabelled_views, strong=strong_view)
+train_dataloader = dict(
+    dataset=dict(unlabelled=dict(pipeline=[*_base_.load, _base_.geometry, views]))
+)
 model = dict(semi_train_cfg=dict(gate=dict(type='ClassQuantileGate')))

@@ -3,9 +3,7 @@
 
 _base_ = './supervised.py'
 
-sup = [*_base_.photometry, _base_.pack]
-labelled_pipeline = [
-    *_base_.labelled_pipeline[:-1],
-    dict(type='MultiBranch', branch_field=_base_.branches, sup=sup),
-]
-train_dataloader = dict(dataset=dict(labelled=dict(pipeline=labelled_pipeline)))
+views = dict(_base_.labelled_views, sup=_base_.strong_view)
+train_dataloader = dict(
+    dataset=dict(labelled=dict(pipeline=[*_base_.load, _base_.geometry, views]))
+)

@@ -2,13 +2,12 @@
 # What the demo's runs share: fabricated scenes (tools/make_demo_data.py), 3 of 32 labelled, a
 # student of 0.9 million parameters, and a schedule of minutes on a CPU.
 _base_ = [
+    '../../../configs/_base_/datasets/semi.py',
     '../../../configs/_base_/schedules/semi_adamw_poly.py',
     '../../../configs/_base_/default_runtime.py',
 ]
 
-data_root = 'data/demo_potsdam'
 crop_size = (128, 128)
-branches = ['sup', 'weak', 'strong']
 geometry = dict(
     type='TrackGeometry',
     transforms=[
@@ -39,60 +38,37 @@ photometry = [
         prob=0.5,
     ),
 ]
-images = dict(type='PotsdamDataset', data_root=data_root, data_prefix=dict(img_path='img_dir'))
+strong_view = [*photometry, _base_.pack]
+unlabelled_views = dict(_base_.unlabelled_views, strong=strong_view)
+unlabelled_two_views = dict(_base_.unlabelled_two_views, strong_1=strong_view, strong_2=strong_view)
+# two strong views: `train_dataloader = dict(dataset=_base_.two_strong)`
+two_strong = dict(
+    labelled=dict(pipeline=[*_base_.load_labelled, geometry, _base_.labelled_two_views]),
+    unlabelled=dict(pipeline=[*_base_.load_unlabelled, geometry, unlabelled_two_views]),
+)
+
+images = dict(
+    type='PotsdamDataset', data_root='data/demo_potsdam', data_prefix=dict(img_path='img_dir')
+)
 images_and_labels = dict(images, data_prefix=dict(img_path='img_dir', seg_map_path='ann_dir'))
-labelled = dict(
-    images_and_labels,
-    ann_file='splits/scene/3-32/labeled.txt',
-    pipeline=[
-        dict(type='LoadImageFromFile'),
-        dict(type='LoadAnnotations'),
-        dict(type='AddValidMask'),
-        geometry,
-        dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')]),
-    ],
-)
-unlabelled = dict(
-    images,
-    ann_file='splits/scene/3-32/unlabeled.txt',
-    pipeline=[
-        dict(type='LoadImageFromFile'),
-        dict(type='AddValidMask'),
-        geometry,
-        dict(
-            type='MultiBranch',
-            branch_field=branches,
-            weak=[dict(type='PackSemiInputs')],
-            strong=[*photometry, dict(type='PackSemiInputs')],
-        ),
-    ],
-)
 train_dataloader = dict(
     batch_size=8,  # 4 labelled + 4 unlabelled
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='SemiSampler', batch_size=8, source_ratio=[1, 1]),
-    dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=unlabelled),
+    sampler=dict(batch_size=8, source_ratio=[1, 1]),
+    dataset=dict(
+        split='splits/scene/3-32',
+        labelled=dict(
+            images_and_labels, pipeline=[*_base_.load_labelled, geometry, _base_.labelled_views]
+        ),
+        unlabelled=dict(images, pipeline=[*_base_.load_unlabelled, geometry, unlabelled_views]),
+    ),
 )
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
 val_dataloader = dict(
     batch_size=8,
     num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        images_and_labels,
-        ann_file='splits/scene/val.txt',
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(images_and_labels, ann_file='splits/scene/val.txt', pipeline=_base_.test_pipeline),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
 
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(

@@ -1,0 +1,13 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+# 12,045 training patches, 5 % labelled: 602, unlabelled U = 11,443.
+_base_ = ['../_base_/datasets/deepglobe_dwl.py', './_base_/clip_deepglobe.py']
+train_dataloader = dict(
+    batch_size=8,  # per GPU: 4 labelled + 4 unlabelled
+    sampler=dict(batch_size=8),
+    dataset=dict(split='splits/dwl/5pct'),
+)
+# 20 epochs over U, 4 per GPU, 8 GPUs: floor(ceil(11443 / 8) / 4) * 20
+train_cfg = dict(max_iters=7140)
+# fitted to this config's own labelled tiles by the first run
+custom_hooks = _base_.custom_hooks
+custom_hooks[-1].verifier.temperature = 'data/evidence/deepglobe/clip_temperature_5pct.json'

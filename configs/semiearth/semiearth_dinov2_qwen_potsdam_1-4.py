@@ -1,0 +1,10 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+# 3,312 training patches, 1/4 labelled: 828, unlabelled U = 2,484.
+_base_ = ['../_base_/datasets/potsdam_scene.py', './_base_/qwen_potsdam.py']
+train_dataloader = dict(
+    batch_size=8,  # per GPU: 4 labelled + 4 unlabelled
+    sampler=dict(batch_size=8),
+    dataset=dict(split='splits/scene/1-4'),
+)
+# 50 epochs over U, 4 per GPU, 8 GPUs: floor(ceil(2484 / 8) / 4) * 50
+train_cfg = dict(max_iters=3850)

@@ -1,0 +1,146 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Pictures of training batches: after augmentation, normalisation, padding and CutMix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.data_preprocessor import stack_valid
+from ..models.segmentors import SemiSegmentor
+from ..models.utils import CutMix
+from ..models.utils.cutmix import paste
+from ..structures import PseudoLabel
+from ..visualization import colorize, denormalise, draw_panels, legend, overlay
+
+TINT = (255, 0, 160)
+
+
+class BatchPainter:
+    """Turns preprocessed batches into pictures.
+
+    Args:
+        preprocessor: The model's data preprocessor.
+        metainfo: Of the dataset, with ``classes`` and ``palette``.
+        cutmix: The segmentor's CutMix, None if it has none.
+        model: A segmentor whose pseudo labels are drawn too, None to leave it out.
+        images: Images drawn of each source, at most.
+        donors: How many of the unlabelled images, the last ones, only give pixels to CutMix.
+    """
+
+    def __init__(
+        self,
+        preprocessor: torch.nn.Module,
+        metainfo: dict[str, Any],
+        cutmix: CutMix | None,
+        model: SemiSegmentor | None = None,
+        images: int = 8,
+        donors: int = 0,
+    ) -> None:
+        self.preprocessor = preprocessor
+        self.classes, self.palette = metainfo['classes'], metainfo['palette']
+        self.model: Any = model
+        self.cutmix, self.images, self.donors = cutmix, images, donors
+
+    def pixels(self, image: Tensor) -> np.ndarray:
+        """Pixels of a normalised image, RGB."""
+        mean = getattr(self.preprocessor, 'mean', torch.zeros(3)).flatten().tolist()
+        std = getattr(self.preprocessor, 'std', torch.ones(3)).flatten().tolist()
+        pixels = denormalise(image, mean, std)
+        converted = getattr(self.preprocessor, 'channel_conversion', False)
+        return pixels if converted else np.ascontiguousarray(pixels[..., ::-1])
+
+    def labelled(self, images: Tensor, samples: list) -> np.ndarray:
+        """Images with their labels and valid masks."""
+        valid = stack_valid(samples, images.shape[-2:], images.device)
+        rows = []
+        for image, sample, mask in list(zip(images, samples, valid, strict=True))[: self.images]:
+            pixels = self.pixels(image)
+            label = colorize(sample.gt_sem_seg.data[0], self.palette)
+            rows.append([pixels, label, overlay(pixels, label), mask.numpy()])
+        return draw_panels(
+            rows,
+            ['labelled image', 'label (grey: ignored)', 'both', 'valid (white)'],
+            [str(sample.metainfo.get('img_path', '')) for sample in samples[: self.images]],
+        )
+
+    def pseudo_labels(self, weak: Tensor, samples: list) -> dict[str, PseudoLabel]:
+        """What each network of the model says about the weak views, by a title."""
+        if self.model is None:
+            return {}
+        found = self.model.make_pseudo_labels(weak, samples)
+        if len(found) == 1:
+            return dict(zip(['pseudo label'], found.values(), strict=True))
+        return {f'pseudo label of {name}': pseudo for name, pseudo in found.items()}
+
+    def unlabelled(self, name: str, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
+        """Both views of unlabelled images, and what CutMix makes of the strong one.
+
+        Args:
+            name: Of the strong view.
+            weak: Shape (B, 3, H, W); the last ones may be donors.
+            strong: Likewise.
+            samples: The B samples.
+        """
+        valid = stack_valid(samples, weak.shape[-2:], weak.device)
+        whole = PseudoLabel(valid.long(), valid.float(), valid.float(), valid)
+        pseudo = self.pseudo_labels(weak, samples)
+        partners = torch.arange(len(weak) - self.donors)
+        mask = torch.zeros_like(valid[: len(partners)])
+        if self.cutmix is not None:
+            partners, mask = self.cutmix.draw(strong, self.donors)
+        mixed, target = paste(strong, partners, mask), whole.mix(partners, mask)
+        targets = {title: found.mix(partners, mask) for title, found in pseudo.items()}
+        title = name.replace('_', ' ')
+        titles = ['weak view', f'{title} view', f'{title} view + CutMix', 'valid + CutMix']
+        titles += [
+            column
+            for each in targets
+            for column in (f'{each} + CutMix', 'used by the loss (white)')
+        ]
+        rows = []
+        for index in range(min(self.images, len(partners))):
+            pasted = mask[index].numpy()
+            tint = np.full((*pasted.shape, 3), TINT, np.uint8)
+            row = [
+                self.pixels(weak[index]),
+                self.pixels(strong[index]),
+                overlay(self.pixels(mixed[index]), tint, pasted, 0.2),
+                target.valid[index].numpy(),
+            ]
+            for found in targets.values():
+                row += [
+                    colorize(found.labels[index], self.palette),
+                    (found.weight[index] * 255).byte().numpy(),
+                ]
+            rows.append(row)
+        paths = [str(sample.metainfo.get('img_path', '')) for sample in samples[: len(rows)]]
+        return draw_panels(rows, titles, paths)
+
+    def __call__(self, batch: dict) -> np.ndarray:
+        """Draw one batch.
+
+        Args:
+            batch: As the dataloader collates it.
+
+        Returns:
+            (H, W, 3) uint8, RGB.
+        """
+        data = self.preprocessor(batch, True)
+        inputs, samples = data['inputs'], data['data_samples']
+        if not isinstance(inputs, dict):
+            inputs, samples = {'sup': inputs}, {'sup': samples}
+        parts = []
+        if 'sup' in inputs:
+            parts.append(self.labelled(inputs['sup'], samples['sup']))
+        for name in sorted(name for name in inputs if name.startswith('strong')):
+            parts.append(self.unlabelled(name, inputs['weak'], inputs[name], samples['weak']))
+        width = max(part.shape[1] for part in parts)
+        parts.append(legend(self.classes, self.palette, width))
+        return np.concatenate([
+            np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255)
+            for part in parts
+        ])  # fmt: skip

@@ -1,0 +1,140 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Which values of deep rasters become 0 and 255, estimated from a sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .reader import (
+    RasterToRGB,
+    count_bands,
+    has_data,
+    open_raster,
+    raster_info,
+    read_bands,
+    read_picture,
+)
+
+PERCENTILES = (2.0, 98.0)
+
+_SAMPLED_SIDE = 512  # pixels of an image's longer side that a stretch is estimated from
+_FILL_SHARE = 1e-3  # of the pixels, from which a lonely value is no accident
+_FILL_GAP = 1.0  # between a lonely value and the others, in spreads of these
+_BORDER_SHARE, _BORDER_GAP = 1e-2, 0.25  # the same where all bands have that value at once
+_STEPS = 8  # such a gap is wider than so many of the usual steps between values
+
+
+class UndeclaredFill(ValueError):
+    """A value far from all others that may mean no data; the message asks."""
+
+
+def estimate_stretch(
+    paths: Sequence[str | Path],
+    bands: Sequence[int] | None = None,
+    percentiles: tuple[float, float] = PERCENTILES,
+    nodata: float | None = None,
+    ask: bool = True,
+) -> RasterToRGB:
+    """Find a stretch for rasters that are not 8-bit: the same for all of them.
+
+    Args:
+        paths: A sample of the images; those that cannot be read are passed over.
+        bands: See :class:`RasterToRGB`.
+        percentiles: Shares of a band's pixels, in percent, that become 0 and that stay below 255;
+            pixels without data are left out.
+        nodata: See :class:`RasterToRGB`.
+        ask: Whether a value far from all others is an error, unless ``nodata`` is given.
+
+    Raises:
+        ImportError: rasterio is needed and not installed.
+        UndeclaredFill: A value is far from all others, and frequent.
+        ValueError: No image has data, a band is missing, or the percentiles are none.
+    """
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise ValueError(
+            f'Percentiles {percentiles[0]:g} and {percentiles[1]:g} are no range: give two numbers '
+            'from 0 to 100, the smaller first.'
+        )
+    chooser = RasterToRGB(bands, nodata=nodata)
+    samples = [s for s in (_sample(Path(path), chooser) for path in paths) if s is not None]
+    counts = {len(sample) for sample in samples}
+    values = np.concatenate(samples, 1) if len(counts) == 1 else np.empty((1, 0))
+    columns = [band[np.isfinite(band)] for band in values]
+    if not all(map(len, columns)):
+        raise ValueError(
+            f'A stretch cannot be estimated from {len(samples)} images with '
+            f'{sorted(counts) or "no"} bands and their data: choose other --bands, or check the '
+            'nodata value of the files.'
+        )
+    fill = _fill(values) if ask and nodata is None else None
+    if fill is not None:
+        raise UndeclaredFill(
+            f'{np.mean(values == fill):.1%} of the pixels have the value {fill!r}, far from all '
+            'others, which the files do not declare as no data: say --nodata='
+            f'{fill!r} if there is none at such pixels, or --nodata=none if it is measured.'
+        )
+    ends = [_ends(band, percentiles) for band in columns]
+    return RasterToRGB(bands, [low for low, _ in ends], [high for _, high in ends], nodata)
+
+
+def _ends(band: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Two values with just the digits that tell them apart well, which read well in a config."""
+    low, high = map(float, np.percentile(band, percentiles))
+    if low == high:  # nearly all of it is flat
+        low, high = float(band.min()), float(band.max())
+    if low == high:
+        return low, low + 1
+    digits = 2 - int(np.floor(np.log10(high - low)))
+    return round(low, digits), round(high, digits)
+
+
+def _fill(values: np.ndarray) -> float | None:
+    """The lowest or the highest value of a band (of (B, N)) if it looks like no measurement."""
+    for band in values:
+        finite = band[np.isfinite(band)]
+        levels, counts = np.unique(finite, return_counts=True)
+        if len(levels) < 3:
+            continue
+        for candidate, others, count in (
+            (levels[0], levels[1:], counts[0]),
+            (levels[-1], levels[:-1], counts[-1]),
+        ):
+            everywhere = len(values) > 1 and (values == candidate).all(0).mean() >= _BORDER_SHARE
+            if not everywhere and count < _FILL_SHARE * len(finite):
+                continue
+            spread = np.subtract(*np.percentile(finite[finite != candidate], (98, 2)))
+            gap = np.abs(others - candidate).min()
+            wide = gap >= spread * (_BORDER_GAP if everywhere else _FILL_GAP)
+            if wide and gap > _STEPS * np.median(np.diff(others)):
+                return float(candidate)
+    return None
+
+
+def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:
+    """Values of the chosen bands with data, thinned, (B, N); None for a file that is damaged."""
+    try:
+        info = raster_info(path)
+        thin = max(1, max(info.width, info.height) // _SAMPLED_SIDE)
+        if info.by_gdal:
+            with open_raster(path) as raster:
+                bands = chooser.choose(count_bands(raster), str(path))
+                shape = (max(1, info.height // thin), max(1, info.width // thin))
+                pixels = read_bands(raster, bands, shape)
+                marked = has_data(raster, pixels, chooser)
+        else:
+            whole, valid = read_picture(path)
+            bands = chooser.choose(len(whole), str(path))
+            pixels = whole[[band - 1 for band in bands], ::thin, ::thin]
+            marked = chooser.has_data(pixels)
+            if valid is not None:
+                marked &= valid[::thin, ::thin]
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        if 'cannot be read' in str(error):
+            return None
+        raise
+    return pixels[:, marked].astype(np.float64)

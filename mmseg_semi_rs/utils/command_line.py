@@ -1,0 +1,140 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What the command line tools share; neither torch nor mmseg is imported here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import mmseg_semi_rs
+
+from .commands import COMMANDS, command
+
+#: Exit code of a tool whose config, data or weights are wrong.
+BAD_INPUT = 2
+
+
+def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
+    """An argument parser that calls a command as its user does.
+
+    Args:
+        name: A key of :data:`~mmseg_semi_rs.utils.commands.COMMANDS`, or ``'convert DATASET'``.
+        description: What the command does; ``python tools/<file>.py`` in it is replaced.
+        **options: Further arguments of :class:`argparse.ArgumentParser`.
+    """
+    return argparse.ArgumentParser(command(name), description=as_typed(description), **options)
+
+
+def as_typed(text: str | None) -> str:
+    """Replace ``python tools/<file>.py`` in a text by what this process's user types."""
+    names = {file: name for name, (file, _) in COMMANDS.items()}
+
+    def typed(match: re.Match[str]) -> str:
+        return command(f'convert {match[2]}' if match[1] else names[match[2]])
+
+    return re.sub(r'python tools/(dataset_converters/)?(\w+)\.py', typed, text or '')
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    config: bool = True,
+    launcher: bool = False,
+) -> argparse.Namespace:
+    """Add the common options to a tool's own, and read the command line.
+
+    Args:
+        parser: With the options of the tool; changed in place.
+        arguments: Words of the command line; None takes those of the process.
+        config: Whether the tool reads a config, and has ``--cfg-options``. Defaults to True.
+        launcher: Whether several processes may run it, by ``--launcher``; the local rank that a
+            launcher hands over is then set in the environment. Defaults to False.
+
+    Returns:
+        What was given.
+    """
+    if config:
+        try:
+            from mmengine.config import DictAction
+        except ImportError:
+            mmseg_semi_rs.register_all()  # says what to install
+            raise
+        parser.add_argument(
+            '--cfg-options',
+            nargs='+',
+            action=DictAction,
+            metavar='KEY=VALUE',
+            help='settings of the config to override, e.g. train_cfg.max_iters=1000',
+        )
+    if launcher:
+        parser.add_argument(
+            '--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher'
+        )
+        parser.add_argument(
+            '--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS
+        )
+    parser.add_argument(
+        '--traceback', action='store_true', help='show where an error about bad input comes from'
+    )
+    args = parser.parse_args(arguments)
+    if launcher:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+class Faults:
+    """Tells bad input in one sentence on stderr, and leaves with exit code 2.
+
+    Only what this package raises itself, to tell the user about a config, data or weight file, is
+    shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
+    and so does everything after :meth:`begun`, when the training is under way.
+
+    Args:
+        show_traceback: Never shorten.
+        tool: Module name of the tool, whose own errors are shortened too.
+
+    Examples:
+        >>> with Faults() as faults:
+        ...     faults.begun()  # from here on errors keep their traceback
+    """
+
+    def __init__(self, show_traceback: bool = False, tool: str = '__main__') -> None:
+        self.show_traceback, self.tool = show_traceback, tool
+
+    def begun(self) -> None:
+        """Say that the training is under way."""
+        self.show_traceback = True
+
+    def __enter__(self) -> Faults:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or self.show_traceback or not _is_told(error, self.tool):
+            return
+        several = int(os.environ.get('WORLD_SIZE', '1')) > 1
+        where = f' (rank {os.environ.get("RANK", "0")})' if several else ''
+        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        print(f'error{where}: {message}', file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+
+
+def _is_told(error: BaseException, tool: str) -> bool:
+    """Whether an error is meant to be read: raised here, or by a registry for a wrong name."""
+    if not isinstance(error, (ValueError, TypeError, KeyError, FileNotFoundError, ImportError)):
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    origin = str(frames[-1][0].f_globals.get('__name__', '')) if frames else ''
+    if isinstance(error, KeyError):
+        return origin == 'mmengine.registry.build_functions'
+    return origin == tool or origin.split('.')[0] == 'mmseg_semi_rs'

@@ -1,0 +1,113 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The commands: which file each of them runs, and what a user types to start it.
+
+Nothing but the standard library is imported here, since this runs before any argument is read.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parents[1]
+SCRIPT = 'rsseg'
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        file: Below ``tools``, without suffix; of ``convert`` the folder of the converters.
+        about: What it does, in one line.
+    """
+
+    file: str
+    about: str
+
+
+COMMANDS = {
+    'init': Command('init_dataset', 'write lists and a config for a folder of images and masks'),
+    'convert': Command('dataset_converters', 'cut a published data set into tiles'),
+    'splits': Command('make_splits', 'draw the lists of labelled and unlabelled tiles'),
+    'train': Command('train', 'train a config'),
+    'test': Command('test', 'evaluate a checkpoint on the test set of its config'),
+    'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
+    'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
+    'report': Command('report', 'make one HTML page from trainings'),
+    'browse': Command('browse_dataset', 'draw training batches as the model sees them'),
+    'annotate': Command('vlm_annotate', 'let the verifier of a config look at all its tiles'),
+    'audit': Command('audit_purification', 'show what purification does to pseudo labels'),
+    'demo': Command('demo', 'train and compare on fabricated scenes, on the CPU'),
+    'demo-data': Command('make_demo_data', 'fabricate aerial scenes in the layout of Potsdam'),
+    'demo-teachers': Command(
+        'make_demo_teachers', "train the demo's stand-ins for DINOv2 and CLIP"
+    ),
+    'benchmark': Command('benchmark', 'measure the training of a config'),
+    'benchmark-predict': Command('benchmark_predict', 'measure the prediction of rasters'),
+}
+
+
+def resources() -> Path:
+    """The folder that holds ``configs`` and ``tools``: of a wheel ``.mim``, else the checkout."""
+    installed = PACKAGE / '.mim'
+    return installed if installed.is_dir() else PACKAGE.parent
+
+
+def converters() -> list[str]:
+    """Names of the data sets that ``convert`` knows."""
+    folder = resources() / 'tools' / COMMANDS['convert'].file
+    return sorted(path.stem for path in folder.glob('*.py'))
+
+
+def starter() -> str | None:
+    """How this process was started, if by the console script or as a module.
+
+    Returns:
+        ``'rsseg'`` or ``'python -m mmseg_semi_rs'``; None for everything else.
+    """
+    first = (sys.argv or [''])[0]
+    if first == '-m':  # the module is just being looked for, its package is imported for that
+        words = sys.orig_argv[1:]
+        after = words[words.index('-m') + 1 :] if '-m' in words else []
+        return f'python -m {PACKAGE.name}' if after[:1] == [PACKAGE.name] else None
+    if Path(first).name in (SCRIPT, f'{SCRIPT}.exe'):
+        return SCRIPT
+    return f'python -m {PACKAGE.name}' if Path(first) == PACKAGE / '__main__.py' else None
+
+
+def registers_itself() -> bool:
+    """Whether this process is one of the commands, which register the parts if they need them.
+
+    So are the processes that it starts by ``multiprocessing``, which have its ``sys.argv``.
+    """
+    if starter() is not None:
+        return True
+    script = Path((sys.argv or [''])[0])
+    if script.suffix != '.py':
+        return False
+    tools = resources() / 'tools'
+    files = {tools / f'{command.file}.py' for command in COMMANDS.values()}
+    files |= {tools / COMMANDS['convert'].file / f'{name}.py' for name in converters()}
+    return script.resolve() in files
+
+
+def command(name: str) -> str:
+    """What a user types to start a command.
+
+    Args:
+        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is a converter, ``'convert'`` any.
+
+    Returns:
+        ``'rsseg train'`` if this process was started so, or there is no checkout; else
+        ``'python tools/train.py'``.
+    """
+    first, _, data_set = name.partition(' ')
+    start = starter()
+    if first == 'convert':
+        data_set = data_set or 'DATASET'
+        name = f'{first} {data_set}'
+    if start is None and resources() == PACKAGE.parent:
+        path = Path('tools') / COMMANDS[first].file / data_set
+        return f'python {path.as_posix()}.py'
+    return f'{start or SCRIPT} {name}'

@@ -1,0 +1,62 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Work on many files by threads, with a progress bar where there is a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_Item = TypeVar('_Item')
+_Result = TypeVar('_Result')
+
+
+def progress_bar(console: Console | None = None, transient: bool = True) -> Progress:
+    """A bar with count and remaining time.
+
+    Args:
+        console: Where it is drawn. Defaults to the standard error.
+        transient: Whether it vanishes when it is done.
+
+    Returns:
+        A context manager; nothing is drawn where the console is no terminal.
+    """
+    console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    return Progress(
+        TextColumn('{task.description}', markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
+    )
+
+
+def map_threaded(
+    function: Callable[[_Item], _Result],
+    items: Sequence[_Item],
+    description: str | None = None,
+    workers: int | None = None,
+) -> list[_Result]:
+    """Call a function that waits for files with each item, by threads.
+
+    Args:
+        function: May raise; the first error ends the work.
+        items: Its arguments.
+        description: Title of the bar. Defaults to no bar.
+        workers: Number of threads. Defaults to two per core, at most 16.
+
+    Returns:
+        The results in the order of the items.
+    """
+    threads = workers or min(16, 2 * (os.cpu_count() or 1))
+    bar = progress_bar()
+    bar.disable = bar.disable or description is None
+    with bar, ThreadPoolExecutor(threads) as pool:
+        results = pool.map(function, items)
+        return list(bar.track(results, total=len(items), description=description or ''))

@@ -1,0 +1,120 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Sources as stock mmseg configs have them: their pipelines, wrappers and lists."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS
+from PIL import Image
+
+from mmseg_semi_rs.datasets import SemiDataset, SemiSampler
+from mmseg_semi_rs.datasets.stock_pipelines import branch_pipeline
+from mmseg_semi_rs.utils.randomness import Draw
+
+# configs/_base_/datasets/potsdam.py of mmseg 1.2.2, smaller
+STOCK = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomResize', scale=(48, 48), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(24, 24), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+
+
+@pytest.fixture
+def source(tmp_path):
+    init_default_scope('mmseg')
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        for folder in ('img', 'ann'):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        shape = (40, 40)
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).save(
+            tmp_path / f'img/{index}.png'
+        )
+        Image.fromarray(rng.integers(1, 7, shape, np.uint8)).save(tmp_path / f'ann/{index}.png')
+
+    def make(with_masks, pipeline=STOCK):
+        prefix = dict(img_path='img', **(dict(seg_map_path='ann') if with_masks else {}))
+        return dict(
+            type='PotsdamDataset',
+            data_root=str(tmp_path),
+            data_prefix=prefix,
+            pipeline=pipeline,
+        )
+
+    return make
+
+
+def test_a_stock_pipeline_gives_views_of_the_same_pixels(source):
+    dataset = SemiDataset(source(True), source(False))
+    labelled, unlabelled = dataset[Draw(0, (0,))], dataset[Draw(4, (1,))]
+    sup = labelled['data_samples']['sup']
+    assert sup.gt_sem_seg.data.shape == (1, 24, 24) and labelled['inputs']['weak'] is None
+    weak, strong = (unlabelled['data_samples'][name] for name in ('weak', 'strong'))
+    assert weak.geometry == strong.geometry and 'gt_sem_seg' not in weak
+    assert (unlabelled['inputs']['weak'] != unlabelled['inputs']['strong']).any()
+    # The weak view is the tile itself: nothing but geometry.
+    pixels = np.asarray(Image.open(weak.img_path))[..., ::-1]
+    from mmseg_semi_rs.datasets.transforms import replay
+
+    shown = replay(np.ascontiguousarray(pixels), weak.geometry, 'bilinear')
+    np.testing.assert_array_equal(unlabelled['inputs']['weak'].permute(1, 2, 0).numpy(), shown)
+
+
+def test_a_pipeline_of_ones_own_stays_as_it_is():
+    for pipeline in ([dict(type='LoadImageFromFile')], branch_pipeline(STOCK, True)):
+        assert branch_pipeline(pipeline, True) == pipeline
+
+
+def test_without_photometry_the_strong_view_gets_one_and_labelled_images_get_none():
+    plain = [step for step in STOCK if step['type'] != 'PhotoMetricDistortion']
+    (strong, _) = branch_pipeline(plain, False)[-1]['strong']
+    assert strong['type'] == 'Photometry' and len(branch_pipeline(plain, True)[-1]['sup']) == 1
+
+
+def test_what_cannot_be_followed_is_named():
+    with pytest.raises(ValueError, match='cannot follow Pad'):
+        SemiDataset(
+            dict(type='PotsdamDataset', pipeline=[dict(type='Pad', size=(9, 9)), STOCK[-1]])
+        )
+
+
+def test_wrappers_and_lists_are_sources(source):
+    mosaic = dict(
+        type='MultiImageMixDataset',
+        dataset=source(True, STOCK[:2]),
+        pipeline=[dict(type='RandomMosaic', prob=1.0, img_scale=(40, 40)), *STOCK[3:]],
+    )
+    repeated = dict(type='RepeatDataset', times=3, dataset=source(True))
+    joined = dict(type='ConcatDataset', datasets=[source(False), source(False)])
+    for labelled, unlabelled, sizes in (
+        (mosaic, [source(False), source(False)], [4, 8]),
+        (repeated, joined, [12, 8]),
+        ([repeated, source(True)], None, [16, 0]),
+    ):
+        dataset = DATASETS.build(dict(type='SemiDataset', labelled=labelled, unlabelled=unlabelled))
+        assert dataset.source_sizes == sizes and dataset.metainfo['classes'][0] == (
+            'impervious_surface'
+        )
+        ratio = [1, 1] if unlabelled else [1, 0]
+        samples = [dataset[draw] for draw in SemiSampler(dataset, 2, ratio, seed=0).batch(0)]
+        assert samples[0]['inputs']['sup'].shape == (3, 24, 24)
+        if unlabelled:
+            assert samples[1]['inputs']['strong'].shape == (3, 24, 24)
+        again = [dataset[draw] for draw in SemiSampler(dataset, 2, ratio, seed=0).batch(0)]
+        assert torch.equal(samples[0]['inputs']['sup'], again[0]['inputs']['sup'])
+
+
+def test_leftovers_of_a_stock_config_are_no_error_but_others_are(source):
+    leftover = dict(data_root='data/potsdam', data_prefix=dict(img_path='x'), pipeline=STOCK)
+    dataset = SemiDataset(source(True), source(False), **leftover)
+    assert dataset.source_sizes == [4, 4]
+    SemiSampler(dataset, 2, shuffle=True)
+    with pytest.raises(ValueError, match='shuffle'):
+        SemiSampler(dataset, 2, shuffle=False)
+    with pytest.raises(TypeError, match='unlabeled'):
+        SemiDataset(source(True), unlabeled=source(False))
