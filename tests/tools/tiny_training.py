@@ -92,7 +92,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
-custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]
+custom_hooks = [dict(type='MeanTeacherHook', momentum=0.004)]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
 

@@ -3,7 +3,7 @@
 
 from .channels_last_hook import ChannelsLastHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
-from .mean_teacher_hook import MeanTeacherHook, ema_momentum
+from .mean_teacher_hook import MeanTeacherHook, ema_keep
 from .pseudo_label_guard_hook import PseudoLabelGuardHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .semi_vis_hook import SemiVisHook
@@ -17,6 +17,6 @@ __all__ = [
     'PseudoLabelStatsHook',
     'SemiVisHook',
     'VLMPurifyHook',
-    'ema_momentum',
+    'ema_keep',
     'purification_stats',
 ]
