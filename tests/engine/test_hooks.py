@@ -357,6 +357,20 @@ def test_validation_reports_both_networks_and_a_plain_key(tiny, tmp_path):
     assert next(iter(runner.val_loop.run())) == 'aAcc'
 
 
+def test_stock_loops_train_and_stock_samplers_are_refused(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'epochs', iters=2)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=2)
+    cfg.log_processor = dict(by_epoch=True)
+    runner, _ = train(cfg)
+    steps = len(runner.train_dataloader)
+    assert runner.iter == 2 * steps == runner.message_hub.get_info('iter') + 1
+    assert 'train/loss_unsup' in runner.message_hub.log_scalars
+    cfg = config(tiny, tmp_path / 'infinite', iters=2)
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    with pytest.raises(ValueError, match=r'InfiniteSampler would put .* by chance'):
+        train(cfg)
+
+
 def test_the_loop_tests_every_network_of_a_checkpoint(tiny, tmp_path):
     cfg = config(tiny, tmp_path / 'run', iters=2)
     runner, _ = train(cfg)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
@@ -137,6 +138,7 @@ def pid():
         ),
         decode_head=dict(
             type='PIDHead',
+            dropout_ratio=0.0,
             in_channels=16,
             channels=8,
             num_classes=CLASSES,
@@ -158,6 +160,7 @@ def ddr():
         backbone=dict(type='DDRNet', channels=4, ppm_channels=8, norm_cfg=NORM),
         decode_head=dict(
             type='DDRHead',
+            dropout_ratio=0.0,
             in_channels=16,
             channels=8,
             num_classes=CLASSES,
@@ -213,13 +216,20 @@ def test_heads_with_several_outputs_train_by_their_own_loss(name, method):
 
 
 @pytest.mark.parametrize('name', STUDENTS)
-def test_pseudo_labels_are_what_the_head_itself_predicts(name):
+@pytest.mark.parametrize('training', [False, True])
+def test_the_logits_are_those_that_the_head_itself_predicts_by(name, training):
+    torch.manual_seed(0)
     network = build_student(STUDENTS[name][0](), 'test', BaseDataPreprocessor()).eval()
     inputs, data = single.batch()
     with torch.no_grad():
-        expected = network.predict(inputs['weak'], data['weak'])
-        found = decode(network, inputs['weak']).argmax(1)
-    assert torch.equal(found, torch.stack([each.pred_sem_seg.data[0] for each in expected]))
+        expected = torch.stack(
+            [each.seg_logits.data for each in network.predict(inputs['weak'], data['weak'])]
+        )
+        network.train(training)
+        for module in network.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        torch.testing.assert_close(decode(network, inputs['weak']), expected)
 
 
 def test_edges_that_a_head_needs_are_asked_for():
@@ -337,3 +347,36 @@ def test_a_loop_that_leaves_the_average_behind_is_refused_at_its_second_step(kin
                 model.train_step(batch, optimizer)
         else:
             model.train_step(batch, optimizer)
+
+
+# ----------------------------------------------------------------------------------------- losses
+
+
+def test_class_weights_leave_ignored_pixels_out_of_the_denominator():
+    weights = [1.0, 2.0, 4.0]
+    cfg = tiny.student('GN')
+    cfg['decode_head']['loss_decode'] = dict(type='CrossEntropyLoss', class_weight=weights)
+    inputs, data = single.batch()
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
+    found = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})['decode.loss_ce']
+    labels = torch.cat([sample.gt_sem_seg.data for sample in data['sup']])
+    logits = decode(model.student, inputs['sup'])
+    expected = F.cross_entropy(logits, labels, torch.tensor(weights), ignore_index=255)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_head_that_ignores_another_label_than_is_padded_is_refused():
+    cfg = tiny.student()
+    cfg['decode_head']['ignore_index'] = 254
+    front = dict(type='SemiDataPreprocessor', seg_pad_val=255)
+    with pytest.raises(ValueError, match=r'ignores the label 254.*seg_pad_val=255: set both alike'):
+        MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
+    front['seg_pad_val'] = 254
+    MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
+
+
+def test_focal_loss_on_the_cpu_is_told():
+    cfg = tiny.student()
+    cfg['decode_head']['loss_decode'] = dict(type='FocalLoss')
+    with pytest.raises(ValueError, match=r'FocalLoss takes no maps on the CPU'):
+        MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).loss(*single.batch())

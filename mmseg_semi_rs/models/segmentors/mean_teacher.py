@@ -63,7 +63,7 @@ class MeanTeacherSettings(SemiSettings):
             return None
         if not isinstance(settings, Mapping):
             raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
-        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5}, name))
+        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5, 'shared': True}, name))
 
 
 @MODELS.register_module()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import CrossEntropyLoss, FocalLoss
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -115,6 +116,12 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
             'takes a softmax over the classes: leave out_channels away (two classes have two).'
         )
     for part in (head, *auxiliary_heads(student)):
+        padded = getattr(preprocessor, 'seg_pad_val', part.ignore_index)
+        if part.ignore_index != padded:
+            raise ValueError(
+                f'The {type(part).__name__} of the student ignores the label {part.ignore_index}, '
+                f'but data_preprocessor pads labels with seg_pad_val={padded}: set both alike.'
+            )
         # A mask classifier makes no logits by pixel.
         own_loss = getattr(type(part), 'loss', None) is not BaseDecodeHead.loss
         if own_loss and not isinstance(part, HeadWithFeatureLosses):
@@ -280,10 +287,25 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
     parts = inner.loss_decode
     losses = {}
     for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
-        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index)
+        options = _loss_options(part, logits, labels, inner.ignore_index)
+        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
         name = f'{prefix}.{part.loss_name}'
         losses[name] = losses[name] + value if name in losses else value
     return losses
+
+
+def _loss_options(part: nn.Module, logits: Tensor, labels: Tensor, ignored: int) -> dict[str, Any]:
+    """What two of mmseg's losses need to be told, which stumble over ignored pixels or a CPU."""
+    if isinstance(part, FocalLoss) and not logits.is_cuda:
+        raise ValueError(
+            "mmseg's FocalLoss takes no maps on the CPU: train on a GPU with the full mmcv, or "
+            'choose another loss_decode.'
+        )
+    if not isinstance(part, CrossEntropyLoss) or part.use_sigmoid or part.class_weight is None:
+        return {}
+    # It would look up the class weight of ignored pixels for its denominator.
+    weights, counted = logits.new_tensor(part.class_weight), labels != ignored
+    return {'avg_factor': (weights[labels.masked_fill(~counted, 0)] * counted).sum()}
 
 
 @torch.no_grad()
