@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-co2s demo-semiearth demo-teachers test lint matrix versions clean
+.PHONY: help install demo demo-co2s demo-semiearth demo-teachers test lint coverage docs matrix versions clean
 
 help:
 	@echo 'make install  .venv with the tested versions and this package (editable)'
@@ -16,7 +16,9 @@ help:
 	@echo 'make demo-semiearth the same with pseudo labels that a small CLIP purifies'
 	@echo 'make demo-teachers train the stand-ins for DINOv2 and CLIP again (within an hour)'
 	@echo 'make test     linters, types and all tests'
-	@echo 'make lint     linters and types'
+	@echo 'make lint     linters, types and spelling'
+	@echo 'make coverage which lines the tests reach, in htmlcov'
+	@echo 'make docs     the site, in site'
 	@echo 'make matrix   the tests under four sets of versions, in environments of their own'
 	@echo 'make versions what is installed in .venv'
 	@echo 'make clean    remove .venv and caches'
@@ -58,16 +60,25 @@ demo-teachers: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy mmseg_semi_rs
+	$(BIN)/mypy
+	$(BIN)/codespell
 
 # One thread per worker: the networks are tiny, and more threads than cores only wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15 -m "not faults"
+
+# Tools that a test starts as processes of their own are not counted.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report term:skip-covered --cov-report html
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --no-input --progress-bar off -q -c requirements/constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 # Takes hours: the cell mmcv compiles. One cell: tools/version_matrix.sh oldest
 matrix:
 	PYTHON=$(PYTHON) tools/version_matrix.sh -n $(WORKERS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site htmlcov .coverage *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

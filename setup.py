@@ -2,9 +2,12 @@
 """Packaging. Ranges say what can work; ``requirements/constraints.txt`` pins what was tested."""
 
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -58,7 +61,14 @@ EXTRAS['docs'] = [
     'mkdocs-material>=9.6',  # the site in docs/
     'mkdocstrings[python]>=0.27',  # its API pages, from docstrings
 ]
-EXTRAS['dev'] = [*EXTRAS['test'], 'ruff>=0.8', 'mypy>=1.8']
+EXTRAS['dev'] = [
+    *EXTRAS['test'],
+    'ruff>=0.8',
+    'mypy>=1.8',
+    'codespell[toml]>=2.3',
+    'pytest-cov>=5.0',  # make coverage
+    'pre-commit>=3.5',
+]
 
 
 def version() -> str:
@@ -68,6 +78,34 @@ def version() -> str:
     if match is None:
         raise ValueError("mmseg_semi_rs/__init__.py has no line `__version__ = '...'`")
     return match.group(1)
+
+
+def resources() -> Iterator[Path]:
+    """Files outside of the package that a wheel needs: configs, tools, and what names them."""
+    yield ROOT / 'model-index.yml'
+    for folder in ('configs', 'tools'):
+        for path in sorted((ROOT / folder).rglob('*')):
+            if path.is_file() and '__pycache__' not in path.parts:
+                yield path
+
+
+class BuildWithResources(build_py):
+    """Puts configs and tools into a wheel as ``mmseg_semi_rs/.mim``, where OpenMMLab has them.
+
+    They are copied to where the wheel is built; in an editable install those of the checkout are
+    used, and nothing is left in it.
+    """
+
+    def run(self) -> None:
+        """Build."""
+        if not self.editable_mode:  # modules of an earlier build may have been renamed since
+            shutil.rmtree(Path(self.build_lib) / 'mmseg_semi_rs', ignore_errors=True)
+        super().run()
+        if not self.editable_mode:
+            for path in resources():
+                target = Path(self.build_lib) / 'mmseg_semi_rs' / '.mim' / path.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
 
 
 def long_description() -> str:
@@ -89,6 +127,8 @@ setup(
     package_data={'mmseg_semi_rs': ['py.typed', 'visualization/templates/*']},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['rsseg = mmseg_semi_rs.cli:main']},
+    cmdclass={'build_py': BuildWithResources},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',

@@ -9,7 +9,7 @@ arguments, since it takes seconds and several of them need no part.
 
 from .utils.commands import registers_itself
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __all__ = [
     'apis',

@@ -13,7 +13,10 @@ mmcv-lite has no ``mmcv._ext``  are *called*; nothing is put into ``sys.modules`
 torch >= 2.6 loads with         the classes of mmengine's message hub and of numpy scalars are
 ``weights_only=True``, which    declared safe; ``weights_only`` itself stays on
 refuses mmengine's checkpoints
-onedl-mmengine declares them    it calls ``torch.load`` as mmengine does
+mmengine loads what it has      its ``load_url`` is called with ``weights_only=True``
+downloaded without
+``weights_only``
+onedl-mmengine declares them    it calls ``torch.load(weights_only=True)``
 too, forgets both declarations
 after a file, and loads other
 ones with ``weights_only=False``
@@ -174,7 +177,9 @@ def _mend_checkpoints() -> None:
         torch.serialization.add_safe_globals(_safe_globals())
     checkpoint: Any = importlib.import_module('mmengine.runner.checkpoint')
     if hasattr(checkpoint, '_safe_torch_load'):
-        checkpoint._safe_torch_load = torch.load
+        checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
+    if not isinstance(checkpoint.load_url, functools.partial):
+        checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
 
 
 def _subclasses(cls: type) -> Iterator[type]:

@@ -2,8 +2,10 @@
 """What every test starts from."""
 
 import os
+import tempfile
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmseg_semi_rs_tests_')  # not the user's
 
 import pytest
 import torch
@@ -41,3 +43,12 @@ def fresh_singletons():
     """Forget the logger, message hub and visualizer of an earlier test's training."""
     for kept in (MMLogger, MessageHub, Visualizer, SegLocalVisualizer):
         kept._instance_dict.clear()
+
+
+@pytest.fixture(scope='session')
+def browser(tmp_path_factory):
+    """One browser for all tests of pages; those that take it are marked ``needs_browser``."""
+    from tests.browser import Browser
+
+    with Browser(tmp_path_factory.mktemp('browser')) as opened:
+        yield opened

@@ -25,6 +25,24 @@ def image_cut_off(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
+def image_half_there(folder: Path) -> None:
+    path = folder / 'img' / 'tile_2.png'
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def labels_all_ignored(folder: Path) -> None:
+    for name in ('tile_0', 'tile_1'):
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(folder / 'ann' / f'{name}.png')
+
+
+def list_in_latin_1(folder: Path) -> None:
+    (folder / 'labelled.txt').write_bytes('tile_0\ntile_ö\n'.encode('latin-1'))
+
+
+def list_with_a_mark(folder: Path) -> None:
+    (folder / 'labelled.txt').write_text('tile_0\ntile_1\n', encoding='utf-8-sig')
+
+
 def image_is_text(folder: Path) -> None:
     (folder / 'img' / 'tile_2.png').write_text('<html>404</html>')
 
@@ -89,6 +107,10 @@ def weights_of_another_network(folder: Path) -> None:
 CASES = [
     (image_gone, r'tile_3\.png does not exist'),
     (image_cut_off, r'tile_0\.png cannot be read'),
+    (image_half_there, r'tile_2\.png cannot be read \(OSError: image file is truncated'),
+    (labels_all_ignored, r'8192 pixels in 2 labels, and all are ignored'),
+    (list_in_latin_1, r'labelled\.txt is not in UTF-8 \(line 2, .*Latin-1'),
+    (list_with_a_mark, r'labelled\.txt, which begins with a byte order mark'),
     (image_is_text, r'tile_2\.png cannot be read'),
     (label_gone, r'ann/tile_1\.png does not exist'),
     (label_cut_off, r'ann/tile_1\.png cannot be read'),
@@ -177,3 +199,22 @@ def test_R22_unlabelled_images_need_no_label_files_at_all(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     run_here('train', config, '--work-dir', tmp_path / 'work')
     assert (tmp_path / 'work' / 'iter_4.pth').is_file()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_file_that_is_damaged_in_training_is_named(tmp_path, monkeypatch, capsys, workers):
+    config = write_training(tmp_path / 'data')
+    image_half_there(config.parent)
+    monkeypatch.chdir(tmp_path)
+    options = ('train_cfg.check_data=False', f'train_dataloader.num_workers={workers}')
+    words = ['train', config, '--work-dir', tmp_path / 'work', '--cfg-options', *options]
+    with pytest.raises(SystemExit) as left:
+        run_here(*words)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith('error')]
+    assert left.value.code == 2
+    assert len(told) == 1 and re.search(r'tile_2\.png cannot be read .*--resume', told[0]), told
+    run_here(*words, 'train_dataloader.dataset.damaged=skip')
+    assert (tmp_path / 'work' / 'iter_4.pth').is_file()
+    said = capsys.readouterr().out
+    if workers == 0:
+        assert 'tile_2.png cannot be read' in said and 'skipped, the 2. time' in said

@@ -2,6 +2,7 @@
 """What the pages name is there: links, paths, options, registered names; and their code runs."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import os
@@ -15,11 +16,15 @@ import pytest
 import yaml
 from mmengine.config import Config
 from mmengine.registry import Registry
-from mmseg.registry import HOOKS, TRANSFORMS
+from mmseg.registry import DATASETS, HOOKS, TRANSFORMS
+from PIL import Image
 
+from mmseg_semi_rs.datasets.semi_dataset import fill_split
+from mmseg_semi_rs.engine.config_check import check_config
 from mmseg_semi_rs.models.gates import build_gate
 from mmseg_semi_rs.models.segmentors.mean_teacher import MeanTeacherSettings
 from mmseg_semi_rs.models.segmentors.schedule import UnsupervisedSchedule
+from mmseg_semi_rs.utils.commands import COMMANDS
 from tests.tools.tiny_training import ROOT
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
@@ -73,6 +78,7 @@ PATH = re.compile(
 COMMAND = re.compile(
     r'(?:python|bash|sbatch|torchrun)[^\n`|;&]*?\b((?:tools|projects)/[\w/]+\.(?:py|sh))'
 )
+SHORT = re.compile(r'\brsseg (convert )?(\w[\w-]*)')
 FLAG = re.compile(r'(?<![\w-])--[a-z][\w-]*')
 STARTED_BY = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
 EACH_PAGE = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -113,11 +119,21 @@ def commands(page: Path) -> list[tuple[str, list[str]]]:
     found = []
     for line in text.splitlines():
         for part in re.split(r'`|;|&&|\||(?<=\s)#', line):
-            if tool := COMMAND.search(part):
-                rest = part[tool.end() :].split('--cfg-options')
+            named = COMMAND.search(part) or SHORT.search(part)
+            if named:
+                rest = part[named.end() :].split('--cfg-options')
                 ahead = ' --cfg-options' if len(rest) > 1 else ''
-                found.append((tool[1], FLAG.findall(rest[0] + ahead)))
+                found.append((tool_of(named), FLAG.findall(rest[0] + ahead)))
     return found
+
+
+def tool_of(named: re.Match) -> str:
+    """File of the tool that a command starts, by its path or as `rsseg NAME`."""
+    if named.re is COMMAND:
+        return named[1]
+    if named[1]:
+        return f'tools/{COMMANDS["convert"].file}/{named[2]}.py'
+    return f'tools/{COMMANDS[named[2]].file}.py'
 
 
 @pytest.fixture(scope='module')
@@ -160,6 +176,7 @@ def test_commands_of_pages_are_found():
     """So that the test above has something to look at."""
     found = {tool for page in PAGES for tool, flags in commands(page) if flags}
     assert {'tools/train.py', 'tools/make_splits.py', 'tools/dist_train.sh'} <= found
+    assert {'tools/init_dataset.py', 'tools/predict.py'} <= found  # by `rsseg`
 
 
 @EACH_PAGE
@@ -211,12 +228,63 @@ def registered() -> set[str]:
     return found
 
 
-def test_the_readme_names_everything_that_is_registered_and_nothing_else():
-    text = (ROOT / 'README.md').read_text('utf-8')
-    table = text[text.index('| what | names |') :].split('\n\n')[0]
+def test_the_page_names_everything_that_is_registered_and_nothing_else():
+    text = (ROOT / 'docs' / 'extend.md').read_text('utf-8')
+    table = text[text.index('| what | names') :].split('\n\n')[0]
     named = set(re.findall(r'`([A-Z]\w+)`', table))
-    assert not registered() - named, f'README.md lacks {sorted(registered() - named)}'
+    assert not registered() - named, f'docs/extend.md lacks {sorted(registered() - named)}'
     assert not named - registered(), f'not registered: {sorted(named - registered())}'
+
+
+def test_the_api_pages_have_everything_that_is_registered_and_only_what_is_there():
+    pages = [page.read_text('utf-8') for page in (ROOT / 'docs' / 'api').glob('*.md')]
+    paths = [path for text in pages for path in re.findall(r'^::: (\S+)$', text, re.MULTILINE)]
+    assert len(paths) == len(set(paths))
+    for path in paths:
+        module, name = path.rsplit('.', 1)
+        assert hasattr(importlib.import_module(module), name), path
+    assert registered() <= {path.rsplit('.', 1)[1] for path in paths}
+
+
+ID = re.compile(r'(?<![A-Za-z0-9])(?:test_)?([IRCS]\d{1,2}(?:_[IRCS]\d{1,2})*)(?![A-Za-z0-9])')
+
+
+def test_each_id_that_a_test_names_is_explained():
+    texts = [path.read_text('utf-8') for path in (ROOT / 'tests').rglob('test_*.py')]
+    named = {one for text in texts for ids in ID.findall(text) for one in ids.split('_')}
+    page = (ROOT / 'docs' / 'invariants.md').read_text('utf-8')
+    explained = re.findall(r'^\| ([IRCS]\d+) \|', page, re.MULTILINE)
+    assert len(explained) == len(set(explained))
+    assert not named - set(explained), f'docs/invariants.md lacks {sorted(named - set(explained))}'
+    ours = {one for one in explained if one.startswith('I')}
+    assert ours <= named, f'no test names {sorted(ours - named)}'
+
+
+def test_a_data_set_of_ones_own_is_five_lines(tmp_path):
+    page = (ROOT / 'docs' / 'own_images.md').read_text('utf-8')
+    (code,) = re.findall(r'^```python\n# mine\.py\n(.*?)^```', page, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) == 5
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    path = tmp_path / 'mine.py'
+    path.write_text(code.replace("'data/mine'", repr(str(tmp_path / 'mine'))))
+    for folder, value in (('img_dir', 90), ('ann_dir', 1)):
+        (tmp_path / 'mine' / folder).mkdir(parents=True)
+        for name in 'abc':
+            Image.new('L', (64, 64), value).save(tmp_path / 'mine' / folder / f'{name}.png')
+    (tmp_path / 'mine' / 'splits').mkdir()
+    for role, name in (('labelled', 'a'), ('unlabelled', 'b'), ('val', 'c')):
+        (tmp_path / 'mine' / 'splits' / f'{role}.txt').write_text(f'{name}\n')
+    cfg = Config.fromfile(path)
+    check_config(path, cfg)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert dataset.source_sizes == [1, 1]
+    assert dataset.metainfo['classes'] == ('land', 'water', 'town')
+    assert fill_split(cfg.train_dataloader.dataset)['labelled']['ann_file'] == 'splits/labelled.txt'
+    assert dataset[0]['inputs']['sup'].shape[0] == 3
+    held = DATASETS.build(cfg.val_dataloader.dataset)
+    assert set(held[0]['data_samples'].gt_sem_seg.data.unique().tolist()) == {1}
+    model = cfg.model.student.decode_head
+    assert model.num_classes == len(held.metainfo['classes'])
 
 
 def test_the_index_names_each_config_of_each_method_once():

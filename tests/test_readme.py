@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The README's commands for own images, run as they are written."""
+"""The commands of the README and of the page on own images, run as they are written."""
 
 import os
 import re
@@ -14,18 +14,20 @@ from PIL import Image
 from tests.tools.tiny_training import ROOT
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
+PAGE = (ROOT / 'docs' / 'own_images.md').read_text(encoding='utf-8')
 
 
-def commands(heading: str) -> list[str]:
-    """Lines of the bash blocks of a section, comments left out."""
-    section = README.split(f'\n## {heading}\n')[1].split('\n## ')[0]
-    blocks = re.findall(r'```bash\n(.*?)```', section, re.DOTALL)
-    return [line.split('  # ')[0] for block in blocks for line in block.splitlines()]
+def commands(page: str) -> list[str]:
+    """Lines of the bash blocks of a page, comments left out, started by this interpreter."""
+    blocks = re.findall(r'```bash\n(.*?)```', page, re.DOTALL)
+    lines = [line.split('  # ')[0].strip() for block in blocks for line in block.splitlines()]
+    return [line.replace('rsseg ', 'python -m mmseg_semi_rs ', 1) for line in lines]
 
 
-def python_block(heading: str) -> str:
-    section = README.split(f'\n## {heading}\n')[1].split('\n## ')[0]
-    return re.search(r'```python\n(.*?)```', section, re.DOTALL)[1]
+def python_block() -> str:
+    return next(
+        code for code in re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL) if 'apis' in code
+    )
 
 
 def own_images(folder: Path) -> None:
@@ -40,7 +42,6 @@ def own_images(folder: Path) -> None:
         Image.fromarray(image).save(folder / 'IMAGES' / f'{index}.jpg', quality=95)
         if index < 8:
             Image.fromarray(labels.astype(np.uint8)).save(folder / 'MASKS' / f'{index}.png')
-    (folder / 'tools').symlink_to(ROOT / 'tools')
 
 
 @pytest.mark.slow
@@ -59,10 +60,14 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
         'OMP_NUM_THREADS': '1',
         'CUDA_VISIBLE_DEVICES': '',
     }
-    lines = commands('Your own images')
-    assert [re.search(r'tools/(\w+)\.py', line)[1] for line in lines] == [
-        'init_dataset', 'train', 'predict', 'report', 'export_student',
-    ]  # fmt: skip
+    lines = commands(PAGE)
+    named = [line.split()[3] for line in lines]
+    assert named == ['init', 'train', 'predict', 'report', 'export']
+    # The first page has the same commands, with fewer options.
+    short = [line.split() for line in commands(README) if 'mmseg_semi_rs' in line]
+    assert [line[3] for line in short] == named[:3]
+    for line, whole in zip(short, lines, strict=False):
+        assert set(line) <= set(whole.split()), line
     lines[0] += ' --iters 4'
     outcome = subprocess.run(
         ['bash', '-euc', '\n'.join(lines)], cwd=tmp_path, env=env, capture_output=True, text=True
@@ -76,7 +81,7 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
         f"import sys; sys.path.insert(0, '{ROOT}')\n"
         'from PIL import Image; import numpy as np\n'
         "pixels = np.asarray(Image.open('IMAGES/3.jpg'))\n"
-        + re.sub(r'iter_\d+\.pth', 'iter_4.pth', python_block('Your own images'))
+        + re.sub(r'iter_\d+\.pth', 'iter_4.pth', python_block())
         + 'assert found.labels.shape == (96, 96) and found.probabilities.shape == (3, 96, 96)\n'
     )
     outcome = subprocess.run(
@@ -86,9 +91,11 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
     assert (tmp_path / 'city_map.tif').is_file()
 
 
-def test_every_make_target_of_the_readme_exists():
+def test_every_make_target_of_the_pages_exists():
     makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
-    named = set(re.findall(r'^make ([\w-]+)', README, re.MULTILINE))
-    assert named >= {'demo', 'test', 'install'}
+    paths = [*ROOT.glob('*.md'), *(ROOT / 'docs').glob('*.md')]
+    text = '\n'.join(path.read_text(encoding='utf-8') for path in paths)
+    named = set(re.findall(r'^`?make ([\w-]+)', text, re.MULTILINE))
+    assert named >= {'demo', 'test', 'install', 'docs'}
     for target in named:
         assert re.search(rf'^{target}:', makefile, re.MULTILINE), target

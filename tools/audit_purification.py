@@ -18,7 +18,6 @@ import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -30,6 +29,8 @@ from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+    from mmseg_semi_rs.models.segmentors import SemiSegmentor
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -79,31 +80,22 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
         ValueError: The model has no pseudo labels to purify, or the file is of another one.
     """
     from mmengine.device import get_device
-    from mmengine.runner import load_checkpoint
     from mmseg.registry import MODELS
 
     from mmseg_semi_rs.models.segmentors import SemiSegmentor
+    from mmseg_semi_rs.models.weights import load_weights
 
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'The checkpoint {checkpoint} does not exist: correct the path.')
     model = MODELS.build(cfg.model)
     if not isinstance(model, SemiSegmentor):
         raise ValueError(
             f'{type(model).__name__} of {cfg.filename} makes no pseudo labels: give a config of '
             'MeanTeacherSegmentor or DualStudentSegmentor.'
         )
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except (RuntimeError, UnpicklingError, EOFError, KeyError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(
-            f'The checkpoint {checkpoint} is none of the model of {cfg.filename} ({reason[:300]}): '
-            'give the checkpoint of a training with this config.'
-        ) from error
+    load_weights(model, Path(checkpoint))
     return model.to(get_device()).eval().requires_grad_(False)
 
 
-def choose_network(model: Any, name: str | None) -> str:
+def choose_network(model: SemiSegmentor, name: str | None) -> str:
     """The network that labels.
 
     Args:

@@ -41,12 +41,13 @@ def browse(args: argparse.Namespace) -> list[Path]:
     """
     register_all()
     from mmengine.registry import init_default_scope
-    from mmengine.runner import Runner, load_checkpoint
+    from mmengine.runner import Runner
     from mmseg.registry import MODELS
 
     from mmseg_semi_rs.engine.batch_painter import BatchPainter
     from mmseg_semi_rs.engine.launch import check_paths, load_config
     from mmseg_semi_rs.models.utils import CutMix
+    from mmseg_semi_rs.models.weights import load_weights
     from mmseg_semi_rs.utils.randomness import seed_step
     from mmseg_semi_rs.visualization import save_picture
 
@@ -67,10 +68,8 @@ def browse(args: argparse.Namespace) -> list[Path]:
         loader.sampler.skip(args.start)
     model = None
     if args.checkpoint:
-        if not Path(args.checkpoint).is_file():
-            raise FileNotFoundError(f'--checkpoint {args.checkpoint} does not exist: correct it.')
         model = MODELS.build(cfg.model).eval()
-        load_checkpoint(model, args.checkpoint, map_location='cpu')
+        load_weights(model, Path(args.checkpoint))
         preprocessor = model.data_preprocessor
     else:
         preprocessor = MODELS.build(cfg.model.data_preprocessor)

@@ -27,6 +27,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmseg_semi_rs.dataprep.folder.config import (
+    ENOUGH_TO_CHOOSE,
     METHODS,
     FolderConfig,
     check_method,
@@ -35,7 +36,7 @@ from mmseg_semi_rs.dataprep.folder.config import (
 )
 from mmseg_semi_rs.dataprep.folder.conversion import Ready, choose_stretch, make_ready, prepare
 from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish
-from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide
+from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide, rare_classes
 from mmseg_semi_rs.dataprep.folder.survey import Survey, plan_classes, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.stretch import PERCENTILES
@@ -45,7 +46,6 @@ from mmseg_semi_rs.utils.commands import command, resources
 CONFIGS = resources() / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
-_ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -292,6 +292,10 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     seed, regex = args.seed, args.scene_regex
     split = divide(ready.presence, ready.unlabelled, seed, regex, survey.places)
     method = args.method or default_method(len(split.unlabelled), args.student_weights)
+    rare = [
+        f'{plan.classes[k]} ({share:.1%} of the pixels, in {count} of {len(split.train)} images)'
+        for k, (share, count) in rare_classes(ready.presence, split.train).items()
+    ]
     config = FolderConfig(
         method,
         plan.classes,
@@ -308,6 +312,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.iters,
         args.seed,
         args.student_weights,
+        rare,
     )
     path = args.config or out / f'{name}_{method}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
@@ -327,7 +332,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     console.print(f'  {split.reason}', markup=False)
     console.print(
         f'  checkpoint: {len(split.val)} {unit} choose the best one'
-        if len(split.val) >= _ENOUGH_TO_CHOOSE
+        if len(split.val) >= ENOUGH_TO_CHOOSE
         else f'  checkpoint: take the last one; {len(split.val)} validation {unit} are too few to '
         'choose by'
     )
@@ -336,6 +341,8 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         f'{"" if split.scenes == 1 else "s"}; one more {unit[:-1]} of another scene helps more '
         'than one more of these'
     )
+    if rare:
+        console.print(f'  drawn more often: images that show {"; ".join(rare)}', markup=False)
     if split.left_out:
         console.print(f'  {len(split.left_out)} {unit} of validated places are in no list')
     console.print(f'[bold]config:[/] {escape(str(path))}{"" if written else " (as it was)"}')

@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmseg_semi_rs.utils.command_line import command_parser
+from mmseg_semi_rs.utils.command_line import Faults, command_parser
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     from demo.teachers import FILES, make_demo_teachers
 
-    make_demo_teachers(**vars(args))
+    with Faults(tool='demo.teachers'):
+        make_demo_teachers(**vars(args))
     print(f'{args.out}: {", ".join(FILES.values())}')
 
 

@@ -2,6 +2,7 @@
 """Make maps of images, of folders of images, or of rasters of any size.
 
     python tools/predict.py CONFIG CHECKPOINT photo.jpg
+    python tools/predict.py CONFIG CHECKPOINT flights/*_ortho.tif --out maps/
     python tools/predict.py CONFIG CHECKPOINT tiles/ --out maps/ --preview
     python tools/predict.py CONFIG CHECKPOINT city.tif --out city_map.tif --confidence --polygons
 
@@ -38,7 +39,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser('predict', 'Make maps of images and rasters')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('input', help='image, raster, or folder of them')
+    parser.add_argument('input', nargs='+', help='images, rasters, or folders of them')
     parser.add_argument(
         '--out',
         default='predictions',

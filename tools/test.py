@@ -65,6 +65,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     from mmseg.registry import RUNNERS
 
     from mmseg_semi_rs.apis.predictor import choose_network
+    from mmseg_semi_rs.engine.checkpoints import load_to_test
     from mmseg_semi_rs.engine.launch import (
         check_paths,
         leave_process_group,
@@ -91,7 +92,9 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.custom_hooks = []
     set_launcher(cfg, args.launcher)
+    cfg.load_from = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
     if args.json and is_main_process():
         numbers = {name: float(value) for name, value in metrics.items()}

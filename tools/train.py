@@ -66,11 +66,13 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
         set_amp,
         set_launcher,
         set_resume,
+        set_safe_checkpoints,
+        work_folder,
     )
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.seed)
     weight_files = check_paths(cfg)
-    notes = [set_amp(cfg, args.amp), set_resume(cfg, args.resume)]
+    notes = [set_amp(cfg, args.amp)]
     set_launcher(cfg, args.launcher)
     if args.auto_scale_lr:
         scaling = section(cfg, 'auto_scale_lr')
@@ -85,12 +87,15 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
             print(note)
         dry_run(cfg, weight_files)
         return
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    for note in filter(None, notes):
-        runner.logger.warning(note)
-    runner.logger.info(batch_summary(cfg, get_world_size()))
-    runner.register_hook(BegunHook(faults.begun))
-    runner.train()
+    set_safe_checkpoints(cfg)
+    with work_folder(cfg.work_dir):
+        notes.append(set_resume(cfg, args.resume))
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for note in filter(None, notes):
+            runner.logger.warning(note)
+        runner.logger.info(batch_summary(cfg, get_world_size()))
+        runner.register_hook(BegunHook(faults.begun))
+        runner.train()
     leave_process_group()
 
 

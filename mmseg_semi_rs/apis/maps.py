@@ -149,7 +149,7 @@ class MapWriter:
             part = layer.of(strip)
             rows, columns = part.shape[1:]
             pixels[:, strip.top : strip.top + rows, strip.left : strip.left + columns] = part
-        with _writing(path) as partial:
+        with writing(path) as partial:
             if path.suffix == '.npy':
                 np.save(partial, pixels)
             elif layer.nodata == NO_DATA:
@@ -179,7 +179,7 @@ class MapWriter:
             'bigtiff': 'IF_SAFER',
         }
         written = []
-        with _writing(path) as partial:
+        with writing(path) as partial:
             plain = partial.with_name('plain.tif')
             with rasterio.open(plain, 'w', **profile) as raster:
                 if like.gcps[0]:
@@ -221,7 +221,7 @@ class MapWriter:
         return [*colours, *[(0, 0, 0, 0)] * (256 - len(colours))]  # type: ignore[list-item]
 
     def _write_polygons(self, out: Path) -> None:
-        fiona = _import_fiona(out)
+        fiona = import_fiona(out)
         import_rasterio(out)
         from rasterio.features import shapes
 
@@ -230,7 +230,7 @@ class MapWriter:
             'properties': {'class_id': 'int', 'class_name': 'str'},
         }
         with (
-            _writing(out.with_suffix('.gpkg')) as partial,
+            writing(out.with_suffix('.gpkg')) as partial,
             _open_map(out) as (band, transform, crs),
         ):
             place = {'crs_wkt': crs.to_wkt()} if crs else {}
@@ -290,7 +290,7 @@ def _is_picture(path: Path) -> bool:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[Path]:
+def writing(path: Path) -> Iterator[Path]:
     """Let a file be written in a folder of its own, and move it to its place when it is whole.
 
     Yields:
@@ -314,7 +314,8 @@ def _writing(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _import_fiona(path: Path) -> Any:
+def import_fiona(path: Path) -> Any:
+    """Import what writes polygons, or say that it is not installed."""
     try:
         import fiona
     except ImportError as error:

@@ -7,13 +7,15 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
+from PIL import Image
 
 from ..rasters.reader import RASTER_SUFFIXES, raster_info, read_rgb
 from ..rasters.sources import (
@@ -23,13 +25,14 @@ from ..rasters.sources import (
     is_raster,
     open_source,
 )
-from ..utils.files import settings_digest
+from ..utils.files import held, settings_digest
 from .maps import Layers, MapWriter
 from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
 from .partial import PartialMap
 from .predictor import Predictor
 
 JOURNAL = 'predictions.jsonl'
+LOCK = '.predictions.lock'
 _BACKLOG = 2  # strips that wait to be written
 
 Progress = Callable[[int, int], None]
@@ -42,22 +45,29 @@ class Predicted:
     Attributes:
         files (dict[Path, list[Path]]): Of each image the files written, the map first.
         skipped (int): How many of them were found complete.
-        failures (list[str]): One sentence for each image that could not be predicted.
+        failed (dict[Path, str]): Of each image that could not be predicted, a sentence that says
+            why.
         bands (Counter[str]): Number of rasters by the bands that were taken of them.
     """
 
     files: dict[Path, list[Path]] = field(default_factory=dict)
     skipped: int = 0
-    failures: list[str] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)
     bands: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def failures(self) -> list[str]:
+        """The sentences alone."""
+        return list(self.failed.values())
 
-def predict_image(predictor: Predictor, image: np.ndarray) -> Strip:
+
+def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Strip:
     """Predict an image in memory.
 
     Args:
         predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        image (np.ndarray): RGB, shape (H, W, 3), uint8, of any size.
+        image (np.ndarray | PIL.Image.Image): RGB, shape (H, W, 3), uint8, of any size; of Pillow
+            any mode of 8 bits, whose alpha is left out.
 
     Returns:
         Strip: The whole map: ``labels``, ``confidence`` (H, W) and ``probabilities`` (K, H, W).
@@ -65,6 +75,17 @@ def predict_image(predictor: Predictor, image: np.ndarray) -> Strip:
     Raises:
         ValueError: If it is no such image.
     """
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(('I', 'F')):
+            raise ValueError(
+                f'An image of mode {image.mode} has more than 8 bits: stretch it by RasterToRGB.'
+            )
+        image = np.asarray(image.convert('RGB'))
+    if not isinstance(image, np.ndarray):
+        raise ValueError(
+            f'predict_image takes one image in memory, not a {type(image).__name__}: give '
+            'predict_files the names of files.'
+        )
     source = PixelSource(image)
     mosaic = Mosaic(predictor, source.width, source.height, memory=2**62)
     strips = list(mosaic.predict(source, probabilities=True))
@@ -80,7 +101,7 @@ def predict_image(predictor: Predictor, image: np.ndarray) -> Strip:
 
 def predict_files(
     predictor: Predictor,
-    images: str | Path,
+    images: str | Path | Sequence[str | Path],
     out: str | Path,
     layers: Layers | None = None,
     memory: int = MEMORY,
@@ -94,7 +115,8 @@ def predict_files(
 
     Args:
         predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        images (str | Path): A file, or a folder that is searched with its sub-folders.
+        images (str | Path | Sequence[str | Path]): A file, or a folder that is searched with its
+            sub-folders; or several of them.
         out (str | Path): Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for
             pictures. For a single file it may be the map's name instead.
         layers (Layers, optional): What is written besides. Defaults to the map alone.
@@ -107,9 +129,18 @@ def predict_files(
 
     Raises:
         FileNotFoundError: If there is nothing to predict.
-        ValueError: If ``out`` would overwrite the images.
+        ValueError: If ``out`` would overwrite the images, or these are no names of files.
     """
-    return _Prediction(predictor, layers or Layers(), memory, progress).run(Path(images), Path(out))
+    given = [images] if isinstance(images, (str, Path)) else images
+    if not isinstance(given, Sequence) or not all(isinstance(i, (str, Path)) for i in given):
+        raise ValueError(
+            f'predict_files takes names of files and folders, not a {type(images).__name__} of '
+            'something else: give an image in memory to predict_image.'
+        )
+    if not given:
+        raise FileNotFoundError('predict_files was given an empty list: name images or folders.')
+    prediction = _Prediction(predictor, layers or Layers(), memory, progress)
+    return prediction.run(list(map(Path, given)), Path(out))
 
 
 @dataclass(frozen=True)
@@ -140,23 +171,27 @@ class _Prediction:
         self.result = Predicted()
         self.finished = self.total = 0
 
-    def run(self, given: Path, out: Path) -> Predicted:
+    def run(self, given: Sequence[Path], out: Path) -> Predicted:
         """Predict what is not done yet."""
-        root = given if given.is_dir() else given.parent
-        named = not given.is_dir() and out.suffix.lower() in ('.tif', '.tiff', '.png')
+        single = len(given) == 1 and not given[0].is_dir()
+        named = single and out.suffix.lower() in ('.tif', '.tiff', '.png')
         folder = out.parent if named else out
-        if given.is_dir() and folder.resolve() == root.resolve():
-            raise ValueError(
-                f'{out} is the folder of the images, and the maps would lie among them: give '
-                'another folder.'
-            )
-        images = find_images(given, folder)
+        roots: dict[Path, Path] = {}  # of each image, what its path in the folder is below
+        for path in given:
+            root = path if path.is_dir() else path.parent
+            if path.is_dir() and folder.resolve() == root.resolve():
+                raise ValueError(
+                    f'{out} is the folder of the images, and the maps would lie among them: give '
+                    'another folder.'
+                )
+            for image in find_images(path, folder):
+                roots.setdefault(image, root)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f'--out {folder} is a file: give a folder.')
         folder.mkdir(parents=True, exist_ok=True)
-        stems = Counter(image.relative_to(root).with_suffix('') for image in images)
+        stems = Counter(image.relative_to(root).with_suffix('') for image, root in roots.items())
         jobs = []
-        for image in images:
+        for image, root in roots.items():
             relative = image.relative_to(root)
             stem = relative.name if stems[relative.with_suffix('')] > 1 else relative.stem
             try:
@@ -178,7 +213,12 @@ class _Prediction:
                         'one of them.'
                     )
         self.total = sum(job.windows for job in jobs)
-        with Journal(folder / JOURNAL, self.fingerprint) as self.journal:
+        # Other processes may predict other images into this folder, and ranks of this one parts.
+        claim: AbstractContextManager[None] = nullcontext()
+        if get_rank() == 0:
+            names = [job.out.relative_to(folder).as_posix() for job in jobs]
+            claim = held(folder / LOCK, f'A prediction into {folder}', names)
+        with claim, Journal(folder / JOURNAL, self.fingerprint) as self.journal:
             todo = []
             for job in jobs:
                 files = self.writer.files(job.out)
@@ -229,7 +269,7 @@ class _Prediction:
 
     def _fail(self, image: Path, error: BaseException) -> None:
         reason = ' '.join(str(error).split())
-        self.result.failures.append(reason if str(image) in reason else f'{image}: {reason}')
+        self.result.failed[image] = reason if str(image) in reason else f'{image}: {reason}'
 
     def _attempt(self, job: _Job, action: Callable[[], list[Path]]) -> None:
         """Let one image fail without the others."""

@@ -7,19 +7,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
 from mmseg.apis import init_model
 from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..engine.launch import load_config, section
+from ..models.weights import load_weights
 from ..rasters.reader import RasterToRGB
 from ..utils.commands import command
 from ..utils.files import file_digest, settings_digest
@@ -246,54 +245,6 @@ def choose_network(cfg: Config, name: str) -> None:
     if name not in known:
         raise ValueError(f'{name!r} is none of the networks of the model: {", ".join(known)}.')
     section(cfg, 'model', 'semi_test_cfg').predict_on = name
-
-
-def load_weights(model: Any, path: Path) -> dict[str, Any]:
-    """Load a checkpoint into a model, all of it or none.
-
-    Args:
-        model (nn.Module): Changed in place.
-        path: A checkpoint of mmengine, or a plain state dict.
-
-    Returns:
-        dict[str, Any]: Its ``meta``.
-
-    Raises:
-        ValueError: If it cannot be read, or its weights are not the model's.
-    """
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
-    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError) as error:
-        raise ValueError(
-            f'The checkpoint {path} cannot be read as one of PyTorch ({type(error).__name__}): '
-            f'give a .pth file that {command("train")} wrote.'
-        ) from error
-    holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
-    weights = checkpoint['state_dict'] if holds_more else checkpoint
-    if not isinstance(weights, Mapping):
-        raise ValueError(
-            f'The checkpoint {path} holds no weights by name: give a .pth file that '
-            f'{command("train")} wrote.'
-        )
-    if all(name.startswith('module.') for name in weights):  # saved within a wrapper of PyTorch
-        weights = {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
-    wanted = model.state_dict()
-    faults = [
-        *(f'{name} is missing' for name in wanted if name not in weights),
-        *(f'{name} is not known' for name in weights if name not in wanted),
-        *(
-            f'{name} has shape {tuple(weights[name].shape)} for {tuple(tensor.shape)}'
-            for name, tensor in wanted.items()
-            if name in weights and weights[name].shape != tensor.shape
-        ),
-    ]
-    if faults:
-        raise ValueError(
-            f'The checkpoint {path} does not belong to the config: {len(faults)} of '
-            f'{len(wanted)} weights do not fit, such as: {"; ".join(faults[:3])}.'
-        )
-    model.load_state_dict(weights)
-    return checkpoint.get('meta', {}) if holds_more else {}
 
 
 def dataset_meta(

@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS
 
 from ..classes import distinct_colours
 from ..rasters.files import composed, list_images
+from ..utils.files import read_text
 
 
 @DATASETS.register_module()
@@ -97,8 +98,8 @@ class FolderDataset(BaseSegDataset):
         images = list_images(img_dir)
         masks = None if mask_dir is None else list_images(mask_dir)
         if self.ann_file:
-            lines = Path(self.ann_file).read_text(encoding='utf-8').splitlines()
-            names = [self._resolve(line.strip(), images) for line in lines if line.strip()]
+            lines = read_text(Path(self.ann_file)).splitlines()
+            names = [self._resolve(line, images) for line in lines if line.strip()]
         else:
             names = [name for stem in images for name in images[stem]]
         data_list = []
@@ -123,6 +124,8 @@ class FolderDataset(BaseSegDataset):
     def _resolve(self, line: str, images: dict[str, list[str]]) -> str:
         """File below the image folder that a line of the list means."""
         line = composed(line)
+        if all(name not in images for name in (line, Path(line).with_suffix('').as_posix())):
+            line = line.strip()  # blanks around a name may belong to it
         same = images.get(Path(line).with_suffix('').as_posix(), ())
         found = [name for name in same if composed(name) == line] or images.get(line, [])
         if not found:

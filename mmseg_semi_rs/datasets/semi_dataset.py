@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.utils.data
 from mmengine.dataset import ConcatDataset
+from mmengine.logging import print_log
 from mmseg.registry import DATASETS
+from PIL import Image, UnidentifiedImageError
 
+from ..utils.errors import RunStoppedError
 from ..utils.randomness import Draw, seeded
 from .stock_pipelines import branch_source
 
@@ -90,12 +94,16 @@ class SemiDataset(JoinedDatasets):
             trains on labelled images alone.
         split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
             with an ``ann_file`` keeps it. Defaults to None.
+        damaged: What to do about a file that cannot be read any more: ``'stop'`` the training, or
+            ``'skip'`` it, take the next image of its source and say in the log how many were
+            skipped. Defaults to 'stop'.
         **inherited: What a stock config's dataset has beside its type and stays behind when the
             config is inherited from without ``_delete_=True``; not read.
 
     Raises:
-        ValueError: If a source is empty, the two disagree on their classes, or there is a
-            ``split`` for a dataset that is built already.
+        ValueError: If a source is empty, the two disagree on their classes, there is a ``split``
+            for a dataset that is built already, or ``damaged`` is neither.
+        RunStoppedError: In training, when a file cannot be read; it is named.
         TypeError: An argument is none of a dataset.
 
     Examples:
@@ -113,8 +121,17 @@ class SemiDataset(JoinedDatasets):
     )
 
     def __init__(
-        self, labelled: Any, unlabelled: Any = None, split: str | None = None, **inherited: Any
+        self,
+        labelled: Any,
+        unlabelled: Any = None,
+        split: str | None = None,
+        damaged: str = 'stop',
+        **inherited: Any,
     ) -> None:
+        if damaged not in ('stop', 'skip'):
+            raise ValueError(f"SemiDataset damaged={damaged!r} must be 'stop' or 'skip'.")
+        self.damaged = damaged
+        self._skipped = 0
         unknown = sorted(set(inherited) - self.INHERITED)
         if unknown:
             raise TypeError(
@@ -154,9 +171,46 @@ class SemiDataset(JoinedDatasets):
     def __getitem__(self, idx: int) -> Any:
         """Return one transformed sample, seeded when ``idx`` is a ``Draw``."""
         if not isinstance(idx, Draw):
-            return super().__getitem__(idx)
+            return self._load(idx)
         with seeded(*idx.entropy):
-            return super().__getitem__(int(idx))
+            return self._load(int(idx))
+
+    def _load(self, index: int, skipped: int = 0) -> Any:
+        """One sample; instead of one whose file is damaged, the next of its source."""
+        try:
+            return super().__getitem__(index)
+        except Exception as error:  # each decoder has errors of its own
+            fault = _damaged_file(self.get_data_info(index))
+            if fault is None:
+                raise
+            first, count = (0, n) if index < (n := len(self.labelled)) else (n, len(self) - n)
+            if self.damaged == 'stop' or skipped + 1 == count:
+                raise RunStoppedError(
+                    f'{fault}, though it could when the training began: restore it and go on with '
+                    "--resume, or set train_dataloader.dataset.damaged='skip'."
+                ) from error
+        self._skipped += 1
+        print_log(
+            f'{fault}: skipped, the {self._skipped}. time in this process.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return self._load(first + (index - first + 1) % count, skipped + 1)
+
+
+def _damaged_file(info: dict) -> str | None:
+    """Which file of a sample cannot be read, and why; None if all can."""
+    for path in (info.get('img_path'), info.get('seg_map_path')):
+        if path and '://' not in str(path):
+            try:
+                with Image.open(path) as image:
+                    image.load()
+            except UnidentifiedImageError as error:  # perhaps a raster that only GDAL reads
+                if Path(path).suffix.lower() not in ('.tif', '.tiff'):
+                    return f'{path} cannot be read ({error})'
+            except Exception as error:
+                return f'{path} cannot be read ({type(error).__name__}: {error})'
+    return None
 
 
 def _build(source: Any) -> Any:

@@ -7,6 +7,7 @@ stack trace from inside a worker in the third hour. No label of an unlabelled im
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections import Counter
@@ -20,7 +21,9 @@ from PIL import Image, UnidentifiedImageError
 
 from ..datasets.semi_dataset import fill_split
 from ..utils.commands import command
+from ..utils.files import read_list
 from ..utils.progress import map_threaded
+from .decoded_images import DecodedImages
 
 LISTED = 10  # problems that an error message spells out
 
@@ -76,7 +79,8 @@ class DatasetSummary:
             shares = ', '.join(f'{n} {share:.1%}' for n, share in self.class_shares.items())
             lines.append(f'  {shares}; ignored {self.ignored_share:.1%} of all pixels')
         if self.class_pixels and self.absent_classes:
-            lines.append(f'  no pixel of {", ".join(self.absent_classes)}')
+            absent = ', '.join(self.absent_classes)
+            lines.append(f'  WARNING: no pixel of {absent}, so that no label teaches it')
         return '\n'.join(lines)
 
 
@@ -178,11 +182,19 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
             f'{name}.ann_file is {list_path}, which does not exist: write the lists with '
             f'{command("splits")}, or correct ann_file.'
         )
-    if list_path is not None and list_path.is_file() and not list_path.read_text().strip():
-        raise ValueError(
-            f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
-            f'{command("splits")}.'
-        )
+    if list_path is not None and list_path.is_file():
+        if not read_list(list_path):
+            raise ValueError(
+                f'{name}.ann_file is {list_path}, which is empty: write the lists again with '
+                f'{command("splits")}.'
+            )
+        marked = list_path.read_bytes()[:2] in (b'\xef\xbb', b'\xff\xfe', b'\xfe\xff')
+        if marked and str(cfg.get('type')).rpartition('.')[2] != 'FolderDataset':
+            raise ValueError(
+                f'{name}.ann_file is {list_path}, which begins with a byte order mark, and '
+                f'{cfg.get("type")} would take it for a part of the first name: save the list as '
+                'UTF-8 without one.'
+            )
     for key, prefix in (cfg.get('data_prefix') or {}).items():
         if prefix and not (root / prefix).is_dir():
             raise FileNotFoundError(
@@ -195,7 +207,7 @@ def check_segmentation_dataset(
     dataset: Any,
     with_labels: bool = True,
     name: str | None = None,
-    decode_images: bool = False,
+    decode_images: bool = True,
     workers: int | None = None,
     progress: bool = True,
 ) -> DatasetSummary:
@@ -211,7 +223,8 @@ def check_segmentation_dataset(
         with_labels: Whether to open label files.
         name: What to call it in messages. Defaults to the class and its list.
         decode_images: Whether images are decoded whole, which also finds those that were cut off;
-            otherwise only their headers are read.
+            otherwise only their headers are read. What was decoded once is not again until the file
+            changes. Defaults to True.
         workers: Threads. Defaults to twice the number of processors, at most 16.
         progress: Whether to show a progress bar.
 
@@ -238,10 +251,14 @@ def check_segmentation_dataset(
                     'dataset a data_prefix with seg_map_path.'
                 )
 
+    decoded = DecodedImages(Path(samples[0].image).parent) if decode_images else None
+
     def examine(sample: _Sample) -> _Finding:
-        return _examine(sample, decode_images)
+        return _examine(sample, decoded)
 
     findings = map_threaded(examine, samples, f'checking {title}' if progress else None, workers)
+    if decoded is not None:
+        decoded.save()
     _raise_problems(title, findings)
 
     summary = DatasetSummary(title, len(samples))
@@ -252,12 +269,18 @@ def check_segmentation_dataset(
         totals = sum((f.pixels for f in findings if f.pixels is not None), np.zeros(256, np.int64))
         summary.class_pixels = {label: int(totals[k]) for k, label in enumerate(classes)}
         summary.ignored_pixels = int(totals.sum()) - sum(summary.class_pixels.values())
+        if classes and not any(summary.class_pixels.values()):
+            raise ValueError(
+                f'{title} has {summary.ignored_pixels} pixels in {summary.images} labels, and all '
+                'are ignored, so that there is nothing to learn: correct the labels, or the ids '
+                'that the dataset takes for classes (reduce_zero_label, label_map, ignore_index).'
+            )
     return summary
 
 
 def check_semi_dataset(
     dataset: Any,
-    decode_images: bool = False,
+    decode_images: bool = True,
     workers: int | None = None,
     progress: bool = True,
 ) -> SemiSummary:
@@ -314,6 +337,28 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
                     f'({_list_of(datasets[second])}): write the lists again with '
                     f'{command("splits")} ({_listed([images[first][key] for key in shared])}).'
                 )
+
+
+def image_lists(dataset: Any) -> dict[str, str]:
+    """Say which images a training sees, whatever folder they are in.
+
+    Args:
+        dataset: As those of :func:`check_segmentation_dataset`, or one with ``labelled`` and
+            ``unlabelled``.
+
+    Returns:
+        By source, the number of images and a digest of their names.
+    """
+    parts = {name: getattr(dataset, name, None) for name in ('labelled', 'unlabelled')}
+    if parts['labelled'] is None:
+        parts = {'labelled': dataset}
+    found = {}
+    for name, part in parts.items():
+        if part is not None:
+            stems = [Path(s.image).stem for leaf in _leaves(part) for s in _samples(leaf, False)]
+            digest = hashlib.sha256('\n'.join(stems).encode(errors='replace')).hexdigest()
+            found[name] = f'{len(stems)} images (names {digest[:12]})'
+    return found
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:
@@ -417,14 +462,25 @@ def _raster_size(path: str) -> tuple[int, int] | None:
     return None if pixels is None else (pixels.shape[1], pixels.shape[0])
 
 
-def _examine(sample: _Sample, decode_image: bool) -> _Finding:
+def _checked_size(sample: _Sample, decoded: DecodedImages | None) -> tuple[int, int]:
+    """Width and height of an image, which is decoded unless it is known to be whole."""
+    if decoded is None or sample.backend_args or '://' in sample.image:
+        return _image_size(sample.image, sample.backend_args, decode=decoded is not None)
+    known = decoded.size_of(sample.image)
+    if known is None:
+        known = _image_size(sample.image, None, decode=True)
+        decoded.add(sample.image, known)
+    return known
+
+
+def _examine(sample: _Sample, decoded: DecodedImages | None) -> _Finding:
     finding = _Finding()
     if not _exists(sample.image, sample.backend_args):
         finding.problems.append(f'image {sample.image} does not exist')
         finding.missing += 1
     else:
         try:
-            finding.size = _image_size(sample.image, sample.backend_args, decode_image)
+            finding.size = _checked_size(sample, decoded)
         except Exception as error:  # Pillow raises a dozen kinds for damaged files
             finding.problems.append(f'image {sample.image} cannot be read ({_short(error)})')
     if sample.label is None:

@@ -13,10 +13,14 @@ from typing import Any
 import torch
 import torch.distributed
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
+from ..utils.commands import resources
+from ..utils.files import held
+from .checkpoints import checkpoints_of, find_checkpoint
 from .config_check import check_config
 from .data_checks import check_dataset_paths
 from .plain_config import name_types
@@ -31,6 +35,8 @@ __all__ = [
     'set_amp',
     'set_launcher',
     'set_resume',
+    'set_safe_checkpoints',
+    'work_folder',
 ]
 
 _WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors', '.npz', '.tar')
@@ -62,7 +68,7 @@ def load_config(
     """Read a config and apply the command line to it.
 
     Args:
-        path: The config file.
+        path: The config file; ``configs/...`` may be one that comes with the package.
         options: ``--cfg-options``: values by dotted key.
         work_dir: Where logs and checkpoints go. None: the config's own, else
             ``work_dirs/<name of the config>``.
@@ -77,6 +83,8 @@ def load_config(
             without any effect.
     """
     path = Path(path)
+    if not path.is_file() and (resources() / path).is_file():
+        path = resources() / path
     if not path.is_file():
         near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
@@ -265,20 +273,31 @@ def set_amp(cfg: Config, amp: bool) -> str | None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> str | None:
-    """Tell the Runner from which checkpoint to go on.
+    """Tell the Runner from which checkpoint to go on; nothing is begun over a training by itself.
 
     Args:
         cfg: The config with its ``work_dir``; changed in place.
-        resume: A checkpoint, ``'auto'`` for the latest one in the work folder, None to start anew
-            unless the config itself says ``resume = True``.
+        resume: A checkpoint, ``'auto'`` for the newest in the work folder that reads whole, None to
+            start anew unless the config itself says ``resume = True``.
 
     Returns:
         What to tell the user, if anything.
 
     Raises:
         FileNotFoundError: The named checkpoint does not exist.
+        ValueError: The work folder has checkpoints and none can be used, or it has some and nobody
+            asked for them.
     """
+    work_dir = Path(cfg.work_dir)
+    if resume is None and cfg.get('resume') and cfg.get('load_from') is None:
+        resume = 'auto'
     if resume is None:
+        before = checkpoints_of(work_dir)
+        if before and not cfg.get('resume'):
+            raise ValueError(
+                f'{work_dir} holds a training already ({before[0].name}): go on with it by '
+                '--resume, give the new one another --work-dir, or delete the old one.'
+            )
         return None
     if resume != 'auto':
         if not Path(resume).is_file():
@@ -288,15 +307,42 @@ def set_resume(cfg: Config, resume: str | None) -> str | None:
             )
         cfg.resume, cfg.load_from = True, resume
         return None
-    latest = None
-    if (Path(cfg.work_dir) / 'last_checkpoint').exists():
-        latest = find_latest_checkpoint(cfg.work_dir)
-    if latest is None or not Path(latest).is_file():
+    found = find_checkpoint(work_dir)
+    if found is None:
         cfg.resume = False
         return f'{cfg.work_dir} has no checkpoint to resume from: starting from the beginning.'
     # Not through load_from of the config, which would be resumed from in its place.
-    cfg.resume, cfg.load_from = True, str(latest)
-    return None
+    cfg.resume, cfg.load_from = True, str(found.path)
+    return found.why
+
+
+def set_safe_checkpoints(cfg: Config) -> None:
+    """Take :class:`SafeCheckpointHook` where a config has mmengine's own on a local disk.
+
+    Args:
+        cfg: The config; changed in place.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if hook and hook.get('type') == 'CheckpointHook' and '://' not in str(hook.get('out_dir')):
+        hook.type = 'SafeCheckpointHook'
+        hook.setdefault('by_epoch', True)  # the default of mmengine's
+
+
+@contextlib.contextmanager
+def work_folder(work_dir: str | Path) -> Iterator[None]:
+    """Keep a work folder to one training, which the first of its processes asks for.
+
+    Args:
+        work_dir: The folder; made if it does not exist.
+
+    Raises:
+        InUseError: Another training is in it.
+    """
+    if get_rank() == 0:
+        with held(Path(work_dir) / '.lock', f'A training in {work_dir}'):
+            yield
+    else:
+        yield
 
 
 def _nodes(node: Any, at: str = '') -> Iterator[tuple[str, Any]]:

@@ -319,7 +319,8 @@ class SubsetIoUMetric(IoUMetric):
             }
         metrics = {name: round(100 * value, 4) for name, value in metrics.items()}
         if columns:
-            print_log('per class results:\n' + self._table(scores, list(columns)), logger)
+            title = f'per class results, of {len(results)} images:\n'
+            print_log(title + self._table(scores, list(columns)), logger)
         return metrics
 
     def _table(self, scores: dict[str, np.ndarray], columns: list[str]) -> str:

@@ -303,7 +303,7 @@ def _whole(pixels: np.ndarray, path: Path) -> np.ndarray:
             f'{path} holds fractions, e.g. {example:g}, which are no class ids: write the masks as '
             'whole numbers.'
         )
-    return whole.astype(np.int64)
+    return np.clip(whole, -(2**31), 2**31 - 1).astype(np.int64)  # -3.4e38 is a usual no data
 
 
 def _category_names(path: Path) -> dict[int, str]:

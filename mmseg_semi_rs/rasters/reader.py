@@ -26,6 +26,8 @@ from .place import Place, is_annotated, place_of
 
 RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
 
+BYTES = ('uint8', 'int8')
+
 _ORIENTATION_TAG = 0x0112
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
@@ -39,7 +41,7 @@ class RasterToRGB:
             grey picture. None takes 1, 2, 3, or 1 alone of a raster of one or two bands.
         low: Value of each chosen band that becomes 0.
         high: Value of each chosen band that becomes 255; what lies outside is clipped. None for
-            both leaves 8-bit pixels as they are.
+            both leaves 8-bit pixels as they are; signed ones are raised by 128.
         nodata: Value of pixels without data that the files do not declare: where all chosen bands
             have it there is none.
 
@@ -131,6 +133,8 @@ class RasterToRGB:
                 f'{" or ".join(map(str, wanted))} of them as (bands, height, width).'
             )
         if self.low is None or self.high is None:
+            if pixels.dtype == np.int8:
+                pixels = (pixels.astype(np.int16) + 128).astype(np.uint8)
             if pixels.dtype != np.uint8:
                 raise ValueError(
                     f'Bands of type {pixels.dtype} need low and high to become 8-bit RGB: give the '
@@ -188,6 +192,11 @@ class RasterInfo:
     orientation: int = 1
     place: Place | None = None
     located: bool = False
+
+    @property
+    def deep(self) -> bool:
+        """Whether a pixel has more than 8 bits, so that a stretch is needed."""
+        return self.dtype not in BYTES
 
 
 class RGBPixels(NamedTuple):

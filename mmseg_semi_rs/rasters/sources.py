@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from .reader import (
+    BYTES,
     RasterToRGB,
     count_bands,
     has_data,
@@ -111,7 +112,7 @@ class RasterSource:
         object.__setattr__(self, 'bands', bands)
         paletted = count_bands(self.dataset) != self.dataset.count
         kinds = {'uint8'} if paletted else {self.dataset.dtypes[band - 1] for band in bands}
-        if self.picture is None and self.to_rgb.low is None and kinds != {'uint8'}:
+        if self.picture is None and self.to_rgb.low is None and not kinds <= set(BYTES):
             raise ValueError(
                 f'{self.dataset.name} has bands of type {", ".join(sorted(kinds))}, and the config '
                 'has no stretch to 8 bits: give the values that become 0 and 255 by --low and '

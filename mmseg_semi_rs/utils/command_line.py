@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import re
 import sys
@@ -15,9 +17,14 @@ from typing import Any
 import mmseg_semi_rs
 
 from .commands import COMMANDS, command
+from .errors import RunStoppedError
 
 #: Exit code of a tool whose config, data or weights are wrong.
 BAD_INPUT = 2
+_DISK_FAULTS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR),
+}
 
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -93,7 +100,10 @@ class Faults:
 
     Only what this package raises itself, to tell the user about a config, data or weight file, is
     shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
-    and so does everything after :meth:`begun`, when the training is under way.
+    and so does everything after :meth:`begun`, when the training is under way. A disk that is full,
+    a folder that may not be written to and a run that stopped on purpose are always told.
+
+    What a console cannot show (``> log.txt`` on Windows) is replaced, not refused.
 
     Args:
         show_traceback: Never shorten.
@@ -106,10 +116,14 @@ class Faults:
 
     def __init__(self, show_traceback: bool = False, tool: str = '__main__') -> None:
         self.show_traceback, self.tool = show_traceback, tool
+        self.under_way = False
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors='replace')
 
     def begun(self) -> None:
         """Say that the training is under way."""
-        self.show_traceback = True
+        self.under_way = True
 
     def __enter__(self) -> Faults:
         return self
@@ -120,13 +134,30 @@ class Faults:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or self.show_traceback or not _is_told(error, self.tool):
+        if error is None or self.show_traceback:
             return
+        message = _disk_fault(error)
+        if message is None and not isinstance(error, RunStoppedError):
+            if self.under_way or not _is_told(error, self.tool):
+                return
+            message = str(error.args[0]) if isinstance(error, KeyError) else None
+        message = (message or str(error)).strip()
+        if 'Original Traceback' in message:  # from a data loading worker
+            message = message.splitlines()[-1].partition(': ')[2]
         several = int(os.environ.get('WORLD_SIZE', '1')) > 1
         where = f' (rank {os.environ.get("RANK", "0")})' if several else ''
-        message = str(error.args[0]) if isinstance(error, KeyError) else str(error)
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(BAD_INPUT)
+
+
+def _disk_fault(error: BaseException) -> str | None:
+    """A sentence on a full disk or a forbidden folder, None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _DISK_FAULTS:
+        return None
+    if error.filename is None and error.strerror and 'cannot be written' in error.strerror:
+        return f'{error.strerror}.'
+    named = f'{error.filename} cannot be written: ' if error.filename else ''
+    return f'{named}{error.strerror}; make room there, or choose another folder.'
 
 
 def _is_told(error: BaseException, tool: str) -> bool:

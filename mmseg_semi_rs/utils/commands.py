@@ -29,6 +29,7 @@ class Command(NamedTuple):
 COMMANDS = {
     'init': Command('init_dataset', 'write lists and a config for a folder of images and masks'),
     'convert': Command('dataset_converters', 'cut a published data set into tiles'),
+    'suggest': Command('suggest', 'suggest which tiles a person should label'),
     'splits': Command('make_splits', 'draw the lists of labelled and unlabelled tiles'),
     'train': Command('train', 'train a config'),
     'test': Command('test', 'evaluate a checkpoint on the test set of its config'),
@@ -45,6 +46,7 @@ COMMANDS = {
     ),
     'benchmark': Command('benchmark', 'measure the training of a config'),
     'benchmark-predict': Command('benchmark_predict', 'measure the prediction of rasters'),
+    'startup': Command('startup', 'measure what the start of each tool costs'),
 }
 
 

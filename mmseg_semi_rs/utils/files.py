@@ -3,46 +3,172 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import hashlib
 import io
 import json
+import os
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
 
+from .errors import InUseError
+
 
 @contextmanager
-def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
+def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
     """Let a file be written such that its name never stands for half of it.
 
     Args:
         path: The file; its folder is made.
         shared: Whether other processes may write it at the same time. If not, what a killed process
             has left behind is written over by the next.
+        durable: Whether it is on the disk, and not only on its way there, before it takes the place
+            of another one.
 
     Yields:
         Where to write. It takes the place of ``path`` at the end of the block, and is removed where
         the block fails.
+
+    Raises:
+        OSError: It cannot be written; another file of that name stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f'.{uuid.uuid4().hex}' if shared else ''
     partial = path.with_name(f'.{path.name}{mark}.part')
     try:
         yield partial
+        if durable:
+            with partial.open('rb') as file:
+                os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(partial)):
+            raise
+        raise OSError(
+            error.errno,
+            f'{path} cannot be written ({error.strerror or error}): make room there, or choose '
+            'another folder',
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, contents: bytes, shared: bool = False) -> None:
+def write_atomic(path: Path, contents: bytes, shared: bool = False, durable: bool = False) -> None:
     """Write a file whole or not at all, see :func:`replacing`."""
-    with replacing(path, shared) as partial:
+    with replacing(path, shared, durable) as partial:
         partial.write_bytes(contents)
+
+
+@contextmanager
+def held(lock: Path, what: str, parts: Collection[str] = ()) -> Iterator[None]:
+    """Keep other processes out while a block runs.
+
+    The operating system lets the lock go with the process, however that ends, so that nothing has
+    to be cleared away after a crash. Where it offers none, nobody is kept out.
+
+    Args:
+        lock: A file of nothing else; its folder is made, and the last to leave removes it.
+        what: What is done, and to what, as the message calls it.
+        parts: What is held under this lock, if not everything, such as names of files. Defaults to
+            ().
+
+    Raises:
+        InUseError: Another process is in such a block, for one of the parts.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+
+    def take(file: TextIO, length: int = 0, start: int = 0) -> bool:
+        try:
+            # Of the process and not of the open file, which its data loading workers inherit.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+        except OSError as error:
+            return error.errno not in (errno.EACCES, errno.EAGAIN)  # else there are no locks here
+        return True
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open('a+', encoding='utf-8') as file:
+        taken = ''
+        if not parts and not take(file):
+            file.seek(0)
+            taken = file.read(200).strip() or 'by another process'
+        for part in parts:
+            start = int.from_bytes(
+                hashlib.sha256(part.encode(errors='replace')).digest()[:7], 'big'
+            )
+            if not take(file, 1, start):
+                taken = part
+        if taken or not (lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())):
+            raise InUseError(
+                f'{what} is already under way ({taken or "by another process"}): wait for it, or '
+                f'end it; {lock} is let go with its process.'
+            )
+        if not parts:
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {os.uname().nodename}')
+            file.flush()
+        try:
+            yield
+        finally:
+            if take(file):
+                lock.unlink(missing_ok=True)
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a list with one name per line.
+
+    Args:
+        path: See :func:`read_text`.
+
+    Returns:
+        The lines in their order, without the space around them; blank ones are left out.
+
+    Raises:
+        ValueError: See :func:`read_text`.
+    """
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """Read a text file that any editor wrote.
+
+    Args:
+        path: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Returns:
+        Its text, without the mark.
+
+    Raises:
+        ValueError: The file is of another encoding, which is named as far as it shows.
+    """
+    raw = path.read_bytes()
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = raw.decode('utf-16' if wide else 'utf-8-sig')
+    except UnicodeDecodeError as error:
+        guess = 'UTF-16 without a byte order mark' if raw.count(0) else 'Latin-1 or Windows-1252'
+        line = raw[: error.start].count(b'\n') + 1
+        raise ValueError(
+            f'The list {path} is not in UTF-8 (line {line}, byte 0x{raw[error.start]:02x}; its '
+            f'encoding is probably {guess}): save it as UTF-8.'
+        ) from error
+    if '\0' in text:
+        raise ValueError(
+            f'The list {path} has zero bytes, so its encoding is probably UTF-16 without a byte '
+            'order mark: save it as UTF-8.'
+        )
+    return text
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

@@ -3,7 +3,8 @@ r"""Which method helps a person with few labels: every method, number of labels 
 
 The folder has images/<id>.<suffix>, labels/<id>.png (class ids, 255 = ignored) and lists of ids,
 one per line. Labelled tiles are drawn anew for each seed: `32/8` draws 32 tiles of 8 images, `32`
-spreads them over as many images as there are, `all` takes all of the training list.
+spreads them over as many images as there are, `all` takes all of the training list. `32@suggest`
+takes the 32 that tools/suggest.py names.
 
     python projects/own_images/compare.py DATA --classes building land road vegetation water \
         --train splits/train.txt --held splits/held.txt --val splits/val.txt \
@@ -28,13 +29,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from lists import choose_labelled, parse_amount, read_list, write_tiles
+from lists import (
+    SUGGESTED,
+    choose_labelled,
+    parse_amount,
+    suggest_labelled,
+    write_tiles,
+)
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from tables import write_results
 
 import mmseg_semi_rs
 from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.utils.files import read_list
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization.report import write_report
 
@@ -147,9 +155,13 @@ def make_lists(args: argparse.Namespace, root: Path, amount: str, seed: int) -> 
     looked_at = evenly(len(ids['held']), args.held_tiles or len(ids['held']))
     ids['held'] = [ids['held'][index] for index in looked_at]
     tiles, images = parse_amount(amount)
-    labelled = choose_labelled(
-        pool, tiles, images, args.image_regex, root / 'labels', len(args.classes), seed
-    )
+    if amount.endswith(SUGGESTED) and tiles is not None:
+        kept = args.out.resolve() / 'features.npy'
+        labelled = suggest_labelled(pool, tiles, args.image_regex, root / 'images', kept)
+    else:
+        labelled = choose_labelled(
+            pool, tiles, images, args.image_regex, root / 'labels', len(args.classes), seed
+        )
     ids['labelled'] = labelled
     ids['unlabelled'] = [name for name in pool if name not in set(labelled)]
     folder = args.out.resolve() / name_of(amount) / f'lists_seed{seed}'
@@ -163,6 +175,8 @@ def make_lists(args: argparse.Namespace, root: Path, amount: str, seed: int) -> 
 def name_of(amount: str) -> str:
     """Folder of the runs with so many labels."""
     tiles, images = parse_amount(amount)
+    if amount.endswith(SUGGESTED):
+        return f'{tiles}_suggested'
     return 'all' if tiles is None else f'{tiles}_of_{images}' if images else str(tiles)
 
 

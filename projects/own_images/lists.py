@@ -13,16 +13,15 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_features
+from mmseg_semi_rs.rasters.reader import RasterToRGB
+
 _DRAWS = 200
-
-
-def read_list(path: Path) -> list[str]:
-    """Ids of a list, one per line."""
-    return path.read_text(encoding='utf-8').split()
+SUGGESTED = '@suggest'
 
 
 def parse_amount(amount: str) -> tuple[int | None, int | None]:
-    """Read ``32/8``, ``32`` or ``all``.
+    """Read ``32/8``, ``32``, ``32@suggest`` or ``all``.
 
     Returns:
         Number of tiles, None for all; number of images that they are of, None for as many as
@@ -30,11 +29,12 @@ def parse_amount(amount: str) -> tuple[int | None, int | None]:
     """
     if amount == 'all':
         return None, None
+    amount = amount.removesuffix(SUGGESTED)
     found = re.fullmatch(r'([1-9]\d*)(?:/([1-9]\d*))?', amount)
     if found is None or int(found[2] or 1) > int(found[1]):
         raise SystemExit(
             f'--labelled {amount} is no amount: give TILES, TILES/IMAGES with fewer images than '
-            'tiles, or all.'
+            f'tiles, TILES{SUGGESTED}, or all.'
         )
     return int(found[1]), int(found[2]) if found[2] else None
 
@@ -114,6 +114,30 @@ def choose_labelled(
     raise SystemExit(
         f'{tiles} tiles of {images or "many"} images never show all {classes} classes: take more.'
     )
+
+
+def suggest_labelled(
+    ids: Sequence[str], tiles: int, image_regex: str, images: Path, kept: Path
+) -> list[str]:
+    """Choose the tiles that tools/suggest.py would, which knows no labels.
+
+    Args:
+        ids: Of all training tiles.
+        tiles: How many.
+        image_regex: Group 1 in an id is its image, which is a scene.
+        images: Folder of the images.
+        kept: File in which the tiles' features are kept.
+
+    Returns:
+        Sorted ids.
+    """
+    names, to_rgb = sorted(ids), RasterToRGB()
+    if not kept.is_file():
+        paths = [(name, images / f'{name}.png') for name in names]
+        np.save(kept, tile_features(list_candidates(paths, None, to_rgb), to_rgb))
+    found = [re.search(image_regex, name) for name in names]
+    scenes = [match[1] if match else name for match, name in zip(found, names, strict=True)]
+    return sorted(names[index] for index in choose_tiles(np.load(kept), scenes, tiles))
 
 
 def _label(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 """Windows, strips and files of a prediction, with networks whose answer is known."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
+from mmseg_semi_rs.utils.errors import InUseError
+from mmseg_semi_rs.utils.files import held
 from tests.tools.tiny_training import ROOT
 
 CLASSES = ['red', 'green', 'blue']
@@ -387,6 +390,90 @@ def test_polygons_follow_the_map(tmp_path):
     assert area[1] == pytest.approx(64 * 48 * pixel) and area[0] == pytest.approx(
         (64 * 48 - 64) * pixel
     )
+
+
+@pytest.mark.parametrize('world', ['jgw', 'jpgw', 'wld', 'JGW'])
+def test_a_photograph_with_a_world_file_keeps_its_place_and_its_pixels(tmp_path, world):
+    pytest.importorskip('rasterio')
+    import rasterio
+
+    for name in ('a', 'b'):
+        Image.fromarray(picture(60, 50)).save(tmp_path / f'{name}.jpg')
+    (tmp_path / f'a.{world}').write_text('0.5\n0\n0\n-0.5\n500000\n4000000\n')
+    found = predict_files(predictor(), tmp_path, tmp_path / 'out', Layers(preview=True)).files
+    located, plain = (found[tmp_path / f'{name}.jpg'][0] for name in ('a', 'b'))
+    with rasterio.open(located) as raster, rasterio.open(tmp_path / 'a.jpg') as photograph:
+        if not photograph.transform.is_identity:  # GDAL looks for these names in small letters
+            assert raster.transform == photograph.transform
+        labels = raster.read(1)
+    with Image.open(plain) as image:
+        assert (labels == np.asarray(image)).all()
+
+
+def test_ground_control_points_and_rational_polynomials_are_kept(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    from rasterio.rpc import RPC
+
+    numbers = [0.1 * k for k in range(20)]
+    rpcs = RPC(10.0, 5.0, 45.0, 1.0, numbers, numbers, 50.0, 50.0, 7.0, 1.0, numbers, numbers,
+               50.0, 50.0, None, None)  # fmt: skip
+    shape = dict(driver='GTiff', count=3, height=60, width=50, dtype='uint8')
+    with rasterio.open(tmp_path / 'a.tif', 'w', **shape) as raster:
+        raster.write(picture(60, 50).transpose(2, 0, 1))
+        raster.rpcs = rpcs
+    (files,) = predict_files(predictor(), tmp_path / 'a.tif', tmp_path / 'out').files.values()
+    with rasterio.open(files[0]) as raster, rasterio.open(tmp_path / 'a.tif') as image:
+        assert raster.rpcs.to_gdal() == image.rpcs.to_gdal()
+
+
+@pytest.mark.parametrize(
+    'name', ['-73.99_40.71', '+2', '(a)', '2.35_48.85', 'gpkg_1', 'Rtree', 'ä b', '_x', '#1', ' y']
+)
+def test_layers_of_polygons_have_names_that_gdal_takes(tmp_path, name):
+    fiona = pytest.importorskip('fiona')
+    Image.fromarray(picture(20, 20)).save(tmp_path / f'{name}.png')
+    result = predict_files(predictor(), tmp_path, tmp_path / 'out', Layers(polygons=True))
+    assert not result.failures
+    (layer,) = fiona.listlayers(tmp_path / 'out' / f'{name}.gpkg')
+    assert layer.endswith(name)
+
+
+def test_several_inputs_and_images_in_memory(tmp_path):
+    for name in ('a', 'b', 'more/c'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture(20, 20)).save(tmp_path / f'{name}.png')
+    (tmp_path / 'bad.png').write_bytes(b'no image')
+    inputs = [str(tmp_path / 'a.png'), tmp_path / 'bad.png', tmp_path / 'more', tmp_path / 'a.png']
+    result = predict_files(predictor(), inputs, tmp_path / 'out')
+    assert sorted(path.stem for path in result.files) == ['a', 'c']
+    assert list(result.failed) == [tmp_path / 'bad.png'] and len(result.failures) == 1
+    pixels = picture(20, 20)
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels).convert('RGBA')):
+        labels = predict_image(predictor(), image).labels
+        assert (labels == predict_image(predictor(), pixels).labels).all()
+    for wrong in (pixels, [pixels], Image.new('RGB', (9, 9)), {}):
+        with pytest.raises(ValueError, match='predict_image'):
+            predict_files(predictor(), wrong, tmp_path / 'out')
+    with pytest.raises(FileNotFoundError, match='empty list'):
+        predict_files(predictor(), [], tmp_path / 'out')
+    with pytest.raises(ValueError, match='predict_files'):
+        predict_image(predictor(), [pixels])
+    with pytest.raises(ValueError, match='more than 8 bits'):
+        predict_image(predictor(), Image.new('I;16', (9, 9)))
+
+
+def test_bands_that_are_taken_are_told(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    shape = dict(driver='GTiff', height=20, width=20, dtype='uint8')
+    for name, count, options in (('a', 4, dict(photometric='rgb', alpha='yes')), ('b', 1, {}),
+                                 ('c', 4, dict(photometric='minisblack'))):  # fmt: skip
+        with rasterio.open(
+            tmp_path / f'{name}.tif', 'w', count=count, **shape, **options
+        ) as raster:
+            raster.write(np.full((count, 20, 20), 255, np.uint8))
+    assert predict_files(predictor(), tmp_path, tmp_path / 'out').bands == {
+        'bands 1, 2, 3 of 4; alpha ignored': 1, 'band 1 of 1': 1, 'bands 1, 2, 3 of 4': 1,
+    }  # fmt: skip
 
 
 def test_bands_are_chosen_and_stretched(tmp_path):
@@ -847,3 +934,28 @@ def test_a_raster_of_20000_pixels_needs_a_fixed_memory(tmp_path):
     )
     assert outcome.returncode == 0, outcome.stderr[-2000:]
     assert int(outcome.stdout) < 700  # MB
+
+
+def test_a_second_prediction_of_a_map_is_refused_and_of_another_is_not(tmp_path):
+    """The map of the first stays, whatever settings the second has."""
+    for name in 'ab':
+        Image.fromarray(picture(32, 32)).save(tmp_path / f'{name}.png')
+    out = tmp_path / 'out'
+    read, write = os.pipe()
+    with held(out / prediction_module.LOCK, 'the first', ['a.png']):
+        child = os.fork()
+        if child == 0:
+            try:
+                predict_files(predictor(window=64), tmp_path / 'b.png', out)
+                predict_files(predictor(window=64), tmp_path / 'a.png', out)
+            except InUseError as error:
+                os.write(write, str(error).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert f'A prediction into {out} is already under way (a.png)' in answer.read()
+    assert {path.name for path in out.iterdir()} == {'b.png', 'predictions.jsonl'}
+    predict_files(predictor(window=64), tmp_path / 'a.png', out)
+    assert {path.name for path in out.iterdir()} == {'a.png', 'b.png', 'predictions.jsonl'}

@@ -359,6 +359,20 @@ def test_jpeg_masks_of_two_grey_levels(tmp_path):
     found = Prepared(tmp_path, threshold=128).masks()[0]
     grey = np.asarray(Image.open(tmp_path / 'masks' / 't0.jpg'))
     assert (found == (grey >= 128)).all()
+    near = Prepared(tmp_path, ['rest=0', 'roof=255'], tolerance=127).masks()[0]
+    assert (near == (grey >= 128)).all()
+
+
+@pytest.mark.parametrize('value', [-9999, -3.4028234663852886e38, 1e20])
+def test_values_of_masks_that_can_be_no_class(tmp_path, value):
+    def write(path, ids, k):
+        drawn = ids.astype(np.float32)
+        drawn[:4] = value
+        write_tiff(path, drawn)
+
+    pairs(tmp_path, write)
+    for k, mask in enumerate(Prepared(tmp_path, ['a=0', 'b=1', 'c=2']).masks()):
+        assert (mask[:4] == 255).all() and (mask[4:] == ids_of(k)[4:]).all()
 
 
 def test_tolerance_of_colours(tmp_path):
@@ -465,6 +479,14 @@ def test_a_carpet_of_overlapping_images_is_divided_by_ground():
         assert not any(0 in pair for pair in overlapping([places[name], *val]))
     for name in split.left_out:
         assert any(0 in pair for pair in overlapping([places[name], *val]))
+
+
+def test_ground_is_divided_where_a_scene_would_take_most_unlabelled_images_along():
+    places = tiles([(40.0 * (k % 10), 1000.0 * (k // 10)) for k in range(20)])  # two strips
+    labelled = {name: {0: 1} for name in places if int(name[1:]) not in range(12, 19)}
+    free = [name for name in places if name not in labelled]
+    split = divide(labelled, free, places=places)
+    assert len(split.unlabelled) > len(free) / 2 and 2 <= len(split.val) <= 5
 
 
 def test_tiles_of_overlapping_images_are_divided_by_ground():

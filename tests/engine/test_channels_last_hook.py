@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmseg_semi_rs.engine.hooks import ChannelsLastHook
 from mmseg_semi_rs.models import FrozenTeacher
 from tests.models.tiny import CLASSES, SIZE, samples, total
-from tests.tools.tiny_training import run_tool, write_dual, write_training
+from tests.tools.tiny_training import assert_alive, run_tool, write_dual, write_training
 
 HOOK = dict(type='ChannelsLastHook')
 
@@ -32,6 +32,7 @@ def runner_of(path, work_dir, on=True, iters=4, **options) -> Runner:
     cfg.experiment_name = f'{work_dir.name}_{time.time_ns()}'
     cfg.train_cfg.update(max_iters=iters, val_interval=1000)
     cfg.param_scheduler.update(end=100)
+    cfg.model.semi_train_cfg.conf_thresh = 0.34  # which some pixels of three classes pass
     cfg.custom_hooks = [*cfg.custom_hooks, *([HOOK] if on else [])]
     cfg.merge_from_dict(options)
     return Runner.from_cfg(cfg)
@@ -114,6 +115,7 @@ def test_I9_resumed_training_equals_an_uninterrupted_one(tmp_path):
     resumed = runner_of(path, tmp_path / 'part', resume=True, load_from=start)
     resumed.train()
     assert len(expected) == 4 and list(losses_of(resumed)) == list(expected)
+    assert_alive(resumed)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 

@@ -238,9 +238,9 @@ def test_cut_off_image_is_found_when_images_are_decoded(tmp_path):
     fabricate(tmp_path, 'a')
     path = tmp_path / 'img_dir' / 'a.png'
     path.write_bytes(path.read_bytes()[:200])
-    assert check(potsdam(tmp_path)).images == 1
+    assert check(potsdam(tmp_path), decode_images=False).images == 1
     with pytest.raises(ValueError, match=r'a\.png cannot be read'):
-        check(potsdam(tmp_path), decode_images=True)
+        check(potsdam(tmp_path))
 
 
 def test_empty_list_is_told(tmp_path):
@@ -379,3 +379,31 @@ def test_many_threads_and_one_agree(tmp_path):
     dataset = potsdam(fabricate(tmp_path, 'abcdefgh'))
     assert check(dataset, workers=1) == check(dataset, workers=8)
     assert checks.LISTED == 10
+
+
+def test_an_image_is_decoded_once_until_its_file_changes(tmp_path, monkeypatch):
+    dataset = potsdam(fabricate(tmp_path))
+    decoded = []
+    original = checks._image_size
+    monkeypatch.setattr(
+        checks,
+        '_image_size',
+        lambda path, *args, **kw: decoded.append(path) or original(path, *args, **kw),
+    )
+    assert check(dataset).sizes == {(24, 16): 4} and len(decoded) == 4
+    assert check(dataset).sizes == {(24, 16): 4} and len(decoded) == 4
+    image = tmp_path / 'img_dir' / 'b.png'
+    contents = image.read_bytes()
+    image.write_bytes(contents[: len(contents) // 2])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r'b\.png cannot be read'):
+            check(dataset)
+    assert decoded[4:] == [str(image)] * 2
+    image.write_bytes(contents)
+    check(dataset)
+
+
+def test_images_are_decoded_where_nothing_can_be_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file' / 'cache'))
+    (tmp_path / 'file').write_text('')
+    assert check(potsdam(fabricate(tmp_path))).images == 4

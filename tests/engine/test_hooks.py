@@ -144,7 +144,7 @@ def test_a_missing_burn_in_is_told_in_the_log(tiny, tmp_path, settings, told):
     if told:
         file = str(tmp_path / 'run' / 'iter_1.pth')
         assert warning not in log('loaded', load_from=file)
-        assert warning not in log('run', resume=True).rpartition('Auto resumed')[2]
+        assert warning not in log('run', resume=True).rpartition('Going on from')[2]
 
 
 def test_a_burn_in_without_an_end_stops_the_training(tiny, tmp_path):

@@ -15,7 +15,13 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import MODELS
 
 from mmseg_semi_rs.datasets import SemiSampler
-from tests.tools.tiny_training import ROOT, write_dual, write_training, write_unimatch
+from tests.tools.tiny_training import (
+    ROOT,
+    assert_alive,
+    write_dual,
+    write_training,
+    write_unimatch,
+)
 
 
 def config(path, work_dir, iters=6, **options):
@@ -23,6 +29,7 @@ def config(path, work_dir, iters=6, **options):
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
     cfg.train_cfg.update(max_iters=iters, val_interval=1000)
+    cfg.model.semi_train_cfg.conf_thresh = 0.34  # which some pixels of three classes pass
     cfg.param_scheduler.update(end=100)
     cfg.default_hooks.checkpoint.interval = 3
     for student in [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values():
@@ -61,6 +68,7 @@ def test_I9_R24_C18_resumed_training_equals_an_uninterrupted_one(tmp_path, worke
     )
     assert list(losses)[-3:] == list(expected)[-3:]
     assert len(set(expected)) == len(expected) == 6
+    assert_alive(resumed)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     state = whole.optim_wrapper.optimizer.state_dict()['state']
@@ -72,8 +80,9 @@ def test_I9_workers_do_not_change_the_result(tmp_path):
     path = write_training(tmp_path / 'data')
     _, first = train(config(path, tmp_path / 'a'))
     workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
-    _, second = train(config(path, tmp_path / 'b', **workers))
+    runner, second = train(config(path, tmp_path / 'b', **workers))
     assert list(first) == list(second)
+    assert_alive(runner)
 
 
 def test_R23_same_seed_same_losses_other_seed_other_losses(tmp_path):
@@ -155,6 +164,7 @@ def test_I9_a_gate_goes_on_where_it_was(tmp_path, gate, start, stop, write):
             config(path, tmp_path / f'from_{at}', resume=True, load_from=str(file), **options)
         )
         assert list(losses)[at - 6 :] == list(expected)[at - 6 :]
+        assert_alive(resumed, begin)
         for name, value in whole.model.state_dict().items():
             other = resumed.model.state_dict()[name]
             torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)

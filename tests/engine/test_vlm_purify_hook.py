@@ -15,7 +15,7 @@ from mmseg_semi_rs.engine.hooks import VLMPurifyHook
 from mmseg_semi_rs.purification.evidence import Evidence, quantise
 from mmseg_semi_rs.purification.store import EvidenceStore
 from mmseg_semi_rs.purification.verifiers import Verifier
-from tests.tools.tiny_training import write_dual, write_training
+from tests.tools.tiny_training import assert_alive, write_dual, write_training
 
 COLOURS = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])
 
@@ -165,6 +165,10 @@ def test_S19_a_killed_and_resumed_training_equals_an_uninterrupted_one(
         cfg('part', resume=True, load_from=str(tmp_path / 'part' / 'iter_3.pth'))
     )
     assert losses[-3:] == expected[-3:]
+    assert_alive(resumed)
+    hub = resumed.message_hub
+    corrected = [n for n in hub.log_scalars if n.endswith('purify/corrected')]
+    assert corrected and all(hub.get_scalar(n).data[0][-3:].any() for n in corrected)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert hook_of(whole).source.store.keys()

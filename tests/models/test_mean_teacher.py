@@ -394,3 +394,15 @@ def test_mmseg_inference_api_loads_the_checkpoint(tmp_path):
     loaded = init_model(Config(config), str(tmp_path / 'model.pth'), device='cpu')
     result = inference_model(loaded, np.zeros((40, 56, 3), np.uint8))
     assert result.pred_sem_seg.data.shape == (1, 40, 56)
+
+
+@pytest.mark.parametrize('which', ['decode_head', 'auxiliary_head'])
+def test_a_head_of_several_maps_is_refused_in_a_sentence(which, monkeypatch):
+    model = build(aux=True)
+    head = getattr(model.student, which)
+    head = head[0] if isinstance(head, torch.nn.ModuleList) else head
+    forward = head.forward
+    several = lambda feats: (forward(feats),) * 2 if head.training else forward(feats)  # noqa: E731
+    monkeypatch.setattr(head, 'forward', several)
+    with pytest.raises(ValueError, match=r'FCNHead gives 2 outputs.* that gives these alone'):
+        model.loss(*batch())

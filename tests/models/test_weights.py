@@ -3,7 +3,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -11,6 +14,7 @@ import pytest
 import timm
 import torch
 from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
 from mmpretrain.models.backbones import VisionTransformer
 from mmseg.registry import MODELS
 from safetensors.torch import save_file
@@ -291,7 +295,7 @@ def test_I1_openai_names(tmp_path, dtype):
     assert_openai_loaded(initialise(clip(_saved(tmp_path, openai))), openai)
 
 
-def test_openai_torchscript_archive(tmp_path):
+def test_openai_torchscript_archive_is_refused_with_what_makes_weights_of_it(tmp_path, monkeypatch):
     torch.manual_seed(0)
     model = tiny_open_clip(quick_gelu=True)
     path = tmp_path / 'ViT-tiny.pt'
@@ -299,8 +303,114 @@ def test_openai_torchscript_archive(tmp_path):
         warnings.simplefilter('ignore')
         example = (torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.long))
         torch.jit.trace(model.half().float(), example, check_trace=False).save(str(path))
-    assert read_weight_file(path).kind == 'torchscript'
+    monkeypatch.setattr(torch.jit, 'load', None)
+    with pytest.raises(ValueError, match='is a program') as refused:
+        read_weight_file(path)
+    monkeypatch.undo()
+    command = re.search(r'`python -c "(.*)"`', str(refused.value))[1]
+    exec(command, {})  # as the user who trusts the file types it
     assert_openai_loaded(initialise(clip(path)), model.state_dict())
+
+
+class Harmful:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+class WritesWhenLoaded(nn.Module):
+    """A TorchScript module whose ``__setstate__`` writes a file."""
+
+    def __init__(self, target: str):
+        super().__init__()
+        self.target = target
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, Tensor, bool]:
+        return (self.target, self.weight, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, Tensor, bool]) -> None:
+        self.target = state[0]
+        self.weight = state[1]
+        self.training = state[2]
+        torch.save(state[1], state[0])
+
+
+def hostile_script(path, target):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.jit.script(WritesWhenLoaded(str(target))).save(str(path))
+
+
+def hostile_pickle(path, target):
+    torch.save({'weight': torch.zeros(2), 'x': Harmful(target)}, path)
+
+
+def hostile_old_pickle(path, target):
+    torch.save(
+        {'weight': torch.zeros(2), 'x': Harmful(target)}, path, _use_new_zipfile_serialization=False
+    )
+
+
+def bomb(path, target):
+    torch.save({'weight': torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as plain:
+        contents = {name: plain.read(name) for name in plain.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as packed:
+        for name, content in contents.items():
+            packed.writestr(name, content)
+
+
+@pytest.mark.parametrize('switched_off', [False, True])
+@pytest.mark.parametrize('make', [hostile_script, hostile_pickle, hostile_old_pickle, bomb])
+@pytest.mark.parametrize('read', [read_weight_file, CheckpointLoader.load_checkpoint])
+def test_I15_no_weight_file_runs_code(tmp_path, monkeypatch, make, read, switched_off):
+    """Nor where PyTorch itself was told to load anything."""
+    path, target = tmp_path / 'weights.pth', tmp_path / 'written'
+    make(path, target)
+    target.unlink(missing_ok=True)
+    if switched_off:
+        monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    said = {
+        hostile_script: 'is a program that runs',
+        bomb: 'unpacks to .* at most 4 times the size',
+    }.get(make, 'which is code')
+    with pytest.raises(ValueError, match=rf'weights\.pth.*{said}'):
+        read(str(path))
+    assert not target.exists()
+
+
+def test_I15_the_hostile_files_would_run_code(tmp_path):
+    """Else the test above would show nothing."""
+    loads = {
+        hostile_script: torch.jit.load,
+        hostile_pickle: partial(torch.load, weights_only=False),
+        hostile_old_pickle: partial(torch.load, weights_only=False),
+    }
+    for make, load in loads.items():
+        path, target = tmp_path / make.__name__, tmp_path / 'written'
+        make(path, target)
+        target.unlink(missing_ok=True)
+        load(str(path))
+        assert target.exists()
+        target.unlink()
+
+
+def test_weights_that_are_not_numbers_are_refused_and_gates_that_wait_are_not(tmp_path):
+    state = {'a.weight': torch.tensor([0.0, torch.inf]), 'gate.mean': torch.tensor([torch.nan])}
+    torch.save(state, tmp_path / 'fine.pth')
+    assert read_weight_file(tmp_path / 'fine.pth').tensors.keys() == state.keys()
+    torch.save({**state, 'b.weight': torch.tensor([torch.nan])}, tmp_path / 'bad.pth')
+    for read in (read_weight_file, CheckpointLoader.load_checkpoint):
+        with pytest.raises(ValueError, match=r'bad\.pth .*b\.weight has NaN'):
+            read(str(tmp_path / 'bad.pth'))
 
 
 def tiny_open_clip(quick_gelu: bool) -> nn.Module:

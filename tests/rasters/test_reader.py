@@ -257,8 +257,9 @@ def test_few_bits_are_widened_in_images_and_not_in_masks(bits, tmp_path):
 
 def test_signed_bytes_and_complex_numbers(tmp_path):
     path = tiff_file((GREY[None].astype(int) - 128).astype(np.int8))(tmp_path / 'a')
-    to_rgb = RasterToRGB(low=[-128], high=[127])
-    assert (read_rgb(path, to_rgb).pixels[..., 0] == GREY).all()
+    for to_rgb in (RasterToRGB(low=[-128], high=[127]), RasterToRGB()):
+        assert (read_rgb(path, to_rgb).pixels[..., 0] == GREY).all()
+    assert not raster_info(path).deep
     path = tiff_file(np.ones((1, 12, 16), np.complex64))(tmp_path / 'b')
     with pytest.raises(ValueError, match=r'holds complex numbers .*amplitude'):
         read_rgb(path)

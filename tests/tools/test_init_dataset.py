@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmseg.registry import DATASETS
+from mmseg.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 
 from mmseg_semi_rs.dataprep.folder.split import divide
@@ -562,11 +562,11 @@ def test_scenes_are_not_divided(init, tmp_path):
             if tile < 2:
                 save(tmp_path / 'masks' / f'{scene}_{tile}.png', ids)
     done = init()
-    assert "scenes are the names up to part 1, e.g. 'a'; 1 of 6 are validated on" in done.out
-    (scene,) = {name[0] for name in done.names('val')}
-    assert not any(name.startswith(scene) for name in done.names('labelled'))
-    assert not any(name.startswith(scene) for name in done.names('unlabelled'))
-    assert '2 images of validated places are in no list' in done.out
+    assert "scenes are the names up to part 1, e.g. 'a'; 2 of 6 are validated on" in done.out
+    scenes = {name[0] for name in done.names('val')}
+    assert len(scenes) == 2
+    assert not any(name[0] in scenes for name in done.names('labelled') + done.names('unlabelled'))
+    assert '4 images of validated places are in no list' in done.out
     other = init('--scene-regex', r'_(\d)', '--seed', 1)
     assert '1 of 2 are validated on' in other.out
     assert len({name[2] for name in other.names('val')}) == 1
@@ -721,6 +721,60 @@ def test_config_of_every_method(init, tmp_path, method):
     assert cfg.crop_size[0] % (14 if method in ('rsmtdf', 'semiearth') else 16) == 0
     small = method not in ('rsmtdf', 'semiearth', 'co2s')  # convolutions see whole images
     assert cfg.window_size == (96 if small else cfg.crop_size[0])
+
+
+def test_the_config_stays_true_when_its_first_lines_are_edited(init, tmp_path):
+    write(tmp_path, images=8, side=96)
+    for method in ('fixmatch', 'unimatchv2', 'rsmtdf'):
+        path = init('--method', method).folder / f'out_{method}.py'
+        cfg = Config.fromfile(path)
+        half = cfg.batch_size // 2
+        text = re.sub(r'^batch_size = \d+', f'batch_size = {half}', path.read_text(), flags=re.M)
+        path.write_text(re.sub(r'^crop_size = .*', 'crop_size = (42, 42)', text, flags=re.M))
+        edited = Config.fromfile(path)
+        assert edited.model.data_preprocessor.size == (42, 42)
+        assert edited.geometry.transforms[1].crop_size == (42, 42)
+        if edited.model.student.test_cfg.mode == 'slide':
+            assert edited.model.student.test_cfg.crop_size == (42, 42)
+        semi = DATASETS.build(edited.train_dataloader.dataset)
+        sampler = DATA_SAMPLERS.build(dict(edited.train_dataloader.sampler, dataset=semi))
+        before = dict(cfg.train_dataloader.sampler, dataset=semi)
+        assert [2 * n for n in sampler.per_batch] == DATA_SAMPLERS.build(before).per_batch
+
+
+def test_the_best_checkpoint_is_kept_where_validation_carries_it(init, tmp_path):
+    write(tmp_path, images=100, masks=100, side=64)
+    assert init('--iters', 9).config.default_hooks.checkpoint.save_best == 'mIoU'
+    for number in range(50, 100):
+        (tmp_path / 'masks' / f'{number}.png').unlink()
+    done = init('--iters', 9)
+    assert 'save_best' not in done.config.default_hooks.checkpoint
+    assert (
+        '10 validation images choose no best one' in next(done.folder.glob('*mtdf*.py')).read_text()
+    )
+
+
+def test_images_of_rare_classes_are_drawn_more_often(init, tmp_path):
+    write(tmp_path, images=20, masks=16, side=64)
+    for number in range(16):
+        ids = labels(number) % 2
+        if number % 3 == 0:
+            ids[:4, :8] = 2
+        save(tmp_path / 'masks' / f'{number}.png', ids)
+    done = init('--classes', 'a', 'b', 'pond')
+    assert re.search(r'drawn more often: images that show pond \(0\.\d% .*, in \d of 1\d', done.out)
+    sampler = done.config.train_dataloader.sampler
+    assert (sampler.type, sampler.temperature) == ('RareClassSemiSampler', 0.5)
+    semi = DATASETS.build(done.config.train_dataloader.dataset)
+    built = DATA_SAMPLERS.build(dict(sampler, dataset=semi, min_pixels=20))
+    drawn = [built.draw(0, k) for k in range(2000)]
+    shows = [k for k in range(len(semi.labelled)) if int(
+        Path(semi.labelled.get_data_info(k)['img_path']).stem) % 3 == 0]  # fmt: skip
+    share = np.mean(np.isin(drawn, shows))
+    assert 1.2 < share / (len(shows) / len(semi.labelled)) < 4
+    shutil.rmtree(tmp_path / 'masks')
+    write(tmp_path, images=20, masks=16, side=64)
+    assert init().config.train_dataloader.sampler.type == 'SemiSampler'
 
 
 @pytest.mark.slow

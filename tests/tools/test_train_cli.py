@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine import launch
 from mmseg_semi_rs.utils.command_line import Faults
-from tests.tools.tiny_training import run_here, run_tool, write_dual, write_training
+from tests.tools.tiny_training import ROOT, run_here, run_tool, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +112,15 @@ def test_unreadable_config_is_one_sentence(tmp_path, text, error, sentence):
     assert '\n' not in str(caught.value)
 
 
+def test_configs_of_the_package_are_read_by_the_names_that_the_pages_give(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'configs/rsmtdf/dinov2_clip_potsdam_1-4.py'
+    assert launch.load_config(name).filename == str(ROOT / name)
+    (tmp_path / 'configs' / 'rsmtdf').mkdir(parents=True)
+    (tmp_path / name).write_text('own = True\n')
+    assert launch.load_config(name).own  # one that is here comes first
+
+
 def test_option_that_does_not_fit_is_told(config):
     with pytest.raises(ValueError, match=r'--cfg-options custom_hooks\.7\.interval=2 does not fit'):
         launch.load_config(config, {'custom_hooks.7.interval': 2})
@@ -172,9 +181,9 @@ def test_resume_finds_the_latest_checkpoint_of_the_work_folder(tmp_path):
     cfg = trainable(work_dir=str(tmp_path), load_from='pretrained.pth')
     assert 'no checkpoint' in launch.set_resume(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (False, 'pretrained.pth')
-    (tmp_path / 'iter_8.pth').write_bytes(b'')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_8.pth'))
-    assert launch.set_resume(cfg, 'auto') is None
+    torch.save({'meta': {}, 'state_dict': {}, 'optimizer': {}}, tmp_path / 'iter_8.pth')
+    (tmp_path / 'last_checkpoint').write_text('iter_8.pth')
+    assert 'iter_8.pth, the newest' in launch.set_resume(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (True, str(tmp_path / 'iter_8.pth'))
     with pytest.raises(FileNotFoundError, match=r'--resume .*iter_9\.pth does not exist'):
         launch.set_resume(cfg, str(tmp_path / 'iter_9.pth'))

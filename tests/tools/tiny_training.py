@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from mmengine.logging import MessageHub, MMLogger
@@ -89,9 +90,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+    checkpoint=dict(type='SafeCheckpointHook', interval=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+    finite_guard=dict(type='FiniteGuardHook'))
 custom_hooks = [dict(type='MeanTeacherHook', momentum=0.004)]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
@@ -167,6 +169,24 @@ def write_unimatch(tiny: Path) -> Path:
     config = tiny.with_name('unimatch.py')
     config.write_text(UNIMATCH)
     return config
+
+
+def assert_alive(runner: Any, begin: int = 0) -> None:
+    """Make sure that no loss of a training was zero, without which a test of it shows little.
+
+    Args:
+        runner: After the training; a resumed one has the losses before, too.
+        begin: Step, from 0, from which on all losses act.
+    """
+    hub = runner.message_hub
+    losses = {
+        name: hub.get_scalar(name).data[0]
+        for name in hub.log_scalars
+        if name.startswith('train/') and 'loss' in name
+    }
+    assert len(losses) > 2
+    for name, values in losses.items():
+        assert (values[begin:] != 0).all(), f'{name}: {values}'
 
 
 def load_tool(name: str) -> ModuleType:

@@ -4,8 +4,6 @@
 import base64
 import io
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -24,6 +22,7 @@ from mmseg_semi_rs.visualization.purification_panels import (
     NO_SCORE,
     purification_row,
 )
+from tests.browser import check_looks, needs_browser
 
 CLASSES = ['road', 'building & roof', '<tree>']
 PALETTE = [(255, 255, 255), (255, 0, 0), (0, 160, 0)]
@@ -31,7 +30,6 @@ HOSTILE = (
     '</pre></article><script>document.title="owned"</script>'
     '<img src=x onerror="document.title=\'owned\'">&lt;b&gt;\x00\x1b[31m\ud800'
 )
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 VOID = {'meta', 'img', 'input', 'br', 'link'}
 
 
@@ -367,54 +365,40 @@ def test_action_colours_differ_for_the_colour_blind():
 # -------------------------------------------------------------------------------------- browser
 
 
-def browse(path, profile):
-    """DOM of a page after its scripts ran."""
-    command = [
-        CHROMIUM,
-        '--headless',
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-        f'--user-data-dir={profile}',
-        '--dump-dom',
-        path.as_uri(),
-    ]
-    dumped = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    return Page(dumped.stdout.decode())
+@pytest.mark.slow
+@needs_browser
+def test_a_browser_shows_sorts_and_filters_the_tiles(browser, tmp_path):
+    records = [fabricate(f'n{changed}', changed) for changed in (2, 30, 4)]
+    records[2] = replace(records[2], answer=HOSTILE, truncated=True)
+    url = write(tmp_path / 'page.html', records, title='Audit').as_uri()
+    check_looks(browser, url)
+
+    def shown():
+        return browser.evaluate(
+            "[...document.querySelectorAll('article')].map(a => [a.id, a.hidden])"
+        )
+
+    assert shown() == [['tile-2', False], ['tile-3', False], ['tile-1', False]]
+    assert browser.evaluate("document.getElementById('controls').hidden") is False
+    assert browser.evaluate("document.querySelector('output').textContent") == '3 of 3 shown'
+    assert browser.evaluate('document.title') == 'Audit'
+    assert browser.evaluate('document.scripts.length') == 1
+    for name, value in (('sort', 'order'), ('show', 'faulty')):
+        browser.evaluate(
+            f"(() => {{ const box = document.getElementById('{name}'); box.value = '{value}';"
+            "box.dispatchEvent(new Event('change')); })()"
+        )
+    assert shown() == [['tile-1', True], ['tile-2', True], ['tile-3', False]]
+    assert browser.evaluate("document.querySelector('output').textContent") == '1 of 3 shown'
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason='needs chromium')
-def test_a_browser_shows_sorts_and_filters_the_tiles(tmp_path):
-    records = [fabricate(f'n{changed}', changed) for changed in (2, 30, 4)]
-    records[2] = replace(records[2], answer=HOSTILE, truncated=True)
-    path = write(tmp_path / 'page.html', records, title='Audit')
-    page = browse(path, tmp_path / 'profile')
-    assert [tile['id'] for tile in page.all('article')] == ['tile-2', 'tile-3', 'tile-1']
-    assert not [tile for tile in page.all('article') if 'hidden' in tile]
-    assert 'hidden' not in page.all('form')[0]
-    assert page.texts['output'] == ['3 of 3 shown']
-    assert page.texts['title'] == ['Audit']
-    assert len(page.all('script')) == 1
-
-    # What a reader would choose is chosen by a script, which the page's own policy forbids.
-    choice = (
-        "<script>for (const [id, value] of [['sort', 'order'], ['show', 'faulty']]) {"
-        'const box = document.getElementById(id); box.value = value;'
-        "box.dispatchEvent(new Event('change')); }</script></body>"
+@needs_browser
+def test_the_pages_policy_forbids_any_other_script(browser, tmp_path):
+    path = write(tmp_path / 'page.html', [fabricate()], title='Audit')
+    added = path.read_text(encoding='utf-8').replace(
+        '</body>', "<script>document.title = 'owned'</script></body>"
     )
-    source = path.read_text(encoding='utf-8').replace('</body>', choice)
-    forbidden = tmp_path / 'forbidden.html'
-    forbidden.write_text(source, encoding='utf-8')
-    page = browse(forbidden, tmp_path / 'profile')
-    assert [tile['id'] for tile in page.all('article')] == ['tile-2', 'tile-3', 'tile-1']
-    allowed = tmp_path / 'allowed.html'
-    allowed.write_text(re.sub('<meta http-equiv[^>]*>', '', source), encoding='utf-8')
-    page = browse(allowed, tmp_path / 'profile')
-    assert [tile['id'] for tile in page.all('article')] == ['tile-1', 'tile-2', 'tile-3']
-    assert ['hidden' in tile for tile in page.all('article')] == [True, True, False]
-    assert page.texts['output'] == ['1 of 3 shown']
+    path.write_text(added, encoding='utf-8')
+    assert any('Content Security Policy' in error for error in browser.open(path.as_uri()).errors)
+    assert browser.evaluate('document.title') == 'Audit'

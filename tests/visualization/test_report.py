@@ -4,9 +4,7 @@
 import json
 import math
 import re
-import shutil
 import statistics
-import subprocess
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -25,9 +23,9 @@ from mmseg_semi_rs.visualization.run_groups import (
     summarise,
 )
 from mmseg_semi_rs.visualization.run_records import Run, find_runs, read_run
+from tests.browser import check_looks, needs_browser
 from tests.tools.tiny_training import load_tool, run_here, write_training
 
-CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 VOID = {'meta', 'img', 'input', 'br', 'link'}
 HOSTILE = '</title><script>document.title="owned"</script><img src=x onerror=alert(1)>&\x00'
 CONFIG = """
@@ -368,6 +366,24 @@ def test_what_is_no_run_or_lacks_something_is_one_sentence_and_the_rest_goes_on(
     assert page.texts['p'][0].startswith('4 runs of 3 recipes.')
 
 
+def test_a_config_is_read_and_not_run(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    touch = f"__import__('pathlib').Path({str(tmp_path / 'harm')!r}).touch()"
+    next(run.glob('*/vis_data/config.py')).write_text(
+        f"{touch}\nmodel = dict(type='X', sizes=(1, -2), **{{'more': {touch}}})\n"
+        f'train_cfg = dict(max_iters=7, other={{3: [None, float("inf")]}}, harm={touch})\n'
+    )
+    read = read_run(run)
+    assert not (tmp_path / 'harm').exists() and read.faults == []
+    assert read.planned == 7
+    assert read.config['train_cfg'] == {
+        'max_iters': 7,
+        'other': {'3': [None, "float('inf')"]},
+        'harm': touch,
+    }
+    assert read.config['model'].startswith("dict(type='X', sizes=(1, -2), **")
+
+
 def test_a_run_is_one_by_whatever_path(tmp_path, monkeypatch):
     run = write_run(tmp_path / 'run', lines_of(5, 40))
     (tmp_path / 'link').symlink_to(run)
@@ -529,35 +545,17 @@ def test_a_real_training_is_read_as_it_was_logged(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason='needs chromium')
-def test_a_browser_renders_charts_tables_and_pictures(seeds, tmp_path):
-    path, _ = write_report(seeds, tmp_path / 'report.html', title='Seen')
-    command = [
-        *(CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic'),
-        *('--no-first-run', '--disable-background-networking', '--disable-component-update'),
-        *('--disable-sync', '--hide-scrollbars', f'--user-data-dir={tmp_path / "profile"}'),
-    ]
-    # Sizes as the browser lays them out come out by a script, which the page's own policy forbids.
-    told = (
-        "<script>addEventListener('load', () => { document.title = JSON.stringify({"
-        'width: document.documentElement.scrollWidth, view: innerWidth, charts: [...document'
-        ".querySelectorAll('.chart')].filter(c => c.getBoundingClientRect().height > 50).length,"
-        'pictures: [...document.images].map(i => i.naturalWidth) }) })</script></body>'
+@needs_browser
+def test_a_browser_renders_charts_tables_and_pictures(browser, seeds, tmp_path):
+    url = write_report(seeds, tmp_path / 'report.html', title='Seen')[0].as_uri()
+    check_looks(browser, url)
+    seen = browser.evaluate(
+        "[[...document.querySelectorAll('.chart')].map(c => c.getBoundingClientRect().height),"
+        ' [...document.images].map(i => i.naturalWidth)]'
     )
-    source = path.read_text(encoding='utf-8').replace('</body>', told)
-    source = re.sub('<meta http-equiv[^>]*>', '', source)
-    frame = tmp_path / 'frame.html'
-    frame.write_text(source, encoding='utf-8')
-    for width in (500, 1280):
-        size = f'--window-size={width},900'
-        dumped = subprocess.run([*command, size, '--dump-dom', frame.as_uri()],
-                                capture_output=True, timeout=120, check=True)  # fmt: skip
-        seen = json.loads(Page(dumped.stdout.decode()).texts['title'][0])
-        assert seen['width'] <= seen['view'], 'the page is wider than the window'
-        assert seen['charts'] >= 4 and seen['pictures'] == [40, 40]
-    shot = tmp_path / 'shot.png'
-    subprocess.run([*command, '--window-size=1280,2600', f'--screenshot={shot}', path.as_uri()],
-                   capture_output=True, timeout=120, check=True)  # fmt: skip
-    pixels = np.asarray(Image.open(shot).convert('RGB')).reshape(-1, 3)
+    assert sum(height > 50 for height in seen[0]) >= 4 and seen[1] == [40, 40]
+    browser.open(url)
+    browser.evaluate("document.getElementById('curves').scrollIntoView()")
+    pixels = browser.shoot().reshape(-1, 3).astype(int)
     for colour in ((0, 105, 180), (204, 77, 0)):  # --s0 and --s1 in the light
-        assert (np.abs(pixels.astype(int) - colour).max(1) < 8).sum() > 100, colour
+        assert (np.abs(pixels - colour).max(1) < 8).sum() > 100, colour

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import load_checkpoint
-from mmseg.registry import MODELS
+from mmseg.registry import DATASETS, MODELS
 
+from mmseg_semi_rs.models.weights import load_weights
 from mmseg_semi_rs.visualization.panels import (
     colorize,
     draw_panels,
@@ -28,14 +28,17 @@ from .runs import Run
 ERROR = (230, 0, 60)
 
 
-def predict(run: Run, dataset: Any, tiles: Sequence[int]) -> list[np.ndarray]:
-    """Predict some tiles from the run's checkpoint; no teacher is built.
+def predict(run: Run, tiles: Sequence[int]) -> list[np.ndarray]:
+    """Predict some of the tiles that a run is scored on, from its checkpoint; builds no teacher.
 
     Returns:
         For each tile the classes, (H, W) uint8.
     """
-    model = MODELS.build(Config.fromfile(run.config).model)
-    load_checkpoint(model, str(run.checkpoint), map_location='cpu')
+    cfg = Config.fromfile(run.config)
+    cfg.merge_from_dict(run.options)
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    model = MODELS.build(cfg.model)
+    load_weights(model, run.checkpoint)
     model.eval()
     maps = []
     for tile in tiles:
@@ -49,22 +52,21 @@ def ask_by_name(verifier: dict[str, Any], dataset: Any, tiles: Sequence[int]) ->
     """Let a CLIP that knows the classes by name alone map some tiles, without any label.
 
     Args:
-        verifier: Config of a ``CLIPVerifier`` whose distractors are what the last class holds.
+        verifier: Config of a ``CLIPVerifier`` that has names for every class.
         dataset: Tiles.
         tiles: Which of them.
 
     Returns:
         For each tile the classes, (H, W) uint8.
     """
-    clip = MODELS.build({**verifier, 'temperature': 0.1})
+    clip = MODELS.build(verifier)
     clip.load()
     maps = []
     for tile in tiles:
         image = image_of(dataset[tile])
         (found,) = clip.verify([image])
-        scores = np.asarray(found.scores, np.float32) / 255
-        scores[-1] = np.maximum(0, 1 - scores[:-1].sum(0))  # what the distractors got
-        wide = cv2.resize(scores.transpose(1, 2, 0), image.shape[1::-1])
+        scores = found.scores.astype(np.float32).transpose(1, 2, 0)
+        wide = cv2.resize(scores, image.shape[1::-1])
         maps.append(wide.argmax(-1).astype(np.uint8))
     return maps
 

@@ -102,7 +102,9 @@ class Run:
     def checkpoint(self) -> Path | None:
         """The latest checkpoint, None before the first."""
         note = self.folder / 'last_checkpoint'
-        return Path(note.read_text(encoding='utf-8').strip()) if note.is_file() else None
+        if not note.is_file():
+            return None
+        return self.folder / note.read_text(encoding='utf-8').strip()
 
     def records(self) -> list[dict[str, Any]]:
         """The logged scalars so far, of all starts of this run."""

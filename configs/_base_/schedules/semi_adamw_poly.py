@@ -22,11 +22,12 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=500, save_best='mIoU', max_keep_ckpts=1
+        type='SafeCheckpointHook', by_epoch=False, interval=500, save_best='mIoU', max_keep_ckpts=1
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     pseudo_label_guard=dict(type='PseudoLabelGuardHook'),
+    finite_guard=dict(type='FiniteGuardHook'),
 )
 custom_hooks = [
     dict(type='MeanTeacherHook', momentum=0.004),

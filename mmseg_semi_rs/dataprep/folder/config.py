@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,20 @@ from ...rasters.reader import RasterToRGB
 from ...utils.commands import command
 from ...utils.files import write_atomic
 
-__all__ = ['METHODS', 'FolderConfig', 'check_method', 'default_method', 'write_config']
+__all__ = [
+    'ENOUGH_TO_CHOOSE',
+    'METHODS',
+    'FolderConfig',
+    'check_method',
+    'default_method',
+    'write_config',
+]
 
 _LINE = 100
+ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
+
 _DRAWN = 8  # predictions that each validation draws
+_RARE_TEMPERATURE = 0.5  # an image is drawn a few times as often, not nearly always
 _SEAL = '# tools/init_dataset.py replaces this file as long as nobody has edited it: '
 _UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
 _NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
@@ -134,6 +145,7 @@ class FolderConfig:
         iters: Length of the training; None takes it from the number of images.
         seed: Of the training.
         student_weights: State dict of the small student's MobileNetV2, if there is one.
+        rare: What there is of each class whose images are to be drawn more often, in words.
     """
 
     method: str
@@ -151,6 +163,7 @@ class FolderConfig:
     iters: int | None = None
     seed: int = 0
     student_weights: Path | None = None
+    rare: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if METHODS[self.method].unlabelled and not self.unlabelled:
@@ -210,6 +223,8 @@ class FolderConfig:
         method = METHODS[self.method]
         iters = self.max_iters
         batch = method.labelled + method.unlabelled
+        common = math.gcd(method.labelled, method.unlabelled)
+        ratio = [method.labelled // common, method.unlabelled // common]
         interval = max(1, iters // 5)
         val_batch = 8 if self.one_size and self.side <= 512 else 1
         model = self._model(configs)
@@ -229,10 +244,11 @@ class FolderConfig:
             masks=repr(str(self.masks)),
             raster=self._raster(),
             crop=self.crop,
-            window=self.window,
+            window='crop_size[0]' if self.window == self.crop else self.window,
             batch=batch,
             parts=f'{method.labelled} labelled'
             + (f' + {method.unlabelled} unlabelled' if method.unlabelled else ''),
+            step=f'a multiple of {sum(ratio)}' if sum(ratio) > 1 else 'any number',
             resize=self._resize(),
             branches=_literal(['sup', 'weak', *method.strong], 0),
             photometry=method.photometry,
@@ -240,7 +256,7 @@ class FolderConfig:
                 f"            {name}=[*photometry, dict(type='PackSemiInputs')],\n"
                 for name in method.strong
             ),
-            ratio=_literal([method.labelled, method.unlabelled], 0),
+            sampler=self._sampler(ratio),
             unlabelled='unlabelled' if method.unlabelled else 'None',
             val_batch=val_batch,
             model=_literal(model, 0),
@@ -248,16 +264,32 @@ class FolderConfig:
             rates=_literal({key: {'lr_mult': value} for key, value in method.rates.items()}, 0),
             iters=iters,
             interval=interval,
+            best=self._best(),
             draw=max(1, -(-self.val // val_batch) // max(1, _DRAWN // val_batch)),
             logs=min(50, interval),
             hooks=_literal(self._hooks(configs, interval), 0),
             seed=self.seed,
         )
 
+    def _best(self) -> str:
+        if self.val >= ENOUGH_TO_CHOOSE:
+            return "        save_best='mIoU',\n"
+        return f'        # the last one is kept: {self.val} validation images choose no best one\n'
+
+    def _sampler(self, ratio: list[int]) -> str:
+        plain = f'batch_size=batch_size, source_ratio={ratio}'
+        if not self.rare:
+            return f"    sampler=dict(type='SemiSampler', {plain}),\n"
+        return (
+            f'    # images that show {"; ".join(self.rare)} are drawn more often\n'
+            "    sampler=dict(\n        type='RareClassSemiSampler',\n"
+            f'        {plain},\n        temperature={_RARE_TEMPERATURE},\n    ),\n'
+        )
+
     def _raster(self) -> str:
-        if self.to_rgb.bands is None and self.to_rgb.low is None:
-            return ''
         raster = {key: value for key, value in vars(self.to_rgb).items() if value is not None}
+        if not raster:
+            return ''
         return (
             '# how the images were made of the rasters, and how prediction makes them\n'
             f'raster = {_literal(raster, 0)}\n'
@@ -278,7 +310,7 @@ class FolderConfig:
             base = 'fixmatch_mobilenetv2.py'
         path = configs / '_base_/models' / base
         model: dict[str, Any] = copy.deepcopy(Config.fromfile(path).model.to_dict())
-        model['data_preprocessor']['size'] = (self.crop, self.crop)
+        model['data_preprocessor']['size'] = _Name('crop_size')
         students = list(model['students'].values()) if 'students' in model else [model['student']]
         for student in students:
             head = student['decode_head']
@@ -287,9 +319,9 @@ class FolderConfig:
                 head['class_embedding']['concepts'] = [n.replace('_', ' ') for n in self.classes]
             small = METHODS[self.method].small  # convolutions alone: any size will do
             if not small and (self.side > self.crop or not self.one_size):
-                stride = self.crop * 2 // 3
+                stride = _Name('(crop_size[0] * 2 // 3, crop_size[1] * 2 // 3)')
                 student['test_cfg'] = dict(
-                    mode='slide', crop_size=(self.crop,) * 2, stride=(stride, stride)
+                    mode='slide', crop_size=_Name('crop_size'), stride=stride
                 )
             else:
                 student['test_cfg'] = dict(mode='whole')
@@ -395,6 +427,13 @@ def write_config(path: Path, text: str, force: bool = False) -> bool:
     return True
 
 
+class _Name(str):
+    """An expression of the config, written as it is."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -443,7 +482,7 @@ mask_dir = ${masks}
 ${raster}
 crop_size = (${crop}, ${crop})
 window_size = ${window}  # of ${predict}, which cuts larger images into such windows
-batch_size = ${batch}  # ${parts}; fewer need less memory
+batch_size = ${batch}  # ${parts}; ${step}, fewer need less memory
 
 geometry = dict(
     type='TrackGeometry',
@@ -499,8 +538,7 @@ train_dataloader = dict(
     batch_size=batch_size,
     num_workers=2,
     persistent_workers=True,
-    sampler=dict(type='SemiSampler', batch_size=batch_size, source_ratio=${ratio}),
-    dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=${unlabelled}),
+${sampler}    dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=${unlabelled}),
 )
 val_dataloader = dict(
     batch_size=${val_batch},
@@ -536,14 +574,14 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=${logs}, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook',
+        type='SafeCheckpointHook',
         by_epoch=False,
         interval=${interval},
-        save_best='mIoU',
-        max_keep_ckpts=1,
+${best}        max_keep_ckpts=1,
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook', draw=True, interval=${draw}),
+    finite_guard=dict(type='FiniteGuardHook'),
 )
 custom_hooks = ${hooks}
 

@@ -150,7 +150,7 @@ def choose_stretch(
     """
     if low is None and high is None and not survey.needs_stretch:
         return RasterToRGB(bands, nodata=nodata)
-    deep = [p for p in survey.pictures.values() if p.info.dtype != 'uint8']
+    deep = [p for p in survey.pictures.values() if p.info.deep]
     deep = deep or list(survey.pictures.values())
     chosen = [survey.image_dir / deep[k].name for k in evenly(len(deep), _SAMPLED)]
     if low is None or high is None:

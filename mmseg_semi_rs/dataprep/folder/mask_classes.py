@@ -328,6 +328,10 @@ class _Planner:
 
     def named(self, wishes: list[Wish]) -> list[tuple[int, str]]:
         """Classes of which the user gave the values."""
+        if self.painted and all(len(set(unpacked(value))) == 1 for value in self.counts):
+            wishes = [  # numbers of what is grey and a colour by its compression alone
+                w if w.painted else Wish(w.name, (w.value or 0) * 0x010101, True) for w in wishes
+            ]
         pairs = [(wish.value, wish.name) for wish in wishes if wish.value is not None]
         if any(wish.painted != self.painted for wish in wishes if wish.value is not None):
             kind = 'colours, name=#RRGGBB' if self.painted else 'numbers, name=3'

@@ -19,6 +19,7 @@ _MIN_SCENES = 4  # with fewer, one scene is too much of the data to be set aside
 _MAX_PARTS = 6
 _DRAWS = 100
 _FOLDER_MARK = '|'  # stands for the / of sub-folders, which may tell scenes too
+_RARE_SHARE, _RARE_IMAGES = 0.02, 3
 _ENOUGH = (0.1, 0.5)  # share of a class's pixels that validation is to have
 _UNEVEN = (0.5, 2.0)  # of the wanted share: beyond it scenes that share ground are divided
 _TOUCHING = 0.01  # of a side: neighbours that share less only touch each other
@@ -94,29 +95,31 @@ def divide(
     for scene, names in scenes.items():
         joined.setdefault(first_of.get(scene, scene), []).extend(names)
     if pairs:
-        reason += f'; {pairs} pairs of images share ground, and such images are of one scene'
+        reason += f', but {pairs} pairs of images share ground, and such images are of one scene'
     shown = {name: Counter(presence[flat[name]]) for name in flat}
     evaluated: set[str] = set()
     if len(joined) > 1:
         evaluated = _draw_scenes(joined, shown, random.Random(f'{seed}/folder'))
-    wanted = len(flat) * VAL_PERCENT / 100
-    size = sum(len(joined[scene]) for scene in evaluated)
-    if pairs and not _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2):
-        boxes = _grounds([*presence, *unlabelled], ground)
-        if all(name in boxes for name in presence):
-            end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
-            return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
-    if not evaluated:
-        raise ValueError(
-            f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
-            f'{" and the ground that they share" if pairs else ""}: correct it, or label another.'
-        )
     free: list[str] = []
     seen: list[str] = []
     scene_of = {name: scene for scene, names in known.items() for name in names}
     for name, other in zip(unlabelled, others, strict=True):
         scene = scene_of.get(other, other)
         (seen if first_of.get(scene, scene) in evaluated else free).append(name)
+    wanted = len(flat) * VAL_PERCENT / 100
+    size = sum(len(joined[scene]) for scene in evaluated)
+    fits = _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2)
+    if pairs and not (fits and len(seen) <= len(unlabelled) / 2):
+        boxes = _grounds([*presence, *unlabelled], ground)
+        if all(name in boxes for name in presence):
+            end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
+            if not fits or len(end.left_out) < len(seen):
+                return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
+    if not evaluated:
+        raise ValueError(
+            f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
+            f'{" and the ground that they share" if pairs else ""}: correct it, or label another.'
+        )
     sides: tuple[list[str], list[str]] = [], []
     for scene, names in joined.items():
         sides[scene in evaluated].extend(flat[name] for name in names)
@@ -128,6 +131,30 @@ def divide(
         f'{reason}; {len(evaluated)} of {len(joined)} are validated on',
         len(joined) - len(evaluated),
     )
+
+
+def rare_classes(
+    presence: Mapping[str, Mapping[int, int]], names: Sequence[str]
+) -> dict[int, tuple[float, int]]:
+    """Classes with few pixels that show in a few images, which are worth being drawn more often.
+
+    A class of one or two images is none of them: it would be learned by heart from these.
+
+    Args:
+        presence: Pixels of each class id that each labelled image shows.
+        names: Images that are trained on.
+
+    Returns:
+        By id the share of all labelled pixels, in [0, 1], and the number of images.
+    """
+    total = sum((Counter(presence[name]) for name in names), Counter())
+    images = Counter(k for name in names for k, pixels in presence[name].items() if pixels)
+    found = {k: (total[k] / sum(total.values()), images[k]) for k in sorted(total)}
+    return {
+        k: (share, count)
+        for k, (share, count) in found.items()
+        if share < _RARE_SHARE and _RARE_IMAGES <= count < len(names) / 2
+    }
 
 
 def _joined(

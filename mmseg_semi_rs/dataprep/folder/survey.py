@@ -163,7 +163,7 @@ class Survey:
     @property
     def needs_stretch(self) -> bool:
         """Whether an image has other pixels than 8 bits."""
-        return any(picture.info.dtype != 'uint8' for picture in self.pictures.values())
+        return any(picture.info.deep for picture in self.pictures.values())
 
     @property
     def longest_side(self) -> int:
@@ -320,12 +320,12 @@ def mask_namer(pattern: str | None) -> Callable[[str], str]:
 
 def _keep_one_depth(survey: Survey) -> None:
     """Leave out 8-bit images among deeper ones, or the reverse: one stretch cannot fit both."""
-    deep = Counter(picture.info.dtype != 'uint8' for picture in survey.pictures.values())
+    deep = Counter(picture.info.deep for picture in survey.pictures.values())
     if len(deep) < 2:
         return
     kept = deep.most_common(1)[0][0]
     for stem, picture in list(survey.pictures.items()):
-        if (picture.info.dtype != 'uint8') != kept:
+        if picture.info.deep != kept:
             survey.problems.append(
                 f'{survey.image_dir / picture.name} has pixels of {picture.info.dtype} where most '
                 f'images have {"more than " if kept else ""}8 bits: make it like them.'

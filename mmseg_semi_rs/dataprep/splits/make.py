@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from ...utils.files import read_text
 from . import draw, files, release_lists
 
 PRESETS = ('scene', 'tile', 'official', 'dwl', 'semiearth', 'co2s')
@@ -297,7 +298,7 @@ class _SplitMaker:
                 )
             if not Path(path).is_file():
                 raise FileNotFoundError(f'{path} (--import-list {role}) does not exist.')
-            text = Path(path).read_text(encoding='utf-8')
+            text = read_text(Path(path))
             lists[role] = release_lists.read_release_list(text, index, path)
         sets: Sets = {}
         for ratio in dict.fromkeys(role.split('/')[0] for role in lists if '/' in role):

@@ -3,18 +3,22 @@
 
 from .channels_last_hook import ChannelsLastHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
+from .finite_guard_hook import FiniteGuardHook
 from .mean_teacher_hook import MeanTeacherHook, ema_keep
 from .pseudo_label_guard_hook import PseudoLabelGuardHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
+from .safe_checkpoint_hook import SafeCheckpointHook
 from .semi_vis_hook import SemiVisHook
 from .vlm_purify_hook import VLMPurifyHook, purification_stats
 
 __all__ = [
     'ChannelsLastHook',
     'DeferredRuntimeInfoHook',
+    'FiniteGuardHook',
     'MeanTeacherHook',
     'PseudoLabelGuardHook',
     'PseudoLabelStatsHook',
+    'SafeCheckpointHook',
     'SemiVisHook',
     'VLMPurifyHook',
     'ema_keep',

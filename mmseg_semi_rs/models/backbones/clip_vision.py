@@ -87,10 +87,9 @@ class CLIPVision(FoundationBackbone):
         trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
             'attn'; the others are frozen. None trains all. Defaults to None.
         with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
-        checkpoint (str | None): Local weight file: OpenAI's TorchScript archive, or with the names
-            of open_clip (whole or vision tower alone), Hugging Face, timm or mmpretrain, or a
-            checkpoint that contains this backbone; loaded by ``init_weights``. None starts at
-            random. Defaults to None.
+        checkpoint (str | None): Local weight file, with the names of open_clip and OpenAI (whole or
+            vision tower alone), Hugging Face, timm or mmpretrain, or a checkpoint that contains
+            this backbone; loaded by ``init_weights``. None starts at random. Defaults to None.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
             way to give the checkpoint. Defaults to None.
 
@@ -369,8 +368,8 @@ def clip_origin(name: str) -> str:
 
 def wants_quick_gelu(file: WeightFile) -> bool | None:
     """Tell from a file, or from the config next to it, with which activation it was trained."""
-    if file.kind == 'torchscript' or 'input_resolution' in file.tensors:
-        return True  # OpenAI's own archive, or the state dict taken out of it
+    if 'input_resolution' in file.tensors:
+        return True  # the state dict of OpenAI's own archive
     clip = read_neighbour(file.path, 'open_clip_config.json').get('model_cfg')
     if isinstance(clip, dict) and file.path.name.startswith('open_clip'):
         return bool(clip.get('quick_gelu', False))

@@ -59,9 +59,9 @@ class TextEmbedding(BaseModule):
             sequence with one entry per class: its name, or several concepts, the name first.
         arch: Name of an open_clip model, or a dict for other sizes, see
             :func:`~.text_tower.resolve_arch`. Defaults to 'ViT-B-16-quickgelu'.
-        checkpoint: Weight file with a text tower: OpenAI's TorchScript archive, or with the names
-            of open_clip or Hugging Face. None takes a random tower, always the same, which is good
-            for tests only. Defaults to 'checkpoints/ViT-B-16.pt'.
+        checkpoint: Weight file with a text tower, with the names of OpenAI, open_clip or Hugging
+            Face. None takes a random tower, always the same, which is good for tests only.
+            Defaults to 'checkpoints/ViT-B-16.pt'.
         templates: Sentences with '{}' for the concept, or the name of an entry of
             :data:`TEMPLATES`, 'photo' or 'aerial'. Defaults to ('a photo of a {}',).
         variant: 'conceptavg' averages the concepts of a class, 'single' takes the first. Averages

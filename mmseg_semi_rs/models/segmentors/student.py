@@ -223,6 +223,9 @@ def forward_student(
         branches: Where in the batch the images of each branch are.
         aux: Whether to run the auxiliary heads.
         perturb: Changes the features before any head sees them.
+
+    Raises:
+        ValueError: The decode head gives several outputs, see :func:`main_logits`.
     """
     feats = student.extract_feat(images)
     if perturb is not None:
@@ -280,7 +283,10 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         return {f'{prefix}.{name}': value for name, value in losses.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
-        outputs, size=labels.shape[-2:], mode='bilinear', align_corners=inner.align_corners
+        main_logits(inner, outputs),
+        size=labels.shape[-2:],
+        mode='bilinear',
+        align_corners=inner.align_corners,
     )
     weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
     labels = labels.squeeze(1)

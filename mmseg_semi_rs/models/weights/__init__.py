@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Public weight files: reading, recognising by key names, loading whole or not at all."""
 
+from .checkpoints import differences, load_from_local, load_weights
 from .files import WeightFile, load_state_dict_file, read_neighbour, read_weight_file
 from .formats import FORMATS, KeyFormat
 from .loading import Loadable, LoadReport, check_pretrained, load_pretrained
@@ -14,8 +15,11 @@ __all__ = [
     'Translation',
     'WeightFile',
     'check_pretrained',
+    'differences',
+    'load_from_local',
     'load_pretrained',
     'load_state_dict_file',
+    'load_weights',
     'read_neighbour',
     'read_weight_file',
     'translate',

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
-import warnings
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from torch import Tensor
 
 # What checkpoints of DINO, mmengine, open_clip and plain PyTorch training loops nest weights in.
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'student', 'module')
+_MOST_UNPACKED = 4  # times the size of the file; torch.save itself compresses nothing
 # A snapshot folder of the Hugging Face hub, in the order of preference.
 _IN_FOLDER = (
     'model.safetensors',
@@ -34,7 +35,7 @@ class WeightFile:
 
     Attributes:
         path (Path): The file that was read.
-        kind (str): ``'safetensors'``, ``'torchscript'`` or ``'torch'``.
+        kind (str): ``'safetensors'`` or ``'torch'``.
         tensors (dict[str, Tensor]): On the CPU, in the file's dtypes; possibly mapped from the file
             (not to be written to).
         beside (tuple[str, ...]): Entries next to the weights that were not read (optimizer,
@@ -68,8 +69,8 @@ def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
 
     Args:
         path (str | Path): A ``.safetensors`` file, a file of ``torch.save`` (``.pth``, ``.pt``,
-            ``.bin``), a TorchScript archive as OpenAI publishes CLIP, or a snapshot folder of the
-            Hugging Face hub. ``~`` is expanded. Nothing is ever downloaded.
+            ``.bin``), or a snapshot folder of the Hugging Face hub. ``~`` is expanded. Nothing is
+            ever downloaded.
         origin (str): Where the file comes from and its licence, for the message when it is not
             there. Defaults to ''.
 
@@ -78,7 +79,8 @@ def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds other objects than tensors, or no tensor at all.
+        ValueError: The file is damaged, holds other objects than tensors, no tensor at all, numbers
+            that are NaN, or a program (TorchScript).
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -89,40 +91,97 @@ def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
             f'The weight file {path} does not exist:{hint} nothing is downloaded automatically, so '
             'fetch the file and give its path as checkpoint.'
         )
-    try:
-        kind, content = _read(path)
-    except (
-        RuntimeError,
-        ValueError,
-        OSError,
-        EOFError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
-        raise ValueError(
-            f'The weight file {path} cannot be read as tensors alone, since it is damaged or '
-            f'holds other objects ({reason}): fetch it again, or save its bare state dict with '
-            'torch.save.'
-        ) from error
-    return _unwrap(path, kind, content)
-
-
-def _read(path: Path) -> tuple[str, Any]:
     if path.suffix == '.safetensors':
-        return 'safetensors', safetensors.torch.load_file(str(path), device='cpu')
-    zipped = zipfile.is_zipfile(path)
-    if zipped:
-        with zipfile.ZipFile(path) as archive:
-            scripted = any(name.endswith('/constants.pkl') for name in archive.namelist())
-        if scripted:
-            # torch.load refuses these with weights_only=True; torch.jit unpickles no objects.
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                module = torch.jit.load(str(path), map_location='cpu')
-            return 'torchscript', dict(module.state_dict())
-    # Only the zip layout can be mapped, which spares the memory of a second copy.
-    return 'torch', torch.load(str(path), map_location='cpu', weights_only=True, mmap=zipped)
+        try:
+            file = _unwrap(path, 'safetensors', safetensors.torch.load_file(str(path)))
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise _unreadable(path, error) from error
+    else:
+        file = _unwrap(path, 'torch', read_torch_file(path, mapped=True))
+    check_numbers(path, file.tensors)
+    return file
+
+
+def read_torch_file(path: Path, map_location: Any = 'cpu', mapped: bool = False) -> Any:
+    """Read a file of ``torch.save`` as tensors and plain containers; nothing in it is run.
+
+    Args:
+        path: An existing file.
+        map_location: As that of ``torch.load``.
+        mapped: Whether tensors may stay in the file, which spares the memory of a second copy; it
+            must not be written to while they are in use.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: The file is damaged, holds other objects, unpacks to more than four times its
+            size, or is a TorchScript archive, which is a program.
+    """
+    try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            with zipfile.ZipFile(path) as archive:
+                entries = archive.infolist()
+            if any(entry.filename.endswith('/constants.pkl') for entry in entries):
+                raise ValueError(_program(path))
+            unpacked, packed = sum(entry.file_size for entry in entries), path.stat().st_size
+            if unpacked > _MOST_UNPACKED * packed:
+                raise ValueError(
+                    f'The weight file {path} of {packed} bytes unpacks to {unpacked}, and at most '
+                    f'{_MOST_UNPACKED} times the size of the file is read: fetch it again from '
+                    'where it was published.'
+                )
+        # Only the zip layout can be mapped.
+        return torch.load(
+            str(path), map_location=map_location, weights_only=True, mmap=mapped and zipped
+        )
+    except (
+        *(RuntimeError, OSError, EOFError, KeyError, AttributeError, TypeError, IndexError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError),
+    ) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    code = re.search(r'GLOBAL (\S+)', str(error))
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip('.')
+    if code is not None:
+        reason = f'it asks for {code[1]}, which is code'
+    return ValueError(
+        f'The weight file {path} cannot be read as tensors alone, since it is damaged or holds '
+        f'other objects ({reason}): fetch it again, or save its bare state dict with torch.save.'
+    )
+
+
+def _program(path: Path) -> str:
+    return (
+        f'The weight file {path} is a TorchScript archive, which is a program that runs when it is '
+        'loaded: if you trust where it comes from, turn it into plain weights, in place, with '
+        f'`python -c "import torch; path = {str(path)!r}; '
+        "torch.save(torch.jit.load(path, 'cpu').state_dict(), path)\"`."
+    )
+
+
+def check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not numbers, as a training that diverged leaves them.
+
+    The averages of a gate are NaN until its first step, and are left out.
+
+    Args:
+        path: Their file, for the message.
+        tensors: By name.
+
+    Raises:
+        ValueError: Names the first tensor with NaN.
+    """
+    for name, tensor in tensors.items():
+        counted = {'gate', 'gates'}.isdisjoint(name.split('.'))
+        if counted and tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise ValueError(
+                f'The weights of {path} are not all numbers ({name} has NaN): its training '
+                'diverged, so take an earlier checkpoint.'
+            )
 
 
 def _unwrap(path: Path, kind: str, content: Any) -> WeightFile:

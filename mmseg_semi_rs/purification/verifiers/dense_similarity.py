@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...models import CLIPVision, TextEmbedding
+from ...models.weights import read_weight_file
 
 
 class PatchSimilarity(nn.Module):
@@ -221,6 +222,8 @@ def _open_model(arch: str, checkpoint: str | None) -> tuple[Any, Any]:
         raise ValueError(
             f'open_clip has no model {arch!r}: give one of open_clip.list_models() as arch.'
         )
+    if path is not None:  # of what is no tensors alone, open_clip would run what it holds
+        read_weight_file(path)
     try:
         with _own_random_state(), _without_network():
             model = open_clip.create_model(

@@ -70,7 +70,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=200, max_keep_ckpts=1, save_best='mIoU'
+        type='SafeCheckpointHook', by_epoch=False, interval=200, max_keep_ckpts=1, save_best='mIoU'
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )

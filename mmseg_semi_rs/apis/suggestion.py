@@ -1,0 +1,263 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Which tiles a person should label: those that stand for most of the others.
+
+With the same number of labels, tiles of many scenes give more than any way of training on tiles of
+few. The choice is greedy facility location: every tile is served by the chosen one that resembles
+it most, and the next to choose is the one that serves all of them best.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from mmseg.registry import MODELS
+from torch import Tensor
+
+from ..rasters.reader import RasterToRGB, import_rasterio
+from ..rasters.sources import is_raster, open_source
+from ..rasters.windows import Window, tile_name, tile_windows
+from ..utils.progress import progress_bar
+from ..visualization import save_picture
+from .maps import import_fiona, writing
+from .predictor import Predictor
+
+#: The backbone whose features tell tiles apart: installs by pip, needs no file.
+BACKBONE = dict(type='EfficientNetLite', arch='lite0', out_indices=[2, 3], checkpoint='imagenet')
+_SIDE = 224  # pixels that a tile is shown to the backbone with
+_SERVED = 4000  # tiles that count as to be served, evenly chosen of more
+_THUMBNAIL = 160
+
+
+class Candidate(NamedTuple):
+    """A tile that could be labelled.
+
+    Attributes:
+        name: What a list calls it: its path below the folder without suffix, with the window of a
+            large image.
+        path: The image it is in.
+        window: Its part of the image.
+    """
+
+    name: str
+    path: Path
+    window: Window
+
+
+def list_candidates(
+    images: Sequence[tuple[str, Path]], tile: int | None, to_rgb: RasterToRGB
+) -> list[Candidate]:
+    """Cut images into tiles that could be labelled.
+
+    Args:
+        images: Name and file of each.
+        tile: Side of the tiles in pixels; None takes images whole.
+        to_rgb: How bands become RGB.
+
+    Returns:
+        Image by image, row by row.
+    """
+    candidates = []
+    for name, path in images:
+        with open_source(path, to_rgb) as source:
+            width, height = source.width, source.height
+        whole = tile is None or max(width, height) <= tile
+        for window in tile_windows(width, height, None if whole else tile):
+            candidates.append(Candidate(tile_name(name, None if whole else window), path, window))
+    return candidates
+
+
+def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
+    """Read the pixels of a tile, (H, W, 3) uint8, RGB."""
+    left, top, right, bottom = tile.window
+    with open_source(tile.path, to_rgb) as source:
+        return source.read(top, min(bottom, source.height), left, min(right, source.width))[0]
+
+
+@torch.no_grad()
+def tile_features(
+    tiles: Sequence[Candidate], to_rgb: RasterToRGB, backbone: dict[str, Any] | None = None
+) -> np.ndarray:
+    """Describe tiles by mean and spread of a pretrained backbone's features.
+
+    Args:
+        tiles: N of them.
+        to_rgb: How bands become RGB.
+        backbone: Config of a backbone for RGB images in [-1, 1]. Defaults to :data:`BACKBONE`.
+
+    Returns:
+        (N, D) float32, each row of length 1.
+    """
+    network = MODELS.build(dict(backbone or BACKBONE))
+    network.init_weights()
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    network.to(device).eval()
+    rows = []
+    with progress_bar() as bar:
+        for tile in bar.track(tiles, description='looking at tiles'):
+            image = cv2.resize(
+                read_tile(tile, to_rgb), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA
+            )
+            pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+            maps: list[Tensor] = [level.flatten(2)[0] for level in network(pixels)]
+            rows.append(torch.cat([part for m in maps for part in (m.mean(1), m.std(1))]).cpu())
+    features = torch.stack(rows)
+    features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
+    return torch.nn.functional.normalize(features, dim=1).numpy()
+
+
+@torch.no_grad()
+def tile_needs(tiles: Sequence[Candidate], predictor: Predictor) -> np.ndarray:
+    """How much a trained network needs to learn about each tile.
+
+    The mean over the pixels of their entropy, those of rare classes counted up by the inverse root
+    of the class's predicted share.
+
+    Args:
+        tiles: N of them.
+        predictor: The network.
+
+    Returns:
+        (N,) float64, mean 1.
+    """
+    side = predictor.window
+    sums = np.zeros((len(tiles), len(predictor.classes)))
+    shares = np.zeros(len(predictor.classes))
+    with progress_bar() as bar:
+        for index, tile in enumerate(bar.track(tiles, description='predicting tiles')):
+            image = cv2.resize(read_tile(tile, predictor.to_rgb), (side, side))
+            window = torch.from_numpy(image).permute(2, 0, 1)[None].to(predictor.device)
+            probabilities = predictor.probabilities(window)[0].flatten(1).double().cpu()
+            entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(0)
+            labels = probabilities.argmax(0)
+            weights = [torch.bincount(labels, w, len(shares)) for w in (entropy, None)]
+            sums[index] = weights[0] / side**2
+            shares += weights[1].double().numpy() / side**2
+    rarity = 1 / np.sqrt(np.maximum(shares / shares.sum(), 1e-4))
+    needs = sums @ rarity
+    return needs / needs.mean()
+
+
+def choose_tiles(
+    features: np.ndarray,
+    scenes: Sequence[str],
+    count: int,
+    known: Sequence[int] = (),
+    needs: np.ndarray | None = None,
+) -> list[int]:
+    """Choose tiles that serve all tiles best, and scenes in turn.
+
+    Greedy facility location: the next tile i maximises the sum over all tiles j of
+    ``needs_j * max(0, s_ij - best_j)``, where s is the cosine of the features and ``best_j`` that
+    of j's nearest chosen tile. So a near duplicate of a chosen tile gains nothing. Only scenes that
+    were chosen from least often are asked.
+
+    Args:
+        features: (N, D), rows of length 1.
+        scenes: Scene of each tile.
+        count: Number of tiles to choose.
+        known: Indices of tiles that are labelled already; they serve too and are not chosen.
+        needs: (N,), weight of each tile. Defaults to 1.
+
+    Returns:
+        Indices in the order of choice; fewer than ``count`` where there are no more tiles.
+
+    Examples:
+        >>> angle = np.deg2rad([0, 1, 2, 90, 91])
+        >>> choose_tiles(np.stack([np.cos(angle), np.sin(angle)], 1), list('aaaaa'), 2)
+        [1, 3]
+    """
+    number = len(features)
+    served = (
+        np.arange(number) if number <= _SERVED else np.linspace(0, number - 1, _SERVED).astype(int)
+    )
+    weights = np.ones(number) if needs is None else needs
+    similar = features @ features[served].T
+    best = np.full(len(served), -1.0)
+    for index in known:
+        best = np.maximum(best, similar[index])
+    used = Counter(dict.fromkeys(scenes, 0))
+    used.update(scenes[index] for index in known)
+    left = sorted(set(range(number)) - set(known))
+    chosen: list[int] = []
+    while left and len(chosen) < count:
+        least = min(used[scenes[index]] for index in left)
+        asked = [index for index in left if used[scenes[index]] == least]
+        gains = np.maximum(similar[asked] - best, 0) @ weights[served]
+        index = asked[int(gains.argmax())]
+        chosen.append(index)
+        left.remove(index)
+        used[scenes[index]] += 1
+        best = np.maximum(best, similar[index])
+    return chosen
+
+
+def write_contact_sheet(tiles: Sequence[Candidate], to_rgb: RasterToRGB, path: Path) -> Path:
+    """Draw the tiles with their numbers, row by row, for a look."""
+    columns = min(8, max(1, len(tiles)))
+    rows = -(-len(tiles) // columns)
+    cell = _THUMBNAIL + 4
+    sheet = np.full((rows * cell + 4, columns * cell + 4, 3), 255, np.uint8)
+    for number, tile in enumerate(tiles):
+        image = read_tile(tile, to_rgb)
+        scale = _THUMBNAIL / max(image.shape[:2])
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        top, left = (4 + part * cell for part in divmod(number, columns))
+        for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(
+                small, str(number + 1), (5, 18), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, width
+            )
+        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return save_picture(sheet, path)
+
+
+def write_places(tiles: Sequence[Candidate], path: Path) -> Path | None:
+    """Write the outlines of tiles of georeferenced images as a GeoPackage, which QGIS opens.
+
+    Args:
+        tiles: In the order of their rank.
+        path: File to write.
+
+    Returns:
+        The path; None where no image has a place.
+
+    Raises:
+        ImportError: rasterio or fiona is not installed.
+        ValueError: The images have several coordinate systems.
+    """
+    rasterio = import_rasterio(path)
+    records, systems = [], {}
+    for rank, tile in enumerate(tiles, start=1):
+        if not is_raster(tile.path):
+            continue
+        with rasterio.open(tile.path) as raster:
+            if raster.crs is None:
+                continue
+            systems[raster.crs.to_wkt()] = tile.path
+            x0, y0, x1, y1 = tile.window
+            corners = [
+                raster.transform * corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+            ]
+        ring = [*corners, corners[0]]
+        records.append({
+            'geometry': {'type': 'Polygon', 'coordinates': [ring]},
+            'properties': {'rank': rank, 'tile': tile.name},
+        })  # fmt: skip
+    if not records:
+        return None
+    if len(systems) > 1:
+        raise ValueError(
+            f'{" and ".join(map(str, list(systems.values())[:2]))} have different coordinate '
+            'systems: suggest tiles of one system at a time, or warp the images to one.'
+        )
+    schema = {'geometry': 'Polygon', 'properties': {'rank': 'int', 'tile': 'str'}}
+    options = dict(driver='GPKG', layer='suggested', schema=schema, crs_wkt=next(iter(systems)))
+    with writing(path) as partial, import_fiona(path).open(partial, 'w', **options) as sink:
+        sink.writerecords(records)
+    return path

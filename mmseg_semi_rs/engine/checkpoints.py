@@ -1,0 +1,152 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Which checkpoint of a work folder a training goes on from."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..models.weights import load_weights
+from ..models.weights.files import check_numbers, read_torch_file
+from ..utils.runner import unwrap
+
+LAST = 'last_checkpoint'  # names the newest checkpoint, relative to its folder
+_NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint to go on from.
+
+    Attributes:
+        path: The file.
+        why: Which it is and why, in one sentence.
+    """
+
+    path: Path
+    why: str
+
+
+def checkpoints_of(work_dir: Path) -> list[Path]:
+    """Checkpoints of a training that can be gone on from, the newest first, whole or not.
+
+    Args:
+        work_dir: A work folder; ``last_checkpoint`` in it may lead to another folder.
+
+    Returns:
+        By iteration or epoch, highest first. The best ones, which have no optimizer, are left out.
+    """
+    found = {path.name: path for path in _numbered(work_dir)}
+    named = _last(work_dir)
+    if named is not None and named.parent.resolve() != work_dir.resolve():
+        # out_dir of the checkpoint hook; or where the folder was before it was moved
+        found = {path.name: path for path in _numbered(named.parent)} | found
+    return sorted(found.values(), key=_number, reverse=True)
+
+
+def find_checkpoint(work_dir: Path) -> Found | None:
+    """Find the newest checkpoint of a work folder that reads whole.
+
+    Neither ``last_checkpoint`` nor the folder's old place is trusted: the files themselves are.
+
+    Args:
+        work_dir: A work folder.
+
+    Returns:
+        The checkpoint; None if the folder has none.
+
+    Raises:
+        ValueError: It has some, and none can be gone on from; each is named with what is wrong.
+    """
+    candidates = checkpoints_of(work_dir)
+    named = _last(work_dir)
+    unusable: list[str] = []
+    for path in candidates:
+        try:
+            _check_whole(path)
+        except (ValueError, OSError) as error:
+            unusable.append(f'{path.name}: {" ".join(str(error).split())}')
+            continue
+        why = f'Going on from {path}, the newest checkpoint that reads whole'
+        if unusable:
+            why += f'; passed over: {" | ".join(unusable)}'
+        elif named is None:
+            why += f'; {work_dir / LAST}, which would name it, is missing or empty'
+        elif named.name != path.name or not named.exists():
+            why += f'; {work_dir / LAST} names {named}, which is stale'
+        return Found(path, f'{why}.' if why[-1] != '.' else why)
+    if unusable:
+        raise ValueError(
+            f'{work_dir} has checkpoints, but none that a training can go on from: '
+            f'{" | ".join(unusable)} Restore one, or start anew with another --work-dir.'
+        )
+    return None
+
+
+def load_to_test(model: nn.Module, checkpoint: str, metainfo: Mapping[str, Any]) -> None:
+    """Load all of a checkpoint, where mmengine would leave at random what it lacks.
+
+    Args:
+        model: That of a runner; changed in place.
+        checkpoint: The file.
+        metainfo: Of the data set that is tested on.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or is of another model or other classes; what differs is
+            named.
+    """
+    meta = load_weights(unwrap(model), Path(checkpoint))
+    trained, tested = (
+        [str(name) for name in (part or {}).get('classes') or ()]
+        for part in (meta.get('dataset_meta'), metainfo)
+    )
+    if trained and tested and trained != tested:
+        raise ValueError(
+            f'The checkpoint {checkpoint} was trained on the classes {", ".join(trained)}, but the '
+            f'test data has {", ".join(tested)}: give the config of its training.'
+        )
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from (path for path in folder.iterdir() if _NUMBERED.fullmatch(path.name))
+
+
+def _number(path: Path) -> int:
+    match = _NUMBERED.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _last(work_dir: Path) -> Path | None:
+    try:
+        text = (work_dir / LAST).read_text(encoding='utf-8', errors='replace').strip()
+    except OSError:
+        return None
+    return work_dir / text if text else None
+
+
+def _check_whole(path: Path) -> None:
+    """Read all of a checkpoint.
+
+    Raises:
+        ValueError: It is damaged, or is none to go on from.
+    """
+    content = read_torch_file(path, mapped=True)
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()  # PyTorch itself compares no checksum
+        if damaged is not None:
+            raise ValueError(f'its part {damaged} is damaged.')
+    missing = {'meta', 'state_dict', 'optimizer'} - (
+        content.keys() if isinstance(content, Mapping) else set()
+    )
+    if missing:
+        raise ValueError(f'it holds no {" and no ".join(sorted(missing))}.')
+    check_numbers(path, content['state_dict'])

@@ -1,0 +1,131 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Ends a training whose losses or weights are no longer numbers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+from torch import Tensor
+
+from ...utils.errors import RunStoppedError
+from ...utils.runner import unwrap
+
+_LISTED = 4  # images that the message names
+
+
+@HOOKS.register_module()
+class FiniteGuardHook(Hook):
+    """Stop when a loss or a weight is not finite, and keep the last good checkpoint.
+
+    Losses stay on the device and are read together at the logger's interval, and before each
+    checkpoint, which is not written if something is wrong. A gradient that is not finite shows in
+    the weights, which are looked at in the same way; steps that a loss scaler left out do not.
+
+    Args:
+        patience (int): Number of consecutive steps with a loss that is not finite at which the run
+            stops. Weights that are not finite stop it at once. Defaults to 3.
+        interval (int, optional): Iterations between looks. Defaults to None, the logger's interval.
+
+    Raises:
+        ValueError: If a number is out of its range.
+        RunStoppedError: In training; names the step, the loss or weight, the images and the remedy.
+    """
+
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(self, patience: int = 3, interval: int | None = None) -> None:
+        if patience < 1 or (interval is not None and interval < 1):
+            raise ValueError(
+                f'FiniteGuardHook patience={patience} and interval={interval} must be at least 1.'
+            )
+        self.patience, self.interval = patience, interval
+        self._pending: list[tuple[int, dict[str, Tensor], list[str]]] = []
+        self._wrong: deque[tuple[int, str, list[str]]] = deque(maxlen=patience)
+
+    def before_train(self, runner: Runner) -> None:
+        """Adopt the logger's interval."""
+        if self.interval is None:
+            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+            self.interval = min((hook.interval for hook in loggers), default=1)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Keep the losses of the step; look at all kept ones when the interval is full."""
+        losses = {
+            name: value.detach().float().mean()
+            for name, value in (outputs or {}).items()
+            if 'loss' in name and isinstance(value, Tensor)
+        }
+        self._pending.append((runner.iter + 1, losses, list(_images(data_batch))))
+        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+            self.look(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let no checkpoint be written of what is wrong."""
+        self.look(runner)
+
+    def look(self, runner: Runner) -> None:
+        """Read the kept losses and the weights, with one transfer from the device.
+
+        Raises:
+            RunStoppedError: See the class.
+        """
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        named = [
+            (name, parameter.detach())
+            for name, parameter in unwrap(runner.model).named_parameters()
+            if parameter.requires_grad
+        ]
+        # of the largest magnitude, and not of the sum of squares, which overflows in half precision
+        weights = torch.stack([value.abs().amax().float() for _, value in named])
+        flat = [value for _, losses, _ in pending for value in losses.values()]
+        read = torch.cat([torch.stack(flat), weights]) if flat else weights
+        finite = iter(read.isfinite().tolist())
+        for step, losses, images in pending:
+            wrong = [name for name in losses if not next(finite)]
+            if wrong:
+                self._wrong.append((step, wrong[0], images))
+            else:
+                self._wrong.clear()
+            if len(self._wrong) == self.patience:
+                self._stop(f'{self._wrong[0][1]} is not finite', pending)
+        for (name, _), good in zip(named, finite, strict=True):
+            if not good:
+                self._stop(f'the weight {name} is not finite', pending)
+
+    def _stop(self, what: str, pending: list[tuple[int, dict[str, Tensor], list[str]]]) -> None:
+        step, _, images = self._wrong[0] if self._wrong else (pending[0][0], '', pending[0][2])
+        since = f'since step {step}' if self._wrong else f'at or after step {step}'
+        shown = ', '.join(images[:_LISTED]) + (', ...' if len(images) > _LISTED else '')
+        raise RunStoppedError(
+            f'The training diverged: {what} {since}, whose batch had {shown or "unnamed images"}. '
+            'No checkpoint was written of it; look at these images and their labels, lower '
+            'optim_wrapper.optimizer.lr or add optim_wrapper.clip_grad=dict(max_norm=1.0), train '
+            'without --amp, and go on with --resume.'
+        )
+
+
+def _images(batch: Any) -> Iterator[str]:
+    """Paths of the images of a batch, each once."""
+    seen: set[str] = set()
+    todo = [batch.get('data_samples')] if isinstance(batch, Mapping) else []
+    while todo:
+        entry = todo.pop(0)
+        if isinstance(entry, Mapping):
+            todo += entry.values()
+        elif isinstance(entry, (list, tuple)):
+            todo += entry
+        else:
+            path = getattr(entry, 'img_path', None)
+            if path and path not in seen:
+                seen.add(path)
+                yield str(path)

@@ -1,0 +1,369 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that survive whatever ends the training."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.runner import Runner
+from mmseg.registry import HOOKS
+
+from ...models.weights.checkpoints import check_fit, differences, unwrapped
+from ...utils.errors import RunStoppedError
+from ...utils.files import write_atomic
+from ...utils.runner import unwrap
+from ..checkpoints import LAST, find_checkpoint
+from ..data_checks import image_lists
+from ..launch import leave_process_group
+
+_BACKEND = 'mmseg_semi_rs.atomic'
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_VALIDATED = 'last_validation'
+
+
+@register_backend(_BACKEND, force=True)
+class AtomicBackend(LocalBackend):
+    """The local disk, where a file is whole or not there."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file beside, flush it to the disk, and give it its name.
+
+        Raises:
+            RunStoppedError: The disk is full, or the folder cannot be written to.
+        """
+        path = Path(filepath)
+        try:
+            write_atomic(path, obj, durable=True)
+        except OSError as error:
+            raise RunStoppedError(
+                f'The checkpoint {path} cannot be written ({os.strerror(error.errno or 0)}): the '
+                'ones before it are as they were; make room, and go on with --resume.'
+            ) from error
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """``CheckpointHook`` after which dying at any moment loses at most one interval.
+
+    * A checkpoint is written beside, flushed to the disk and renamed, and only then is the one
+      that it makes superfluous removed; likewise the best one. ``last_checkpoint`` names the
+      newest relative to its own folder, which may be moved.
+    * A run that resumes takes the newest checkpoint that reads whole, and refuses one of another
+      model, list of images or list of classes.
+    * A validation that was due when the training died is made up before training goes on.
+    * SIGTERM and SIGINT let the step end, write a checkpoint, and leave with exit code 143 or 130.
+      Several processes agree on the step at the logger's interval.
+
+    Args:
+        by_epoch (bool): As that of ``CheckpointHook``. Defaults to False.
+        **kwargs: The other settings of ``CheckpointHook``; ``out_dir`` must be a local folder.
+
+    Raises:
+        ValueError: ``out_dir`` is elsewhere; or, before training, the checkpoint to resume from is
+            not of this training.
+    """
+
+    def __init__(self, by_epoch: bool = False, **kwargs: Any) -> None:
+        if '://' in str(kwargs.get('out_dir') or '') or kwargs.get('backend_args'):
+            raise ValueError(
+                f'SafeCheckpointHook out_dir={kwargs.get("out_dir")!r} must be a local folder: '
+                "use mmengine's CheckpointHook for other places."
+            )
+        super().__init__(by_epoch=by_epoch, backend_args={'backend': _BACKEND}, **kwargs)
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+        self._saved_step = -1
+        self._images: dict[str, str] = {}
+
+    # ------------------------------------------------------------------------------- resuming
+
+    def before_run(self, runner: Runner) -> None:
+        """Choose the checkpoint to resume from, where none is named."""
+        if runner._resume and runner._load_from is None:
+            found = find_checkpoint(Path(runner.work_dir))
+            if found is not None:
+                runner.logger.info(found.why)
+                runner._load_from = str(found.path)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse a checkpoint that is not of this training, naming what differs."""
+        path, model = runner._load_from, unwrap(runner.model)
+        weights = checkpoint.get('state_dict', checkpoint)
+        if not runner._resume:
+            wrong = {text.split(' ')[0] for text in differences(model, weights)}
+            if not unwrapped(weights).keys() - wrong:
+                raise ValueError(
+                    f'Not one weight of the checkpoint {path} (load_from) fits the model '
+                    f'({sorted(wrong)[0]} does not, for one): give the config of its training, or '
+                    'set load_from=None.'
+                )
+            return
+        check_fit(model, weights, path)
+        meta = checkpoint.get('meta', {})
+        classes = _classes(meta.get('dataset_meta'))
+        ours = _classes(getattr(runner.train_dataloader.dataset, 'metainfo', None))
+        if classes and ours and classes != ours:
+            raise ValueError(
+                f'The checkpoint {path} was trained on the classes {", ".join(classes)}, not on '
+                f'{", ".join(ours)}: resume with its own config.'
+            )
+        self._images = image_lists(runner.train_dataloader.dataset)
+        for name, images in meta.get('images', self._images).items():
+            if images != self._images.get(name):
+                raise ValueError(
+                    f'The checkpoint {path} was trained on {name} {images}, not on '
+                    f'{self._images.get(name, "none")}: resume with its own lists, or begin '
+                    'another training from its weights (load_from) in another work_dir.'
+                )
+        groups, others = (
+            [len(group['params']) for group in state.get('param_groups', [])]
+            for state in (checkpoint.get('optimizer', {}), runner.optim_wrapper.state_dict())
+        )
+        if groups != others:
+            raise ValueError(
+                f'The checkpoint {path} has an optimizer of {len(groups)} parameter groups with '
+                f'{sum(groups)} parameters, the config one of {len(others)} with {sum(others)}: '
+                'resume with its own config.'
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        """Follow a work folder that was moved, make up a validation, and listen to signals."""
+        super().before_train(runner)
+        self._images = self._images or image_lists(runner.train_dataloader.dataset)
+        if is_main_process():
+            for partial in Path(self.out_dir).glob('.*.pth.part'):  # of a run that was killed
+                partial.unlink(missing_ok=True)
+        if runner._resume:
+            self._follow(runner)
+        self._listen()
+        self._make_up_validation(runner)
+        self._shield()
+
+    def _follow(self, runner: Runner) -> None:
+        """Look for the files of the training that is resumed where it is now."""
+        here = Path(self.out_dir)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        self.last_ckpt = last and str(here / Path(last).name)
+        if self.save_best is None:
+            return
+        best = {key: path and str(here / Path(path).name) for key, path in self._best().items()}
+        self._set_best(best)
+        if is_main_process():
+            for path in best.values():
+                self._remove_earlier_best(path)
+
+    def _make_up_validation(self, runner: Runner) -> None:
+        """Validate, if the training died between the step that asks for it and its end."""
+        loop: Any = runner.train_loop
+        step = runner.iter
+        if self.by_epoch or not runner._resume or step == 0 or runner.val_loop is None:
+            return
+        if hasattr(loop, '_decide_current_val_interval'):
+            loop._decide_current_val_interval()
+        due = step >= loop.val_begin and (step % loop.val_interval == 0 or step == runner.max_iters)
+        if due and runner.message_hub.runtime_info.get(_VALIDATED) != step:
+            runner.logger.info(f'Making up the validation of iteration {step}.')
+            runner.val_loop.run()
+
+    # --------------------------------------------------------------------------------- saving
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note the images that are trained on."""
+        checkpoint['meta']['images'] = dict(self._images)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Note that the validation is done, and keep the best checkpoint."""
+        runner.message_hub.update_info(_VALIDATED, runner.iter)
+        super().after_val_epoch(runner, metrics)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Write a checkpoint, and only then remove what it makes superfluous."""
+        outdated: list[int] = []
+        if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
+            kept = [number for number in self.keep_ckpt_ids if number != step]
+            first = max(0, len(kept) + 1 - self.max_keep_ckpts)
+            outdated, kept = kept[:first], [*kept[first:], step]
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(kept)
+            runner.message_hub.update_info('keep_ckpt_ids', kept)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        self._saved_step = meta['iter']
+        if is_main_process():
+            last = os.path.relpath(self.last_ckpt, runner.work_dir)
+            self.file_backend.put(last.encode(), Path(runner.work_dir) / LAST)
+            for number in outdated:
+                Path(self.out_dir, self.filename_tmpl.format(number)).unlink(missing_ok=True)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """Write a new best checkpoint, and only then remove the one before."""
+        if not self.save_best:
+            return
+        before = self._best()
+        self._set_best(dict.fromkeys(before))  # what is not known is not removed first
+        super()._save_best_checkpoint(runner, metrics)
+        after = {key: path or before.get(key) for key, path in self._best().items()}
+        self._set_best(after)
+        if is_main_process() and after != before:
+            for path in after.values():
+                self._remove_earlier_best(path)
+
+    def _remove_earlier_best(self, best: str | None) -> None:
+        """Remove the best checkpoints of the same metric before one, also such as a crash left."""
+        if best is None or not Path(best).is_file():
+            return
+        before, after = self.filename_tmpl.split('{}')
+        prefix, _, number = Path(best).name.removesuffix(after).rpartition(before)
+        for path in Path(best).parent.glob(f'{prefix}{before}*{after}'):
+            other = path.name.removesuffix(after).removeprefix(prefix + before)
+            if other.isdecimal() and int(other) < int(number):
+                path.unlink(missing_ok=True)
+
+    def _best(self) -> dict[str, str | None]:
+        """Files of the best checkpoints, by metric."""
+        if len(self.key_indicators) == 1:
+            return {self.key_indicators[0]: self.best_ckpt_path}
+        return {key: self.best_ckpt_path_dict.get(key) for key in self.key_indicators}
+
+    def _set_best(self, paths: Mapping[str, str | None]) -> None:
+        if len(self.key_indicators) == 1:
+            (self.best_ckpt_path,) = paths.values()
+        else:
+            self.best_ckpt_path_dict.update(paths)
+
+    # -------------------------------------------------------------------------------- signals
+
+    def _listen(self) -> None:
+        """Take note of signals instead of dying; only the main thread can."""
+        self._received = None
+        with suppress(ValueError):
+            for number in _SIGNALS:
+                self._before.setdefault(number, signal.signal(number, self._take_note))
+            _end_workers_at_exit()
+
+    def _take_note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        self._received = number
+
+    def _shield(self) -> None:
+        """Let processes that are started now, the data loading workers, be without signals.
+
+        The whole group gets them, from a terminal and from Slurm alike, and a step whose workers
+        died could not end.
+        """
+        if self._before:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    def _unshield(self) -> None:
+        if self._before:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The workers are started."""
+        self._unshield()
+
+    def before_val(self, runner: Runner) -> None:
+        """The workers are about to start."""
+        self._shield()
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """The workers are started."""
+        self._unshield()
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Stop in a validation, which is made up."""
+        if self._received is not None:
+            self._leave(runner, runner.iter, training=False)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Save when it is time, and stop when a signal came."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        if self._to_stop(runner):
+            self._leave(runner, runner.iter + 1)
+
+    def _to_stop(self, runner: Runner) -> bool:
+        """Whether a signal came, of several processes to any; asked as seldom as losses are."""
+        if get_world_size() == 1:
+            return self._received is not None
+        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        if not self.every_n_train_iters(runner, min(intervals, default=1)):
+            return False
+        device = next(runner.model.parameters()).device
+        received = torch.tensor([float(self._received or 0)], device=device)
+        all_reduce(received, 'max')
+        self._received = int(received) or None
+        return self._received is not None
+
+    def _leave(self, runner: Runner, step: int, training: bool = True) -> None:
+        """Write a checkpoint, say how to go on, and leave as after the signal."""
+        number = self._received or signal.SIGTERM
+        if self._saved_step != step and not self.by_epoch:
+            self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=step))
+        runner.logger.warning(
+            f'{signal.Signals(number).name} came: stopped after iteration {step}; '
+            f'{self.last_ckpt} is written, and the same command with --resume goes on from there.'
+        )
+        self.after_run(runner)
+        if training:
+            leave_process_group()
+        raise SystemExit(128 + number)
+
+    def after_run(self, runner: Runner) -> None:
+        """Leave signals as they were, and the workers to end by themselves."""
+        self._unshield()
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
+        for loop in (runner._train_loop, runner._val_loop):
+            if hasattr(loop, 'dataloader'):
+                vars(loop).pop('dataloader_iterator', None)
+                loop.dataloader._iterator = None
+
+
+@functools.cache
+def _end_workers_at_exit() -> None:
+    """End workers, which a mere SIGTERM does not reach, before Python waits for them."""
+
+    def end() -> None:
+        for child in multiprocessing.active_children():
+            if child.daemon:
+                child.kill()
+
+    atexit.register(end)
+
+
+def _classes(meta: Any) -> list[str]:
+    return [str(name) for name in (meta or {}).get('classes') or ()]

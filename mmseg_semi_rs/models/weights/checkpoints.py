@@ -1,0 +1,119 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: read safely whoever asks for them, and put into a model whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from ...utils.commands import command
+from .files import check_numbers, read_torch_file
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint; mmengine calls this for every local file (resume, load_from, Pretrained).
+
+    Args:
+        filename: File of ``torch.save``; ``~`` is expanded.
+        map_location: As that of ``torch.load``.
+
+    Returns:
+        What the file holds: of a training ``state_dict``, ``meta``, ``optimizer`` and more, or a
+        bare state dict.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, holds other objects than tensors and plain containers, no weights
+            by name, or weights that are NaN.
+    """
+    path = Path(filename).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'The checkpoint {filename} does not exist: {command("train")} writes them '
+            'into the work_dir of a training.'
+        )
+    checkpoint = read_torch_file(path, map_location)
+    holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
+    weights = checkpoint['state_dict'] if holds_more else checkpoint
+    if not isinstance(weights, Mapping) or not any(isinstance(v, Tensor) for v in weights.values()):
+        raise ValueError(
+            f'The checkpoint {path} holds no weights by name: give a .pth file that '
+            f'{command("train")} wrote.'
+        )
+    check_numbers(path, {k: v for k, v in weights.items() if isinstance(v, Tensor)})
+    return checkpoint
+
+
+def differences(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
+    """Compare a state dict with a model.
+
+    Args:
+        model: Any module.
+        weights: Tensors by name, with or without ``module.`` in front of all names.
+
+    Returns:
+        What does not fit, each in a few words; empty if every tensor does.
+    """
+    weights = unwrapped(weights)
+    wanted = model.state_dict()
+    return [
+        *(f'{name} is missing' for name in wanted if name not in weights),
+        *(f'{name} is not known' for name in weights if name not in wanted),
+        *(
+            f'{name} has shape {tuple(weights[name].shape)} for {tuple(tensor.shape)}'
+            for name, tensor in wanted.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ),
+    ]
+
+
+def unwrapped(weights: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Names as the model itself has them, where a wrapper of PyTorch saved them."""
+    if all(name.startswith('module.') for name in weights):
+        return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load a checkpoint into a model, all of it or none.
+
+    Args:
+        model: Changed in place.
+        path: A checkpoint of mmengine, or a plain state dict.
+
+    Returns:
+        Its ``meta``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: If it cannot be read, or its weights are not the model's.
+    """
+    checkpoint = load_from_local(str(path))
+    weights = unwrapped(checkpoint.get('state_dict', checkpoint))
+    check_fit(model, weights, path)
+    model.load_state_dict(weights)
+    return checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Any], path: Path | str) -> None:
+    """Refuse weights that are not a model's.
+
+    Args:
+        model: Any module.
+        weights: See :func:`differences`.
+        path: Their file, for the message.
+
+    Raises:
+        ValueError: Says how many weights do not fit, and names three.
+    """
+    faults = differences(model, weights)
+    if faults:
+        raise ValueError(
+            f'The checkpoint {path} does not belong to the config: {len(faults)} of '
+            f'{len(model.state_dict())} weights do not fit, such as: {"; ".join(faults[:3])}.'
+        )

@@ -1,0 +1,132 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Wheel and sdist without a checkout: the commands run in an empty folder, the tests are whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmseg_semi_rs
+
+ROOT = Path(mmseg_semi_rs.__file__).parents[1]
+LEFT_BY_RUNS = ('.git', '.venv', 'work_dirs', 'data', 'checkpoints', 'build', 'dist', '*.egg-info')
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        None in map(importlib.util.find_spec, ('pip', 'setuptools')),
+        reason='building needs pip and setuptools',
+    ),
+]
+
+
+def python(*words: object, folder: Path, path: Path | None = None) -> str:
+    """Run Python in a folder, with a package that is found first; what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': str(path or ''), 'CUDA_VISIBLE_DEVICES': ''},
+    )
+    assert done.returncode == 0, f'{done.stdout[-1000:]}\n{done.stderr[-3000:]}'
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """A copy of the sources, from which wheel and sdist were built, and where these lie."""
+    source = tmp_path_factory.mktemp('source') / 'project'
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns('.*_cache', *LEFT_BY_RUNS))
+    # what earlier builds left must not get in
+    stale = source / 'build' / 'lib' / 'mmseg_semi_rs' / 'renamed_since.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    out = source.parent / 'out'
+    options = ('--quiet', '--no-deps', '--no-build-isolation', '--no-index', '--wheel-dir', out)
+    python('-m', 'pip', 'wheel', *options, '.', folder=source)
+    python('setup.py', '-q', 'sdist', '--dist-dir', out, folder=source)
+    return source, out
+
+
+@pytest.fixture(scope='module')
+def wheel(built, tmp_path_factory):
+    """The folder into which the wheel was unpacked, as pip does."""
+    folder = tmp_path_factory.mktemp('site-packages')
+    (path,) = built[1].glob('*.whl')
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def files_below(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob('*') if path.is_file())
+    return {str(p.relative_to(folder)) for p in found if '__pycache__' not in p.parts}
+
+
+def test_wheel_holds_package_configs_and_tools_and_leaves_the_sources_alone(built, wheel):
+    source, _ = built
+    inside = files_below(wheel / 'mmseg_semi_rs')
+    resources = {name for name in inside if name.startswith('.mim/')}
+    assert inside - resources == files_below(source / 'mmseg_semi_rs')
+    expected = {
+        f'.mim/{folder}/{name}'
+        for folder in ('configs', 'tools')
+        for name in files_below(source / folder)
+    }
+    assert resources == {*expected, '.mim/model-index.yml'}
+    assert {
+        '.mim/configs/rsmtdf/metafile.yml',
+        '.mim/tools/demo/configs/teachers/clip.pt',
+    } <= inside
+    assert not (source / 'mmseg_semi_rs' / '.mim').exists()
+    (entry_points,) = wheel.glob('*.dist-info/entry_points.txt')
+    assert 'rsseg = mmseg_semi_rs.cli:main' in entry_points.read_text()
+
+
+def test_init_train_and_predict_from_an_empty_folder(wheel, tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(8):
+        labels = (np.indices((64, 64))[index % 2] // 16 + index) % 3
+        pixels = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
+        pixels = pixels + rng.integers(0, 60, (64, 64, 1))
+        for name, values in (('images', pixels), ('masks', labels)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            if name == 'images' or index < 6:
+                Image.fromarray(values.astype(np.uint8)).save(tmp_path / name / f'{index}.png')
+
+    def rsseg(*words: object) -> str:
+        return python('-m', 'mmseg_semi_rs', *words, folder=tmp_path, path=wheel)
+
+    assert str(wheel / 'mmseg_semi_rs' / '.mim' / 'configs') in rsseg('--help')
+    said = rsseg('init', 'images', 'masks', '--out', 'own', '--method', 'fixmatch', '--iters', 2)
+    config = 'own/own_fixmatch.py'
+    assert f'python -m mmseg_semi_rs train {config}\n' in said and 'tools/' not in said
+    untrained = ('--cfg-options', 'model.student.backbone.checkpoint=None')
+    rsseg('train', config, *untrained)
+    checkpoint = 'work_dirs/own_fixmatch/iter_2.pth'
+    assert '8 maps in maps' in rsseg('predict', config, checkpoint, 'images', '--out', 'maps')
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 8
+
+
+def test_sdist_holds_what_its_own_tests_need(built, tmp_path):
+    source, out = built
+    (path,) = out.glob('*.tar.gz')
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter='data')
+    (folder,) = tmp_path.iterdir()
+    left_out = files_below(source) - files_below(folder)
+    left_out = {name for name in left_out if not name.startswith(('build/', '.ci/'))}
+    assert left_out <= {'.editorconfig', '.gitignore'}
+    said = python('-m', 'pytest', '--collect-only', '-q', folder=folder, path=folder)
+    assert 'tests collected' in said and 'error' not in said.splitlines()[-1]
