@@ -123,7 +123,7 @@ CASES = [
     (lists_overlap, r'tile_1.*|images are both in the labelled list'),
     (weights_of_another_network, r'other\.pth.*fc\.weight|other\.pth'),
     (edit('batch_size=4, num_workers=0,', 'batch_size=6, num_workers=0,'), r'batch_size=6.*=4'),
-    (edit("dict(type='MeanTeacherHook', momentum=0.996)",
+    (edit("dict(type='MeanTeacherHook', momentum=0.004)",
           "dict(type='MeanTeacherHook', momentum=1.5)"), r'momentum=1\.5'),
     (edit('semi_train_cfg=dict(conf_thresh=0.4)',
           'semi_train_cfg=dict(confidence=0.4)'), r"unknown keys \['confidence'\]"),
@@ -136,7 +136,7 @@ CASES = [
     (edit("constructor='MergedParamGroupsConstructor',",
           "constructor='MergedParamGroupsConstructor', "
           "paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1)}),"), r"'bakcbone'"),
-    (edit("custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]", 'custom_hooks = []'),
+    (edit("custom_hooks = [dict(type='MeanTeacherHook', momentum=0.004)]", 'custom_hooks = []'),
      'ema=True, but no hook updates the average'),
     (edit('num_classes=3', 'num_classes=2'),
      r'num_classes=2, but the training data has 3 classes \(grass, road, roof\)'),

@@ -94,7 +94,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
     finite_guard=dict(type='FiniteGuardHook'))
-custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]
+custom_hooks = [dict(type='MeanTeacherHook', momentum=0.004)]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
 

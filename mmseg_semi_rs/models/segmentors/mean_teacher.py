@@ -63,7 +63,7 @@ class MeanTeacherSettings(SemiSettings):
             return None
         if not isinstance(settings, Mapping):
             raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
-        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5}, name))
+        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5, 'shared': True}, name))
 
 
 @MODELS.register_module()
@@ -206,11 +206,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
                 {'sup': slice(0, count), 'strong': slice(count, None)},
                 perturb=self._perturb(count),
             )
-            labelled = decoded._replace(
-                logits=decoded.logits[:count],
-                aux_logits=[aux[:count] for aux in decoded.aux_logits],
-            )
-            return labelled, decoded.logits[count:]
+            return decoded.rows(slice(0, count)), decoded.logits[count:]
         decoded = self._forward_labelled(batch)
         with keep_running_statistics(self.student):
             more = forward_student(
