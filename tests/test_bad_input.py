@@ -102,6 +102,7 @@ def weights_of_another_network(folder: Path) -> None:
     )(folder)
     edit('in_channels=32, in_index=3', 'in_channels=16, in_index=1')(folder)
     edit('size=(64, 64), pad_val', 'size=(56, 56), pad_val')(folder)
+    edit('crop_size=(64, 64)', 'crop_size=(56, 56)')(folder)
 
 
 CASES = [
@@ -130,8 +131,8 @@ CASES = [
           "semi_train_cfg=dict(cutmix=dict(partner='own'))"), r"partner='own'"),
     (edit('semi_train_cfg=dict(conf_thresh=0.4)',
           "semi_test_cfg=dict(predict_on='mean')"), r"predict_on='mean'"),
-    (edit("type='RandomFlip', prob=0.5", "type='RandomRotate', prob=0.5, degree=20"),
-     r'cannot follow RandomRotate'),
+    (edit("type='RandomFlip', prob=0.5", "type='CenterCrop', crop_size=(64, 64)"),
+     r'cannot follow CenterCrop'),
     (edit("constructor='MergedParamGroupsConstructor',",
           "constructor='MergedParamGroupsConstructor', "
           "paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1)}),"), r"'bakcbone'"),
