@@ -95,6 +95,18 @@ def test_an_own_checkpoint_is_loaded_as_it_is(kind):
     assert all(torch.equal(value, new[name]) for name, value in model.state_dict().items())
 
 
+def test_a_student_begins_at_a_checkpoint_by_its_init_cfg(tmp_path):
+    weights = stock().state_dict()
+    torch.save(dict(state_dict=weights), tmp_path / 'stock.pth')
+    start = dict(type='Pretrained', checkpoint=str(tmp_path / 'stock.pth'))
+    cfg = dict(tiny.student('BN'), init_cfg=start)
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg))
+    model.init_weights()
+    for network in (model.student, model.teacher):
+        own = network.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in own.items())
+
+
 # ------------------------------------------------------------------------------------------ heads
 
 

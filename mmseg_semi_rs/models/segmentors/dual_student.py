@@ -148,8 +148,7 @@ class DualStudentSegmentor(SemiSegmentor):
             ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel
             those of the student that is surer. Defaults to 'mean_prob'.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        init_cfg, pretrained, train_cfg: None, as mmseg's ``init_model`` sets them: they belong to
-            the student.
+        **misplaced: See :class:`SemiSegmentor`.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -164,16 +163,12 @@ class DualStudentSegmentor(SemiSegmentor):
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: None = None,
-        pretrained: None = None,
-        train_cfg: None = None,
+        **misplaced: Any,
     ) -> None:
         super().__init__(
             semi_train_cfg,
             data_preprocessor,
-            init_cfg=init_cfg,
-            pretrained=pretrained,
-            train_cfg=train_cfg,
+            **misplaced,
         )
         owner = type(self).__name__
         if len(students) != 2 or not all(

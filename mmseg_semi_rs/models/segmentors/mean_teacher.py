@@ -91,8 +91,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
         semi_test_cfg: ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        init_cfg, pretrained, train_cfg: None, as mmseg's ``init_model`` sets them: they belong to
-            the student.
+        **misplaced: See :class:`SemiSegmentor`.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -107,16 +106,12 @@ class MeanTeacherSegmentor(SemiSegmentor):
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: None = None,
-        pretrained: None = None,
-        train_cfg: None = None,
+        **misplaced: Any,
     ) -> None:
         super().__init__(
             semi_train_cfg,
             data_preprocessor,
-            init_cfg=init_cfg,
-            pretrained=pretrained,
-            train_cfg=train_cfg,
+            **misplaced,
         )
         if 'data_preprocessor' in student:
             raise ValueError(

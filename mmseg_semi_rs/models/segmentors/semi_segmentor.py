@@ -118,8 +118,9 @@ class SemiSegmentor(BaseSegmentor):
     Args:
         semi_train_cfg: Settings of the training, see :attr:`settings_type`.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        misplaced: Arguments that belong to a student, such as mmseg's ``init_model`` sets; all must
-            be None.
+        **misplaced: What belongs to a student. None, as mmseg's ``init_model`` sets some, does no
+            harm; nor does a whole model that a config inherits from a stock one, which the students
+            replace: it is told, and not read.
 
     Attributes:
         students: The networks that learn, by name.
@@ -134,6 +135,7 @@ class SemiSegmentor(BaseSegmentor):
 
     Raises:
         ValueError: On unknown or contradictory settings.
+        TypeError: On an argument that mmseg's segmentors do not have either.
     """
 
     settings_type: ClassVar[type[SemiSettings]] = SemiSettings

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss, FocalLoss
@@ -77,11 +79,28 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
     return {**defaults, **cfg}
 
 
+_OF_A_STUDENT = (
+    *('backbone', 'neck', 'decode_head', 'auxiliary_head', 'train_cfg', 'test_cfg'),
+    *('pretrained', 'init_cfg'),
+)
+
+
 def refuse_misplaced(owner: str, **given: object) -> None:
-    """Refuse what belongs to the students: mmseg's ``init_model`` sets these to None."""
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f'{owner} takes no {name}={value!r}: give it to the student.')
+    """Refuse what belongs to a student, unless it is all of a model that a config inherits from."""
+    unknown = sorted(set(given) - set(_OF_A_STUDENT))
+    if unknown:
+        raise TypeError(f'{owner} has no arguments {unknown}: correct their names.')
+    values = {name: value for name, value in given.items() if value is not None}
+    if {'backbone', 'decode_head'} <= set(values):
+        print_log(
+            f'{owner} has {", ".join(values)} of a config that it inherits from, beside its '
+            'students: they are not used, and model=dict(_delete_=True, ...) leaves them out.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return
+    for name, value in values.items():
+        raise ValueError(f'{owner} takes no {name}={value!r}: give it to the student.')
 
 
 def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
