@@ -146,6 +146,10 @@ def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None)
     else:
         reason = ''
         multiples[:0] = sorted({patch, _LARGEST_MULTIPLE // patch * patch or patch})
+        if _padded_by_size(taken.network):  # following their padding at any size takes minutes
+            multiples = [_LARGEST_MULTIPLE, None]
+            if height % _LARGEST_MULTIPLE or width % _LARGEST_MULTIPLE:
+                reason, multiples = f'it takes multiples of {_LARGEST_MULTIPLE} px', [None]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / 'model.onnx'
         for multiple in multiples:
@@ -232,7 +236,7 @@ def _export(
         batch = 2
         sides = (size[0] // multiple + 1) * multiple, (size[1] // multiple + 2) * multiple
     example = _pixels((batch, 3, *sides))
-    with _exportable(wrapped), _silence(), torch.no_grad():
+    with _exportable(wrapped, multiple), _silence(), torch.no_grad():
         if _follows_shapes():
             dynamic = None if multiple is None else {'images': _dimensions(multiple)}
             program: Any = torch.onnx.export(
@@ -263,16 +267,43 @@ def _dimensions(multiple: int) -> dict[int, Any]:
     return {0: batch, 2: multiple * height, 3: multiple * width}
 
 
+def _padded_by_size(network: Any) -> list[Any]:
+    """The convolutions that pad as TensorFlow does, by the size of what they are given."""
+    return [part for part in network.modules() if type(part).__name__ == 'Conv2dSame']
+
+
+def _padded_alike(part: Any) -> Callable[[Tensor], Tensor]:
+    """A ``Conv2dSame`` of inputs that its stride divides, where its padding is always the same."""
+    missing = [
+        max((kernel - 1) * dilation + 1 - stride, 0)
+        for kernel, dilation, stride in zip(
+            part.kernel_size, part.dilation, part.stride, strict=True
+        )
+    ]
+    ends = [end for side in reversed(missing) for end in (side // 2, side - side // 2)]
+
+    def forward(images: Tensor) -> Tensor:
+        settings = part.stride, 0, part.dilation, part.groups
+        return F.conv2d(F.pad(images, ends), part.weight, part.bias, *settings)
+
+    return forward
+
+
 @contextmanager
-def _exportable(wrapped: Any) -> Iterator[None]:
-    """Write two operations in a form that exporters follow at any size."""
+def _exportable(wrapped: Any, multiple: int | None) -> Iterator[None]:
+    """Write some operations in a form that exporters follow at any size."""
     network, pool = wrapped.network, F.adaptive_avg_pool2d
+    padded = _padded_by_size(network) if multiple == _LARGEST_MULTIPLE else []
+    for part in padded:
+        part.forward = _padded_alike(part)
     F.adaptive_avg_pool2d = _adaptive_average_pool  # type: ignore[assignment]
     if isinstance(network.backbone, DINOv2):
         network.backbone.__dict__['position_embedding'] = partial(_positions, network.backbone)
     try:
         yield
     finally:
+        for part in padded:
+            del part.forward
         F.adaptive_avg_pool2d = pool
         network.backbone.__dict__.pop('position_embedding', None)
 

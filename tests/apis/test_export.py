@@ -356,6 +356,25 @@ def test_onnx_of_a_vision_transformer_takes_whole_patches(tmp_path, pixels, need
 
 
 @pytest.mark.slow
+def test_onnx_of_a_network_that_pads_by_size_takes_multiples_of_32(tmp_path, pixels, needs_onnx):
+    taken = take_network(*write_model(tmp_path, mean_teacher(lite(levels=2), (64, 96))), None)
+    made = export_onnx(taken, tmp_path / 'out.onnx')
+    if onnx_export._follows_shapes():
+        assert made.multiple == 32
+        for shape in ((1, 3, 64, 96), (2, 3, 32, 128)):
+            image = pixels(*shape)
+            np.testing.assert_allclose(
+                run_onnx(made.path, image), by_hand(taken, image), atol=1e-4, err_msg=str(shape)
+            )
+    else:
+        np.testing.assert_allclose(
+            run_onnx(made.path, pixels(1, 3, 64, 96)),
+            by_hand(taken, pixels(1, 3, 64, 96)),
+            atol=1e-4,
+        )
+
+
+@pytest.mark.slow
 def test_onnx_of_a_fused_student(tmp_path, pixels, needs_onnx):
     if not onnx_export._follows_shapes():
         pytest.skip('the exporter of torch before 2.5 does not take it')
