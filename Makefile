@@ -61,6 +61,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tools/demo.py  # whose name is that of the folder beside it
 	$(BIN)/codespell
 
 # One thread per worker: the networks are tiny, and more threads than cores only wait for each other.

@@ -24,6 +24,9 @@ mmpretrain's backbones return   ``train()`` returns the module again, so that ``
 None from ``train()``           once :func:`import_mmpretrain` was called
 ``pkgutil.find_loader`` warns   mmengine and mmcv see one that asks ``importlib.util.find_spec``
 on 3.12, is gone on 3.14
+bases named ``mmseg::...`` ask  mmengine asks ``importlib`` where a package is installed
+setuptools' ``pkg_resources``,
+which is gone since its 82
 mmcv's ``adjust_hue`` makes a   negative rotations are done as positive ones of the image with its
 negative number a ``uint8``,    red and blue exchanged, which is the same
 which numpy 2 refuses
@@ -47,6 +50,8 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
@@ -234,6 +239,37 @@ def _mend_find_loader() -> None:
             module.pkgutil = replacement  # type: ignore[attr-defined]
 
 
+def _module_of(package: str) -> str | None:
+    """Where an installed package lies; by the name of its module or of its distribution."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        try:
+            listed = metadata.distribution(package).read_text('top_level.txt') or ''
+        except metadata.PackageNotFoundError:
+            return None
+        spec = importlib.util.find_spec((listed.split() or [package])[0])
+    return None if spec is None or spec.origin is None else str(Path(spec.origin).parent)
+
+
+def _mend_installed() -> None:
+    """Let ``mmseg::`` in front of a base config work without setuptools' ``pkg_resources``."""
+    if importlib.util.find_spec('pkg_resources') is not None:
+        return
+
+    def is_installed(package: str) -> bool:
+        return _module_of(package) is not None
+
+    def get_installed_path(package: str) -> str:
+        path = _module_of(package)
+        if path is None:
+            raise ModuleNotFoundError(f'{package} is not installed.')
+        return path
+
+    for name in ('mmengine.utils.package_utils', 'mmengine.utils', 'mmengine.config.config'):
+        module: Any = importlib.import_module(name)
+        module.is_installed, module.get_installed_path = is_installed, get_installed_path
+
+
 def _mend_adjust_hue() -> None:
     """Let ``mmcv.adjust_hue`` turn hues backwards under numpy 2."""
     mmcv: Any = importlib.import_module('mmcv')
@@ -313,6 +349,7 @@ def apply() -> None:
     """
     require_openmmlab()
     _mend_find_loader()
+    _mend_installed()
     _mend_ext_loader()
     _mend_checkpoints()
     _mend_adjust_hue()

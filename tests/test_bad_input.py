@@ -102,6 +102,7 @@ def weights_of_another_network(folder: Path) -> None:
     )(folder)
     edit('in_channels=32, in_index=3', 'in_channels=16, in_index=1')(folder)
     edit('size=(64, 64), pad_val', 'size=(56, 56), pad_val')(folder)
+    edit('crop_size=(64, 64)', 'crop_size=(56, 56)')(folder)
 
 
 CASES = [
@@ -122,7 +123,7 @@ CASES = [
     (lists_overlap, r'tile_1.*|images are both in the labelled list'),
     (weights_of_another_network, r'other\.pth.*fc\.weight|other\.pth'),
     (edit('batch_size=4, num_workers=0,', 'batch_size=6, num_workers=0,'), r'batch_size=6.*=4'),
-    (edit("dict(type='MeanTeacherHook', momentum=0.996)",
+    (edit("dict(type='MeanTeacherHook', momentum=0.004)",
           "dict(type='MeanTeacherHook', momentum=1.5)"), r'momentum=1\.5'),
     (edit('semi_train_cfg=dict(conf_thresh=0.4)',
           'semi_train_cfg=dict(confidence=0.4)'), r"unknown keys \['confidence'\]"),
@@ -130,12 +131,12 @@ CASES = [
           "semi_train_cfg=dict(cutmix=dict(partner='own'))"), r"partner='own'"),
     (edit('semi_train_cfg=dict(conf_thresh=0.4)',
           "semi_test_cfg=dict(predict_on='mean')"), r"predict_on='mean'"),
-    (edit("type='RandomFlip', prob=0.5", "type='RandomRotate', prob=0.5, degree=20"),
-     r'cannot follow RandomRotate'),
+    (edit("type='RandomFlip', prob=0.5", "type='CenterCrop', crop_size=(64, 64)"),
+     r'cannot follow CenterCrop'),
     (edit("constructor='MergedParamGroupsConstructor',",
           "constructor='MergedParamGroupsConstructor', "
           "paramwise_cfg=dict(custom_keys={'bakcbone': dict(lr_mult=0.1)}),"), r"'bakcbone'"),
-    (edit("custom_hooks = [dict(type='MeanTeacherHook', momentum=0.996)]", 'custom_hooks = []'),
+    (edit("custom_hooks = [dict(type='MeanTeacherHook', momentum=0.004)]", 'custom_hooks = []'),
      'ema=True, but no hook updates the average'),
     (edit('num_classes=3', 'num_classes=2'),
      r'num_classes=2, but the training data has 3 classes \(grass, road, roof\)'),

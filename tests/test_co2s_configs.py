@@ -147,8 +147,8 @@ def test_C7_C8_each_student_gets_what_it_was_trained_with():
 def test_released_preset_has_the_released_switches():
     released, corrected = build(RELEASED), build(MAIN)
     stability = dict(weight=0.5, ramp=0.2)
-    assert corrected.settings['stability'] == dict(stability, grad=True, ties=False, mask='valid')
-    assert released.settings['stability'] == dict(stability, grad=False, ties=True, mask='all')
+    assert corrected.settings.stability == dict(stability, grad=True, ties=False, mask='valid')
+    assert released.settings.stability == dict(stability, grad=False, ties=True, mask='all')
     prompts = [
         [
             prompt

@@ -268,7 +268,7 @@ def parts_exist(leaf: Leaf) -> None:
     if leaf.method == 'co2s':
         assert 'MeanTeacherHook' not in hooks and not cfg.model.get('ema', False)
         return
-    assert hooks['MeanTeacherHook'].momentum == 0.996
+    assert hooks['MeanTeacherHook'].momentum == 0.004
     assert settings.loss_reduce == 'mean'
     dropout = dict(keep=0.5) if leaf.method == 'unimatchv2' else None
     assert settings.get('feature_dropout') == dropout

@@ -90,19 +90,15 @@ def test(args: argparse.Namespace) -> dict[str, float]:
             evaluator.output_dir = args.out
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    both = (cfg.get('test_cfg') or {}).get('type') == 'TeacherStudentValLoop'
-    if both:  # a validation loop, so the test data takes the place of the validation data
-        for part in ('dataloader', 'cfg', 'evaluator'):
-            cfg[f'val_{part}'], cfg[f'test_{part}'] = cfg[f'test_{part}'], None
     cfg.custom_hooks = []
     set_launcher(cfg, args.launcher)
     cfg.load_from = None
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    loader = runner.val_dataloader if both else runner.test_dataloader
-    load_to_test(runner.model, args.checkpoint, loader.dataset.metainfo)
-    metrics = runner.val() if both else runner.test()
+    load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
+    metrics = runner.test()
     if args.json and is_main_process():
-        write_atomic(Path(args.json), (json.dumps(metrics, indent=1) + '\n').encode())
+        numbers = {name: float(value) for name, value in metrics.items()}
+        write_atomic(Path(args.json), (json.dumps(numbers, indent=1) + '\n').encode())
     leave_process_group()
     return metrics
 

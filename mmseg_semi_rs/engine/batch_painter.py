@@ -26,7 +26,7 @@ class BatchPainter:
         preprocessor: The model's data preprocessor.
         metainfo: Of the dataset, with ``classes`` and ``palette``.
         cutmix: The segmentor's CutMix, None if it has none.
-        model: A segmentor whose ``pseudo_label`` is drawn too, None to leave it out.
+        model: A segmentor whose pseudo labels are drawn too, None to leave it out.
         images: Images drawn of each source, at most.
         donors: How many of the unlabelled images, the last ones, only give pixels to CutMix.
     """

@@ -82,8 +82,9 @@ class _File:
             targets = _targets(statement)
             if '_base_' in targets and isinstance(statement, ast.Assign):
                 named = ast.literal_eval(statement.value)
-                paths = [
-                    path.parent / name for name in ([named] if isinstance(named, str) else named)
+                paths = [  # `mmseg::...` lies in that package
+                    Path(Config._get_cfg_path(name, str(path))[0])
+                    for name in ([named] if isinstance(named, str) else named)
                 ]
                 file.bases = [cls.read(base) for base in paths if base.suffix == '.py']
                 for base in file.bases:

@@ -154,8 +154,8 @@ def _disk_fault(error: BaseException) -> str | None:
     """A sentence on a full disk or a forbidden folder, None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _DISK_FAULTS:
         return None
-    if error.filename is None and error.strerror and 'cannot be written' in error.strerror:
-        return f'{error.strerror}.'
+    if error.strerror is None:  # a sentence already
+        return str(error)
     named = f'{error.filename} cannot be written: ' if error.filename else ''
     return f'{named}{error.strerror}; make room there, or choose another folder.'
 

@@ -51,11 +51,12 @@ def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterat
     except OSError as error:
         if error.filename not in (None, str(partial)):
             raise
-        raise OSError(
-            error.errno,
+        fault = OSError(
             f'{path} cannot be written ({error.strerror or error}): make room there, or choose '
-            'another folder',
-        ) from error
+            'another folder.'
+        )
+        fault.errno = error.errno
+        raise fault from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -481,6 +481,15 @@ def test_a_carpet_of_overlapping_images_is_divided_by_ground():
         assert any(0 in pair for pair in overlapping([places[name], *val]))
 
 
+def test_images_of_one_place_are_divided_and_the_leak_is_told():
+    names = [f'summer{k}' for k in range(6)]
+    places = tiles([(0, 0)] * 6)
+    places = dict(zip(names, places.values(), strict=True))
+    split = divide({name: {0: 1} for name in names}, [], places=places)
+    assert split.val and split.train and not split.left_out
+    assert 'validation shows places that are trained on' in split.reason
+
+
 def test_ground_is_divided_where_a_scene_would_take_most_unlabelled_images_along():
     places = tiles([(40.0 * (k % 10), 1000.0 * (k // 10)) for k in range(20)])  # two strips
     labelled = {name: {0: 1} for name in places if int(name[1:]) not in range(12, 19)}

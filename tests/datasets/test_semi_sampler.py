@@ -90,6 +90,21 @@ def test_I8_skip_reaches_any_step_without_drawing_what_lies_before():
     assert len(set(made)) <= 4, 'permutations of skipped epochs were made'
 
 
+def test_passes_of_a_loop_by_epochs_end_and_are_the_endless_sequence():
+    sampler = SemiSampler(make(), batch_size=4, seed=0)
+    steps = -(-len(sampler) // 4)
+    stream = iter(SemiSampler(make(), batch_size=4, seed=0))
+    expected = [next(stream) for _ in range(3 * steps * 4)]
+    found = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        found += list(sampler)
+    assert found == expected
+    sampler.skip(0)  # a loop by iterations after all
+    stream = iter(sampler)
+    assert [next(stream) for _ in expected] == expected
+
+
 @pytest.mark.parametrize(
     'arguments, sizes, words',
     [

@@ -92,6 +92,18 @@ torch.set_num_threads(1)
 both = weigh(rank, world)
 base.all_reduce = class_quantile.all_reduce = lambda tensor: None
 torch.save([both, weigh(rank, world)], f'{out}_{{rank}}.pth')
+
+from types import SimpleNamespace
+
+from mmengine.logging import MessageHub
+from mmseg_semi_rs.engine.hooks import DeferredRuntimeInfoHook
+
+hook, hub = DeferredRuntimeInfoHook(interval=2), MessageHub.get_instance('two ranks')
+runner = SimpleNamespace(iter=0, max_iters=100, hooks=[], message_hub=hub)
+for runner.iter in range(4):
+    loss = torch.tensor(float(runner.iter + rank))
+    hook.after_train_iter(runner, runner.iter, outputs=dict(loss=loss))
+assert hub.get_scalar('train/loss').data[0].tolist() == [0.5, 1.5, 2.5, 3.5]
 dist.barrier()
 os._exit(0)
 """

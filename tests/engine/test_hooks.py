@@ -120,7 +120,7 @@ def test_a_checkpoint_without_an_average_begins_one_at_its_student(
     options = dict(load_from=str(tmp_path / 'alone' / 'iter_3.pth'), custom_hooks=[hook])
     train(config(tiny, tmp_path / 'run', iters=4, **options))
     assert all(torch.equal(value, student[key]) for key, value in said[0].items())
-    assert momenta == pytest.approx([0, 0, 1 / 2, 2 / 3, 3 / 4] if interval == 1 else [0, 0, 1 / 2])
+    assert momenta == pytest.approx([0, 1 / 2, 2 / 3, 3 / 4] if interval == 1 else [0, 1 / 2])
 
 
 @pytest.mark.parametrize(
@@ -306,6 +306,9 @@ def test_hooks_that_look_at_pseudo_labels_pass_over_supervised_steps(tiny, tmp_p
     [
         dict(momentum=1.0),
         dict(momentum=-0.1),
+        dict(momentum=0.996),
+        dict(keep=1.0),
+        dict(keep=-0.1),
         dict(interval=0),
         dict(half_life=0.0),
         dict(half_life=1.0),
@@ -315,6 +318,23 @@ def test_bad_hook_settings_are_told(arguments):
     name, value = next(iter(arguments.items()))
     with pytest.raises(ValueError, match=f'{name}={value}'):
         MeanTeacherHook(**arguments)
+
+
+def test_momentum_is_the_share_of_the_new_weights_and_keep_that_of_the_old():
+    for arguments, keep in (({}, 0.996), ({'momentum': 0.001}, 0.999), ({'keep': 0.98}, 0.98)):
+        assert MeanTeacherHook(**arguments).keep == keep
+    with pytest.raises(ValueError, match='say the same'):
+        MeanTeacherHook(momentum=0.004, keep=0.996)
+
+
+def test_an_average_that_outlasts_the_training_is_told(tiny, tmp_path):
+    def log(name, **hook):
+        hooks = [dict(type='MeanTeacherHook', **hook)]
+        train(config(tiny, tmp_path / name, iters=2, custom_hooks=hooks))
+        return ''.join(file.read_text() for file in (tmp_path / name).glob('*/*.log'))
+
+    assert 'momentum 0.001), so that it reaches further back than the 2' in log('a', momentum=0.001)
+    assert 'reaches further back' not in log('b', half_life=0.5)
 
 
 def test_mean_teacher_hook_without_a_teacher_is_told(tiny, tmp_path):
@@ -333,6 +353,36 @@ def test_validation_reports_both_networks_and_a_plain_key(tiny, tmp_path):
     assert scalars['val/mIoU'] == scalars['val/teacher/mIoU']
     assert 'val/student/mIoU' in scalars
     assert list((tmp_path / 'run').glob('best_mIoU*.pth'))
+    # save_best='auto' follows the first
+    assert next(iter(runner.val_loop.run())) == 'aAcc'
+
+
+def test_stock_loops_train_and_stock_samplers_are_refused(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'epochs', iters=2)
+    cfg.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2, val_interval=2)
+    cfg.log_processor = dict(by_epoch=True)
+    runner, _ = train(cfg)
+    steps = len(runner.train_dataloader)
+    assert runner.iter == 2 * steps == runner.message_hub.get_info('iter') + 1
+    assert 'train/loss_unsup' in runner.message_hub.log_scalars
+    cfg = config(tiny, tmp_path / 'infinite', iters=2)
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    with pytest.raises(ValueError, match=r'InfiniteSampler would put .* by chance'):
+        train(cfg)
+
+
+def test_the_loop_tests_every_network_of_a_checkpoint(tiny, tmp_path):
+    cfg = config(tiny, tmp_path / 'run', iters=2)
+    runner, _ = train(cfg)
+    expected = runner.val_loop.run()
+    cfg.default_hooks.checkpoint.update(save_best='mIoU')
+    cfg.load_from, cfg.test_cfg = str(tmp_path / 'run' / 'iter_2.pth'), cfg.val_cfg
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    cfg.custom_hooks, cfg.experiment_name = [], 'test_all'
+    found = Runner.from_cfg(cfg).test()
+    assert {key: found[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 
 def test_validation_of_one_network_equals_validating_it_alone(tiny, tmp_path):

@@ -59,10 +59,15 @@ def config(path, work_dir, iters=6, hook=None, **options):
     cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
     cfg.train_cfg.update(max_iters=iters, val_interval=1000)
     cfg.param_scheduler.update(end=100)
+    if 'students' in cfg.model:  # else a shorter training would have another ramp
+        cfg.model.semi_train_cfg.stability = dict(ramp=0.0)
+        for student in cfg.model.students.values():  # sure of some pixels, and not of all
+            student.decode_head.init_cfg = dict(
+                type='Normal', std=1.0, override=dict(name='conv_seg')
+            )
     cfg.default_hooks.checkpoint.interval = 3
     cfg.merge_from_dict(options)
-    if 'student' in cfg.model:
-        cfg.model.semi_train_cfg.conf_thresh = 0.45
+    cfg.model.semi_train_cfg.conf_thresh = 0.45
     if hook is not None:
         settings = dict(
             type='VLMPurifyHook',

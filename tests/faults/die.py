@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -100,6 +100,9 @@ class _Dying:
         if self.way == 'disk full':
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os._exit(KILLED)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write(''.join(lines))
 
 
 def die_at(number: int, way: str, concerns: Callable[[str], bool]) -> None:

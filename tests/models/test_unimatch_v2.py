@@ -75,11 +75,10 @@ def test_views_see_each_channel_twice_in_all_and_never_both(images, keep, whole)
     assert untouched[0] == untouched[1], 'an image keeps all channels on every level'
 
 
-def test_masks_differ_between_images_levels_and_steps():
+def test_masks_differ_between_images_and_steps():
     dropout = ComplementaryDropout(keep=0.0)
-    first, second = dropout((torch.ones(4, 64, 1, 1),) * 2, clean=0)
+    (first,) = dropout((torch.ones(4, 64, 1, 1),), clean=0)
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, second)
     assert not torch.equal(dropout((torch.ones(4, 64, 1, 1),), clean=0)[0], first)
 
 
@@ -105,6 +104,16 @@ def test_distillation_views_lose_channels_too_and_the_images_none(dtype):
         assert set(level.unique().tolist()) == {0.0, 2.0}
 
 
+@pytest.mark.parametrize('shared', [True, False])
+def test_levels_of_one_width_share_a_mask(shared):
+    torch.manual_seed(0)
+    levels = tuple(torch.ones(9, width, side, side) for width, side in ((32, 4), (32, 2), (16, 2)))
+    settings = dict(keep=0.0, shared=shared)
+    deep, deepest, narrow = build(feature_dropout=settings).feature_dropout(levels, clean=1)
+    assert torch.equal(deep[..., 0, 0], deepest[..., 0, 0]) is shared
+    assert not torch.equal(deep[:, :16, 0, 0], narrow[..., 0, 0])
+
+
 @pytest.mark.parametrize('norm', ['joint', 'separate'])
 def test_loss_is_the_restated_formula(norm):
     model = build('GN', norm=norm)
@@ -116,7 +125,7 @@ def test_loss_is_the_restated_formula(norm):
     torch.manual_seed(5)
     found = model.loss(inputs, data)['loss_unsup']
 
-    # written again: 8 strong images, half of the 4 keep all channels, a mask for each level
+    # written again: 8 strong images, half of the 4 keep all channels, a mask for each width
     torch.manual_seed(5)
     confidence, labels = scores.softmax(1).max(1)
     gate = (confidence >= threshold).float()

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -397,3 +399,32 @@ def test_shell_tools_say_how_they_are_used(tmp_path):
         outcome = run_tool('bash', f'tools/{tool}.sh', folder=tmp_path)
         assert outcome.returncode == 2
         assert outcome.stderr.startswith('usage:')
+
+
+@pytest.mark.parametrize(('code', 'requeue'), [(143, True), (143, False), (0, True), (2, True)])
+def test_slurm_asks_for_a_signal_in_time_and_requeues_what_it_stopped(
+    tmp_path, monkeypatch, code, requeue
+):
+    for name in ('srun', 'scontrol'):
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n'
+            + (f'exit {code}\n' if name == 'srun' else '')
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    monkeypatch.setenv('SLURM_JOB_ID', '77')
+    monkeypatch.setenv('REQUEUE', str(int(requeue)))
+    outcome = run_tool('bash', 'tools/slurm_train.sh', 'gpu', 'name', 'c.py', folder=tmp_path)
+    assert outcome.returncode == code
+    calls = (tmp_path / 'calls').read_text().splitlines()
+    assert '--signal=TERM@180' in calls[0]
+    assert ('--resume' in calls[0]) is requeue
+    assert calls[1:] == (['scontrol requeue 77'] if code == 143 and requeue else [])
+
+
+def test_output_to_a_file_of_few_characters_is_no_error(tmp_path, monkeypatch):
+    with (tmp_path / 'log.txt').open('w', encoding='cp1252') as log:
+        monkeypatch.setattr(sys, 'stdout', log)
+        with Faults():
+            print('größe ━━ ✓')
+    assert (tmp_path / 'log.txt').read_text(encoding='cp1252') == 'größe ?? ?\n'

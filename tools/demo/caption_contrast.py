@@ -48,7 +48,8 @@ class CaptionContrast(nn.Module):
         self.visual.proj.requires_grad_(True)
         arch = resolve_arch(CLIP['text'])
         self.text = build_text_tower(arch)
-        self.text.token_embedding.sparse = True  # a few dozen words of 49 408 ever get a gradient
+        embedding: Any = self.text.token_embedding
+        embedding.sparse = True  # a few dozen words of 49 408 ever get a gradient
         self.tokenizer = open_clip.SimpleTokenizer(context_length=arch.text_cfg['context_length'])
         self.logit_scale = nn.Parameter(torch.tensor(10.0).log())
 

@@ -34,6 +34,8 @@ def predict(run: Run, tiles: Sequence[int]) -> list[np.ndarray]:
     Returns:
         For each tile the classes, (H, W) uint8.
     """
+    if run.checkpoint is None:
+        raise FileNotFoundError(f'{run.folder} holds no checkpoint: train {run.config} first.')
     cfg = Config.fromfile(run.config)
     cfg.merge_from_dict(run.options)
     dataset = DATASETS.build(cfg.val_dataloader.dataset)

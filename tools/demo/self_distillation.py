@@ -87,7 +87,7 @@ class SelfDistillation(nn.Module):
                 changed = (tile - 128.0) * (1 + rng.normal(0, self.jitter)) + 128
                 tiles[date].append(np.clip(changed + self.jitter * tint, 0, 255))
                 spots.append(turned(rows * 1000 + columns, turns, mirrored).ravel())
-            _, *found = np.intersect1d(*spots, return_indices=True)
+            _, *found = np.intersect1d(spots[0], spots[1], return_indices=True)
             few = rng.choice(len(found[0]), 64, replace=False)
             for date in range(2):
                 matched[date].append(found[date][few])
@@ -123,7 +123,7 @@ class SelfDistillation(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The backbone's weights with the key names of Meta's release."""
-        backbone = self.student['backbone']
+        backbone: Any = self.student['backbone']
         renamed = {'mask_token': torch.zeros(1, backbone.embed_dims)}
         for key, value in backbone.state_dict().items():
             for pattern, replacement in _META_NAMES:

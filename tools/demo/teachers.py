@@ -72,11 +72,12 @@ def pretrain(name: str, places: Sequence[Place], steps: int, seed: int) -> dict[
         return min(1.0, (step + 1) / 30) * (1 - step / steps)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
+    stepped: list[Any] = [*optimizers, *schedules]
     for _ in range(steps):
         chosen = rng.choice(len(places), min(task.batch, len(places)), replace=False)
         task.zero_grad()
         task([places[index] for index in chosen], rng).backward()
-        for each in (*optimizers, *schedules):
+        for each in stepped:
             each.step()
     return {key: value.detach().half() for key, value in task.weights().items()}
 

@@ -9,7 +9,13 @@ geometry = dict(
     type='TrackGeometry',
     transforms=[
         # long side to an integer in [512, 2047]
-        dict(type='RandomResize', scale=(1024, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
+        dict(
+            type='RandomResize',
+            scale=(1024, 1024),
+            ratio_range=(0.5, 2.0),
+            keep_ratio=True,
+            resize_type='AntialiasedResize',
+        ),
         *_base_.geometry.transforms[1:],
     ],
 )

@@ -11,7 +11,13 @@ geometry = dict(
     type='TrackGeometry',
     transforms=[
         # long side to a uniform integer in [256, 1023], for 512 px tiles
-        dict(type='RandomResize', scale=(512, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+        dict(
+            type='RandomResize',
+            scale=(512, 512),
+            ratio_range=(0.5, 2.0),
+            keep_ratio=True,
+            resize_type='AntialiasedResize',
+        ),
         dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=1.0),
         dict(type='RandomFlip', prob=0.5),
     ],

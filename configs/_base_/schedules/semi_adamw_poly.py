@@ -30,7 +30,7 @@ default_hooks = dict(
     finite_guard=dict(type='FiniteGuardHook'),
 )
 custom_hooks = [
-    dict(type='MeanTeacherHook', momentum=0.996),
+    dict(type='MeanTeacherHook', momentum=0.004),
     dict(type='PseudoLabelStatsHook', interval=50),
 ]
 

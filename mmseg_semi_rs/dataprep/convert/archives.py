@@ -30,6 +30,9 @@ _READ_ERRORS = (
 )
 
 
+_LARGEST = 2**30  # bytes; the largest scene of all data sets has a seventh of it
+
+
 class SourceError(ValueError):
     """One downloaded file that cannot be used; the message names it."""
 
@@ -65,6 +68,11 @@ class SourceFile:
         Raises:
             SourceError: If it is missing, damaged or encrypted.
         """
+        if self.size > _LARGEST:
+            raise SourceError(
+                f'{self} unpacks to {self.size} bytes, and of one file at most {_LARGEST} are '
+                'read: it is no scene of this data set, so download it again.'
+            )
         try:
             if self.root.suffix.lower() == '.zip':
                 changed = self.root.stat().st_mtime_ns

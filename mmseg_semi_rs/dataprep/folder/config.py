@@ -335,7 +335,7 @@ class FolderConfig:
         hooks: list[dict[str, Any]] = []
         if self.method != 'co2s':
             small = METHODS[self.method].small
-            pace = dict(half_life=0.05) if small else dict(momentum=0.996)
+            pace = dict(half_life=0.05) if small else dict(momentum=0.004)
             hooks.append(dict(type='MeanTeacherHook', **pace))
             if small:
                 hooks.append(dict(type='ChannelsLastHook'))

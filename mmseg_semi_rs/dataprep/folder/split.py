@@ -69,7 +69,8 @@ def divide(
         places: Ground of the images that say where they lie, by name without suffix, of tiles by
             that of their image. Images that share ground are of one scene; where nearly all do, so
             that scenes cannot be divided, the ground at one end is validated on and what overlaps
-            it left out.
+            it left out. Where all images show one place, they are divided as without, and the
+            reason says so.
 
     Raises:
         ValueError: There are fewer than two labelled images, or the pattern is wrong.
@@ -113,8 +114,12 @@ def divide(
         boxes = _grounds([*presence, *unlabelled], ground)
         if all(name in boxes for name in presence):
             end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
-            if not fits or len(end.left_out) < len(seen):
+            if end.train and (not fits or len(end.left_out) < len(seen)):
                 return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
+    if not evaluated and pairs and len(scenes) > 1:
+        split = divide(presence, unlabelled, seed, scene_regex)
+        told = 'all images share ground, so that validation shows places that are trained on'
+        return replace(split, reason=f'{told} and its figures are too good; {split.reason}')
     if not evaluated:
         raise ValueError(
             f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
@@ -285,7 +290,8 @@ def _at_one_end(
         labelled: Names, all with a box.
         unlabelled: Names; those without a box lie elsewhere.
         boxes: Left, upper, right and lower end of names.
-        on_ground: Whether these are coordinates, whose y grows to the north.
+        on_ground: Whether these are coordinates, whose y grows to the north; then there may be
+            nothing left to train on.
     """
     own = [boxes[name] for name in labelled]
     extent = [max(b[k + 2] for b in own) - min(b[k] for b in own) for k in (0, 1)]
@@ -304,10 +310,10 @@ def _at_one_end(
     rest = [name for name in labelled if name not in val]
     train = [name for name in rest if apart(name)]
     free = [name for name in unlabelled if apart(name)]
-    if not train:
+    if not train and not on_ground:
         raise ValueError(
-            f'{len(labelled)} tiles of one {"place" if on_ground else "image"} cannot be divided '
-            'into training and validation without overlap: choose a smaller --tile.'
+            f'{len(labelled)} tiles of one image cannot be divided into training and validation '
+            'without overlap: choose a smaller --tile.'
         )
     ends = ('eastern', 'northern') if on_ground else ('right', 'lower')
     what = 'their' if on_ground else 'one image has labels: its'

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import count, islice
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
@@ -17,7 +18,7 @@ from ..semi_dataset import SemiDataset
 
 @DATA_SAMPLERS.register_module()
 class SemiSampler(Sampler[int]):
-    """Endless sampler: in each batch the labelled samples first, then the unlabelled ones.
+    """Sampler without end: in each batch the labelled samples first, then the unlabelled ones.
 
     Each source is an endless sequence of seeded permutations of its samples. Rank r of W takes, in
     step t, the positions ``t * W * n + r * n ... + n - 1`` of each source, n being the source's
@@ -77,8 +78,10 @@ class SemiSampler(Sampler[int]):
         self.per_batch = [batch_size * part // sum(ratio) for part in ratio]
         self.rank, self.world_size = get_dist_info()
         self.seed = sync_random_seed() if seed is None else seed
-        self._first_step = 0
+        self.skip(0)
         self._permutation = lru_cache(maxsize=4)(self._make_permutation)
+
+    _steps: int | None
 
     def skip(self, steps: int) -> None:
         """Start the next iteration over the sampler at a later step; costs no reading.
@@ -86,7 +89,7 @@ class SemiSampler(Sampler[int]):
         Args:
             steps (int): Number of batches that were already trained on.
         """
-        self._first_step = steps
+        self._first_step, self._steps = steps, None
 
     def _make_permutation(self, source: int, epoch: int) -> list[int]:
         generator = torch.Generator()
@@ -116,22 +119,29 @@ class SemiSampler(Sampler[int]):
             list[Draw]: ``batch_size`` indices into the dataset.
         """
         draws = []
-        for source, count in enumerate(self.per_batch):
-            first = (step * self.world_size + self.rank) * count
-            for position in range(first, first + count):
+        for source, size in enumerate(self.per_batch):
+            first = (step * self.world_size + self.rank) * size
+            for position in range(first, first + size):
                 index = self.draw(source, position) + (self.sizes[0] if source else 0)
                 draws.append(Draw(index, (self.seed, source, position)))
         return draws
 
     def __iter__(self) -> Iterator[int]:
-        step = self._first_step
-        while True:
+        steps = count(self._first_step)
+        for step in steps if self._steps is None else islice(steps, self._steps):
             yield from self.batch(step)
-            step += 1
 
     def __len__(self) -> int:
-        """Samples of one nominal pass over the larger source (the sampler itself is endless)."""
+        """Samples of one nominal pass over the larger source."""
         return max(self.sizes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the sequence is endless and depends on the step only."""
+        """Let the next iteration be one nominal pass, for loops that train by epochs.
+
+        The sequence depends on the step only: pass after pass it is the endless one.
+
+        Args:
+            epoch: Passes before it.
+        """
+        self._steps = -(-len(self) // self.batch_size)
+        self._first_step = epoch * self._steps

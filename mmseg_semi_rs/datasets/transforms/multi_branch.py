@@ -10,6 +10,9 @@ from mmseg.registry import TRANSFORMS
 
 from .geometry import moving_parts
 
+#: What mmdet's configs call branches, and what they are called here.
+_OF_MMDET = {'unsup_teacher': 'weak', 'unsup_student': 'strong'}
+
 
 def _separate(results: dict) -> dict:
     """Copy a sample so far that a branch's transforms do not change another branch's sample.
@@ -31,17 +34,28 @@ class MultiBranch(BaseTransform):
 
     Args:
         branch_field (Sequence[str]): All branch names that occur in a batch, e.g.
-            ``['sup', 'weak', 'strong']``.
+            ``['sup', 'weak', 'strong']``: 'sup', 'weak' and those that begin with 'strong';
+            mmdet's 'unsup_teacher' and 'unsup_student' become 'weak' and 'strong'.
         **pipelines (list[dict]): One pipeline per branch, each ending with a packing transform.
             Only the given branches are computed.
 
     Raises:
-        ValueError: If a pipeline is given for a name that is not in ``branch_field``, or one of
-            another branch than ``'sup'`` moves pixels: views of an image would not show the same.
+        ValueError: If a name is none of these, a pipeline is given for a name that is not in
+            ``branch_field``, or one of another branch than ``'sup'`` moves pixels: views of an
+            image would not show the same.
     """
 
     def __init__(self, branch_field: Sequence[str], **pipelines: list[dict]) -> None:
-        self.branch_field = tuple(branch_field)
+        branch_field = tuple(_OF_MMDET.get(name, name) for name in branch_field)
+        pipelines = {_OF_MMDET.get(name, name): steps for name, steps in pipelines.items()}
+        self.branch_field = branch_field
+        strange = [n for n in branch_field if n not in ('sup', 'weak') and n[:6] != 'strong']
+        if strange:
+            raise ValueError(
+                f'MultiBranch got the branches {strange}, of which no segmentor would take notice: '
+                'call that of labelled images "sup", and those of unlabelled ones "weak" and '
+                '"strong", "strong_1", ...'
+            )
         unknown = sorted(set(pipelines) - set(branch_field))
         if unknown or not pipelines:
             raise ValueError(

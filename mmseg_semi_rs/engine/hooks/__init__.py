@@ -4,7 +4,7 @@
 from .channels_last_hook import ChannelsLastHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .finite_guard_hook import FiniteGuardHook
-from .mean_teacher_hook import MeanTeacherHook, ema_momentum
+from .mean_teacher_hook import MeanTeacherHook, ema_keep
 from .pseudo_label_guard_hook import PseudoLabelGuardHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -21,6 +21,6 @@ __all__ = [
     'SafeCheckpointHook',
     'SemiVisHook',
     'VLMPurifyHook',
-    'ema_momentum',
+    'ema_keep',
     'purification_stats',
 ]

@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.dist import all_reduce
+from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
@@ -18,7 +19,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
 
     mmengine's own calls ``.item()`` on every loss in every iteration, which makes the host wait for
     the device each time. Here the values stay on the device and are fetched together when they are
-    logged, validated or saved. The logged history is the same.
+    logged, validated or saved. The logged history is the same, and of several processes it is the
+    mean over all, which is the loss that was trained on.
 
     Args:
         interval (int, optional): Iterations between fetches. Defaults to None, the logger hook's
@@ -49,7 +51,15 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
                 key: value.detach() if isinstance(value, Tensor) else value
                 for key, value in outputs.items()
             })  # fmt: skip
-        if self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner):
+        # All ranks have to ask the others; only one will save.
+        saved = any(
+            isinstance(hook, CheckpointHook)
+            and not hook.by_epoch
+            and self.every_n_train_iters(runner, hook.interval, hook.save_begin)
+            for hook in runner.hooks
+        )
+        logged = self.every_n_train_iters(runner, self.interval)
+        if logged or saved or self.is_last_train_iter(runner):
             self.flush(runner)
 
     def before_val(self, runner: Runner) -> None:
@@ -60,15 +70,24 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Fetch what is pending, so that a resumed log continues without a gap."""
         if self._pending:
-            self.flush(runner)
+            self.flush(runner, together=False)
             if 'message_hub' in checkpoint:
                 checkpoint['message_hub'] = runner.message_hub.state_dict()
 
-    def flush(self, runner: Runner) -> None:
-        """Hand the kept losses to the message hub with one transfer from the device."""
+    def flush(self, runner: Runner, together: bool = True) -> None:
+        """Hand the kept losses to the message hub with one transfer from the device.
+
+        Args:
+            runner: The runner.
+            together: Whether all ranks do this now, so that the mean over them can be taken.
+                Defaults to True.
+        """
         pending, self._pending = self._pending, []
         tensors = [v for step in pending for v in step.values() if isinstance(v, Tensor)]
-        numbers = iter(torch.stack([v.float().mean() for v in tensors]).tolist() if tensors else [])
+        means = torch.stack([v.float().mean() for v in tensors]) if tensors else torch.empty(0)
+        if together and tensors:
+            all_reduce(means, 'mean')
+        numbers = iter(means.tolist())
         for step in pending:
             for key, value in step.items():
                 number = next(numbers) if isinstance(value, Tensor) else value

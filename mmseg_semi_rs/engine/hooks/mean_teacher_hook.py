@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -16,30 +17,27 @@ from ...utils.runner import unwrap
 from .semi_segmentor import semi_segmentor
 
 
-def ema_momentum(update: int, momentum: float, warmup: bool) -> float:
-    """Momentum of one EMA update: min(1 - 1 / (t + 1), m) while warming up.
+def ema_keep(update: int, keep: float, warmup: bool) -> float:
+    """Share of the old weights in one update: min(1 - 1 / (t + 1), keep) while warming up.
 
     Args:
-        update (int): How many updates came before, t; t = 0 gives 0, a copy of the student.
-        momentum (float): The cap m, in [0, 1).
-        warmup (bool): False gives m from the first update on.
-
-    Returns:
-        float: In [0, momentum].
+        update: How many updates came before, t; t = 0 gives 0, a copy of the student.
+        keep: The cap, in [0, 1).
+        warmup: False gives the cap from the first update on.
     """
-    return min(1.0 - 1.0 / (update + 1), momentum) if warmup else momentum
+    return min(1.0 - 1.0 / (update + 1), keep) if warmup else keep
 
 
-def half_life_momentum(half_life: float, max_iters: int, interval: int = 1) -> float:
-    """Momentum at which a student's weight in the average halves over a share of the training.
+def half_life_keep(half_life: float, max_iters: int, interval: int = 1) -> float:
+    """Share to keep so that a student's weight in the average halves over a share of the training.
 
     Args:
-        half_life (float): The share, in (0, 1).
-        max_iters (int): Length of the training.
-        interval (int): Iterations between updates. Defaults to 1.
+        half_life: The share, in (0, 1).
+        max_iters: Length of the training.
+        interval: Iterations between updates.
 
     Returns:
-        float: In (0, 1): 0.5 ** (interval / (half_life * max_iters)).
+        In (0, 1): 0.5 ** (interval / (half_life * max_iters)).
     """
     return 0.5 ** (interval / (half_life * max_iters))
 
@@ -48,30 +46,48 @@ def half_life_momentum(half_life: float, max_iters: int, interval: int = 1) -> f
 class MeanTeacherHook(Hook):
     """Update the EMA teacher after the optimizer step.
 
+    How much of the new weights goes into the average is said by one of ``momentum``, ``keep`` and
+    ``half_life``.
+
     Args:
-        momentum (float): Cap of the EMA ratio, in [0, 1). Defaults to 0.996.
-        warmup (bool): Whether the ratio grows as 1 - 1 / (t + 1) up to the cap, so that the
-            teacher's first value is the student. A teacher that differs from its student when the
-            training begins was loaded, by ``load_from`` for one, and is never warmed up. Defaults
-            to True.
-        interval (int): Training iterations between updates. Defaults to 1.
-        half_life (float, optional): Takes the momentum from the length of the training: share of it
-            over which the weight of a student in the average halves, in (0, 1). Defaults to None.
+        momentum: Share of the NEW weights, as in mmengine's ``EMAHook`` and mmdet's hook of this
+            name, in (0, 0.9]; 0.004 as published if none of the three is given. More than 0.9 can
+            only mean ``keep``.
+        warmup: Whether the share of the old weights grows as 1 - 1 / (t + 1) up to its cap, so that
+            the teacher's first value is the student. A teacher that differs from its student when
+            the training begins was loaded, by ``load_from`` for one, and is never warmed up.
+        interval: Training iterations between updates.
+        half_life: Share of the training over which the weight of a student in the average halves,
+            in (0, 1).
+        keep: Share of the OLD weights, as papers write it, in [0, 1): 1 - ``momentum``.
 
     Raises:
-        ValueError: If a number is out of its range; or, when the training starts, if the model has
-            no teacher.
+        ValueError: If a number is out of its range or two say the same; or, when the training
+            starts, if the model has no teacher.
     """
 
     def __init__(
         self,
-        momentum: float = 0.996,
+        momentum: float | None = None,
         warmup: bool = True,
         interval: int = 1,
         half_life: float | None = None,
+        keep: float | None = None,
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f'MeanTeacherHook momentum={momentum} must be in [0, 1).')
+        given = {'momentum': momentum, 'half_life': half_life, 'keep': keep}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(f'MeanTeacherHook got {given}, which say the same: give one of them.')
+        if momentum is not None and not 0 < momentum <= 0.9:
+            raise ValueError(
+                f'MeanTeacherHook momentum={momentum} is the share of the new weights in the '
+                'average, as in OpenMMLab: give a small number such as 0.004, or keep=0.996, the '
+                'share of the old ones.'
+            )
+        if keep is not None and not 0 <= keep < 1:
+            raise ValueError(
+                f'MeanTeacherHook keep={keep}, the share of the old weights, must be in [0, 1).'
+            )
         if interval < 1:
             raise ValueError(f'MeanTeacherHook interval={interval} must be at least 1.')
         if half_life is not None and not 0 < half_life < 1:
@@ -79,28 +95,26 @@ class MeanTeacherHook(Hook):
                 f'MeanTeacherHook half_life={half_life}, a share of the training, must be in '
                 '(0, 1).'
             )
-        self.momentum, self.warmup, self.interval = momentum, warmup, interval
-        self.half_life = half_life
-        self._average_is_missing = False
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Notice a checkpoint of ``ema=False``, which has no average."""
-        weights = checkpoint.get('state_dict', checkpoint)
-        parts = (name.removeprefix('module.').partition('.')[0] for name in weights)
-        self._average_is_missing = not {'teacher', 'teachers'} & set(parts)
+        self.keep = 1.0 - (0.004 if momentum is None else momentum) if keep is None else keep
+        self.warmup, self.interval, self.half_life = warmup, interval, half_life
 
     def before_train(self, runner: Runner) -> None:
-        """Check that the model has a teacher to update, and whether that was loaded.
-
-        To a checkpoint without an average the loaded student is the first one.
-        """
+        """Check that the model has a teacher to update, and whether that was loaded."""
         model = semi_segmentor(runner, self)
+        model.average_is_kept = True
         if self.half_life is not None:
-            self.momentum = half_life_momentum(self.half_life, runner.max_iters, self.interval)
+            self.keep = half_life_keep(self.half_life, runner.max_iters, self.interval)
         info = runner.message_hub.runtime_info
-        if self._average_is_missing:
-            model.update_teacher(0.0)
         if runner.iter == 0:
+            updates = runner.max_iters // self.interval
+            if updates * (1.0 - self.keep) < 1:
+                print_log(
+                    f'The average keeps {self.keep:.6g} of its weights (momentum '
+                    f'{1 - self.keep:.6g}), so that it reaches further back than the {updates} '
+                    'updates of this training: half_life=0.1 of MeanTeacherHook fits any length.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
             loaded = any(not is_copy(*pair) for pair in model.averages)
             runner.message_hub.update_info('teacher_was_loaded', loaded)
             if loaded and self.warmup:
@@ -120,4 +134,4 @@ class MeanTeacherHook(Hook):
 
     def update_average(self, model: SemiSegmentor, update: int) -> None:
         """Make the update that comes after a number of others."""
-        model.update_teacher(ema_momentum(update, self.momentum, self.warmup))
+        model.update_teacher(ema_keep(update, self.keep, self.warmup))

@@ -13,6 +13,7 @@ from mmseg.registry import LOOPS
 from torch.utils.data import DataLoader
 
 from ...datasets.semi_dataset import SemiDataset
+from ...models.protocols import RatioSampler
 from ...models.segmentors import SemiSegmentor
 from ...utils.randomness import seed_step
 from ...utils.runner import unwrap
@@ -134,10 +135,17 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 f'The model has num_classes={count}, but the training data has {len(classes)} '
                 f'classes ({", ".join(classes)}): set num_classes of every head to {len(classes)}.'
             )
+        dataset, sampler = self.dataloader.dataset, self.dataloader.sampler
+        both = isinstance(dataset, SemiDataset) and dataset.source_sizes[1] > 0
+        if both and not isinstance(sampler, RatioSampler):
+            raise ValueError(
+                f'{type(sampler).__name__} would put labelled and unlabelled images into batches '
+                "by chance: set train_dataloader.sampler to dict(type='SemiSampler', "
+                'batch_size=..., source_ratio=[1, 1]).'
+            )
         if isinstance(model, SemiSegmentor):
             trained = self._iter > 0 or self.runner._load_from is not None
-            sampler, hooks = self.dataloader.sampler, self.runner.hooks
-            model.validate_setup(sampler, hooks, self._max_iters, trained)
+            model.validate_setup(sampler, self.runner.hooks, self._max_iters, trained)
 
     def _start_data(self) -> None:
         """Start the workers at the current iteration."""

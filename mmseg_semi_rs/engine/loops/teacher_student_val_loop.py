@@ -23,7 +23,8 @@ class TeacherStudentValLoop(ValLoop):
     The metrics of what ``predict_on`` names have plain keys (``mIoU``), so that
     ``save_best='mIoU'`` works; all appear with the network's name in front: ``teacher/mIoU`` and
     ``student/mIoU`` of a mean teacher, ``a/mIoU``, ``b/mIoU`` and ``fused/mIoU`` of two students.
-    Another model, such as a plain ``EncoderDecoder``, is evaluated once.
+    Another model, such as a plain ``EncoderDecoder``, is evaluated once. As ``test_cfg`` the loop
+    tests all networks.
 
     Args:
         runner (Runner): The runner.
@@ -38,20 +39,21 @@ class TeacherStudentValLoop(ValLoop):
         Returns:
             dict[str, float]: The metrics, see the class.
         """
-        self.runner.call_hook('before_val')
-        self.runner.call_hook('before_val_epoch')
+        phase = 'test' if self.runner._test_loop is self else 'val'
+        self.runner.call_hook(f'before_{phase}')
+        self.runner.call_hook(f'before_{phase}_epoch')
         self.runner.model.eval()
         model = unwrap(self.runner.model)
         evaluators: dict[str, Any] = {}
         for index, data_batch in enumerate(self.dataloader):
-            self.runner.call_hook('before_val_iter', batch_idx=index, data_batch=data_batch)
+            self.runner.call_hook(f'before_{phase}_iter', batch_idx=index, data_batch=data_batch)
             for name, outputs in self._predict(model, data_batch).items():
                 if name not in evaluators:
                     evaluators[name] = deepcopy(self.evaluator)
                 evaluators[name].process(data_samples=outputs, data_batch=data_batch)
             # What predict_on names comes last: hooks see its predictions.
             self.runner.call_hook(
-                'after_val_iter', batch_idx=index, data_batch=data_batch, outputs=outputs
+                f'after_{phase}_iter', batch_idx=index, data_batch=data_batch, outputs=outputs
             )
         metrics: dict[str, float] = {}
         for name, evaluator in evaluators.items():
@@ -60,9 +62,9 @@ class TeacherStudentValLoop(ValLoop):
             result = evaluator.evaluate(len(self.dataloader.dataset))
             if len(evaluators) > 1:
                 metrics.update({f'{name}/{key}': value for key, value in result.items()})
-        metrics.update(result)
-        self.runner.call_hook('after_val_epoch', metrics=metrics)
-        self.runner.call_hook('after_val')
+        metrics = {**result, **metrics}  # plain keys first: save_best='auto' takes the first
+        self.runner.call_hook(f'after_{phase}_epoch', metrics=metrics)
+        self.runner.call_hook(f'after_{phase}')
         return metrics
 
     @torch.no_grad()

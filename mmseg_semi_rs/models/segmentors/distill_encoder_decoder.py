@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..decode_heads import DistillFeatures, with_image_stats
-from ..utils import keep_running_statistics
+from ..utils import forget_recomputation, keep_running_statistics
 
 
 @MODELS.register_module()
@@ -54,6 +54,7 @@ class DistillEncoderDecoder(EncoderDecoder):
             kwargs['decode_head'] = with_image_stats(kwargs['decode_head'], own)
         super().__init__(**kwargs)
         self.view_resize = {**options, **(view_resize or {})}
+        forget_recomputation(self)
 
     def extract_feat(self, inputs: Tensor) -> DistillFeatures:
         """Encode the images, and once more at every size that the decode head asks for.

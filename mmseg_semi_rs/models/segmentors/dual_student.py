@@ -31,6 +31,7 @@ from .student import (
     build_student,
     decode_in_eval,
     forward_student,
+    main_logits,
     make_teacher,
     read_cfg,
     upsample,
@@ -147,8 +148,7 @@ class DualStudentSegmentor(SemiSegmentor):
             ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel
             those of the student that is surer. Defaults to 'mean_prob'.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        init_cfg, pretrained, train_cfg: None, as mmseg's ``init_model`` sets them: they belong to
-            the student.
+        **misplaced: See :class:`SemiSegmentor`.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -163,16 +163,12 @@ class DualStudentSegmentor(SemiSegmentor):
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: None = None,
-        pretrained: None = None,
-        train_cfg: None = None,
+        **misplaced: Any,
     ) -> None:
         super().__init__(
             semi_train_cfg,
             data_preprocessor,
-            init_cfg=init_cfg,
-            pretrained=pretrained,
-            train_cfg=train_cfg,
+            **misplaced,
         )
         owner = type(self).__name__
         if len(students) != 2 or not all(
@@ -193,6 +189,13 @@ class DualStudentSegmentor(SemiSegmentor):
         self.teachers: Any = nn.ModuleDict(
             {name: make_teacher(student) for name, student in self.students.items()} if ema else {}
         )
+        for name, student in self.students.items():
+            if any(getattr(module, 'with_cp', False) for module in student.modules()):
+                raise ValueError(
+                    f'The student {name!r} has with_cp=True, whose backward pass cannot run inside '
+                    f'the forward one, as {owner} needs: set with_cp=False, since only one pass of '
+                    'one student is in memory at a time.'
+                )
         heads: dict[str, Any] = {
             name: student.decode_head for name, student in self.students.items()
         }
@@ -335,19 +338,16 @@ class DualStudentSegmentor(SemiSegmentor):
             torch.cat([batch.valid, own.valid]),
             {'sup': labelled, 'weak': weak},
         )
-        clean = decoded._replace(
-            logits=decoded.logits[labelled],
-            aux_logits=[aux[labelled] for aux in decoded.aux_logits],
-        )
         groups = {
-            'sup': self.supervised_loss(name, clean, batch.samples),
+            'sup': self.supervised_loss(name, decoded.rows(labelled), batch.samples),
             'distill': {key: share * value for key, value in decoded.feature_losses.items()},
         }
         if self.settings.fp_drop is not None:
             drop = partial(F.dropout2d, p=self.settings.fp_drop)
             feats = perturb_features(decoded.feats, drop, weak)
             with keep_running_statistics(student):
-                logits = upsample(student, student.decode_head(feats), size)
+                logits = main_logits(student.decode_head, student.decode_head(feats))
+                logits = upsample(student, logits, size)
             loss = consistency_loss(logits, own.labels, own.weight, valid)
             groups['fp'] = {'loss_fp': batch.unsup_weight * loss}
         losses = self.weigh(groups)

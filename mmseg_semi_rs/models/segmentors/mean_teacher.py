@@ -63,7 +63,7 @@ class MeanTeacherSettings(SemiSettings):
             return None
         if not isinstance(settings, Mapping):
             raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
-        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5}, name))
+        return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5, 'shared': True}, name))
 
 
 @MODELS.register_module()
@@ -91,8 +91,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
         semi_test_cfg: ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        init_cfg, pretrained, train_cfg: None, as mmseg's ``init_model`` sets them: they belong to
-            the student.
+        **misplaced: See :class:`SemiSegmentor`.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -107,16 +106,12 @@ class MeanTeacherSegmentor(SemiSegmentor):
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
-        init_cfg: None = None,
-        pretrained: None = None,
-        train_cfg: None = None,
+        **misplaced: Any,
     ) -> None:
         super().__init__(
             semi_train_cfg,
             data_preprocessor,
-            init_cfg=init_cfg,
-            pretrained=pretrained,
-            train_cfg=train_cfg,
+            **misplaced,
         )
         if 'data_preprocessor' in student:
             raise ValueError(
@@ -206,11 +201,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
                 {'sup': slice(0, count), 'strong': slice(count, None)},
                 perturb=self._perturb(count),
             )
-            labelled = decoded._replace(
-                logits=decoded.logits[:count],
-                aux_logits=[aux[:count] for aux in decoded.aux_logits],
-            )
-            return labelled, decoded.logits[count:]
+            return decoded.rows(slice(0, count)), decoded.logits[count:]
         decoded = self._forward_labelled(batch)
         with keep_running_statistics(self.student):
             more = forward_student(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmseg.models import BaseSegmentor
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from .student import (
     SampleList,
     average_into,
     decode_in_eval,
+    fits,
     read_cfg,
     refuse_misplaced,
     supervised_losses,
@@ -116,8 +118,9 @@ class SemiSegmentor(BaseSegmentor):
     Args:
         semi_train_cfg: Settings of the training, see :attr:`settings_type`.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        misplaced: Arguments that belong to a student, such as mmseg's ``init_model`` sets; all must
-            be None.
+        **misplaced: What belongs to a student. None, as mmseg's ``init_model`` sets some, does no
+            harm; nor does a whole model that a config inherits from a stock one, which the students
+            replace: it is told, and not read.
 
     Attributes:
         students: The networks that learn, by name.
@@ -128,9 +131,11 @@ class SemiSegmentor(BaseSegmentor):
         purifiers: Called in turn on each student's pseudo labels in every step.
         last_step: What the last training step did.
         unsup_scale: Another factor of the unsupervised losses, 1 unless a hook lowers it.
+        average_is_kept: Whether somebody updates the teachers, or has said that he will.
 
     Raises:
         ValueError: On unknown or contradictory settings.
+        TypeError: On an argument that mmseg's segmentors do not have either.
     """
 
     settings_type: ClassVar[type[SemiSettings]] = SemiSettings
@@ -154,6 +159,9 @@ class SemiSegmentor(BaseSegmentor):
         self.purifiers: list[Purifier] = []
         self.last_step = StepRecord()
         self.unsup_scale = 1.0
+        self.average_is_kept = False
+        self._has_stepped = False
+        self._register_load_state_dict_pre_hook(self._fill_networks)
 
     # Networks.
 
@@ -211,6 +219,39 @@ class SemiSegmentor(BaseSegmentor):
             teacher.load_state_dict(student.state_dict())
         self._is_init = True
 
+    def _fill_networks(self, state: dict[str, Any], prefix: str, *_: object) -> None:
+        """Let a checkpoint that is about to be loaded have weights for every network.
+
+        That of a single network, such as mmseg's own, fills each student that it fits; where it has
+        no average, that begins at its student.
+        """
+        places = {id(module): f'{prefix}{name}.' for name, module in self.named_modules()}
+        homes = {name: places[id(student)] for name, student in self.students.items()}
+        foreign = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+            and key.removeprefix(prefix).split('.')[0] not in self._modules
+        }
+        if foreign and not any(key.startswith(tuple(homes.values())) for key in state):
+            fitting = [name for name in homes if fits(foreign, self.students[name])]
+            if not fitting:
+                raise ValueError(
+                    f'The checkpoint, with weights such as {next(iter(foreign))}, is none of '
+                    f'{type(self).__name__} nor of the {" or ".join(homes)} in it: give one of '
+                    'such a network, or the weights of its backbone as init_cfg=dict('
+                    "type='Pretrained', checkpoint=...) of the backbone."
+                )
+            print_log(f'The checkpoint of one network fills {fitting}.', logger='current')
+            for key, value in foreign.items():
+                del state[prefix + key]
+                state.update({homes[name] + key: value for name in fitting})
+        for name, teacher in self.teachers.items():
+            home, average = homes[name], places[id(teacher)]
+            if not any(key.startswith(average) for key in state):
+                loaded = [key for key in state if key.startswith(home)]
+                state.update({average + key.removeprefix(home): state[key] for key in loaded})
+
     def train(self, mode: bool = True) -> Any:
         """Set the students' mode; teachers always stay in eval mode."""
         super().train(mode)
@@ -219,14 +260,15 @@ class SemiSegmentor(BaseSegmentor):
         return self
 
     @step_part('EMA update')
-    def update_teacher(self, momentum: float) -> None:
+    def update_teacher(self, keep: float) -> None:
         """Move each teacher towards its student, see :func:`average_into`.
 
         Args:
-            momentum: Share of the old weights, in [0, 1].
+            keep: Share of the old weights, in [0, 1].
         """
+        self.average_is_kept = True
         for teacher, student in self.averages:
-            average_into(teacher, student, momentum)
+            average_into(teacher, student, keep)
 
     # Training.
 
@@ -245,12 +287,23 @@ class SemiSegmentor(BaseSegmentor):
             ValueError: If no pseudo label would ever be made, or no hook updates the averages.
         """
         check_burn_in(self.schedule, self.needs_burn_in, max_iters, trained)
-        if self.averages and not any(isinstance(hook, AverageUpdater) for hook in hooks):
+        if not any(isinstance(hook, AverageUpdater) for hook in hooks):
+            self._refuse_unkept_average()
+
+    def _refuse_unkept_average(self) -> None:
+        if self.averages:
             raise ValueError(
                 f'{type(self).__name__} has ema=True, but no hook updates the average, which '
                 "would stay at the initial weights: add dict(type='MeanTeacherHook') to "
                 'custom_hooks, or set ema=False.'
             )
+
+    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
+        """Train a step; a second one is refused in a loop that leaves the averages behind."""
+        if self._has_stepped and not self.average_is_kept:
+            self._refuse_unkept_average()
+        self._has_stepped = True
+        return super().train_step(data, optim_wrapper)
 
     @step_part('student forward')
     def loss(self, inputs: dict[str, Tensor], data_samples: dict[str, SampleList]) -> dict:
@@ -265,8 +318,9 @@ class SemiSegmentor(BaseSegmentor):
             Scalars; mmengine adds up those with 'loss' in the name.
 
         Raises:
-            ValueError: If there are not the strong views that the settings need.
+            ValueError: If there are not the branches that the settings need.
         """
+        _check_branches(inputs)
         sup, samples = inputs['sup'], data_samples['sup']
         self.last_step = StepRecord(samples)
         valid = stack_valid(samples, sup.shape[-2:], sup.device)
@@ -329,7 +383,7 @@ class SemiSegmentor(BaseSegmentor):
         self, name: str, decoded: Decoded, samples: SampleList
     ) -> dict[str, Tensor]:
         """Losses of labelled images by a student's own heads, named as mmseg does."""
-        return supervised_losses(self.students[name], decoded.logits, decoded.aux_logits, samples)
+        return supervised_losses(self.students[name], decoded, samples)
 
     def unsupervised_loss(
         self, name: str, logits: Tensor, targets: Sequence[PseudoLabel], counts: Sequence[RankSum]
@@ -393,3 +447,15 @@ class SemiSegmentor(BaseSegmentor):
     def _forward(self, inputs: Tensor, data_samples: SampleList | None = None) -> Tensor:
         """Return the predicting network's raw logits (``mode='tensor'``)."""
         return self._call('_forward', self.predict_on, inputs, data_samples)
+
+
+def _check_branches(inputs: Any) -> None:
+    """Refuse a batch whose images would be dropped, or that has no labelled one."""
+    names = sorted(inputs) if isinstance(inputs, Mapping) else []
+    known = all(name in ('sup', 'weak') or name.startswith('strong') for name in names)
+    if 'sup' not in names or not known or (len(names) > 1 and 'weak' not in names):
+        raise ValueError(
+            f'A batch has the branches {names}, but needs "sup" for labelled images and, for '
+            'unlabelled ones, "weak" and "strong", "strong_1", ...: name them so in MultiBranch, '
+            'and let a SemiSampler put labelled images into every batch.'
+        )

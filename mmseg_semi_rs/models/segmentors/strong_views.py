@@ -105,25 +105,27 @@ def perturb_features(
 class ComplementaryDropout:
     r"""Share the channels out between two views (UniMatch V2, arXiv 2410.10777).
 
-    For each image and level a mask :math:`m \sim \text{Bernoulli}(0.5)^C` is drawn; the first
-    view's channels are multiplied by :math:`2m`, the second view's by :math:`2(1 - m)`. Where one
-    view sees a channel the other does not, and the mean of both is the level itself.
+    For each image a mask :math:`m \sim \text{Bernoulli}(0.5)^C` is drawn, which all levels of C
+    channels share; the first view's channels are multiplied by :math:`2m`, the second view's by
+    :math:`2(1 - m)`. Where one view sees a channel the other does not, and the mean of both is the
+    level itself.
 
     Args:
         keep: Share of the images, in [0, 1), both of whose views keep all channels; rounded down to
             a number of images, which are drawn anew for every batch. 0.5 as released.
+        shared: Whether levels share masks, as published; False draws one for each level.
 
     Raises:
         ValueError: If ``keep`` is out of range.
     """
 
-    def __init__(self, keep: float = 0.5) -> None:
+    def __init__(self, keep: float = 0.5, shared: bool = True) -> None:
         if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 <= keep < 1:
             raise ValueError(
                 f'semi_train_cfg.feature_dropout.keep={keep!r} must be within [0, 1): to keep the '
                 'channels of all images set feature_dropout=None.'
             )
-        self.keep = keep
+        self.keep, self.shared = keep, shared
 
     def __call__(self, feats: tuple[Tensor, ...], clean: int) -> tuple[Tensor, ...]:
         """Drop channels of the two views that end the batch; makes no host sync.
@@ -137,8 +139,13 @@ class ComplementaryDropout:
         order = torch.randperm(images, device=feats[0].device)
         whole = (order < int(images * self.keep))[:, None, None, None]
 
+        masks: dict[int, Tensor] = {}
+
         def drop(level: Tensor) -> Tensor:
-            mask = level.new_empty(images, level.shape[1], 1, 1).bernoulli_(0.5)
+            width = level.shape[1]
+            if width not in masks or not self.shared:
+                masks[width] = level.new_empty(images, width, 1, 1).bernoulli_(0.5)
+            mask = masks[width]
             first = torch.where(whole, 1.0, 2.0 * mask).to(level.dtype)
             untouched = level.new_ones(clean, level.shape[1], 1, 1)
             return level * torch.cat([untouched, first, 2.0 - first])

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import print_log
+from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import CrossEntropyLoss, FocalLoss
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
@@ -17,8 +21,12 @@ from torch import Tensor, nn
 from ..backbones import drop_unread_stages
 from ..decode_heads import with_image_stats
 from ..protocols import HeadWithFeatureLosses
+from ..utils import forget_recomputation
 
 SampleList = list[SegDataSample]
+
+#: Which output of a head with several are the logits by which its own ``predict`` goes.
+_MAIN_OUTPUT = {EncHead: 0, DAHead: 0, DDRHead: 0, PIDHead: 1, IterativeDecodeHead: -1}
 
 
 class Decoded(NamedTuple):
@@ -27,14 +35,30 @@ class Decoded(NamedTuple):
     Attributes:
         feats: Of ``extract_feat``.
         logits: Of the decode head, shape (B, K, h, w).
-        aux_logits: Of each auxiliary head.
+        outputs: All that the decode head gives, for its own loss; the logits or several tensors.
+        aux_outputs: The same of each auxiliary head.
         feature_losses: Of a head with losses on features, else empty.
     """
 
     feats: tuple[Tensor, ...]
     logits: Tensor
-    aux_logits: list[Tensor]
+    outputs: Any
+    aux_outputs: list[Any]
     feature_losses: dict[str, Tensor]
+
+    def rows(self, rows: slice) -> Decoded:
+        """What the heads gave of some images; features and their losses stay those of all."""
+        return self._replace(
+            logits=self.logits[rows],
+            outputs=_take(self.outputs, rows),
+            aux_outputs=[_take(outputs, rows) for outputs in self.aux_outputs],
+        )
+
+
+def _take(outputs: Any, rows: slice) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs[rows]
+    return [_take(output, rows) for output in outputs]
 
 
 def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -55,11 +79,28 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
     return {**defaults, **cfg}
 
 
+_OF_A_STUDENT = (
+    *('backbone', 'neck', 'decode_head', 'auxiliary_head', 'train_cfg', 'test_cfg'),
+    *('pretrained', 'init_cfg'),
+)
+
+
 def refuse_misplaced(owner: str, **given: object) -> None:
-    """Refuse what belongs to the students: mmseg's ``init_model`` sets these to None."""
-    for name, value in given.items():
-        if value is not None:
-            raise ValueError(f'{owner} takes no {name}={value!r}: give it to the student.')
+    """Refuse what belongs to a student, unless it is all of a model that a config inherits from."""
+    unknown = sorted(set(given) - set(_OF_A_STUDENT))
+    if unknown:
+        raise TypeError(f'{owner} has no arguments {unknown}: correct their names.')
+    values = {name: value for name, value in given.items() if value is not None}
+    if {'backbone', 'decode_head'} <= set(values):
+        print_log(
+            f'{owner} has {", ".join(values)} of a config that it inherits from, beside its '
+            'students: they are not used, and model=dict(_delete_=True, ...) leaves them out.',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return
+    for name, value in values.items():
+        raise ValueError(f'{owner} takes no {name}={value!r}: give it to the student.')
 
 
 def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
@@ -93,7 +134,23 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
             f'The student has out_channels={channels} for num_classes={head.num_classes}; {owner} '
             'takes a softmax over the classes: leave out_channels away (two classes have two).'
         )
+    for part in (head, *auxiliary_heads(student)):
+        padded = getattr(preprocessor, 'seg_pad_val', part.ignore_index)
+        if part.ignore_index != padded:
+            raise ValueError(
+                f'The {type(part).__name__} of the student ignores the label {part.ignore_index}, '
+                f'but data_preprocessor pads labels with seg_pad_val={padded}: set both alike.'
+            )
+        # A mask classifier makes no logits by pixel.
+        own_loss = getattr(type(part), 'loss', None) is not BaseDecodeHead.loss
+        if own_loss and not isinstance(part, HeadWithFeatureLosses):
+            raise ValueError(
+                f'The student has a {type(part).__name__}, whose loss needs more than logits of '
+                f"each pixel: {owner} works with heads that keep the loss of mmseg's "
+                'BaseDecodeHead.'
+            )
     drop_unread_stages(student.backbone, last_level_read(student))
+    forget_recomputation(student)
     return student
 
 
@@ -123,10 +180,27 @@ def upsample(student: Any, logits: Tensor, size: Sequence[int]) -> Tensor:
     return resize(logits, size=tuple(size), mode='bilinear', align_corners=align_corners)
 
 
+def main_logits(head: Any, outputs: Any) -> Tensor:
+    """Of all that a decode head gives, the logits by which its own ``predict`` goes.
+
+    Raises:
+        ValueError: If it gives several tensors and is not known to this package.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    for kind, position in _MAIN_OUTPUT.items():
+        if isinstance(head, kind):
+            return outputs[position]
+    raise ValueError(
+        f'The decode head {type(head).__name__} gives {len(outputs)} outputs, of which it is not '
+        'known which are the logits: choose a head that gives these alone.'
+    )
+
+
 def decode(network: Any, images: Tensor) -> Tensor:
     """Return a network's logits (B, K, H, W) of images (B, 3, H, W)."""
-    logits = network.decode_head(network.extract_feat(images))
-    return upsample(network, logits, images.shape[-2:])
+    outputs = network.decode_head(network.extract_feat(images))
+    return upsample(network, main_logits(network.decode_head, outputs), images.shape[-2:])
 
 
 @torch.no_grad()
@@ -170,25 +244,18 @@ def forward_student(
         perturb: Changes the features before any head sees them.
 
     Raises:
-        ValueError: A head gives several maps in training (of edges, of a coarser level), of which
-            it alone knows the losses.
+        ValueError: The decode head gives several outputs, see :func:`main_logits`.
     """
     feats = student.extract_feat(images)
     if perturb is not None:
         feats = perturb(feats)
     head = student.decode_head
     if isinstance(head, HeadWithFeatureLosses):
-        logits, feature_losses = head.forward_train(feats, valid, branches)
+        outputs, feature_losses = head.forward_train(feats, valid, branches)
     else:
-        logits, feature_losses = head(feats), {}
-    aux_logits = [aux_head(feats) for aux_head in auxiliary_heads(student)] if aux else []
-    for part, found in zip((head, *auxiliary_heads(student)), (logits, *aux_logits), strict=False):
-        if not isinstance(found, Tensor):
-            raise ValueError(
-                f'{type(part).__name__} gives {len(found)} maps in training, and pseudo labels '
-                'have a loss on one: give the student a head of one map, as FCNHead or ASPPHead.'
-            )
-    return Decoded(feats, logits, aux_logits, feature_losses)
+        outputs, feature_losses = head(feats), {}
+    aux_outputs = [aux_head(feats) for aux_head in auxiliary_heads(student)] if aux else []
+    return Decoded(feats, main_logits(head, outputs), outputs, aux_outputs, feature_losses)
 
 
 def mean_over_images(
@@ -199,27 +266,25 @@ def mean_over_images(
     return {name: share * value + (1 - share) * second[name] for name, value in first.items()}
 
 
-def supervised_losses(
-    student: Any, logits: Tensor, aux_logits: list[Tensor], samples: SampleList
-) -> dict[str, Tensor]:
+def supervised_losses(student: Any, decoded: Decoded, samples: SampleList) -> dict[str, Tensor]:
     """Losses of labelled images by the student's own decode and auxiliary heads.
 
     Args:
         student: The student.
-        logits: Shape (B, K, h, w).
-        aux_logits: Of each auxiliary head.
+        decoded: What it gave of B images.
         samples: The B samples, with ``gt_sem_seg``.
 
     Returns:
         Scalars named as mmseg does, ``decode.loss_ce``, ``aux_0.loss_ce``.
     """
-    losses = _head_losses(student.decode_head, logits, samples, 'decode')
-    for index, (head, aux) in enumerate(zip(auxiliary_heads(student), aux_logits, strict=True)):
+    losses = _head_losses(student.decode_head, decoded.outputs, samples, 'decode')
+    heads = auxiliary_heads(student)
+    for index, (head, aux) in enumerate(zip(heads, decoded.aux_outputs, strict=True)):
         losses.update(_head_losses(head, aux, samples, f'aux_{index}'))
     return losses
 
 
-def _head_losses(head: Any, logits: Tensor, samples: SampleList, prefix: str) -> dict[str, Tensor]:
+def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> dict[str, Tensor]:
     """Compute a decode head's supervised losses.
 
     Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its accuracy, whose
@@ -227,29 +292,53 @@ def _head_losses(head: Any, logits: Tensor, samples: SampleList, prefix: str) ->
     """
     inner: Any = getattr(head, 'decode_head', head)
     if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
-        losses = inner.loss_by_feat(logits, samples)
+        if isinstance(inner, PIDHead) and 'gt_edge_map' not in samples[0]:
+            raise ValueError(
+                'PIDHead learns edges, which the labelled samples lack: add '
+                "dict(type='GenerateEdge', edge_width=4) to the branch 'sup' of MultiBranch, "
+                'before PackSemiInputs.'
+            )
+        losses = inner.loss_by_feat(outputs, samples)
         return {f'{prefix}.{name}': value for name, value in losses.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
-        logits, size=labels.shape[-2:], mode='bilinear', align_corners=inner.align_corners
+        main_logits(inner, outputs),
+        size=labels.shape[-2:],
+        mode='bilinear',
+        align_corners=inner.align_corners,
     )
     weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
     labels = labels.squeeze(1)
     parts = inner.loss_decode
     losses = {}
     for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
-        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index)
+        options = _loss_options(part, logits, labels, inner.ignore_index)
+        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
         name = f'{prefix}.{part.loss_name}'
         losses[name] = losses[name] + value if name in losses else value
     return losses
 
 
+def _loss_options(part: nn.Module, logits: Tensor, labels: Tensor, ignored: int) -> dict[str, Any]:
+    """What two of mmseg's losses need to be told, which stumble over ignored pixels or a CPU."""
+    if isinstance(part, FocalLoss) and not logits.is_cuda:
+        raise ValueError(
+            "mmseg's FocalLoss takes no maps on the CPU: train on a GPU with the full mmcv, or "
+            'choose another loss_decode.'
+        )
+    if not isinstance(part, CrossEntropyLoss) or part.use_sigmoid or part.class_weight is None:
+        return {}
+    # It would look up the class weight of ignored pixels for its denominator.
+    weights, counted = logits.new_tensor(part.class_weight), labels != ignored
+    return {'avg_factor': (weights[labels.masked_fill(~counted, 0)] * counted).sum()}
+
+
 @torch.no_grad()
-def average_into(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move a teacher towards its student: t <- momentum * t + (1 - momentum) * s.
+def average_into(teacher: nn.Module, student: nn.Module, keep: float) -> None:
+    """Move a teacher towards its student: t <- keep * t + (1 - keep) * s.
 
     Averages every trainable parameter and floating-point buffer in one fused call; integer buffers
-    are copied. ``momentum=0`` copies the student exactly.
+    are copied. ``keep=0`` copies the student exactly.
     """
     pairs: list[tuple[Tensor, Tensor]] = [
         (mean, new)
@@ -258,10 +347,20 @@ def average_into(teacher: nn.Module, student: nn.Module, momentum: float) -> Non
     ]
     buffers = list(zip(teacher.buffers(), student.buffers(), strict=True))
     pairs += [pair for pair in buffers if pair[0].is_floating_point()]
-    torch._foreach_lerp_([mean for mean, _ in pairs], [new for _, new in pairs], 1.0 - momentum)
+    torch._foreach_lerp_([mean for mean, _ in pairs], [new for _, new in pairs], 1.0 - keep)
     for mean, new in buffers:
         if not mean.is_floating_point():
             mean.copy_(new)
+
+
+def fits(weights: Mapping[str, Any], network: nn.Module) -> bool:
+    """Whether weights are a network's: most of the fewer of the two are in both, of one shape."""
+    own = network.state_dict()
+    same = sum(
+        name in own and own[name].shape == getattr(value, 'shape', None)
+        for name, value in weights.items()
+    )
+    return 2 * same > min(len(weights), len(own))
 
 
 def is_copy(teacher: nn.Module, student: nn.Module) -> bool:

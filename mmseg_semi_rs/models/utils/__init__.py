@@ -3,7 +3,13 @@
 
 from .cutmix import CutMix
 from .early_gradients import early_backward
-from .norm import keep_running_statistics
+from .norm import forget_recomputation, keep_running_statistics
 from .renormalise import Renormalise
 
-__all__ = ['CutMix', 'Renormalise', 'early_backward', 'keep_running_statistics']
+__all__ = [
+    'CutMix',
+    'Renormalise',
+    'early_backward',
+    'forget_recomputation',
+    'keep_running_statistics',
+]

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -29,3 +31,32 @@ def keep_running_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def forget_recomputation(model: nn.Module) -> None:
+    """Let batch norm layers not remember what activation checkpointing (``with_cp``) runs again.
+
+    The backward pass repeats the forward one of a checkpointed block, outside of any
+    :func:`keep_running_statistics`, and would move the running statistics by the same images again.
+
+    Args:
+        model: Without a block that checkpoints it is left as it is.
+    """
+    if any(getattr(module, 'with_cp', False) for module in model.modules()):
+        for layer in model.modules():
+            known = _hold in layer._forward_pre_hooks.values()
+            if isinstance(layer, _BatchNorm) and not known:
+                layer.register_forward_pre_hook(_hold)
+                # Recomputation may end in the middle of a layer, by an exception.
+                layer.register_forward_hook(_release, always_call=True)
+
+
+def _hold(layer: Any, _: Any) -> None:
+    if torch._C._current_graph_task_id() != -1:  # within a backward pass
+        layer.held_momentum, layer.momentum = layer.momentum, 0.0
+
+
+def _release(layer: Any, *_: Any) -> None:
+    if hasattr(layer, 'held_momentum'):
+        layer.momentum = layer.held_momentum
+        del layer.held_momentum

@@ -87,6 +87,6 @@ default_hooks = dict(
     pseudo_label_guard=dict(type='PseudoLabelGuardHook'),
 )
 custom_hooks = [
-    dict(type='MeanTeacherHook', momentum=0.996),
+    dict(type='MeanTeacherHook', momentum=0.004),
     dict(type='PseudoLabelStatsHook', interval=20),
 ]

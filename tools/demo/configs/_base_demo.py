@@ -130,6 +130,6 @@ default_hooks = dict(
     visualization=dict(draw=False),
 )
 custom_hooks = [
-    dict(type='MeanTeacherHook', momentum=0.98),
+    dict(type='MeanTeacherHook', momentum=0.02),
     dict(type='PseudoLabelStatsHook', interval=50),
 ]
