@@ -83,6 +83,7 @@ def test_a_command_is_called_as_it_was_started(started):
     assert commands.command('convert') == 'rsseg convert DATASET'
     text = 'python tools/dataset_converters/mars.py a; python tools/vlm_annotate.py b'
     assert as_typed(text) == 'rsseg convert mars a; rsseg annotate b'
+    assert as_typed('python tools/mine.py') == 'python tools/mine.py'  # no command
     assert command_parser('splits', text).format_usage() == 'usage: rsseg splits [-h]\n'
     started('-m', '-m', 'mmseg_semi_rs', 'train')
     assert commands.command('train') == 'python -m mmseg_semi_rs train'

@@ -101,6 +101,17 @@ def test_imports_point_downwards(layer):
         assert not above, f'{path.relative_to(ROOT)} imports {above}'
 
 
+@pytest.mark.parametrize('layer', sorted(set(LAYERS) - {'classes', 'utils', 'structures'}))
+def test_what_imports_openmmlab_mends_it_first(layer):
+    """The commands, and processes that they start, do not import the whole package first."""
+    libraries = re.compile(r'^(?:from|import) (?:mmseg|mmcv)\b', re.MULTILINE)
+    files = [path.read_text(encoding='utf-8') for path in (PACKAGE / layer).rglob('*.py')]
+    if any(libraries.search(text) for text in files):
+        parsed = ast.parse((PACKAGE / layer / '__init__.py').read_text(encoding='utf-8'))
+        first = next(node for node in parsed.body if isinstance(node, ast.Import | ast.ImportFrom))
+        assert ast.unparse(first) == 'from .. import compat'
+
+
 def test_one_custom_imports_line_registers_everything():
     """And no library of models is imported for that, unless mmseg or mmengine do."""
     code = (

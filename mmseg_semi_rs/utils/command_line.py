@@ -43,7 +43,8 @@ def as_typed(text: str | None) -> str:
     names = {file: name for name, (file, _) in COMMANDS.items()}
 
     def typed(match: re.Match[str]) -> str:
-        return command(f'convert {match[2]}' if match[1] else names[match[2]])
+        name = f'convert {match[2]}' if match[1] else names.get(match[2])
+        return match[0] if name is None else command(name)
 
     return re.sub(r'python tools/(dataset_converters/)?(\w+)\.py', typed, text or '')
 
