@@ -12,7 +12,7 @@ WORKERS ?= 2
 help:
 	@echo 'make install  .venv with the tested versions and this package (editable)'
 	@echo 'make demo     train, evaluate and draw on fabricated aerial scenes, on the CPU'
-	@echo 'make demo-co2s the same with two students that teach each other'
+	@echo 'make demo-co2s the same with two students that start from CLIP and DINOv2 and teach each other'
 	@echo 'make demo-semiearth the same with pseudo labels that a small CLIP purifies'
 	@echo 'make demo-teachers train the stand-ins for DINOv2 and CLIP again (within an hour)'
 	@echo 'make test     linters, types and all tests'
@@ -49,7 +49,7 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py
 
 demo-co2s: $(STAMP)
-	$(BIN)/python tools/demo.py --methods co2s-supervised co2s co2s-all --out work_dirs/demo_co2s
+	$(BIN)/python tools/demo.py --methods supervised co2s-supervised co2s co2s-all --out work_dirs/demo_co2s
 
 demo-semiearth: $(STAMP)
 	$(BIN)/python tools/demo.py --methods supervised fixmatch semiearth all --out work_dirs/demo_semiearth

@@ -14,7 +14,8 @@
    Small stand-ins for DINOv2 and CLIP know hundreds of other places (tools/make_demo_teachers.py);
    they lie in tools/demo/configs/teachers. RS-MTDF distils them; SemiEarth asks the CLIP about
    pseudo labels.
-   With --methods co2s-supervised co2s co2s-all: two students that teach each other.
+   With --methods supervised co2s-supervised co2s co2s-all: two students that start from the
+   stand-ins and teach each other.
    With --methods supervised fixmatch semiearth all: what the CLIP does to the pseudo labels of
    FixMatch, counted and on a page.
 3. Validates all on scenes that none has seen, prints a table and draws a picture.
@@ -52,10 +53,11 @@ METHODS = {
     'rsmtdf': ('RS-MTDF', 'rsmtdf_potsdam_3-32'),
     'semiearth': ('SemiEarth', 'semiearth_potsdam_3-32'),
     'all': ('all labels', 'supervised_potsdam_all'),
-    'co2s-supervised': ('supervised', 'co2s_supervised_potsdam_3-32'),
+    'co2s-supervised': ('labels alone, same start', 'co2s_supervised_potsdam_3-32'),
     'co2s': ('Co2S', 'co2s_potsdam_3-32'),
     'co2s-all': ('all labels', 'co2s_supervised_potsdam_all'),
 }
+WITH_STAND_INS = {'rsmtdf', 'semiearth', 'co2s-supervised', 'co2s', 'co2s-all'}
 BY_NAME = 'CLIP by name'
 FULL = dict(train=32, val=8, size=256, tile=128)
 QUICK = dict(train=11, val=1, size=256, tile=128)  # of 44 tiles 4 are labelled: one scene
@@ -166,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tiles = shown_tiles(dataset)
         maps = {run.title: predict(run, tiles) for run in few[:1] + few[1:][-1:]}
         by_name: np.ndarray | None = None
-        if {'rsmtdf', 'semiearth'} & set(args.methods):
+        if WITH_STAND_INS & set(args.methods):
             verifier = Config.fromfile(CONFIGS / 'semiearth_potsdam_3-32.py').purify.verifier
             verifier.checkpoint = str(ROOT / verifier.checkpoint)
             every = range(len(dataset))
@@ -203,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = ['--out', out / f'audit_{run.folder.name}', '--tiles', '1000']
         words = [configs['semiearth'], run.checkpoint, *where]
         print(run_tool('audit_purification', *words, options=places['semiearth']))
-    if {'rsmtdf', 'semiearth'} & set(args.methods):
+    if WITH_STAND_INS & set(args.methods):
         console.print(
             'The stand-ins for foundation models know hundreds of other places that were '
             'fabricated like these: how much they help says nothing about real images.'

@@ -3,7 +3,7 @@
 _base_ = './co2s_potsdam_3-32.py'
 
 train_dataloader = dict(
-    batch_size=4,
-    sampler=dict(batch_size=4, source_ratio=[1, 0]),
+    batch_size=2,
+    sampler=dict(batch_size=2, source_ratio=[1, 0]),
     dataset=dict(unlabelled=None),
 )
