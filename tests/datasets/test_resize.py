@@ -26,6 +26,19 @@ def test_shrinking_is_pillows_and_labels_are_mmsegs():
     assert steps[0] < 0.8 * steps[1]
 
 
+def test_bands_are_resized_alike_however_many_there_are():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 60, 5), np.uint8)
+    resize = TRANSFORMS.build(dict(type='AntialiasedResize', scale=(30, 20), keep_ratio=True))
+    five = resize(dict(img=image))['img']
+    assert five.shape == (20, 30, 5)
+    three = resize(dict(img=np.ascontiguousarray(image[..., 1:4])))['img']
+    np.testing.assert_array_equal(five[..., 1:4], three)
+    one = resize(dict(img=np.ascontiguousarray(image[..., :1])))
+    np.testing.assert_array_equal(one['img'], five[..., :1])
+    assert one['img_shape'][:2] == (20, 30)
+
+
 def test_enlarging_is_mmsegs():
     _, result = resized((90, 60))
     _, stock = resized((90, 60), 'Resize')

@@ -30,9 +30,17 @@ class AntialiasedResize(Resize):
         if self.keep_ratio:
             scale = mmcv.rescale_size(size, scale)
         shrinks = min(new / old for new, old in zip(scale, size, strict=True)) < 1
-        backend = self.backend
-        self.backend = 'pillow' if shrinks and image.dtype == np.uint8 else backend
-        try:
+        if not shrinks or image.dtype != np.uint8:
             super()._resize_img(results)
+            return
+        whole = image.ndim == 2 or image.shape[2] == 3  # what Pillow takes as one picture
+        parts = [image] if whole else [image[..., band] for band in range(image.shape[2])]
+        backend, self.backend = self.backend, 'pillow'
+        try:
+            for index, part in enumerate(parts):
+                results['img'] = np.ascontiguousarray(part)
+                super()._resize_img(results)
+                parts[index] = results['img']
         finally:
             self.backend = backend
+        results['img'] = parts[0] if whole else np.stack(parts, axis=-1)
