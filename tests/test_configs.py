@@ -211,9 +211,10 @@ def sizes_agree(leaf: Leaf) -> None:
         scale = (512, 512)
         if leaf.method == 'co2s':
             scale = (1024, 1024) if leaf.data == 'loveda' else (2048, 512)
-        assert resize == dict(
-            type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True
-        )
+        wanted = dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True)
+        if leaf.method != 'co2s' or leaf.data == 'loveda':  # whose releases shrink by Pillow
+            wanted['resize_type'] = 'AntialiasedResize'
+        assert resize == wanted
         assert crop == dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=1.0)
         assert flip == dict(type='RandomFlip', prob=0.5)
     preprocessor = cfg.model.data_preprocessor

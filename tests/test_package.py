@@ -2,6 +2,8 @@
 """The package as a whole: imports, registration, packaging."""
 
 import ast
+import functools
+import json
 import re
 import subprocess
 import sys
@@ -134,20 +136,28 @@ def test_one_custom_imports_line_registers_everything():
     assert outcome.returncode == 0, outcome.stderr[-2000:]
 
 
-def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Run setup.py with a setuptools that only listens."""
-    setuptools = pytest.importorskip('setuptools')
-    caught: dict = {}
-    monkeypatch.setattr(setuptools, 'setup', lambda **arguments: caught.update(arguments))
-    source = (ROOT / 'setup.py').read_text(encoding='utf-8')
-    exec(compile(source, ROOT / 'setup.py', 'exec'), {'__file__': str(ROOT / 'setup.py')})
-    return caught
+@functools.cache
+def setup_arguments() -> dict:
+    """Run setup.py with a setuptools that only listens, in a process that knows no distutils."""
+    pytest.importorskip('setuptools')
+    code = (
+        'import json, setuptools\n'
+        'told = {}\n'
+        'setuptools.setup = lambda **arguments: told.update(arguments)\n'
+        "source = open('setup.py', encoding='utf-8').read()\n"
+        "exec(compile(source, 'setup.py', 'exec'), {'__file__': 'setup.py', '__name__': 'setup'})\n"
+        "del told['cmdclass']\n"
+        'print(json.dumps(told))\n'
+    )
+    outcome = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert outcome.returncode == 0, outcome.stderr
+    return json.loads(outcome.stdout)
 
 
-def test_setup_offers_the_extras_and_requires_no_openmmlab_family(monkeypatch):
+def test_setup_offers_the_extras_and_requires_no_openmmlab_family():
     from packaging.requirements import Requirement
 
-    arguments = setup_arguments(monkeypatch)
+    arguments = setup_arguments()
     assert arguments['version'] == mmseg_semi_rs.__version__
     extras = {'mmlab', 'vlm', 'geo', 'onnx', 'weights', 'test', 'docs', 'dev'}
     assert set(arguments['extras_require']) == extras
@@ -163,10 +173,10 @@ def test_setup_offers_the_extras_and_requires_no_openmmlab_family(monkeypatch):
 
 
 @pytest.mark.parametrize('python', ['3.10', '3.11', '3.12', '3.13'])
-def test_constraints_pin_each_requirement_once_inside_its_range(monkeypatch, python):
+def test_constraints_pin_each_requirement_once_inside_its_range(python):
     from packaging.requirements import Requirement
 
-    arguments = setup_arguments(monkeypatch)
+    arguments = setup_arguments()
     lines = (ROOT / 'requirements' / 'constraints.txt').read_text(encoding='utf-8').splitlines()
     pins: dict[str, str] = {}
     for line in lines:

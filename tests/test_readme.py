@@ -62,17 +62,18 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
     }
     lines = commands(PAGE)
     named = [line.split()[3] for line in lines]
-    assert named == ['init', 'train', 'predict', 'report', 'export']
+    assert named == ['suggest', 'init', 'train', 'predict', 'report', 'export']
     # The first page has the same commands, with fewer options.
     short = [line.split() for line in commands(README) if 'mmseg_semi_rs' in line]
-    assert [line[3] for line in short] == named[:3]
+    assert [line[3] for line in short] == named[:4]
     for line, whole in zip(short, lines, strict=False):
         assert set(line) <= set(whole.split()), line
-    lines[0] += ' --iters 4'
+    lines[1] += ' --iters 4'
     outcome = subprocess.run(
         ['bash', '-euc', '\n'.join(lines)], cwd=tmp_path, env=env, capture_output=True, text=True
     )
     assert outcome.returncode == 0, outcome.stdout[-1500:] + outcome.stderr[-1500:]
+    assert len((tmp_path / 'suggested' / 'suggested.txt').read_text().split()) == 20
     assert len(list((tmp_path / 'maps').glob('*_preview.png'))) == 20
     assert len(list((tmp_path / 'maps').glob('*[0-9].png'))) == 20
     assert (tmp_path / 'report.html').stat().st_size > 10_000

@@ -20,10 +20,10 @@ def progress_bar(console: Console | None = None, transient: bool = True) -> Prog
 
     Args:
         console: Where it is drawn. Defaults to the standard error.
-        transient: Whether it vanishes when it is done.
+        transient: Whether it vanishes when it is done; else its last state is left.
 
     Returns:
-        A context manager; nothing is drawn where the console is no terminal.
+        A context manager; a transient one draws nothing where the console is no terminal.
     """
     console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     return Progress(
@@ -33,7 +33,7 @@ def progress_bar(console: Console | None = None, transient: bool = True) -> Prog
         TimeRemainingColumn(),
         console=console,
         transient=transient,
-        disable=not console.is_terminal,
+        disable=transient and not console.is_terminal,
     )
 
 

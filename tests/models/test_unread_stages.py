@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 import mmseg_semi_rs  # noqa: F401
-from mmseg_semi_rs.models import MeanTeacherSegmentor
+from mmseg_semi_rs.models import MeanTeacherSegmentor, SemiDataPreprocessor
 from mmseg_semi_rs.models.backbones import drop_unread_stages, unread_tensors
 from mmseg_semi_rs.models.segmentors.student import build_student, last_level_read
 
@@ -77,6 +77,8 @@ BACKBONES = {
 EACH = pytest.mark.parametrize('name', BACKBONES)
 SIZE = 112
 
+PREPROCESSOR = SemiDataPreprocessor(size=(64, 64))
+
 
 def config(name: str, levels: int = 2) -> dict:
     backbone, channels, _ = BACKBONES[name]
@@ -100,7 +102,7 @@ def whole_and_cut(name: str, levels: int = 2) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     whole = MODELS.build(config(name, levels))
     whole.init_weights()
-    cut = build_student(config(name, levels), 'the test')
+    cut = build_student(config(name, levels), 'the test', PREPROCESSOR)
     cut.load_state_dict(whole.state_dict())  # strict
     return whole.eval(), cut.eval()
 
@@ -170,7 +172,7 @@ def test_pretrained_file_of_mmseg_loads_through_init_cfg(tmp_path):
     torch.save(whole.backbone.state_dict(), tmp_path / 'resnet.pth')
     cfg = config('ResNet')
     cfg['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=str(tmp_path / 'resnet.pth'))
-    student = build_student(cfg, 'the test')
+    student = build_student(cfg, 'the test', PREPROCESSOR)
     student.init_weights()
     for key, value in student.backbone.state_dict().items():
         assert torch.equal(value, whole.backbone.state_dict()[key])
@@ -179,7 +181,7 @@ def test_pretrained_file_of_mmseg_loads_through_init_cfg(tmp_path):
 @EACH
 def test_nothing_changes_where_the_last_level_is_read(name):
     levels = len(BACKBONES[name][1])
-    student = build_student(config(name, levels), 'the test')
+    student = build_student(config(name, levels), 'the test', PREPROCESSOR)
     assert not unread_tensors(student.backbone)
     whole = MODELS.build(config(name, levels))
     assert student.state_dict().keys() == whole.state_dict().keys()
@@ -192,7 +194,7 @@ def test_frozen_stages_behind_the_cut_do_no_harm(name, frozen_stages):
     if name in ('MixVisionTransformer', 'DINOv2'):
         pytest.skip('has no frozen_stages')
     cfg['backbone']['frozen_stages'] = frozen_stages
-    student = build_student(cfg, 'the test')
+    student = build_student(cfg, 'the test', PREPROCESSOR)
     assert student.train() is student
     weights = student.backbone.named_parameters()
     free = [key for key, weight in weights if weight.requires_grad and 'norm' not in key]
@@ -225,7 +227,7 @@ def test_a_head_around_another_reads_what_that_one_reads():
     cfg['decode_head'] = dict(
         type='MultiTeacherDistillHead', decode_head=cfg['decode_head'], teachers=dict(clip=teacher)
     )
-    student = build_student(cfg, 'the test')
+    student = build_student(cfg, 'the test', PREPROCESSOR)
     assert last_level_read(student) == 1
     assert student.backbone.res_layers == ['layer1', 'layer2']
     assert len(student.extract_feat(torch.randn(1, 3, 64, 64))) == 2

@@ -172,7 +172,7 @@ def write_unimatch(tiny: Path) -> Path:
 
 
 def assert_alive(runner: Any, begin: int = 0) -> None:
-    """Make sure that no loss of a training was zero in most steps: a test of it shows little then.
+    """Make sure that no loss of a training was zero in most steps, which would show little.
 
     Args:
         runner: After the training; a resumed one has the losses before, too.
@@ -186,7 +186,7 @@ def assert_alive(runner: Any, begin: int = 0) -> None:
     }
     assert len(losses) > 2
     for name, values in losses.items():
-        assert (values[begin:] != 0).mean() > 0.5, f'{name}: {values}'
+        assert (values[begin:] != 0).mean() >= 0.5, f'{name}: {values}'
 
 
 def load_tool(name: str) -> ModuleType:
