@@ -185,7 +185,7 @@ class ReleasedPolicy:
     ``mismatch_max_conf``, y := v and c := s; else c := a c + (1 - a) q with a = c / tau. The weight
     is [c >= conf_thresh]. As P is a softmax of constants, s is at most 0.72, so that no modified
     pixel ever passes a gate above that; it also "sees" every pixel of every image with fewer than
-    ten classes, whatever was found there.
+    ten classes, whatever was found there; the release leaves an image without any box alone.
 
     Args:
         tau (float): Defaults to 0.7.
