@@ -3,10 +3,9 @@
 
 Releases number the windows of an image from 1, row by row, or number all tiles of a data set. Our
 tiles carry their coordinates, so a number is found again from the grid that the data set spans,
-even where single tiles are absent. The numbers follow row-major order, and
-running numbers the natural order of the images, which the manifest repeats; the seed by which the
-releases drew them was not published. The
-lists of GID-15 tell row and column, counted from 0.
+even where single tiles are absent. The numbers follow row-major order, and running numbers the
+natural order of the images, which the manifest repeats; the seed by which the releases drew them
+was not published. The lists of GID-15 tell row and column, counted from 0.
 """
 
 from __future__ import annotations
