@@ -48,6 +48,7 @@ def suggest(args: argparse.Namespace) -> None:
     from mmseg_semi_rs.dataprep.splits.draw import scene_of
     from mmseg_semi_rs.rasters.files import list_images
     from mmseg_semi_rs.rasters.reader import RasterToRGB
+    from mmseg_semi_rs.utils.files import read_list, write_atomic
 
     if args.count < 1 or (args.tile or 1) < 1:
         raise ValueError(f'--count {args.count} and --tile {args.tile} must be at least 1.')
@@ -67,8 +68,7 @@ def suggest(args: argparse.Namespace) -> None:
     to_rgb = predictor.to_rgb if predictor else RasterToRGB(args.bands)
     tiles = suggestion.list_candidates(found, args.tile, to_rgb)
     names = {tile.name: index for index, tile in enumerate(tiles)}
-    listed = args.labelled.read_text(encoding='utf-8').split('\n') if args.labelled else []
-    known = [line.strip() for line in listed if line.strip()]
+    known = read_list(args.labelled) if args.labelled else []
     unknown = [name for name in known if name not in names]
     if unknown:
         raise ValueError(f'{args.labelled} names {unknown[0]}, which is none of the tiles.')
@@ -79,8 +79,6 @@ def suggest(args: argparse.Namespace) -> None:
         features, scenes, args.count, [names[name] for name in known], needs
     )
     best = [tiles[index] for index in chosen]
-    from mmseg_semi_rs.utils.files import write_atomic
-
     write_atomic(args.out / 'suggested.txt', ''.join(f'{tile.name}\n' for tile in best).encode())
     written = [args.out / 'suggested.txt']
     written.append(suggestion.write_contact_sheet(best, to_rgb, args.out / 'suggested.png'))

@@ -1,11 +1,15 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Which tiles a person should label."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from mmseg_semi_rs.apis.suggestion import choose_tiles
+from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_needs
+from mmseg_semi_rs.rasters.reader import RasterToRGB
 from tests.tools.tiny_training import load_tool
 
 
@@ -59,6 +63,26 @@ def images(tmp_path):
             path = tmp_path / 'images' / f's{scene}_{index}.png'
             Image.fromarray(pixels.astype(np.uint8)).save(path)
     return tmp_path / 'images'
+
+
+def test_doubt_and_rare_classes_are_needs(images):
+    """Entropy of each pixel over the root of its class's predicted share, written out."""
+    found = sorted((path.stem, path) for path in images.iterdir())[:3]
+    tiles = list_candidates(found, None, RasterToRGB())
+    rows = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])  # of all pixels of each tile
+
+    class Network:
+        window, classes, to_rgb, device = 8, ('a', 'b'), RasterToRGB(), torch.device('cpu')
+        seen = 0
+
+        def probabilities(self, windows):
+            self.seen += 1
+            return rows[self.seen - 1][None, :, None, None].expand(1, 2, 8, 8)
+
+    entropy = [-sum(p * math.log(p) for p in row) for row in rows.tolist()]
+    root = [math.sqrt(2 / 3), math.sqrt(2 / 3), math.sqrt(1 / 3)]
+    wanted = np.array([h / r for h, r in zip(entropy, root, strict=True)])
+    np.testing.assert_allclose(tile_needs(tiles, Network()), wanted / wanted.mean(), rtol=1e-5)
 
 
 def test_the_tool_writes_a_list_and_a_picture(images, tmp_path, capsys):
