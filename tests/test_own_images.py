@@ -171,6 +171,13 @@ def test_every_method_is_filled_in_with_the_users_data(project, folder, method):
     assert (cfg.train_cfg.max_iters, cfg.param_scheduler[0].end) == (7, 7)
     assert cfg.val_dataloader.dataset.ann_file == str(lists['held'])
     assert cfg.test_dataloader.dataset.ann_file == str(lists['val'])
+    # Trained at the size that it is evaluated at, on crops of half a tile.
+    assert cfg.model.data_preprocessor.size == (32, 32)
+    for source in filter(None, cfg.train_dataloader.dataset.values()):
+        if isinstance(source, dict):
+            geometry = next(part for part in source.pipeline if part.type == 'TrackGeometry')
+            assert geometry.transforms[0].scale == (64, 64)
+            assert geometry.transforms[1].crop_size == (32, 32)
     supervised = cfg.train_dataloader.dataset.unlabelled is None
     assert supervised == ('supervised' in method or method == 'verifier')
     for backbone in backbones(cfg.model):
