@@ -37,7 +37,7 @@ class TeacherStudentValLoop(ValLoop):
         """Validate.
 
         Returns:
-            dict[str, float]: The metrics, see the class.
+            The metrics, see the class.
         """
         phase = 'test' if self.runner._test_loop is self else 'val'
         self.runner.call_hook(f'before_{phase}')
