@@ -493,13 +493,15 @@ ${resize}        dict(type='RandomCrop', crop_size=crop_size),
 )
 # of the strong views: 'published', 'mild' or 'geometric'
 photometry = [dict(type='Photometry', strength='${photometry}')]
+# probability that a labelled mask's boundaries are moved a little, as by another person's hand
+label_warp = dict(type='LabelWarp', prob=0.0)
 branches = ${branches}
 labelled_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='AddValidMask'),
     geometry,
-    dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')]),
+    dict(type='MultiBranch', branch_field=branches, sup=[label_warp, dict(type='PackSemiInputs')]),
 ]
 unlabelled_pipeline = [
     dict(type='LoadImageFromFile'),
