@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from ..utils.commands import resources
+from ..utils.errors import one_line
 from ..utils.files import held
 from .checkpoints import checkpoints_of, find_checkpoint
 from .config_check import check_config
@@ -96,18 +97,18 @@ def load_config(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'
         ) from error
     except (SyntaxError, NameError, KeyError, OSError, TypeError, AttributeError) as error:
-        reason = ' '.join(str(error).split())
         raise ValueError(
-            f'The config {path} cannot be read ({type(error).__name__}: {reason}): correct it.'
+            f'The config {path} cannot be read ({type(error).__name__}: {one_line(error)}): '
+            'correct it.'
         ) from error
     if options:
         try:
             cfg.merge_from_dict(dict(options))
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            reason = ' '.join(str(error).split())
             raise ValueError(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
-                f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
+                f'{path} ({one_line(error)}): use the dotted keys of the config, '
+                'list entries by number.'
             ) from error
     check_config(path, cfg, options)
     if work_dir is not None:

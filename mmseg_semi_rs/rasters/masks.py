@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from ..utils.errors import one_line
 from .place import Place, is_annotated, misfit, place_of, warp
 from .reader import RasterInfo, open_raster, raster_info
 
@@ -187,8 +188,7 @@ def _read_picture(path: Path) -> Mask:
             pixels = np.asarray(image.convert('RGB') if lossy or _has_colours(mode) else image)
             valid = np.asarray(image)[..., -1] > 0 if mode in ('RGBA', 'LA') else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
+        raise ValueError(f'{path} cannot be read ({one_line(error)}): replace the file.') from error
     if mode == 'LA':
         pixels = pixels[..., 0]
     grey = pixels.ndim == 3 and not lossy and bool((pixels == pixels[..., :1]).all())
@@ -239,7 +239,7 @@ def _read_raster(path: Path) -> Mask:
             bands = raster.read()
             declared, valid, place = _told(raster)
         except Exception as error:  # GDAL's own errors, of many kinds
-            reason = ' '.join(str(error.__cause__ or error).split())
+            reason = one_line(error.__cause__ or error)
             raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
         try:
             table = raster.colormap(1)

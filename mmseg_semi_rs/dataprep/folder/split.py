@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...rasters.place import Place, overlapping
-from ...rasters.windows import parse_tile_name
-from ..splits.draw import group_by_scene
+from ...rasters.windows import overlap, parse_tile_name
+from ..splits.draw import check_scene_regex, group_by_scene
 
 VAL_PERCENT = 20
 
@@ -232,13 +232,7 @@ def _pattern(
 ) -> tuple[str, str]:
     """A pattern that finds the scene in a name, and why."""
     if wanted is not None:
-        try:
-            re.compile(wanted)
-        except re.error as error:
-            raise ValueError(
-                f'--scene-regex {wanted!r} is no regular expression ({error}).'
-            ) from error
-        return wanted, f'scenes are what {wanted!r} finds in the names'
+        return check_scene_regex(wanted), f'scenes are what {wanted!r} finds in the names'
     stems = {parse_tile_name(name)[0] for name in names}
     every = stems | {parse_tile_name(name)[0] for name in unlabelled}
     for parts in range(1, _MAX_PARTS + 1):
@@ -306,7 +300,7 @@ def _at_one_end(
     val = [name for name in labelled if boxes[name][axis] >= limit]
 
     def apart(name: str) -> bool:
-        return name not in boxes or not any(_overlap(boxes[name], boxes[other]) for other in val)
+        return name not in boxes or not any(overlap(boxes[name], boxes[other]) for other in val)
 
     rest = [name for name in labelled if name not in val]
     train = [name for name in rest if apart(name)]
@@ -325,13 +319,4 @@ def _at_one_end(
         sorted({*rest, *unlabelled} - {*train, *free}),
         f'{what} {ends[axis]} end is validated on',
         1,
-    )
-
-
-def _overlap(first: _Box, second: _Box) -> bool:
-    return (
-        first[0] < second[2]
-        and second[0] < first[2]
-        and first[1] < second[3]
-        and second[1] < first[3]
     )

@@ -11,12 +11,13 @@ from typing import Any
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...utils.errors import RunStoppedError
 from ...utils.files import write_atomic
+from ...utils.runner import logger_interval
 from ..checkpoints import LAST, check_resumable, check_start, find_checkpoint
 from ..data_checks import image_lists
 from ..launch import leave_process_group
@@ -242,8 +243,7 @@ class SafeCheckpointHook(CheckpointHook):
         """Whether a signal came, of several processes to any; asked as seldom as losses are."""
         if get_world_size() == 1:
             return self._signals.received is not None
-        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-        if not self.every_n_train_iters(runner, min(intervals, default=1)):
+        if not self.every_n_train_iters(runner, logger_interval(runner)):
             return False
         self._signals.agree(next(runner.model.parameters()).device)
         return self._signals.received is not None

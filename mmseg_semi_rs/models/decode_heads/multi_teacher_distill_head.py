@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..data_preprocessor import stack_valid
 from ..losses import RankSum
+from ..utils import read_cfg
 from ..utils.renormalise import image_statistics
 from .decode_head_wrapper import DecodeHeadWrapper
 from .distill_features import DistillFeatures
-from .distill_options import BRANCHES, DistillLossOptions, only, positive_int, weights_by_name
+from .distill_options import BRANCHES, DistillLossOptions, positive_int, weights_by_name
 from .feature_distillation import masked_feature_mse, normalise_target, valid_tokens
 from .translators import TokenProjection, TokenTranslator, resample_tokens
 
@@ -145,12 +146,12 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         if image_stats:
             for teacher in self.teachers.values():
                 teacher.bind_source(image_stats['mean'], image_stats['std'])
-        weights = only(fusion or {}, {'weights': None}, 'fusion')['weights']
+        weights = read_cfg(fusion, {'weights': None}, 'fusion')['weights']
         self.fusion_weights = weights_by_name(weights, list(self.teachers))
         self.student_weight = self.fusion_weights.pop('student')
         self._check_roles()
         width = self.deepest_channels
-        hidden = only(translator or {}, {'hidden': 1024}, 'translator')['hidden']
+        hidden = read_cfg(translator, {'hidden': 1024}, 'translator')['hidden']
         hidden = positive_int(hidden, 'translator.hidden')
         self.translators = nn.ModuleDict(
             {

@@ -22,7 +22,7 @@ from ...structures import PseudoLabel
 from ..gates import FixedGate
 from ..losses import RankSum, consistency_loss, stability_loss, stability_ramp, taught_pixels
 from ..protocols import RatioSampler
-from ..utils import Renormalise, early_backward, keep_running_statistics
+from ..utils import Renormalise, early_backward, keep_running_statistics, read_cfg
 from ..utils.fusion import FUSIONS, fuse, fuse_logits
 from .semi_segmentor import SemiBatch, SemiSegmentor, SemiSettings, check_weight
 from .strong_views import StrongView, draw_views, perturb_features
@@ -33,7 +33,6 @@ from .student import (
     forward_student,
     main_logits,
     make_teacher,
-    read_cfg,
     upsample,
 )
 

@@ -20,7 +20,7 @@ from ..data_preprocessor import stack_valid
 from ..gates import Gate, build_gate
 from ..losses import RankSum
 from ..protocols import AverageUpdater, Purifier
-from ..utils import CutMix
+from ..utils import CutMix, read_cfg
 from .schedule import UnsupervisedSchedule, check_burn_in
 from .strong_views import StrongView, draw_views, loss_of_views
 from .student import (
@@ -29,7 +29,6 @@ from .student import (
     average_into,
     decode_in_eval,
     fits,
-    read_cfg,
     refuse_misplaced,
     supervised_losses,
     upsample,

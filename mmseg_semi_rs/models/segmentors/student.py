@@ -61,24 +61,6 @@ def _take(outputs: Any, rows: slice) -> Any:
     return [_take(output, rows) for output in outputs]
 
 
-def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Fill in defaults, and refuse keys that nothing would read.
-
-    Args:
-        cfg: What the user gave.
-        defaults: All keys with their defaults.
-        name: Where the user gave it, for the message.
-
-    Raises:
-        ValueError: If there is a key without a default.
-    """
-    cfg = dict(cfg or {})
-    unknown = sorted(set(cfg) - set(defaults))
-    if unknown:
-        raise ValueError(f'{name} has unknown keys {unknown}; known are {sorted(defaults)}.')
-    return {**defaults, **cfg}
-
-
 _OF_A_STUDENT = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head', 'train_cfg', 'test_cfg'),
     *('pretrained', 'init_cfg'),
