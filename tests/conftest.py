@@ -48,7 +48,7 @@ def fresh_singletons():
 @pytest.fixture(scope='session')
 def browser(tmp_path_factory):
     """One browser for all tests of pages; those that take it are marked ``needs_browser``."""
-    from tests.browser import Browser
+    from tests._support.browser import Browser
 
     with Browser(tmp_path_factory.mktemp('browser')) as opened:
         yield opened

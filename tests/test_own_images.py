@@ -10,7 +10,7 @@ import pytest
 from mmseg.registry import MODELS
 from PIL import Image
 
-from tests.tools.tiny_training import ROOT
+from tests._support.tiny_training import ROOT
 
 CLASSES = ['a', 'b', 'c']
 

@@ -25,7 +25,7 @@ from mmseg_semi_rs.models.gates import build_gate
 from mmseg_semi_rs.models.segmentors.mean_teacher import MeanTeacherSettings
 from mmseg_semi_rs.models.segmentors.schedule import UnsupervisedSchedule
 from mmseg_semi_rs.utils.commands import COMMANDS
-from tests.tools.tiny_training import ROOT
+from tests._support.tiny_training import ROOT
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 FILE = re.compile(r'# ((?:\w+/)+\w+\.py)\n')

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mmseg_semi_rs.engine.hooks import VLMPurifyHook
 from mmseg_semi_rs.purification.store import EvidenceStore
-from tests.engine.test_vlm_purify_hook import COLOURS, config
-from tests.tools.tiny_training import ROOT, run_tool, write_training
+from tests._support.purified_training import COLOURS, config
+from tests._support.tiny_training import ROOT, run_tool, write_training
 
 SEGFORMER = ROOT / 'projects/segformer_distill/configs'
 PURIFY = ROOT / 'projects/vlm_purify/configs'

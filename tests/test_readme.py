@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.tiny_training import ROOT
+from tests._support.tiny_training import ROOT
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 PAGE = (ROOT / 'docs' / 'own_images.md').read_text(encoding='utf-8')
@@ -49,7 +49,7 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
     pytest.importorskip('rasterio')
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    from tests.apis.test_prediction import picture, write_raster
+    from tests._support.rasters import picture, write_raster
 
     own_images(tmp_path)
     write_raster(tmp_path / 'city.tif', picture(200, 150))

@@ -27,7 +27,8 @@ from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
 from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
-from tests.tools.tiny_training import ROOT
+from tests._support.rasters import picture, write_raster
+from tests._support.tiny_training import ROOT
 
 CLASSES = ['red', 'green', 'blue']
 PALETTE = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
@@ -65,12 +66,6 @@ class Colours(Blur):
 def predictor(window=32, model=None, **settings):
     torch.manual_seed(0)
     return Predictor((model or Blur()).eval(), CLASSES, PALETTE, window, **settings)
-
-
-def picture(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
-    return coarse.repeat(4, 0).repeat(4, 1)[:height, :width]
 
 
 def whole(model, image):
@@ -298,23 +293,6 @@ def test_pixels_that_are_no_rgb_are_refused():
 
 
 # Files.
-
-
-def write_raster(path, image, **more):
-    rasterio = pytest.importorskip('rasterio')
-    image = image[..., None] if image.ndim == 2 else image
-    profile = dict(
-        driver='GTiff',
-        height=image.shape[0],
-        width=image.shape[1],
-        count=image.shape[2],
-        dtype=str(image.dtype),
-        crs='EPSG:32633',
-        transform=rasterio.Affine(0.5, 0.1, 400000, 0.1, -0.5, 5800000),
-    )
-    with rasterio.open(path, 'w', **{**profile, **more}) as raster:
-        raster.write(image.transpose(2, 0, 1))
-    return path
 
 
 def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):

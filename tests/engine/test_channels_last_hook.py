@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mmseg_semi_rs.engine.hooks import ChannelsLastHook
 from mmseg_semi_rs.models import FrozenTeacher
-from tests.models.tiny import CLASSES, SIZE, samples, total
-from tests.tools.tiny_training import assert_alive, run_tool, write_dual, write_training
+from tests._support.networks import CLASSES, SIZE, samples, total
+from tests._support.tiny_training import assert_alive, run_tool, write_dual, write_training
 
 HOOK = dict(type='ChannelsLastHook')
 

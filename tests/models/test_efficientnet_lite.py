@@ -18,16 +18,15 @@ from mmseg_semi_rs.models import MeanTeacherSegmentor
 from mmseg_semi_rs.models.backbones import EfficientNetLite, efficientnet_lite
 from mmseg_semi_rs.models.segmentors.student import average_into
 from mmseg_semi_rs.models.weights import load_pretrained
-
-from . import fabricate
-from .tiny import CLASSES, SIZE, samples, total
+from tests._support import weight_files
+from tests._support.networks import CLASSES, SIZE, samples, total
 
 ARCHS = pytest.mark.parametrize('arch', ['lite0', 'lite1', 'lite2'])
 
 
 def package_tensors(arch: str) -> dict[str, Tensor]:
     """The tensors of a package with made-up values under which features stay finite."""
-    tensors = fabricate.fill(fabricate.lite_package(arch))
+    tensors = weight_files.fill(weight_files.lite_package(arch))
     for name in tensors:
         if name.endswith('running_var'):
             tensors[name] = tensors[name].abs() + 0.5
@@ -96,7 +95,7 @@ def test_I1_file_of_the_installed_package_is_loaded_bit_by_bit(arch):
     path = installed(arch)
     backbone = loaded(arch=arch, checkpoint='imagenet')
     stored = torch.load(path, weights_only=True)
-    assert {n: tuple(v.shape) for n, v in stored.items()} == fabricate.lite_package(arch)
+    assert {n: tuple(v.shape) for n, v in stored.items()} == weight_files.lite_package(arch)
     reference = timm_reference(arch, stored, out_indices=(1, 2, 3, 4))
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, reference.state_dict()[name]), name

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine import launch
 from mmseg_semi_rs.utils.command_line import Faults
-from tests.tools.tiny_training import ROOT, run_here, run_tool, write_dual, write_training
+from tests._support.tiny_training import ROOT, run_here, run_tool, write_dual, write_training
 
 
 @pytest.fixture(scope='module')

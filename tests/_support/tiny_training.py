@@ -8,12 +8,15 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
@@ -169,6 +172,30 @@ def write_unimatch(tiny: Path) -> Path:
     config = tiny.with_name('unimatch.py')
     config.write_text(UNIMATCH)
     return config
+
+
+def config(path: Path, work_dir: Path, iters: int = 6, **options: Any) -> Config:
+    """Read a config for so many steps, with dropout and a checkpoint every third step."""
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
+    cfg.train_cfg.update(max_iters=iters, val_interval=1000)
+    cfg.model.semi_train_cfg.conf_thresh = 0.0  # so untrained networks keep labels at all
+    cfg.param_scheduler.update(end=100)
+    if 'students' in cfg.model:  # else a shorter training would have another ramp
+        cfg.model.semi_train_cfg.stability = dict(ramp=0.0)
+    cfg.default_hooks.checkpoint.interval = 3
+    for student in [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values():
+        student.decode_head.dropout_ratio = 0.3
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def train(cfg: Config) -> tuple[Runner, list[float]]:
+    """Train; the runner, and the loss of each step."""
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner, list(runner.message_hub.get_scalar('train/loss').data[0])
 
 
 def assert_alive(runner: Any, begin: int = 0) -> None:
