@@ -162,12 +162,17 @@ class Popen:
 
 
 def run(
-    words: list[str], cwd: Path, env: dict[str, str] | None = None, **text: bool
+    words: list[str],
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    stdout: IO[Any] | None = None,
+    **more: Any,
 ) -> subprocess.CompletedProcess[str]:
     """As that of subprocess; what it prints to either stream stands in both."""
-    with tempfile.NamedTemporaryFile('r') as out:
-        process = Popen(words, stdout=out, stderr=out, cwd=cwd, env=env)
+    with tempfile.NamedTemporaryFile('r') as taken:
+        out = stdout or taken
+        process = Popen(words, stdout=out, stderr=out, cwd=cwd or Path.cwd(), env=env)
         code = process.wait()
         process.kill()
-        printed = out.read()
+        printed = taken.read()
     return subprocess.CompletedProcess(words, -1 if code is None else code, printed, printed)

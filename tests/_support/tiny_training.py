@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from mmengine.visualization import Visualizer
 from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from tests._support.processes import ROOT, free_port
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -237,27 +236,17 @@ def run_here(name: str, *arguments: object) -> None:
     load_tool(name).main([str(argument) for argument in arguments])
 
 
-def run_tool(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a tool of the repository in a folder, with one thread.
-
-    Args:
-        *command: ``'tools/train.py'`` or ``'bash', 'tools/dist_train.sh'``, then its arguments.
-        folder: Working directory.
-    """
-    words = [str(word) for word in command]
-    shell = words[:1] == ['bash']
-    tool = ROOT / words[1 if shell else 0]
-    rest = words[2 if shell else 1 :]
-    with socket.socket() as probe:  # a port that nobody listens on
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+def run_shell(tool: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run one of ``tools/*.sh`` in a folder, with one thread."""
     env = {
         **os.environ,
-        'PORT': str(port),
+        'PORT': str(free_port()),
         'OMP_NUM_THREADS': '1',
-        'PYTHON': sys.executable,
+        'PYTHON': os.environ.get('PYTHON', sys.executable),
         'PYTHONPATH': str(ROOT),
         'CUDA_VISIBLE_DEVICES': '',
     }
-    start = ['bash', str(tool)] if shell else [sys.executable, str(tool)]
-    return subprocess.run([*start, *rest], cwd=folder, env=env, capture_output=True, text=True)
+    start = ['bash', str(ROOT / 'tools' / f'{tool}.sh')]
+    return subprocess.run(
+        [*start, *map(str, words)], cwd=folder, env=env, capture_output=True, text=True
+    )

