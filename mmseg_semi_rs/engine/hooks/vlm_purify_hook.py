@@ -276,13 +276,7 @@ class VLMPurifyHook(Hook):
             self.source.begin_step(runner.iter, paths)
 
     @step_part('purification')
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Log what was done."""
         if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
             return
