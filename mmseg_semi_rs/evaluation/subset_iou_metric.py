@@ -150,6 +150,8 @@ class SubsetIoUMetric(IoUMetric):
         ['building', 'tree']
     """
 
+    default_prefix = ''  # keys are plain; mmengine warns of None
+
     def __init__(
         self,
         mean_over: Sequence[str] | None = None,
