@@ -10,7 +10,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from ..classes import distinct_colours
+from ..classes import class_colours
 from ..rasters.files import composed, list_images
 from ..utils.files import read_text
 
@@ -28,7 +28,7 @@ class FolderDataset(BaseSegDataset):
         classes (Sequence[str], optional): Names in the order of their ids. Defaults to those of
             ``metainfo``.
         palette (Sequence[Sequence[int]], optional): RGB of each class, 0 to 255. Defaults to that
-            of ``metainfo``, else to colours that are easily told apart.
+            of ``metainfo``, else to colours that people expect of the names.
         concepts (Sequence[str | Sequence[str]], optional): What a person would call each class, for
             the prompts of vision-language models. Defaults to those of ``metainfo``, else to the
             names with blanks for underscores.
@@ -71,7 +71,7 @@ class FolderDataset(BaseSegDataset):
         names = [str(name) for name in meta['classes']]
         meta['classes'] = tuple(names)
         if not meta.get('palette'):
-            meta['palette'] = distinct_colours(len(names))
+            meta['palette'] = class_colours(names)
         meta['palette'] = [[int(value) for value in colour] for colour in meta['palette']]
         if not meta.get('concepts'):
             meta['concepts'] = [name.replace('_', ' ') for name in names]
