@@ -33,12 +33,12 @@ class Layers:
     """What is written for an image besides its map of classes.
 
     Attributes:
-        confidence (bool): Probability of the predicted class.
-        probabilities (bool): Of every class.
-        polygons (bool): Outlines of connected pixels of a class.
-        preview (bool): The image beside the map over it, of at most 1024 px each, and a legend.
-        background (bool): Whether polygons and preview show classes that are called background,
-            other or the like, too.
+        confidence: Probability of the predicted class.
+        probabilities: Of every class.
+        polygons: Outlines of connected pixels of a class.
+        preview: The image beside the map over it, of at most 1024 px each, and a legend.
+        background: Whether polygons and preview show classes that are called background, other or
+            the like, too.
     """
 
     confidence: bool = False
@@ -77,9 +77,9 @@ class MapWriter:
     when it is whole.
 
     Attributes:
-        classes (Sequence[str]): Names of the classes.
-        palette (Sequence[Sequence[int]]): Their RGB colours.
-        layers (Layers): What is written.
+        classes: Names of the classes.
+        palette: Their RGB colours.
+        layers: What is written.
     """
 
     classes: Sequence[str]
@@ -112,7 +112,7 @@ class MapWriter:
             source: The image.
 
         Returns:
-            list[Path]: The files.
+            The files.
 
         Raises:
             OSError: If one cannot be written.
@@ -343,7 +343,7 @@ def writing(path: Path) -> Iterator[Path]:
     """Let a file be written in a folder of its own, and move it to its place when it is whole.
 
     Yields:
-        Path: Where to write.
+        Where to write.
 
     Raises:
         OSError: Writing failed; nothing is left of it.

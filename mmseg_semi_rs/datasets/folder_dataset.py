@@ -25,19 +25,16 @@ class FolderDataset(BaseSegDataset):
     ``tools/init_dataset.py`` makes such masks of others, and writes the config.
 
     Args:
-        classes (Sequence[str], optional): Names in the order of their ids. Defaults to those of
-            ``metainfo``.
-        palette (Sequence[Sequence[int]], optional): RGB of each class, 0 to 255. Defaults to that
-            of ``metainfo``, else to colours that people expect of the names.
-        concepts (Sequence[str | Sequence[str]], optional): What a person would call each class, for
-            the prompts of vision-language models. Defaults to those of ``metainfo``, else to the
-            names with blanks for underscores.
-        metainfo (dict, optional): The same in mmseg's way. Defaults to None.
-        ann_file (str): List of images: one path below ``data_prefix['img_path']`` a line, with or
-            without suffix. Without a list all images are taken; of a dataset with masks, all that
-            have one. Defaults to ''.
-        data_prefix (dict, optional): Folders of images (``img_path``) and, of a labelled dataset,
-            masks (``seg_map_path``). Defaults to ``data_root`` itself, without masks.
+        classes: Names in the order of their ids. Defaults to those of ``metainfo``.
+        palette: RGB of each class, 0 to 255. Defaults to that of ``metainfo``, else to colours that
+            people expect of the names.
+        concepts: What a person would call each class, for the prompts of vision-language models.
+            Defaults to those of ``metainfo``, else to the names with blanks for underscores.
+        metainfo: The same in mmseg's way.
+        ann_file: List of images: one path below ``data_prefix['img_path']`` a line, with or without
+            suffix. Without a list all images are taken; of a dataset with masks, all that have one.
+        data_prefix: Folders of images (``img_path``) and, of a labelled dataset, masks
+            (``seg_map_path``). Defaults to ``data_root`` itself, without masks.
         **kwargs: Passed on to ``BaseSegDataset``; suffixes are none of it.
 
     Raises:

@@ -52,8 +52,8 @@ class WorstImagesHook(Hook):
     """Keep pictures of the tested images that the predicting network does worst.
 
     Args:
-        folder (str): Where to; each picture is ``<share that is right>_<name>.png``.
-        images (int): How many, of each process. Defaults to 6.
+        folder: Where to; each picture is ``<share that is right>_<name>.png``.
+        images: How many, of each process.
     """
 
     def __init__(self, folder: str, images: int = 6) -> None:

@@ -27,7 +27,7 @@ class TeacherStudentValLoop(ValLoop):
     tests all networks.
 
     Attributes:
-        evaluators (dict[str, Evaluator]): Of the last run, by network.
+        evaluators: Of the last run, by network.
 
     Args:
         runner (Runner): The runner.
@@ -40,7 +40,7 @@ class TeacherStudentValLoop(ValLoop):
         """Validate.
 
         Returns:
-            dict[str, float]: The metrics, see the class.
+            The metrics, see the class.
         """
         phase = 'test' if self.runner._test_loop is self else 'val'
         self.runner.call_hook(f'before_{phase}')
