@@ -45,7 +45,7 @@ class PseudoLabelStatsHook(Hook):
     of. The first values after a resume are of the steps since the resume.
 
     Args:
-        interval (int): Iterations that are summed up. Choose the logger's interval. Defaults to 50.
+        interval: Iterations that are summed up. Choose the logger's interval.
 
     Raises:
         ValueError: If the interval is below 1.

@@ -68,7 +68,7 @@ class SafeCheckpointHook(CheckpointHook):
       Several processes agree on the step at the logger's interval.
 
     Args:
-        by_epoch (bool): As that of ``CheckpointHook``. Defaults to False.
+        by_epoch: As that of ``CheckpointHook``.
         **kwargs: The other settings of ``CheckpointHook``; ``out_dir`` must be a local folder.
 
     Raises:
