@@ -235,7 +235,7 @@ class MapWriter:
 
     def _write_polygons(self, out: Path, strips: Iterable[Strip], size: tuple[int, int]) -> None:
         fiona = import_fiona(out)
-        rasterio = import_rasterio(out)
+        import_rasterio(out)
         from rasterio.features import shapes
 
         properties = {'class_id': 'int', 'class_name': 'str', 'confidence': 'float', 'pixels': 'int'}
@@ -254,22 +254,20 @@ class MapWriter:
                 here = slice(strip.top, strip.top + rows), slice(strip.left, strip.left + columns)
                 sure[here] = strip.confidence
             with fiona.open(partial, 'w', **options) as sink:
-                for outline, value in shapes(band, transform=rasterio.Affine.identity()):
+                for outline, value in shapes(band, transform=transform):
                     if not self._shown(int(value)):
                         continue
-                    rings = [np.array(ring) for ring in outline['coordinates']]
-                    pixels = _pixels_in(rings)
+                    laid = [np.array(ring) for ring in outline['coordinates']]
+                    rings = [np.rint(np.stack(~transform * ring.T, 1)) for ring in laid]
                     told = {
                         'class_id': int(value),
                         'class_name': self.classes[int(value)],
-                        'confidence': round(_mean_in(sure, outline, rings[0]) / 255, 4),
-                        'pixels': pixels,
+                        'confidence': round(_mean_in(sure, rings) / 255, 4),
+                        'pixels': _pixels_in(rings),
                     }
-                    laid = [np.stack(transform * ring.T, 1) for ring in rings]
                     if crs:
                         step = abs(transform.determinant) * square_metres(crs, laid[0][:, 1].mean())
-                        told['area_m2'] = round(pixels * step, 3)
-                    outline['coordinates'] = [list(map(tuple, ring.tolist())) for ring in laid]
+                        told['area_m2'] = round(told['pixels'] * step, 3)
                     sink.write({'geometry': outline, 'properties': told})
 
     def _write_preview(self, out: Path, path: Path, source: PixelSource | RasterSource) -> None:
@@ -295,12 +293,13 @@ def _pixels_in(rings: Sequence[np.ndarray]) -> int:
     return round(areas[0] - sum(areas[1:]))
 
 
-def _mean_in(values: np.ndarray, outline: Any, ring: np.ndarray) -> float:
-    """Mean of values (H, W) within an outline in pixels, some rows at a time."""
+def _mean_in(values: np.ndarray, rings: Sequence[np.ndarray]) -> float:
+    """Mean of values (H, W) within an outline (n, 2) in pixels, some rows at a time."""
     from rasterio import Affine
     from rasterio.features import rasterize
 
-    (left, top), (right, bottom) = ring.min(0).astype(int), ring.max(0).astype(int)
+    outline = {'type': 'Polygon', 'coordinates': [ring.tolist() for ring in rings]}
+    (left, top), (right, bottom) = rings[0].min(0).astype(int), rings[0].max(0).astype(int)
     rows = max(1, _AT_ONCE // (right - left))
     total = count = 0
     for first in range(top, bottom, rows):
