@@ -77,7 +77,7 @@ LAYERS = {
         *('classes', 'utils', 'rasters', 'structures', 'models', 'purification', 'datasets'),
         *('visualization', 'evaluation'),
     },
-    'apis': {'utils', 'rasters', 'structures', 'models', 'visualization', 'engine'},
+    'apis': {'classes', 'utils', 'rasters', 'structures', 'models', 'visualization', 'engine'},
 }
 
 
