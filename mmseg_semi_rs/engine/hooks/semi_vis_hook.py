@@ -133,6 +133,7 @@ def _record(
         truth=None if truth is None else truth[0].cpu().numpy(),
         scores=None if done is None else quantise(crop(done.scores)),
         seen=None if done is None else crop(done.seen),
+        regions=None if done is None or done.regions is None else crop(done.regions),
     )
 
 
