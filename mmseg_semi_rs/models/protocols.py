@@ -17,7 +17,7 @@ class HeadWithFeatureLosses(Protocol):
 
     def forward_train(
         self, feats: tuple, valid: Tensor, branches: Mapping[str, slice] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Decode and compare features in one pass.
 
         Args:
@@ -27,7 +27,8 @@ class HeadWithFeatureLosses(Protocol):
                 ('sup', 'strong') are. Defaults to None, unknown.
 
         Returns:
-            tuple[Tensor, dict[str, Tensor]]: Logits (B, K, h, w) and named scalar losses.
+            tuple[Any, dict[str, Tensor]]: Logits (B, K, h, w), or what else the head gives, and
+            named scalar losses.
         """
         ...
 
