@@ -4,6 +4,7 @@
     python tools/test.py CONFIG work_dirs/NAME/best_mIoU_iter_5000.pth
     python tools/test.py CONFIG CHECKPOINT --predict-on student --out predictions/
     python tools/test.py configs/co2s/CONFIG CHECKPOINT --predict-on a
+    python tools/test.py CONFIG CHECKPOINT --tta     # resized and mirrored copies of each image
 
 Frozen teachers are neither built nor needed. Confusion, scores of each class and pictures of the
 worst images go into the folder test of the work folder, where tools/report.py finds them.
@@ -41,6 +42,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs (default: work_dirs/<config name>)')
     parser.add_argument('--out', metavar='FOLDER', help='write the predicted class ids as PNG')
     parser.add_argument('--json', metavar='FILE', help='write the metrics')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average over resized and mirrored copies of each image, as tta_pipeline of the '
+        'config says or, without one, as in mmseg: six sizes, two directions',
+    )
     parser.add_argument('--show-dir', metavar='FOLDER', help='write pictures of the predictions')
     return parse(parser, arguments, launcher=True)
 
@@ -111,6 +118,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         load_config,
         set_launcher,
     )
+    from mmseg_semi_rs.engine.test_time_aug import augment_tests
     from mmseg_semi_rs.utils.files import write_atomic
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
@@ -121,6 +129,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.predict_on:
         choose_network(cfg, args.predict_on)
         cfg.test_cfg = {'type': 'TestLoop'}
+    if args.tta:
+        augment_tests(cfg)
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
     if args.out:

@@ -219,9 +219,7 @@ class VLMPurifyHook(Hook):
         self.source.start(iteration)
         barrier()  # nobody adds to the store before everybody has listed it
         if isinstance(self.verifier, RegionProposer):
-            self.purifier: EvidencePurifier = RegionPurifier(
-                self.policy, self.source, len(classes)
-            )
+            self.purifier: EvidencePurifier = RegionPurifier(self.policy, self.source, len(classes))
             return
         self.purifier = EvidencePurifier(
             self.policy,
