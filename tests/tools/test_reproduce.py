@@ -15,9 +15,9 @@ from mmseg_semi_rs.dataprep import experiments
 from mmseg_semi_rs.dataprep.splits import draw
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
 from mmseg_semi_rs.utils.commands import COMMANDS
-from tests.datasets.fabricated import potsdam_members, write_zip
-from tests.models import fabricate
-from tests.tools.tiny_training import ROOT, load_tool, run_here
+from tests._support import weight_files
+from tests._support.archives import potsdam_members, write_zip
+from tests._support.tiny_training import ROOT, load_tool, run_here
 
 # The real config with networks of a few channels, whose weights are files in the real formats.
 LEAF = """
@@ -102,11 +102,11 @@ def write_weights(folder: Path) -> None:
     """Tiny files with the names of the public ones and the keys of their formats."""
     folder.mkdir()
     for name, depth in (('dinov2_vits14_pretrain.pth', 4), ('dinov2_vitb14_pretrain.pth', 1)):
-        torch.save(fabricate.fill(fabricate.meta_dinov2(16, depth)), folder / name)
-    shapes = fabricate.openai_clip(
+        torch.save(weight_files.fill(weight_files.meta_dinov2(16, depth)), folder / name)
+    shapes = weight_files.openai_clip(
         width=16, depth=1, embed=8, text_width=8, text_depth=1, vocabulary=49
     )
-    torch.save(fabricate.fill(shapes), folder / 'ViT-L-14.pt')
+    torch.save(weight_files.fill(shapes), folder / 'ViT-L-14.pt')
 
 
 def write_archives(folder: Path) -> None:
