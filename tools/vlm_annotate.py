@@ -7,9 +7,9 @@ A region proposer in its place divides the tiles into regions without classes.
     python tools/vlm_annotate.py CONFIG
     torchrun --nproc_per_node 4 tools/vlm_annotate.py CONFIG --launcher pytorch      # 4 GPUs
 
-The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other,
-the tiles those of its train_dataloader; they are shown as they are stored, neither augmented nor padded. The network that
-is to be trained is not built. What is in the store already is left as it is, so that the tool can
+The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other;
+the tiles those of its train_dataloader, shown as they are stored, neither augmented nor padded. The
+network that is to be trained is not built. What is in the store already is left as it is, so that the tool can
 be stopped at any time and started again; damaged entries are made anew. A tile that cannot be read
 is named at the end, and the exit code is then 2.
 """

@@ -66,9 +66,7 @@ class RegionVote:
         decided = share >= self.share
         decided[:, 0] = False
         place = regions.flatten(1)
-        label, decides = (
-            each.gather(1, place).view_as(regions) for each in (winner, decided)
-        )
+        label, decides = (each.gather(1, place).view_as(regions) for each in (winner, decided))
         decides = decides & pseudo.valid
         values = share
         if self.weight != 'share':

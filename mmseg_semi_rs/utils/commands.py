@@ -32,7 +32,7 @@ COMMANDS = {
     'suggest': Command('suggest', 'suggest which tiles a person should label'),
     'splits': Command('make_splits', 'draw the lists of labelled and unlabelled tiles'),
     'train': Command('train', 'train a config'),
-    'test': Command('test', 'evaluate a checkpoint on the test set of its config'),
+    'test': Command('test', 'evaluate a checkpoint or a verifier on the test set of a config'),
     'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
     'report': Command('report', 'make one HTML page from trainings'),

@@ -293,7 +293,7 @@ def test_the_network_is_not_built(tiny):
     ('options', 'words'),
     [
         (['--cfg-options', 'custom_hooks.1.type=Other'], 'has no VLMPurifyHook'),
-        (['--cfg-options', 'custom_hooks.0.type=VLMPurifyHook'], '--hook None chooses no'),
+        (['--cfg-options', 'custom_hooks.0.type=VLMPurifyHook'], 'names no store'),
         (['--hook', 0], '--hook 0 chooses no'),
         (['--cfg-options', 'custom_hooks.1.store='], 'names no store'),
         (['--batch', 0], '--batch 0 leaves nothing'),
