@@ -79,6 +79,7 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     from mmengine.device import get_device
     from mmengine.registry import init_default_scope
 
+    from mmseg_semi_rs.engine.launch import check_paths
     from mmseg_semi_rs.engine.verifier_test import evaluate_verifier
 
     for flag in ('checkpoint', 'predict_on', 'show_dir'):
@@ -89,8 +90,12 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
             )
     if args.launcher != 'none':
         raise ValueError(f'--launcher {args.launcher}: --verifier works in one process.')
+    check_paths(cfg, ['test_dataloader'], weights=False)
+    write_maps(cfg, args.out)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    return evaluate_verifier(cfg, args.verifier, get_device(), args.unclaimed)
+    metrics = evaluate_verifier(cfg, args.verifier, get_device(), args.unclaimed)
+    write_metrics(args, metrics)
+    return metrics
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
@@ -114,21 +119,16 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         raise ValueError(f'{args.config} has no test_dataloader: give it one to evaluate on.')
     if args.verifier is None and args.checkpoint is None:
         raise ValueError('There is nothing to evaluate: give a checkpoint, or --verifier.')
+    if args.verifier is not None:
+        return test_verifier(cfg, args)
     cfg.load_from, cfg.resume = args.checkpoint, False
     check_paths(cfg, ['test_dataloader'], weights=False)
-    if args.predict_on and args.verifier is None:
+    if args.predict_on:
         choose_network(cfg, args.predict_on)
         cfg.test_cfg = {'type': 'TestLoop'}
-    if args.show_dir and args.verifier is None:
+    if args.show_dir:
         show_predictions(cfg, args.show_dir)
-    if args.out:
-        evaluators = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            evaluator.output_dir = args.out
-    if args.verifier is not None:
-        metrics = test_verifier(cfg, args)
-        write_metrics(args, metrics)
-        return metrics
+    write_maps(cfg, args.out)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.custom_hooks = []
@@ -141,6 +141,14 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         write_metrics(args, metrics)
     leave_process_group()
     return metrics
+
+
+def write_maps(cfg: Config, folder: str | None) -> None:
+    """Let the metrics write the predicted class ids into a folder, if there is one."""
+    evaluators = cfg.test_evaluator
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if folder:
+            evaluator.output_dir = folder
 
 
 def write_metrics(args: argparse.Namespace, metrics: dict[str, float]) -> None:

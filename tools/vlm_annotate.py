@@ -9,9 +9,9 @@ A region proposer in its place divides the tiles into regions without classes.
 
 The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other;
 the tiles those of its train_dataloader, shown as they are stored, neither augmented nor padded. The
-network that is to be trained is not built. What is in the store already is left as it is, so that the tool can
-be stopped at any time and started again; damaged entries are made anew. A tile that cannot be read
-is named at the end, and the exit code is then 2.
+network that is to be trained is not built. What is in the store already is left as it is, so that
+the tool can be stopped at any time and started again; damaged entries are made anew. A tile that
+cannot be read is named at the end, and the exit code is then 2.
 """
 
 from __future__ import annotations

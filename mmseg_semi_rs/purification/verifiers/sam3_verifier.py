@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from ..evidence import Evidence, Region, quantise
 from .base import Verifier
-from .pretrained import find_model, import_transformers, model_digest, need_model, short_name
+from .pretrained import (
+    LOAD_ERRORS,
+    find_model,
+    import_transformers,
+    model_digest,
+    need_model,
+    short_name,
+)
 
 #: Version of what is done with the outputs: raised when the same outputs give other evidence.
 READING = 1
@@ -88,7 +95,7 @@ class Sam3Verifier(Verifier):
                 processor = transformers.Sam3Processor.from_pretrained(
                     folder, local_files_only=True
                 )
-            except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+            except LOAD_ERRORS as error:
                 raise ValueError(
                     f'{folder} cannot be loaded as a SAM 3 ({" ".join(str(error).split())}): give '
                     'a folder with its config, weights and processor.'

@@ -6,7 +6,6 @@ _base_ = './recipe.py'
 regions = dict(
     type='VLMPurifyHook',
     verifier=dict(type='SuperpixelProposer'),
-    policy=dict(type='RegionVote', weight='gate'),
     budget=_base_.per_step,
     interval=50,
 )
