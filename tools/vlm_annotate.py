@@ -180,8 +180,8 @@ def run(args: argparse.Namespace) -> bool:
     places = find_hooks(cfg, args.hook)
     for place in places:
         hook = cfg.custom_hooks[place]
-        missing = [key for key in ('verifier', 'store') if key not in hook]
-        missing = [key for key in missing if not (key == 'store' and args.store)]
+        needed = ['verifier'] if args.store else ['verifier', 'store']
+        missing = [key for key in needed if not hook.get(key)]
         if missing:
             raise ValueError(
                 f'The VLMPurifyHook of {args.config} names no {missing[-1]}: set both in the '

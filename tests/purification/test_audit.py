@@ -262,14 +262,14 @@ def test_boundaries_and_regions_are_counted_as_plain_loops_do():
     for row, column in pixels_of(record):
         for below, right in ((1, 0), (0, 1)):
             other = (row + below, column + right)
-            if other[0] < height and other[1] < width and record.valid[other]:
-                if record.labels_before[row, column] != record.labels_before[other]:
-                    for at in ((row, column), other):
-                        band |= {
-                            (at[0] + i, at[1] + j)
-                            for i in range(-reach, reach + 1)
-                            for j in range(-reach, reach + 1)
-                        }
+            inside = other[0] < height and other[1] < width and record.valid[other]
+            if inside and record.labels_before[row, column] != record.labels_before[other]:
+                for at in ((row, column), other):
+                    band |= {
+                        (at[0] + i, at[1] + j)
+                        for i in range(-reach, reach + 1)
+                        for j in range(-reach, reach + 1)
+                    }
     band = [pixel for pixel in pixels_of(record) if pixel in band]
     assert counts['pixels'] == len(band) > 0
     for moment, labels in (('before', record.labels_before), ('after', record.labels_after)):

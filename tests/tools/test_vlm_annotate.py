@@ -353,9 +353,9 @@ def test_several_hooks_are_filled_one_after_the_other(tiny, capsys):
     out = capsys.readouterr().out
     assert out.count('answer: mean') == 4 and '100% of the tile in regions' in out
     annotate(regions)
-    assert len(store_of(tiny)) == 9
+    assert len(store_of(tiny)) == 10
     proposer = SuperpixelProposer()
     store = EvidenceStore(tiny.parent / 'store', proposer.settings())
-    assert len(store) == 9
+    assert len(store) == 10
     ids = store.read(store.key(tiny.parent / 'img' / 'tile_0.png')).region_ids
     assert ids.shape == (64, 64) and ids.min() == 1
