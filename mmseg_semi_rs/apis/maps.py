@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..rasters.drawings import import_fiona
 from ..rasters.reader import import_rasterio, open_raster
 from ..rasters.sources import PixelSource, RasterSource
 from ..utils.files import write_png
@@ -312,15 +313,3 @@ def writing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def import_fiona(path: Path) -> Any:
-    """Import what writes polygons, or say that it is not installed."""
-    try:
-        import fiona
-    except ImportError as error:
-        raise ImportError(
-            f'Polygons of {path} are written by fiona, which is not installed: pip install '
-            "'mmseg_semi_rs[geo]'."
-        ) from error
-    return fiona
