@@ -304,8 +304,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
                 "dict(type='GenerateEdge', edge_width=4) to the branch 'sup' of MultiBranch, "
                 'before PackSemiInputs.'
             )
-        losses = inner.loss_by_feat(outputs, samples)
-        return {f'{prefix}.{name}': value for name, value in losses.items()}
+        own = inner.loss_by_feat(outputs, samples)
+        return {f'{prefix}.{name}': value for name, value in own.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
         main_logits(inner, outputs),
