@@ -15,8 +15,8 @@ class SoftLabel(NamedTuple):
     """The k likeliest classes of each pixel, and how likely each is.
 
     Attributes:
-        classes (Tensor): Class ids, the likeliest first, shape (B, k, H, W), int16.
-        probabilities (Tensor): Theirs, which add up to 1, shape (B, k, H, W), float32.
+        classes: Class ids, the likeliest first, shape (B, k, H, W), int16.
+        probabilities: Theirs, which add up to 1, shape (B, k, H, W), float32.
     """
 
     classes: Tensor
@@ -45,15 +45,13 @@ class PseudoLabel:
     purifier may raise, lower or relabel a pixel without faking a confidence above the gate.
 
     Attributes:
-        labels (Tensor): Class ids, shape (B, H, W), int64, in ``[0, num_classes)``.
-        confidence (Tensor): The teacher's largest class probability, shape (B, H, W), float32 in
-            [0, 1].
-        weight (Tensor): Weight of each pixel in the unsupervised loss, shape (B, H, W), float32
-            in [0, 1].
-        valid (Tensor): False on padding, shape (B, H, W), bool. Only valid pixels count in the
-            loss's denominator.
-        soft (SoftLabel, optional): What the loss takes in the place of ``labels``; a pixel that is
-            relabelled is sure of its new label. Defaults to None, the labels alone.
+        labels: Class ids, shape (B, H, W), int64, in ``[0, num_classes)``.
+        confidence: The teacher's largest class probability, shape (B, H, W), float32 in [0, 1].
+        weight: Weight of each pixel in the unsupervised loss, shape (B, H, W), float32 in [0, 1].
+        valid: False on padding, shape (B, H, W), bool. Only valid pixels count in the loss's
+            denominator.
+        soft: What the loss takes in the place of ``labels``; a pixel that is relabelled is sure of
+            its new label. None: the labels alone.
 
     Raises:
         ValueError: If the four tensors differ in shape or are not (B, H, W), or those of ``soft``
@@ -104,12 +102,11 @@ class PseudoLabel:
         """Paste another image's targets into a box; all tensors move together.
 
         Args:
-            partner (Tensor): Index of each image's partner, shape (n,), int64, for the first n <= B
-                images.
-            box (Tensor): True where the partner's pixels are pasted, shape (n, H, W), bool.
+            partner: Index of each image's partner, shape (n,), int64, for the first n <= B images.
+            box: True where the partner's pixels are pasted, shape (n, H, W), bool.
 
         Returns:
-            PseudoLabel: The mixed targets of the first n images.
+            The mixed targets of the first n images.
         """
 
         def mixed(value: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from mmseg_semi_rs.models.gates import FixedGate
 from mmseg_semi_rs.models.losses import RankSum, consistency_loss
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.structures import SoftLabel
-from tests.models import test_dual_student as dual
-from tests.models import test_mean_teacher as single
+from tests._support import dual_student as dual
+from tests._support import mean_teacher as single
 
 CLASSES = 4
 BOTH = pytest.mark.parametrize('kind', [single, dual], ids=['mean teacher', 'dual student'])
