@@ -5,6 +5,7 @@ r"""Look at a folder of images and masks, divide it, and write a config that tra
   python tools/init_dataset.py IMAGES MASKS --classes building road water --method fixmatch
   python tools/init_dataset.py IMAGES MASKS --classes roof=#3c1098 road=#6ec1e4
   python tools/init_dataset.py SCENES MASKS --bands 4 3 2      # 16-bit rasters, infrared as red
+  python tools/init_dataset.py SCENES suggested/suggested.gpkg # what was drawn on a map
   python tools/init_dataset.py IMAGES                          # only look
 
 A mask has the path of its image, whatever the suffixes: IMAGES/a/x.jpg and MASKS/a/x.png. Images
@@ -40,6 +41,7 @@ from mmseg_semi_rs.dataprep.folder.conversion import (
     plan_conversion,
     prepare_folder,
 )
+from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks, is_drawing
 from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_class, propose_classes
 from mmseg_semi_rs.dataprep.folder.split import FolderSplit, rare_classes, split_folder
 from mmseg_semi_rs.dataprep.folder.survey import Survey, survey_folder
@@ -57,7 +59,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser('init', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
-    parser.add_argument('masks', type=Path, nargs='?', help='folder of masks, for some of them')
+    parser.add_argument(
+        'masks',
+        type=Path,
+        nargs='?',
+        help='folder of masks, for some of them; or points and areas with a field "class" '
+        '(GeoPackage, GeoJSON, shapefile), everything else being ignored',
+    )
     parser.add_argument(
         '--classes',
         nargs='+',
@@ -266,7 +274,12 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
             raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
-    survey = survey_folder(args.images, args.masks, args.bands, args.mask_name, args.warp_masks)
+    named, masks = [parse_class(text) for text in args.classes], args.masks
+    if masks is not None and is_drawing(masks):
+        masks = out / 'drawn'
+        named, pixels = draw_masks(args.masks, args.images, named, masks)
+        console.print(f'{pixels:,} pixels are drawn in {args.masks}, made into masks in {masks}')
+    survey = survey_folder(args.images, masks, args.bands, args.mask_name, args.warp_masks)
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
@@ -274,7 +287,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         return len(survey.problems)
     plan = propose_classes(
         survey.values,
-        [parse_class(text) for text in args.classes],
+        named,
         args.zero,
         [_ignored(text) for text in args.ignore],
         args.mask_threshold,

@@ -129,7 +129,7 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     from mmseg_semi_rs.engine.launch import check_paths
     from mmseg_semi_rs.engine.verifier_test import evaluate_verifier
 
-    for flag in ('checkpoint', 'predict_on', 'show_dir'):
+    for flag in ('checkpoint', 'predict_on', 'show_dir', 'tta'):
         if getattr(args, flag):
             raise ValueError(
                 f'--verifier needs no network, but {flag.replace("_", "-")} '
