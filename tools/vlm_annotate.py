@@ -161,7 +161,13 @@ def run(args: argparse.Namespace) -> bool:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from mmseg_semi_rs.engine.annotation import Processes, annotate, calibrate, find_hook
+    from mmseg_semi_rs.engine.annotation import (
+        Processes,
+        annotate,
+        calibrate,
+        evidence_settings,
+        find_hook,
+    )
     from mmseg_semi_rs.engine.launch import check_paths, leave_process_group, load_config
     from mmseg_semi_rs.purification.store import EvidenceStore
 
@@ -198,7 +204,8 @@ def run(args: argparse.Namespace) -> bool:
         leave_process_group()
         return True
     started = time.perf_counter()
-    store = EvidenceStore(folder, verifier.settings(), cache_bytes=0)
+    settings = evidence_settings(verifier, dataset.labelled)
+    store = EvidenceStore(folder, settings, cache_bytes=0)
     done = annotate(verifier, store, tiles, device, args.batch, processes)
     if processes.first:
         print(done)

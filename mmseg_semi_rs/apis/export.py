@@ -27,6 +27,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..engine.launch import load_config
+from ..models.utils.renormalise import image_statistics
 from ..utils.commands import command
 from ..utils.files import replacing, write_atomic
 from .predictor import choose_network, dataset_meta, load_weights
@@ -75,6 +76,17 @@ class TakenNetwork:
     palette: list[list[int]]
     config: Config
     size: tuple[int, int]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images."""
+        return len(image_statistics(self.preprocessor)[0])
+
+    @property
+    def raster(self) -> dict[str, Any]:
+        """How its images are made of files; empty for 8-bit RGB as it is."""
+        found = self.config.get('raster') or {}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -302,7 +314,8 @@ def _compare(taken: TakenNetwork, cfg: dict[str, Any], state: State) -> tuple[fl
     exported: Any = MODELS.build(ConfigDict(copy.deepcopy(cfg)))
     exported.load_state_dict(state)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, *taken.size), generator=generator, dtype=torch.uint8)
+    shape = (taken.channels, *taken.size)
+    image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     exported.eval()
     first, second = (_logits(model, image) for model in (taken.model, exported))
     return float((first - second).abs().max()), float(first.abs().max())

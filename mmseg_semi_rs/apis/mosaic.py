@@ -132,20 +132,19 @@ class Mosaic:
         """Read the pixels of rows of windows; each pixel once.
 
         Yields:
-            tuple[int, np.ndarray, np.ndarray]: The row's number; its pixels, (window, w, 3) uint8;
+            tuple[int, np.ndarray, np.ndarray]: The row's number; its pixels, (window, w, C);
             and where they have data, (window, w) bool.
         """
         window, below = self._y.window, 0
         right = min(sums.right, self.width)
-        pixels = np.empty((0, right - sums.left, 3), np.uint8)
-        valid = np.empty((0, right - sums.left), bool)
+        pixels = valid = np.empty(0)
         for row in rows:
             top = self._y.starts[row]
             bottom = min(top + window, self.height)
             keep = max(below - top, 0)
             more, more_valid = source.read(top + keep, bottom, sums.left, right)
-            pixels = np.concatenate([pixels[len(pixels) - keep :], more])
-            valid = np.concatenate([valid[len(valid) - keep :], more_valid])
+            pixels = np.concatenate([pixels[-keep:], more]) if keep else more
+            valid = np.concatenate([valid[-keep:], more_valid]) if keep else more_valid
             below = bottom
             yield row, *mirror(pixels, valid, window, sums.right - sums.left)
 
@@ -189,7 +188,7 @@ class _Sums:
         """Predict a row of windows and add them up.
 
         Args:
-            pixels: (window, w, 3) uint8.
+            pixels: (window, w, C).
             valid: (window, w) bool.
             weight: Of each row of pixels, (window,) float32.
         """

@@ -17,7 +17,7 @@ import torch
 from mmengine.dist import get_rank
 from PIL import Image
 
-from ..rasters.reader import RASTER_SUFFIXES, raster_info, read_rgb
+from ..rasters.reader import RASTER_SUFFIXES, RasterToBands, RasterToRGB, raster_info, read_rgb
 from ..rasters.sources import (
     IMAGE_SUFFIXES,
     PixelSource,
@@ -67,7 +67,8 @@ def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Stri
     Args:
         predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
         image (np.ndarray | PIL.Image.Image): RGB, shape (H, W, 3), uint8, of any size; of Pillow
-            any mode of 8 bits, whose alpha is left out.
+            any mode of 8 bits, whose alpha is left out. For a network of bands (H, W, N), numbers
+            as in its files, the bands in its order.
 
     Returns:
         Strip: The whole map: ``labels``, ``confidence`` (H, W) and ``probabilities`` (K, H, W).
@@ -86,7 +87,12 @@ def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Stri
             f'predict_image takes one image in memory, not a {type(image).__name__}: give '
             'predict_files the names of files.'
         )
-    source = PixelSource(image)
+    to_rgb = predictor.to_rgb
+    if isinstance(to_rgb, RasterToBands):
+        image = to_rgb(image.transpose(2, 0, 1)) if image.ndim == 3 else image
+    else:
+        to_rgb = RasterToRGB()  # the pixels are RGB already
+    source = PixelSource(image, to_rgb=to_rgb)
     mosaic = Mosaic(predictor, source.width, source.height, memory=2**62)
     strips = list(mosaic.predict(source, probabilities=True))
     return Strip(
@@ -327,11 +333,15 @@ class _Prediction:
                     )
                     self._advance(job.windows)
 
+    def _pixels(self, image: Path) -> PixelSource:
+        to_rgb = self.predictor.to_rgb
+        return PixelSource(*read_rgb(image, to_rgb), to_rgb)
+
     def _load(self, batch: Sequence[_Job]) -> list[tuple[_Job, PixelSource]]:
         loaded = []
         for job in batch:
             try:
-                loaded.append((job, PixelSource(*read_rgb(job.image, self.predictor.to_rgb))))
+                loaded.append((job, self._pixels(job.image)))
             except (ValueError, OSError, ImportError) as error:
                 self._fail(job.image, error)
         return loaded

@@ -209,6 +209,7 @@ def _dinov2(backbone: Any) -> dict[str, Any] | None:
     swiglu = bool(backbone.name_aliases)
     return {
         'arch': dict(backbone.arch_settings),
+        'in_channels': backbone.patch_embed.projection.in_channels,
         'norm_cfg': {'type': 'LN', 'eps': 1e-6},
         'layer_scale_init_value': 1.0,
         'layer_cfgs': {'ffn_type': 'swiglu_fused' if swiglu else 'origin'},
@@ -220,6 +221,7 @@ def _clip(backbone: Any) -> dict[str, Any] | None:
         return None
     block = backbone.blocks[0]
     return {
+        'in_channels': backbone.conv1.in_channels,
         'arch': {
             'embed_dims': backbone.embed_dims,
             'num_layers': len(backbone.blocks),

@@ -26,10 +26,32 @@ class SemiDataPreprocessor(SegDataPreProcessor):
     are handled by the parent.
 
     Args:
-        **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, 0-255 scale),
-            ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``, ``seg_pad_val``,
-            ``test_cfg``.
+        rgb (Sequence[int], optional): Of images of bands, the positions from 0 of the red, green
+            and blue channel, for pictures. Defaults to None: images are RGB, as ``bgr_to_rgb``
+            says.
+        **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, any number of
+            them, 0-255 scale), ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``,
+            ``seg_pad_val``, ``test_cfg``.
+
+    Raises:
+        ValueError: ``rgb`` are not three of the channels, or ``bgr_to_rgb`` is to turn another
+            number of channels than three.
     """
+
+    def __init__(self, rgb: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        channels = len(kwargs.get('mean') or (0, 0, 0))
+        if self.channel_conversion and channels != 3:
+            raise ValueError(
+                f'bgr_to_rgb=True turns the order of three channels, and mean has {channels}: '
+                'leave it out, and name the channels of pictures by rgb.'
+            )
+        if rgb is not None and (len(rgb) != 3 or not 0 <= min(rgb) <= max(rgb) < channels):
+            raise ValueError(
+                f'rgb={list(rgb)} of the data_preprocessor are not three of its {channels} '
+                'channels: give the positions of red, green and blue, from 0.'
+            )
+        self.rgb = None if rgb is None else list(rgb)
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
         """Prepare one batch.
@@ -78,6 +100,24 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         height, width = (max(sides) for sides in zip(*shapes, strict=True))
         divisor = self.size_divisor or 1
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def rgb_channels(preprocessor: Any, loaded: bool = False) -> list[int]:
+    """Positions of red, green and blue among the channels of images, for pictures.
+
+    Args:
+        preprocessor (SegDataPreProcessor): Of the model.
+        loaded (bool): Of images as they are loaded, rather than as the preprocessor hands them on.
+            Defaults to False.
+
+    Returns:
+        list[int]: Three positions, from 0.
+    """
+    named = getattr(preprocessor, 'rgb', None)
+    if named is not None:
+        return list(named)
+    turned = not loaded and getattr(preprocessor, 'channel_conversion', False)
+    return [0, 1, 2] if turned else [2, 1, 0]
 
 
 def _pad_valid(sample: SegDataSample, size: Sequence[int]) -> None:

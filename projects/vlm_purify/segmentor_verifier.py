@@ -34,6 +34,7 @@ class SegmentorVerifier(Verifier):
         label_map (Sequence[int | None]): For each class id of the segmentor, in their order, the
             id here; None for a class that is none of ours.
         temperature (float): By which logits are divided; above 1 makes it less sure. Defaults to 1.
+        bands (Sequence[int] | None): See ``Verifier``. Defaults to None.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -53,8 +54,9 @@ class SegmentorVerifier(Verifier):
         checkpoint: str,
         label_map: Sequence[int | None],
         temperature: float = 1.0,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         wrong = sorted(
             {label for label in label_map if label is not None} - set(self.prompts.asked)
         )

@@ -25,7 +25,8 @@ class AddValidMask(BaseTransform):
     It is listed in ``seg_fields``, so every mmseg transform moves it like a label map and fills 255
     where it pads.
 
-    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding.
+    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding, or no data where
+    ``has_data`` (H, W) of the loader is False.
     """
 
     def transform(self, results: dict) -> dict:
@@ -38,6 +39,8 @@ class AddValidMask(BaseTransform):
             dict: The same results with ``valid_map``.
         """
         results['valid_map'] = np.full(results['img'].shape[:2], VALID, dtype=np.uint8)
+        if 'has_data' in results:
+            results['valid_map'][~results.pop('has_data')] = PADDED
         results.setdefault('seg_fields', []).append('valid_map')
         return results
 

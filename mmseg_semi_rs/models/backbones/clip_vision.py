@@ -92,6 +92,8 @@ class CLIPVision(FoundationBackbone):
             this backbone; loaded by ``init_weights``. None starts at random. Defaults to None.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
             way to give the checkpoint. Defaults to None.
+        in_channels (int): Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`. Defaults to 3.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -119,6 +121,7 @@ class CLIPVision(FoundationBackbone):
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
@@ -147,6 +150,9 @@ class CLIPVision(FoundationBackbone):
         self.patch_size = vision['patch_size']
         self.grid_size: tuple[int, int] = tuple(tower.grid_size)
         self.conv1 = tower.conv1
+        if in_channels != 3:
+            sides = dict(kernel_size=tower.conv1.kernel_size, stride=tower.conv1.stride)
+            self.conv1 = nn.Conv2d(in_channels, self.embed_dims, bias=False, **sides)
         self.class_embedding = tower.class_embedding
         self.positional_embedding = tower.positional_embedding
         self.ln_pre = tower.ln_pre
@@ -268,7 +274,7 @@ class CLIPVision(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised with CLIP's mean and std; H and W
+            images (Tensor): Shape (B, N, H, W), normalised with CLIP's mean and std; H and W
                 multiples of ``patch_size``.
 
         Returns:

@@ -89,6 +89,8 @@ class DINOv2(FoundationBackbone):
             None starts at random. Defaults to None.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
             way to give the checkpoint. Defaults to None.
+        in_channels (int): Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`. Defaults to 3.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -117,6 +119,7 @@ class DINOv2(FoundationBackbone):
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         BaseModule.__init__(self)
         settings = _settings(arch)
@@ -143,6 +146,7 @@ class DINOv2(FoundationBackbone):
             arch={**settings, 'num_layers': built},
             img_size=img_size,
             patch_size=patch_size,
+            in_channels=in_channels,
             out_indices=list(taps),
             norm_cfg=dict(type='LN', eps=1e-6),
             out_type='featmap',
@@ -215,7 +219,7 @@ class DINOv2(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised with ImageNet mean and std; H and W
+            images (Tensor): Shape (B, N, H, W), normalised with ImageNet mean and std; H and W
                 multiples of ``patch_size``.
 
         Returns:

@@ -91,6 +91,8 @@ class DINOv3(FoundationBackbone):
             random, with LayerScale 1. Defaults to None.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
             way to give the checkpoint. Defaults to None.
+        in_channels (int): Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`. Defaults to 3.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -116,6 +118,7 @@ class DINOv3(FoundationBackbone):
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         from timm.layers import LayerNorm, PatchEmbed
 
@@ -136,7 +139,9 @@ class DINOv3(FoundationBackbone):
             # One table serves both kinds of feed-forward layers of Hugging Face.
             self.name_aliases = {'.mlp.fc1.': '.mlp.fc1_x.'}
         norm = partial(LayerNorm, eps=norm_eps)
-        self.patch_embed = PatchEmbed(img_size=None, patch_size=self.patch_size, embed_dim=width)
+        self.patch_embed = PatchEmbed(
+            img_size=None, patch_size=self.patch_size, in_chans=in_channels, embed_dim=width
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.reg_token = nn.Parameter(torch.zeros(1, _REGISTERS, width))
         # A plain assignment would meet the property below.
@@ -227,7 +232,7 @@ class DINOv3(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised as the class says; H and W multiples of
+            images (Tensor): Shape (B, N, H, W), normalised as the class says; H and W multiples of
                 ``patch_size``.
 
         Returns:

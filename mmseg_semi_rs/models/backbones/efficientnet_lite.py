@@ -71,6 +71,8 @@ class EfficientNetLite(PretrainedBackbone):
             by ``init_weights``. None starts at random. Defaults to None.
         init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
             way to give the checkpoint. Defaults to None.
+        in_channels (int): Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`. Defaults to 3.
 
     Attributes:
         out_channels (tuple[int, ...]): Channels of each map that is handed out.
@@ -101,6 +103,7 @@ class EfficientNetLite(PretrainedBackbone):
         trainable: Sequence[str] | None = None,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         import timm
 
@@ -128,7 +131,10 @@ class EfficientNetLite(PretrainedBackbone):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         network: Any = timm.create_model(
-            f'tf_efficientnet_{arch}', features_only=True, output_stride=output_stride
+            f'tf_efficientnet_{arch}',
+            features_only=True,
+            output_stride=output_stride,
+            in_chans=in_channels,
         )
         self.conv_stem: nn.Module = network.conv_stem
         self.bn1: nn.Module = network.bn1
@@ -212,7 +218,7 @@ class EfficientNetLite(PretrainedBackbone):
         """Extract maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised as the class says.
+            images (Tensor): Shape (B, N, H, W), normalised as the class says.
 
         Returns:
             tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / stride, W / stride),

@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..weights import Translation, WeightFile, load_pretrained
+from ..weights.widening import check_widening
 
 
 class PretrainedBackbone(BaseModule):
@@ -36,6 +37,8 @@ class PretrainedBackbone(BaseModule):
         frozen (bool): Whether the whole backbone is out of training.
         trainable (tuple[str, ...] | None): What trains, see :meth:`_take_options`; None is all.
         checkpoint (str | None): The weight file, which sets every tensor; None starts at random.
+        widening (dict[str, Any]): How weights for RGB fit more channels, see
+            :func:`~mmseg_semi_rs.models.weights.widened`.
     """
 
     family: str
@@ -49,6 +52,7 @@ class PretrainedBackbone(BaseModule):
     frozen: bool
     trainable: tuple[str, ...] | None
     checkpoint: str | None
+    widening: Mapping[str, Any]
 
     def _take_options(
         self,
@@ -64,11 +68,12 @@ class PretrainedBackbone(BaseModule):
             trainable (Sequence[str] | None): Parts of the names of the parameters that train; all
                 others get no gradient. None trains all. What is fixed anyway stays so.
             checkpoint (str | None): Local weight file.
-            init_cfg (dict | None): Another way to give the checkpoint.
+            init_cfg (dict | None): Another way to give the checkpoint; with ``bands`` and ``widen``
+                of :func:`~mmseg_semi_rs.models.weights.widened`.
 
         Raises:
             ValueError: ``trainable`` names nothing, or contradicts ``frozen``; both ways of giving
-                a checkpoint are used.
+                a checkpoint are used; or it cannot be widened so.
         """
         self.frozen = frozen
         self.trainable = None
@@ -84,6 +89,10 @@ class PretrainedBackbone(BaseModule):
                 )
             self.checkpoint = init_cfg['checkpoint']
             self.checkpoint_prefix = init_cfg.get('prefix')
+        self.widening = {
+            key: value for key, value in (init_cfg or {}).items() if key in ('bands', 'widen')
+        }
+        check_widening(**{'bands': (0, 1, 2), 'widen': 'mean', **self.widening})
         if frozen:
             self.requires_grad_(False)
         if self.trainable is not None:

@@ -65,6 +65,10 @@ class FrozenTeacher:
         align_corners (bool): Whether corner pixels are aligned in resizing. Defaults to False.
         seed (int): Seed of the weights that no file gives, so that they are equal in all processes
             and after a resume. Defaults to 0.
+        bands (Sequence[int] | None): Of images with more bands than it knows, the positions from 0
+            of those that it looks at, in its own order (red, green, blue). They are brought back to
+            the 0-255 scale, clipped to it as 8-bit pixels are, and normalised with ``input_stats``.
+            None takes the images as they are. Defaults to None.
 
     Attributes:
         channels (int): Channels of the feature map.
@@ -93,6 +97,7 @@ class FrozenTeacher:
         antialias: bool = True,
         align_corners: bool = False,
         seed: int = 0,
+        bands: Sequence[int] | None = None,
     ) -> None:
         if dtype not in _DTYPES:
             raise ValueError(
@@ -102,6 +107,13 @@ class FrozenTeacher:
             raise ValueError(
                 f'FrozenTeacher got input_size={input_size}: give a number of pixels, or None.'
             )
+        if bands is not None and (len(bands) != 3 or min(bands) < 0 or input_stats is None):
+            raise ValueError(
+                f'FrozenTeacher got bands={list(bands)} with input_stats={input_stats}: give the '
+                'positions of red, green and blue in the images, from 0, and the statistics that '
+                'it was trained with.'
+            )
+        self.bands = None if bands is None else tuple(bands)
         self.backbone_cfg = copy.deepcopy(backbone)
         self.out_index = out_index
         self.input_size = input_size
@@ -234,8 +246,24 @@ class FrozenTeacher:
         Args:
             mean (Sequence[float]): Per channel, 0-255 scale.
             std (Sequence[float]): Per channel, 0-255 scale.
+
+        Raises:
+            ValueError: There is no such channel as ``bands`` names; or without ``bands`` other
+                statistics are wanted, and of another number of channels.
         """
-        self._source = _stats('the source statistics', mean, std)
+        source = _stats('the source statistics', mean, std)
+        last = max(self.bands) if self.bands else -1
+        alike = self.input_stats is None or len(source[0]) == len(self.input_stats[0])
+        if last >= len(source[0]) or (self.bands is None and not alike):
+            raise ValueError(
+                f'A FrozenTeacher ({self.backbone_cfg.get("type")}) with bands={self.bands} is '
+                f'handed images of {len(source[0])} channels: give bands=[...], the positions of '
+                'red, green and blue among them, from 0.'
+            )
+        if self.bands is not None:
+            mean, std = ([each[band] for band in self.bands] for each in source)
+            source = _stats('the source statistics', mean, std)
+        self._source = source
 
     def build(self, device: torch.device | str | None = None) -> FrozenTeacher:
         """Make the network with its weights, once, and move it.
@@ -313,17 +341,19 @@ class FrozenTeacher:
         """Turn the student's pixels into those that the teacher was trained on.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised with the statistics of
-                :meth:`bind_source`.
+            images (Tensor): Shape (B, 3, H, W), or (B, N, H, W) with ``bands``, normalised with the
+                statistics of :meth:`bind_source`.
 
         Returns:
             Tensor: Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the
-            very same values where neither size nor statistics differ.
+            very same values where neither size nor statistics differ, and there are no ``bands``.
 
         Raises:
             RuntimeError: ``input_stats`` is set, but the source statistics are not known.
         """
         images = images.float()
+        if self.bands is not None:
+            images = self._clipped(images)
         shape = self.input_shape(*images.shape[-2:])
         if shape != tuple(images.shape[-2:]):
             images = F.interpolate(
@@ -346,6 +376,15 @@ class FrozenTeacher:
         # Both normalisations in one step, which commutes with resizing.
         scale, shift = self._renormalisation(images.device)
         return images * scale + shift
+
+    def _clipped(self, images: Tensor) -> Tensor:
+        """The bands that it knows, within what is 0 and 255 before normalisation."""
+        if self._source is None:
+            return images  # which :meth:`prepare` refuses
+        bands = []
+        for band, mean, std in zip(self.bands or (), *self._source, strict=True):
+            bands.append(images[:, band : band + 1].clamp(-mean / std, (255 - mean) / std))
+        return torch.cat(bands, dim=1)
 
     def _renormalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         assert self._source is not None and self.input_stats is not None

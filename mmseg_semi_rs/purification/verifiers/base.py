@@ -22,16 +22,25 @@ class Verifier(ABC):
 
     Args:
         classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
+        bands (Sequence[int] | None): Of tiles of bands the positions, from 0, of those that it is
+            shown as red, green and blue, clipped to 8 bits. None is what pictures show. Defaults to
+            None.
 
     Attributes:
         prompts (ClassPrompts): What the classes are called, and which are asked for.
+        bands (list[int] | None): See above; who loads tiles reads it.
         within_segments (bool): Whether its regions are to be cut to the teacher's own segments.
     """
 
     within_segments = False
 
-    def __init__(self, classes: str | Sequence[str | Sequence[str] | None]) -> None:
+    def __init__(
+        self,
+        classes: str | Sequence[str | Sequence[str] | None],
+        bands: Sequence[int] | None = None,
+    ) -> None:
         self.prompts = ClassPrompts(classes)
+        self.bands = None if bands is None else list(bands)
 
     @property
     def num_classes(self) -> int:

@@ -73,6 +73,7 @@ class CLIPVerifier(Verifier):
             'float32'.
         batch (int): Windows to look at at once. Windows of different tiles are never mixed.
             Defaults to 32.
+        bands (Sequence[int] | None): See :class:`Verifier`. Defaults to None.
 
     Raises:
         ValueError: An argument is out of its range, or a distractor is the name of a class.
@@ -102,8 +103,9 @@ class CLIPVerifier(Verifier):
         input_stats: Mapping[str, Sequence[float]] | None = None,
         dtype: str = 'float32',
         batch: int = 32,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         stats = _CLIP_STATS if input_stats is None else input_stats
         limits = dict(window=window, stride=stride, grid=grid, batch=batch)
         for name, right, value, remedy in (

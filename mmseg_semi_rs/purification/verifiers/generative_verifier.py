@@ -66,6 +66,7 @@ class GenerativeVerifier(Verifier):
         prompt (str): The question, with ``{classes}`` in it. Defaults to :data:`PROMPT`.
         local_files_only (bool): Whether :meth:`load` must not download what is not on this machine.
             Defaults to True.
+        bands (Sequence[int] | None): See :class:`Verifier`. Defaults to None.
 
     Raises:
         ValueError: A setting is unknown or out of its range.
@@ -86,8 +87,9 @@ class GenerativeVerifier(Verifier):
         max_pixels: int | None = None,
         prompt: str = PROMPT,
         local_files_only: bool = True,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         areas = [area for area in (min_pixels, max_pixels) if area is not None]
         wrong = {
             f"coordinates={coordinates!r} must be 'auto' or one of {sorted(COORDINATES)}": (
