@@ -53,17 +53,17 @@ class TakenNetwork:
     """One network of a trained model, with all that belongs to it.
 
     Attributes:
-        name (str): 'teacher', 'student', a student's name, or '' where there is only one network.
-        model (nn.Module): The whole model, predicting with this network, in eval mode on the CPU.
-        network (nn.Module): The network, an ``EncoderDecoder``.
-        cfg (dict): Config of the network.
-        preprocessor (SegDataPreProcessor): How its images are normalised.
-        preprocessor_cfg (dict): Arguments of a ``SegDataPreProcessor`` that does the same.
-        classes (list[str]): Names of the K classes.
-        palette (list[list[int]]): RGB colour of each.
-        config (Config): Config of the training.
-        size (tuple[int, int]): Height and width in pixels of the images that it gets: of a window
-            of slide inference, else of a training crop.
+        name: 'teacher', 'student', a student's name, or '' where there is only one network.
+        model: The whole model, predicting with this network, in eval mode on the CPU.
+        network: The network, an ``EncoderDecoder``.
+        cfg: Config of the network.
+        preprocessor: How its images are normalised.
+        preprocessor_cfg: Arguments of a ``SegDataPreProcessor`` that does the same.
+        classes: Names of the K classes.
+        palette: RGB colour of each.
+        config: Config of the training.
+        size: Height and width in pixels of the images that it gets: of a window of slide inference,
+            else of a training crop.
     """
 
     name: str
@@ -94,13 +94,13 @@ class ExportedNetwork:
     """What :func:`export_network` wrote.
 
     Attributes:
-        config (Path): The config.
-        checkpoint (Path): The checkpoint.
-        needs (tuple[str, ...]): Parts of this package that the config names; none: it runs without.
-        difference (float): Largest difference of the logits from the original's.
-        size (tuple[int, int]): Height and width of the image on which they were compared.
-        mmpretrain (bool): Whether the config names a backbone of mmpretrain.
-        resized_positions (bool): Whether the stored position embedding was brought to ``size``.
+        config: The config.
+        checkpoint: The checkpoint.
+        needs: Parts of this package that the config names; none: it runs without.
+        difference: Largest difference of the logits from the original's.
+        size: Height and width of the image on which they were compared.
+        mmpretrain: Whether the config names a backbone of mmpretrain.
+        resized_positions: Whether the stored position embedding was brought to ``size``.
     """
 
     config: Path
@@ -143,14 +143,14 @@ def take_network(
     """Load a trained model, and take one network out of it.
 
     Args:
-        config (str | Path): The training's config.
-        checkpoint (str | Path): Its checkpoint.
-        network (str, optional): ``'teacher'`` or ``'student'``, or a student's name (its average,
-            if the training kept one). Defaults to what the config predicts on.
-        size (tuple[int, int], optional): Height and width of the images, instead of the config's.
+        config: The training's config.
+        checkpoint: Its checkpoint.
+        network: ``'teacher'`` or ``'student'``, or a student's name (its average, if the training
+            kept one). Defaults to what the config predicts on.
+        size: Height and width of the images, instead of the config's.
 
     Returns:
-        TakenNetwork: The network.
+        The network.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -240,12 +240,12 @@ def export_network(taken: TakenNetwork, out: str | Path, name: str) -> ExportedN
     ``torch.load(weights_only=True)``. Auxiliary heads, which never predict, are left out.
 
     Args:
-        taken (TakenNetwork): The network.
-        out (str | Path): Folder; made where it is missing.
-        name (str): Of the two files.
+        taken: The network.
+        out: Folder; made where it is missing.
+        name: Of the two files.
 
     Returns:
-        ExportedNetwork: What was written.
+        What was written.
 
     Raises:
         ValueError: If what would be written does not predict as the original does.

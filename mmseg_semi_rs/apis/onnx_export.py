@@ -55,13 +55,13 @@ class ExportedOnnx:
     """What :func:`export_onnx` wrote.
 
     Attributes:
-        path (Path): The file.
-        opset (int): Version of the operators.
-        size (tuple[int, int]): Height and width at which it was exported.
-        multiple (int | None): Height and width may be any multiples of it; None: ``size`` alone.
-        difference (float): Largest difference of the probabilities from PyTorch's.
-        checked (tuple[tuple[int, int, int, int], ...]): Shapes on which they were compared.
-        reason (str): Why it is not dynamic; empty where it is.
+        path: The file.
+        opset: Version of the operators.
+        size: Height and width at which it was exported.
+        multiple: Height and width may be any multiples of it; None: ``size`` alone.
+        difference: Largest difference of the probabilities from PyTorch's.
+        checked: Shapes on which they were compared.
+        reason: Why it is not dynamic; empty where it is.
     """
 
     path: Path
@@ -123,12 +123,12 @@ def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None)
     """Write a network as ONNX.
 
     Args:
-        taken (TakenNetwork): The network.
-        path (str | Path): The file to write.
-        opset (int, optional): Version of the operators. Defaults to what ``torch.onnx`` takes.
+        taken: The network.
+        path: The file to write.
+        opset: Version of the operators. Defaults to what ``torch.onnx`` takes.
 
     Returns:
-        ExportedOnnx: What was written.
+        What was written.
 
     Raises:
         ImportError: If onnx, onnxruntime or onnxscript is missing.

@@ -36,21 +36,18 @@ class Predictor:
         model (nn.Module): A segmentor of mmseg, in eval mode on its device. Its ``inference`` is
             called, so that teacher, student and fused students, whole and slide inference all work
             as in ``tools/test.py``.
-        classes (Sequence[str]): Names of its K classes.
-        palette (Sequence[Sequence[int]]): RGB colour of each, 0-255.
-        window (int): Side of the windows, in pixels of the image.
-        input_size (tuple[int, int], optional): (H, W) to which a window is resized for the network;
-            None leaves it. Defaults to None.
-        to_rgb (RasterToRGB, optional): How the bands of a raster become 8-bit RGB, or channels
-            (``RasterToBands``). Defaults to bands 1 to 3 of 8 bits.
-        overlap (int, optional): Pixels that neighbouring windows share. Defaults to a quarter of
-            ``window``.
-        batch_size (int): Windows per forward. Defaults to 4.
-        flips (bool): Whether the probabilities are the mean over the window and its three mirror
-            images. Defaults to False.
-        amp (bool): Whether to predict under bfloat16 autocast, CUDA only. Defaults to False.
-        fingerprint (str): Of the config and the checkpoint; what is predicted by another is not
-            continued. Defaults to ''.
+        classes: Names of its K classes.
+        palette: RGB colour of each, 0-255.
+        window: Side of the windows, in pixels of the image.
+        input_size: (H, W) to which a window is resized for the network; None leaves it.
+        to_rgb: How the bands of a raster become 8-bit RGB, or channels (``RasterToBands``).
+            Defaults to bands 1 to 3 of 8 bits.
+        overlap: Pixels that neighbouring windows share. Defaults to a quarter of ``window``.
+        batch_size: Windows per forward.
+        flips: Whether the probabilities are the mean over the window and its three mirror images.
+        amp: Whether to predict under bfloat16 autocast, CUDA only.
+        fingerprint: Of the config and the checkpoint; what is predicted by another is not
+            continued.
 
     Raises:
         ValueError: If the numbers of classes and colours differ from the model's, or a setting is
@@ -129,11 +126,11 @@ class Predictor:
         """Predict a batch of windows.
 
         Args:
-            windows (Tensor): RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device; of a
-                network of bands shape (B, N, h, w), float32.
+            windows: RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device; of a network
+                of bands shape (B, N, h, w), float32.
 
         Returns:
-            Tensor: Shape (B, K, h, w), float32 in [0, 1], which add up to 1 over the classes.
+            Shape (B, K, h, w), float32 in [0, 1], which add up to 1 over the classes.
         """
         images = windows.to(self.device)
         total = torch.zeros((), device=self.device)
@@ -180,20 +177,19 @@ def load_predictor(
     Weights of foundation models are not needed: the checkpoint holds all that predicts.
 
     Args:
-        config (str | Path | Config): The training's config. Of its top-level keys ``window_size``
-            (else ``crop_size``) is the side of the windows and ``raster`` the arguments of
+        config: The training's config. Of its top-level keys ``window_size`` (else ``crop_size``) is
+            the side of the windows and ``raster`` the arguments of
             :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`, with ``rgb`` or ``count`` of
-            ``RasterToBands``. Windows are resized as the
-            ``Resize`` of its test pipeline says.
-        checkpoint (str | Path): Checkpoint file.
-        device (str, optional): Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
-        network (str, optional): ``'teacher'`` or ``'student'``; of two students a name of theirs or
-            ``'fused'``. Defaults to what the config says.
-        window (int, optional): Side of the windows, instead of the config's.
-        bands (Sequence[int], optional): Numbers of the bands that are red, green and blue, from 1,
-            instead of the config's; of a network of bands, those of its channels in their order.
-        raster (Mapping[str, Any], optional): Other arguments of ``RasterToRGB`` (``low``, ``high``,
-            ``nodata``), instead of the config's.
+            ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
+        checkpoint: Checkpoint file.
+        device: Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
+        network: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
+            Defaults to what the config says.
+        window: Side of the windows, instead of the config's.
+        bands: Numbers of the bands that are red, green and blue, from 1, instead of the config's;
+            of a network of bands, those of its channels in their order.
+        raster: Other arguments of ``RasterToRGB`` (``low``, ``high``, ``nodata``), instead of the
+            config's.
         **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
 
     Raises:

@@ -18,10 +18,10 @@ class Tile(NamedTuple):
     """A stored tile.
 
     Attributes:
-        path (str): Its file.
-        image (np.ndarray): Shape (H, W, 3), uint8, RGB.
-        labels (np.ndarray | None): Shape (H, W), uint8, class ids as training sees them; None where
-            the dataset loads none.
+        path: Its file.
+        image: Shape (H, W, 3), uint8, RGB.
+        labels: Shape (H, W), uint8, class ids as training sees them; None where the dataset loads
+            none.
     """
 
     path: str
@@ -37,13 +37,13 @@ def load_tile(
     Args:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline; ``SemiDataset``
             and its parts too.
-        index (int): In ``[0, len(dataset))``.
-        with_labels (bool): Whether labels are loaded, if the pipeline does. Defaults to True.
-        bands (Sequence[int], optional): Of an image of bands the positions, from 0, of those that
-            are red, green and blue. Defaults to those of its pictures.
+        index: In ``[0, len(dataset))``.
+        with_labels: Whether labels are loaded, if the pipeline does.
+        bands: Of an image of bands the positions, from 0, of those that are red, green and blue.
+            Defaults to those of its pictures.
 
     Returns:
-        Tile: What is stored, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
+        What is stored, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
 
     Raises:
         FileNotFoundError: A file of the tile does not exist.
@@ -69,11 +69,11 @@ def load_image(dataset: Any, path: str, bands: Sequence[int] | None = None) -> n
     Args:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): The tile's; of several inside, the
             first one's loading transforms are used.
-        path (str): File of the tile.
-        bands (Sequence[int], optional): See :func:`load_tile`.
+        path: File of the tile.
+        bands: See :func:`load_tile`.
 
     Returns:
-        np.ndarray: Shape (H, W, 3), uint8, RGB; the same as that of :func:`load_tile`.
+        Shape (H, W, 3), uint8, RGB; the same as that of :func:`load_tile`.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -90,7 +90,7 @@ def band_reading(dataset: Any) -> str | None:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline.
 
     Returns:
-        str | None: Changes with the bands and their stretch; None where ``LoadBands`` is not used.
+        Changes with the bands and their stretch; None where ``LoadBands`` is not used.
     """
     leaf, _ = _leaf(dataset, 0)
     found = [repr(step) for step in _loading(leaf.pipeline.transforms)]
@@ -104,7 +104,7 @@ def tile_paths(dataset: Any) -> list[str]:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): Repeated tiles occur again.
 
     Returns:
-        list[str]: One path per index.
+        One path per index.
     """
     return [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
 

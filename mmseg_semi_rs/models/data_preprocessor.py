@@ -26,9 +26,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
     are handled by the parent.
 
     Args:
-        rgb (Sequence[int], optional): Of images of bands, the positions from 0 of the red, green
-            and blue channel, for pictures. Defaults to None: images are RGB, as ``bgr_to_rgb``
-            says.
+        rgb: Of images of bands, the positions from 0 of the red, green and blue channel, for
+            pictures. Defaults to None: images are RGB, as ``bgr_to_rgb`` says.
         **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, any number of
             them, 0-255 scale), ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``,
             ``seg_pad_val``, ``test_cfg``.
@@ -57,13 +56,13 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         """Prepare one batch.
 
         Args:
-            data (dict): ``inputs`` and ``data_samples``, each ``{branch: list}`` with None where a
-                sample has no such branch, or plain lists.
-            training (bool): Whether the batch is a training batch. Defaults to False.
+            data: ``inputs`` and ``data_samples``, each ``{branch: list}`` with None where a sample
+                has no such branch, or plain lists.
+            training: Whether the batch is a training batch.
 
         Returns:
-            dict: ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples``
-            ``{branch: list[SegDataSample]}``; only branches that have samples.
+            ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples`` ``{branch:
+            list[SegDataSample]}``; only branches that have samples.
         """
         if not isinstance(data['inputs'], dict):
             return super().forward(data, training)
@@ -107,11 +106,10 @@ def rgb_channels(preprocessor: Any, loaded: bool = False) -> list[int]:
 
     Args:
         preprocessor (SegDataPreProcessor): Of the model.
-        loaded (bool): Of images as they are loaded, rather than as the preprocessor hands them on.
-            Defaults to False.
+        loaded: Of images as they are loaded, rather than as the preprocessor hands them on.
 
     Returns:
-        list[int]: Three positions, from 0.
+        Three positions, from 0.
     """
     named = getattr(preprocessor, 'rgb', None)
     if named is not None:
@@ -136,13 +134,13 @@ def stack_valid(samples: Sequence[SegDataSample], size: Sequence[int], device: A
     """Stack the valid masks of a branch.
 
     Args:
-        samples (Sequence[SegDataSample]): B samples; one without ``valid`` counts as valid except
-            where the preprocessor padded it.
-        size (Sequence[int]): Height and width of the batch in pixels.
+        samples: B samples; one without ``valid`` counts as valid except where the preprocessor
+            padded it.
+        size: Height and width of the batch in pixels.
         device (torch.device): Device of the result.
 
     Returns:
-        Tensor: Shape (B, H, W), bool.
+        Shape (B, H, W), bool.
     """
     masks = []
     for sample in samples:

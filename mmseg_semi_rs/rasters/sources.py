@@ -45,8 +45,7 @@ class Source(Protocol):
         """Read a rectangle; it lies within the image.
 
         Returns:
-            tuple[np.ndarray, np.ndarray]: RGB (h, w, 3) uint8, or bands (h, w, N) float32; where
-            there is data, (h, w) bool.
+            RGB (h, w, 3) uint8, or bands (h, w, N) float32; where there is data, (h, w) bool.
         """
         ...
 
@@ -56,9 +55,9 @@ class PixelSource:
     """An image in memory.
 
     Attributes:
-        pixels (np.ndarray): RGB, (H, W, 3) uint8; of bands (H, W, N) float32.
-        valid (np.ndarray | None): Where there is data, (H, W) bool; None: everywhere.
-        to_rgb (RasterToRGB): What has made the pixels.
+        pixels: RGB, (H, W, 3) uint8; of bands (H, W, N) float32.
+        valid: Where there is data, (H, W) bool; None: everywhere.
+        to_rgb: What has made the pixels.
     """
 
     pixels: np.ndarray
@@ -96,10 +95,10 @@ class RasterSource:
     """A raster that rasterio has open; nothing of it is kept in memory.
 
     Attributes:
-        dataset (Any): ``rasterio.DatasetReader``.
-        to_rgb (RasterToRGB): How its bands become RGB.
-        picture (PixelSource | None): Pixels of a picture, of which the dataset tells the place
-            only: decoders of JPEG differ.
+        dataset: ``rasterio.DatasetReader``.
+        to_rgb: How its bands become RGB.
+        picture: Pixels of a picture, of which the dataset tells the place only: decoders of JPEG
+            differ.
     """
 
     dataset: Any

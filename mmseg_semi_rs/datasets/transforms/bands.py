@@ -86,9 +86,9 @@ class BandPhotometry(BaseTransform):
     =============  ================================================================================
 
     Args:
-        strength (str): One of the names. Defaults to 'published'.
-        rgb (Sequence[int], optional): Positions of red, green and blue among the channels, from 0.
-            None changes no colours: all bands are others. Defaults to None.
+        strength: One of the names.
+        rgb: Positions of red, green and blue among the channels, from 0. None changes no colours:
+            all bands are others.
 
     Raises:
         ValueError: If the strength is none of these, or ``rgb`` are not three positions.

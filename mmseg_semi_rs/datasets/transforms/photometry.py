@@ -71,7 +71,7 @@ class Photometry(BaseTransform):
     =============  ================================================================================
 
     Args:
-        strength (str): One of the names. Defaults to 'published'.
+        strength: One of the names.
 
     Raises:
         ValueError: If it is none of them.

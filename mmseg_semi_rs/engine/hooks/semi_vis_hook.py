@@ -34,8 +34,8 @@ class SemiVisHook(Hook):
     two students as ``pseudo_labels_<name>``.
 
     Args:
-        interval (int): Iterations between pictures; each makes the host wait. Defaults to 500.
-        images (int): Images of a batch, at most. Defaults to 4.
+        interval: Iterations between pictures; each makes the host wait.
+        images: Images of a batch, at most.
 
     Raises:
         ValueError: An argument is below 1.

@@ -56,22 +56,21 @@ class VLMPurifyHook(Hook):
     changed from outside meanwhile; what a budget adds to it is taken care of.
 
     Args:
-        verifier (dict): Config of a verifier, e.g. ``CLIPVerifier``.
-        store (str): Folder of the evidence.
-        policy (dict, optional): Config of what evidence does. Defaults to ``EvidencePolicy``.
-        trust (dict, optional): ``images``, labelled tiles that are looked at (200, evenly chosen),
-            and ``min_lift`` and ``min_pixels`` of ``learn_trust``. None trusts the verifier as it
-            is. Defaults to these.
-        start (int): Iteration from which on labels are purified. Defaults to 0.
-        ramp (int): Iterations over which the changes of the weights then grow to their full size.
-            Defaults to 0.
-        budget (int): Tiles per iteration and process that are verified on the spot if the store has
-            nothing of them. Defaults to 0.
-        interval (int): Iterations between logs, the logger's own. Defaults to 50.
+        verifier: Config of a verifier, e.g. ``CLIPVerifier``.
+        store: Folder of the evidence.
+        policy: Config of what evidence does. Defaults to ``EvidencePolicy``.
+        trust: ``images``, labelled tiles that are looked at (200, evenly chosen), and ``min_lift``
+            and ``min_pixels`` of ``learn_trust``. None trusts the verifier as it is. Defaults to
+            these.
+        start: Iteration from which on labels are purified.
+        ramp: Iterations over which the changes of the weights then grow to their full size.
+        budget: Tiles per iteration and process that are verified on the spot if the store has
+            nothing of them.
+        interval: Iterations between logs, the logger's own.
 
     Attributes:
-        trust (ClassTrust | None): What was learnt.
-        purifier (EvidencePurifier): What is attached, once the training starts.
+        trust: What was learnt.
+        purifier: What is attached, once the training starts.
 
     Raises:
         ValueError: A setting is out of its range, or, when the training starts, model, data, store
@@ -145,10 +144,10 @@ class VLMPurifyHook(Hook):
 
         Args:
             dataset (SemiDataset): The training data.
-            device (torch.device | str): Where the verifier works, if it has to.
-            work_dir (Path, optional): Folder of the training, where a journal is kept if there is a
-                budget, see ``EvidenceSource``. Defaults to None, without journal.
-            iteration (int): Where the training begins. Defaults to 0.
+            device: Where the verifier works, if it has to.
+            work_dir: Folder of the training, where a journal is kept if there is a budget, see
+                ``EvidenceSource``. Defaults to None, without journal.
+            iteration: Where the training begins.
 
         Raises:
             ValueError: The store lacks what is needed.
@@ -299,12 +298,11 @@ def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, 
     """Summarise one purification; the host waits once.
 
     Args:
-        done (Purification): Of a batch.
-        samples (Sequence[SegDataSample]): Its B samples; truth is taken from those that have
-            ``gt_sem_seg``.
+        done: Of a batch.
+        samples: Its B samples; truth is taken from those that have ``gt_sem_seg``.
 
     Returns:
-        dict[str, float]: See :class:`VLMPurifyHook`, without prefixes.
+        See :class:`VLMPurifyHook`, without prefixes.
     """
     valid = done.before.valid
     pixels = valid.sum().clamp(min=1)

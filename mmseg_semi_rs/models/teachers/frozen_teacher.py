@@ -47,33 +47,30 @@ class FrozenTeacher:
     them (aspect kept, antialiased), and normalises them as it was trained.
 
     Args:
-        backbone (dict): Config of a registered backbone with its weights: ``checkpoint`` of
-            the backbones of this package, ``init_cfg`` of mmseg's.
-        out_index (int): Which of its outputs is the target. What lies behind it is not built, or
-            dropped, where the backbone is known to
-            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`. Defaults to -1.
-        input_size (int | None): Long side of what the teacher sees, in pixels; None for the
-            student's own size. Both sides are rounded to whole patches in any case. Defaults to
-            None.
-        input_stats (dict | None): ``mean`` and ``std`` per channel (0-255 scale, in the channel
-            order of the images) with which it was trained; None takes the pixels as they come.
-            Defaults to None.
-        dtype (str): 'float32', 'bfloat16' or 'float16': the dtype of its matrix products, whatever
+        backbone: Config of a registered backbone with its weights: ``checkpoint`` of the backbones
+            of this package, ``init_cfg`` of mmseg's.
+        out_index: Which of its outputs is the target. What lies behind it is not built, or dropped,
+            where the backbone is known to
+            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
+        input_size: Long side of what the teacher sees, in pixels; None for the student's own size.
+            Both sides are rounded to whole patches in any case.
+        input_stats: ``mean`` and ``std`` per channel (0-255 scale, in the channel order of the
+            images) with which it was trained; None takes the pixels as they come.
+        dtype: 'float32', 'bfloat16' or 'float16': the dtype of its matrix products, whatever
             autocast is on around it. Weights of linear and convolution layers are held in it.
-            Defaults to 'float32'.
-        antialias (bool): Whether a smaller image is made with antialiasing. Defaults to True.
-        align_corners (bool): Whether corner pixels are aligned in resizing. Defaults to False.
-        seed (int): Seed of the weights that no file gives, so that they are equal in all processes
-            and after a resume. Defaults to 0.
-        bands (Sequence[int] | None): Of images with more bands than it knows, the positions from 0
-            of those that it looks at, in its own order (red, green, blue). They are brought back to
-            the 0-255 scale, clipped to it as 8-bit pixels are, and normalised with ``input_stats``.
-            None takes the images as they are. Defaults to None.
+        antialias: Whether a smaller image is made with antialiasing.
+        align_corners: Whether corner pixels are aligned in resizing.
+        seed: Seed of the weights that no file gives, so that they are equal in all processes and
+            after a resume.
+        bands: Of images with more bands than it knows, the positions from 0 of those that it looks
+            at, in its own order (red, green, blue). They are brought back to the 0-255 scale,
+            clipped to it as 8-bit pixels are, and normalised with ``input_stats``. None takes the
+            images as they are.
 
     Attributes:
-        channels (int): Channels of the feature map.
-        patch_size (int): Sides of what the teacher sees are multiples of it; 1 for CNNs.
-        device (torch.device): Where it is, or will be built.
+        channels: Channels of the feature map.
+        patch_size: Sides of what the teacher sees are multiples of it; 1 for CNNs.
+        device: Where it is, or will be built.
 
     Raises:
         ValueError: An argument is out of its range, or the backbone has no such output.
@@ -214,11 +211,11 @@ class FrozenTeacher:
         at least one.
 
         Args:
-            height (int): Of the student's image, in pixels.
-            width (int): Of the student's image, in pixels.
+            height: Of the student's image, in pixels.
+            width: Of the student's image, in pixels.
 
         Returns:
-            tuple[int, int]: Height, width.
+            Height, width.
         """
         scale = 1.0 if self.input_size is None else self.input_size / max(height, width)
         patch = self.patch_size
@@ -229,11 +226,11 @@ class FrozenTeacher:
         """Size of the feature map of an image.
 
         Args:
-            height (int): Of the student's image, in pixels.
-            width (int): Of the student's image, in pixels.
+            height: Of the student's image, in pixels.
+            width: Of the student's image, in pixels.
 
         Returns:
-            tuple[int, int]: h, w of the feature map.
+            h, w of the feature map.
         """
         shape = self.input_shape(height, width)
         if shape not in self._grids:
@@ -244,8 +241,8 @@ class FrozenTeacher:
         """Tell how the incoming images were normalised.
 
         Args:
-            mean (Sequence[float]): Per channel, 0-255 scale.
-            std (Sequence[float]): Per channel, 0-255 scale.
+            mean: Per channel, 0-255 scale.
+            std: Per channel, 0-255 scale.
 
         Raises:
             ValueError: There is no such channel as ``bands`` names; or without ``bands`` other
@@ -269,11 +266,10 @@ class FrozenTeacher:
         """Make the network with its weights, once, and move it.
 
         Args:
-            device (torch.device | str | None): Where to; None for where its owner is. Defaults to
-                None.
+            device: Where to; None for where its owner is.
 
         Returns:
-            FrozenTeacher: Itself.
+            Itself.
 
         Raises:
             FileNotFoundError: Its weight file does not exist; the message says where it comes from.
@@ -301,11 +297,11 @@ class FrozenTeacher:
         """Move to a device; dtypes stay.
 
         Args:
-            device (torch.device | str): Where to. The meta device is ignored: the one copy of the
-                weights is not thrown away because one owner is looked at without weights.
+            device: Where to. The meta device is ignored: the one copy of the weights is not thrown
+                away because one owner is looked at without weights.
 
         Returns:
-            FrozenTeacher: Itself.
+            Itself.
         """
         device = torch.device(device)
         if device.type != 'meta' and device != self.device:
@@ -318,13 +314,13 @@ class FrozenTeacher:
         """Follow a move of the owner, which calls this in its own ``_apply``.
 
         Args:
-            fn (Callable[[Tensor], Tensor]): What ``nn.Module._apply`` runs on every tensor. Only
-                the device that it moves to counts, and the memory format if that is channels last,
-                not a dtype: ``owner.half()`` changes nothing.
-            recurse (bool): Unused, as in ``nn.Module._apply``. Defaults to True.
+            fn: What ``nn.Module._apply`` runs on every tensor. Only the device that it moves to
+                counts, and the memory format if that is channels last, not a dtype:
+                ``owner.half()`` changes nothing.
+            recurse: Unused, as in ``nn.Module._apply``.
 
         Returns:
-            FrozenTeacher: Itself.
+            Itself.
         """
         moved = fn(torch.empty(2, 2, 2, 2, device=self.device))
         self._channels_last |= moved.is_contiguous(memory_format=torch.channels_last)
@@ -341,12 +337,12 @@ class FrozenTeacher:
         """Turn the student's pixels into those that the teacher was trained on.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), or (B, N, H, W) with ``bands``, normalised with the
+            images: Shape (B, 3, H, W), or (B, N, H, W) with ``bands``, normalised with the
                 statistics of :meth:`bind_source`.
 
         Returns:
-            Tensor: Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the
-            very same values where neither size nor statistics differ, and there are no ``bands``.
+            Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the very
+            same values where neither size nor statistics differ, and there are no ``bands``.
 
         Raises:
             RuntimeError: ``input_stats`` is set, but the source statistics are not known.
@@ -425,10 +421,10 @@ class FrozenTeacher:
         """Extract the target features of a batch.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), as the student gets them.
+            images: Shape (B, 3, H, W), as the student gets them.
 
         Returns:
-            Tensor: Shape (B, channels, *grid(H, W)), float32, without gradient.
+            Shape (B, channels, *grid(H, W)), float32, without gradient.
 
         Raises:
             FileNotFoundError: See :meth:`build`.

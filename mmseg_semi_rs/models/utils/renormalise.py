@@ -16,8 +16,8 @@ class Renormalise(nn.Module):
     the two converts BGR to RGB.
 
     Args:
-        source (SegDataPreProcessor): The preprocessor that the images come from.
-        target (SegDataPreProcessor): The one they are wanted from.
+        source: The preprocessor that the images come from.
+        target: The one they are wanted from.
 
     Raises:
         ValueError: The two are for images of different numbers of channels.
@@ -46,10 +46,10 @@ class Renormalise(nn.Module):
         """Change the statistics.
 
         Args:
-            images (Tensor): Shape (B, C, H, W), normalised by the source.
+            images: Shape (B, C, H, W), normalised by the source.
 
         Returns:
-            Tensor: Same shape, as the target normalises; the very input if nothing changes.
+            Same shape, as the target normalises; the very input if nothing changes.
         """
         if self.is_identity:
             return images

@@ -37,13 +37,13 @@ def widened(
     (``'zero'``), with which the network begins as if it did not see the other bands.
 
     Args:
-        stored (Tensor): Shape (O, 3, kh, kw).
-        wanted (Tensor): That of the model, (O, N, kh, kw).
-        bands (Sequence[int]): Positions of red, green and blue. Defaults to (0, 1, 2).
-        widen (str): One of :data:`RULES`. Defaults to 'mean'.
+        stored: Shape (O, 3, kh, kw).
+        wanted: That of the model, (O, N, kh, kw).
+        bands: Positions of red, green and blue. Defaults to (0, 1, 2).
+        widen: One of :data:`RULES`.
 
     Returns:
-        Tensor: Shape (O, N, kh, kw) where all but N fits.
+        Shape (O, N, kh, kw) where all but N fits.
 
     Raises:
         ValueError: The model has no such channel as ``bands`` names.
@@ -78,11 +78,11 @@ class WideningInit(PretrainedInit):
     mmengine does.
 
     Args:
-        checkpoint (str): See ``PretrainedInit``.
-        prefix (str, optional): Likewise.
-        map_location (str): Likewise.
-        bands (Sequence[int]): See :func:`widened`.
-        widen (str): Likewise.
+        checkpoint: See ``PretrainedInit``.
+        prefix: Likewise.
+        map_location: Likewise.
+        bands: See :func:`widened`.
+        widen: Likewise.
 
     Raises:
         ValueError: See :func:`check_widening`.

@@ -21,15 +21,14 @@ class Verifier(ABC):
     :meth:`load`, so that a training that only reads stored evidence needs neither.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-        bands (Sequence[int] | None): Of tiles of bands the positions, from 0, of those that it is
-            shown as red, green and blue, clipped to 8 bits. None is what pictures show. Defaults to
-            None.
+        classes: See :class:`ClassPrompts`.
+        bands: Of tiles of bands the positions, from 0, of those that it is shown as red, green and
+            blue, clipped to 8 bits. None is what pictures show.
 
     Attributes:
-        prompts (ClassPrompts): What the classes are called, and which are asked for.
-        bands (list[int] | None): See above; who loads tiles reads it.
-        within_segments (bool): Whether its regions are to be cut to the teacher's own segments.
+        prompts: What the classes are called, and which are asked for.
+        bands: See above; who loads tiles reads it.
+        within_segments: Whether its regions are to be cut to the teacher's own segments.
     """
 
     within_segments = False
@@ -60,7 +59,7 @@ class Verifier(ABC):
         """Get ready to verify: import, read weights, move to a device; again: move only.
 
         Args:
-            device (torch.device | str): This process's own device. Defaults to 'cpu'.
+            device: This process's own device.
 
         Raises:
             ImportError: An optional library is missing; the message says what to install.
@@ -79,8 +78,8 @@ class Verifier(ABC):
         """Fit what is to be fitted to labelled tiles, once, and keep it in a file.
 
         Args:
-            labelled (Iterable[tuple[np.ndarray, np.ndarray]]): Tiles (H, W, 3), uint8, RGB, and
-                their label maps (H, W), uint8, 255 where there is none. A few dozen are enough.
+            labelled: Tiles (H, W, 3), uint8, RGB, and their label maps (H, W), uint8, 255 where
+                there is none. A few dozen are enough.
 
         Raises:
             ValueError: The labels do not allow a fit.
@@ -94,9 +93,8 @@ class Verifier(ABC):
         global random state touched.
 
         Args:
-            tiles (Sequence[np.ndarray]): Each (H, W, 3), uint8, RGB, of any size.
+            tiles: Each (H, W, 3), uint8, RGB, of any size.
 
         Returns:
-            list[Evidence]: One per tile. What could not be read is in ``dropped``; a bad answer
-            never raises.
+            One per tile. What could not be read is in ``dropped``; a bad answer never raises.
         """
