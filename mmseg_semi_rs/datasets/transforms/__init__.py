@@ -5,6 +5,7 @@ from .bands import BandPhotometry, LoadBands
 from .formatting import AddValidMask, PackSemiInputs
 from .geometry import GeometryStep, TrackGeometry, homography, replay
 from .keep_in_memory import KeepInMemory
+from .label_warp import LabelWarp
 from .multi_branch import MultiBranch
 from .photometry import Photometry
 from .resize import AntialiasedResize
@@ -15,6 +16,7 @@ __all__ = [
     'BandPhotometry',
     'GeometryStep',
     'KeepInMemory',
+    'LabelWarp',
     'LoadBands',
     'MultiBranch',
     'PackSemiInputs',

@@ -14,37 +14,18 @@ from ..evidence import Evidence
 from ..prompts import ClassPrompts
 
 
-class Verifier(ABC):
-    """Looks at tiles and tells which class is where, independently of the segmentation network.
+class EvidenceMaker(ABC):
+    """Looks at tiles, independently of the segmentation network, and says something about them.
 
-    A verifier is cheap to construct: it reads no weights and imports no optional library before
+    It is cheap to construct: it reads no weights and imports no optional library before
     :meth:`load`, so that a training that only reads stored evidence needs neither.
 
-    Args:
-        classes: See :class:`ClassPrompts`.
-        bands: Of tiles of bands the positions, from 0, of those that it is shown as red, green and
-            blue, clipped to 8 bits. None is what pictures show.
-
     Attributes:
-        prompts: What the classes are called, and which are asked for.
-        bands: See above; who loads tiles reads it.
-        within_segments: Whether its regions are to be cut to the teacher's own segments.
+        bands: Of tiles of bands the positions, from 0, of those that it is shown as red, green and
+            blue, clipped to 8 bits; who loads tiles reads it. None is what pictures show.
     """
 
-    within_segments = False
-
-    def __init__(
-        self,
-        classes: str | Sequence[str | Sequence[str] | None],
-        bands: Sequence[int] | None = None,
-    ) -> None:
-        self.prompts = ClassPrompts(classes)
-        self.bands = None if bands is None else list(bands)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K, those that are never asked for included."""
-        return len(self.prompts)
+    bands: list[int] | None = None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -98,3 +79,31 @@ class Verifier(ABC):
         Returns:
             One per tile. What could not be read is in ``dropped``; a bad answer never raises.
         """
+
+
+class Verifier(EvidenceMaker):
+    """Tells which class is where.
+
+    Args:
+        classes: See :class:`ClassPrompts`.
+        bands: See :class:`EvidenceMaker`.
+
+    Attributes:
+        prompts: What the classes are called, and which are asked for.
+        within_segments: Whether its regions are to be cut to the teacher's own segments.
+    """
+
+    within_segments = False
+
+    def __init__(
+        self,
+        classes: str | Sequence[str | Sequence[str] | None],
+        bands: Sequence[int] | None = None,
+    ) -> None:
+        self.prompts = ClassPrompts(classes)
+        self.bands = None if bands is None else list(bands)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K, those that are never asked for included."""
+        return len(self.prompts)
