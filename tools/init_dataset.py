@@ -34,10 +34,15 @@ from mmseg_semi_rs.dataprep.folder.config import (
     default_method,
     write_config,
 )
-from mmseg_semi_rs.dataprep.folder.conversion import Ready, choose_stretch, make_ready, prepare
-from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_wish
-from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide, rare_classes
-from mmseg_semi_rs.dataprep.folder.survey import Survey, plan_classes, survey_folder
+from mmseg_semi_rs.dataprep.folder.conversion import (
+    PreparedFolder,
+    choose_stretch,
+    plan_conversion,
+    prepare_folder,
+)
+from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_class, propose_classes
+from mmseg_semi_rs.dataprep.folder.split import FolderSplit, rare_classes, split_folder
+from mmseg_semi_rs.dataprep.folder.survey import Survey, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.stretch import PERCENTILES
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
@@ -166,7 +171,7 @@ def show_survey(console: Console, survey: Survey) -> None:
     if survey.mask_dir is not None:
         console.print(
             f'[bold]{len(survey.masks)} masks[/] in {escape(str(survey.mask_dir))} of '
-            f'{"colours" if survey.painted else "numbers"}; '
+            f'{"colours" if survey.coloured else "numbers"}; '
             f'{len(survey.pictures) - len(survey.masks)} images without a mask'
         )
 
@@ -174,12 +179,12 @@ def show_survey(console: Console, survey: Survey) -> None:
 def show_classes(console: Console, survey: Survey, plan: ClassPlan) -> None:
     """Print the pixels of each class, and how it was decided what is one."""
     table = Table('id', 'class', 'in the masks', 'pixels', 'share', 'images', title='classes')
-    totals = plan.tally(survey.counts)
+    totals = plan.tally(survey.values.counts)
     everything = max(1, sum(totals.values()))
     presence = survey.presence(plan)
     for index, name in enumerate(plan.classes):
         shown, pixels = plan.show(plan.values[index]), totals.get(index, 0)
-        images = sum(index in found for found in presence.values())
+        images = sum(index in ids for ids in presence.values())
         r, g, b = plan.palette[index]
         table.add_row(
             str(index),
@@ -214,7 +219,11 @@ def read_before(folder: Path, force: bool) -> dict[str, Any]:
 
 
 def write_lists(
-    args: argparse.Namespace, ready: Ready, plan: ClassPlan, split: FolderSplit, folder: Path
+    args: argparse.Namespace,
+    ready: PreparedFolder,
+    plan: ClassPlan,
+    split: FolderSplit,
+    folder: Path,
 ) -> dict[str, Any]:
     """Write the lists, and how they came about."""
     lists = {
@@ -263,9 +272,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
         show_problems(console, survey.problems)
         return len(survey.problems)
-    plan = plan_classes(
-        survey,
-        [parse_wish(text) for text in args.classes],
+    plan = propose_classes(
+        survey.values,
+        [parse_class(text) for text in args.classes],
         args.zero,
         [_ignored(text) for text in args.ignore],
         args.mask_threshold,
@@ -283,14 +292,14 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     before = read_before(out / 'splits', args.force)
     stretch = (args.low, args.high, tuple(args.percentiles))
     to_rgb = choose_stretch(survey, args.bands, *stretch, nodata, ask=args.nodata is None)
-    preparation = prepare(survey, plan, to_rgb, args.tile)
-    console.print(f'[bold]files:[/] {escape(preparation.reason)}')
+    conversion = plan_conversion(survey, plan, to_rgb, args.tile)
+    console.print(f'[bold]files:[/] {escape(conversion.reason)}')
     if to_rgb.low is not None:
         origin = '--low, --high' if args.low else '{:g} and {:g} percent'.format(*args.percentiles)
         console.print(f'  stretch {to_rgb.low} .. {to_rgb.high} ({origin}) to 0..255', markup=False)
-    ready = make_ready(survey, plan, to_rgb, preparation, out, args.workers, console)
+    ready = prepare_folder(survey, plan, to_rgb, conversion, out, args.workers, console)
     seed, regex = args.seed, args.scene_regex
-    split = divide(ready.presence, ready.unlabelled, seed, regex, survey.places)
+    split = split_folder(ready.presence, ready.unlabelled, seed, regex, survey.places)
     method = args.method or default_method(len(split.unlabelled), args.student_weights)
     rare = [
         f'{plan.classes[k]} ({share:.1%} of the pixels, in {count} of {len(split.train)} images)'
@@ -324,7 +333,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             if other != path.resolve()
         ]
 
-    unit = 'tiles' if preparation.tile else 'images'
+    unit = 'tiles' if conversion.tile else 'images'
     console.print(
         f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
         f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'

@@ -49,7 +49,7 @@ class LabelDecoder(Protocol):
 
 @dataclass(frozen=True)
 class ColourLabels:
-    """Labels painted in the colours of a legend.
+    """Labels in the colours of a legend.
 
     Published labels are not always clean: Potsdam's ``top_potsdam_6_7_label.tif`` has most of its
     cars in (252, 255, 0), ``top_potsdam_4_12_label.tif`` was compressed lossily, and DeepGlobe asks
@@ -156,7 +156,7 @@ class ColourOrIdLabels:
     A grey image is one of ids; a palette image is one of colours, whatever its indices are.
 
     Args:
-        colours: Reads painted labels.
+        colours: Reads coloured labels.
         ids: Reads ids.
 
     Raises:

@@ -31,7 +31,7 @@ _SAMPLED = 30  # images that a stretch is estimated from
 
 
 @dataclass(frozen=True)
-class Preparation:
+class ConversionPlan:
     """What is going to be done.
 
     Attributes:
@@ -48,7 +48,7 @@ class Preparation:
 
 
 @dataclass
-class Ready:
+class PreparedFolder:
     """Images that can be trained on.
 
     Attributes:
@@ -107,7 +107,7 @@ class MaskSource(SourceFile):
     def fingerprint(self) -> str:
         """Changes with the file, with the classes, and with how it is laid on its image."""
         plan = self.plan
-        settings = (plan.values, plan.painted, plan.tolerance, plan.threshold, self.warped)
+        settings = (plan.values, plan.coloured, plan.tolerance, plan.threshold, self.warped)
         return ':'.join(map(str, (super().fingerprint, *settings, self.upright)))
 
     def open_image(self) -> Image.Image:
@@ -164,9 +164,9 @@ def choose_stretch(
     return RasterToRGB(bands, ends[0], ends[1], nodata)
 
 
-def prepare(
+def plan_conversion(
     survey: Survey, plan: ClassPlan, to_rgb: RasterToRGB, tile: int | None = None
-) -> Preparation:
+) -> ConversionPlan:
     """Decide what has to be converted.
 
     Args:
@@ -195,7 +195,7 @@ def prepare(
         ),
     ):
         if asked:
-            return Preparation(True, True, side, reason)
+            return ConversionPlan(True, True, side, reason)
     for asked, reason in (
         (
             to_rgb.low is not None,
@@ -215,33 +215,33 @@ def prepare(
         ),
     ):
         if asked:
-            return Preparation(True, True, None, reason)
+            return ConversionPlan(True, True, None, reason)
     if not (plan.as_stored and all(mask.direct for mask in survey.masks.values())):
-        return Preparation(
+        return ConversionPlan(
             False,
             True,
             None,
             'images can be trained on where they are; masks are written anew, as class ids',
         )
-    return Preparation(False, False, None, 'images and masks can be trained on where they are')
+    return ConversionPlan(False, False, None, 'images and masks can be trained on where they are')
 
 
-def make_ready(
+def prepare_folder(
     survey: Survey,
     plan: ClassPlan,
     to_rgb: RasterToRGB,
-    preparation: Preparation,
+    conversion: ConversionPlan,
     out_dir: Path,
     workers: int = 1,
     console: Console | None = None,
-) -> Ready:
+) -> PreparedFolder:
     """Convert what has to be converted; what an earlier run has converted is kept.
 
     Args:
         survey: What was found.
         plan: What the masks mean.
         to_rgb: How images become RGB.
-        preparation: What is to be done.
+        conversion: What is to be done.
         out_dir: Gets ``img_dir`` and ``ann_dir``.
         workers: Processes; each holds one image and its mask in memory.
         console: Shows the progress.
@@ -252,8 +252,8 @@ def make_ready(
     """
     for folder in filter(None, (survey.image_dir, survey.mask_dir)):
         for made, name in (
-            (preparation.convert_images, 'img_dir'),
-            (preparation.convert_masks, 'ann_dir'),
+            (conversion.convert_images, 'img_dir'),
+            (conversion.convert_masks, 'ann_dir'),
         ):
             target, original = (out_dir / name).resolve(), folder.resolve()
             if made and (target.is_relative_to(original) or original.is_relative_to(target)):
@@ -261,12 +261,12 @@ def make_ready(
                     f'Converted files would go to {target} and replace originals in {folder}: '
                     'choose another --out.'
                 )
-    if preparation.convert_images:
-        return _converted(survey, plan, to_rgb, preparation.tile, out_dir, workers, console)
+    if conversion.convert_images:
+        return _converted(survey, plan, to_rgb, conversion.tile, out_dir, workers, console)
     assert survey.mask_dir is not None
     mask_dir = survey.mask_dir
     presence = survey.presence(plan)
-    if preparation.convert_masks:
+    if conversion.convert_masks:
         mask_dir = out_dir / 'ann_dir'
         for stem, mask in survey.masks.items():
             target = mask_dir / f'{stem}.png'
@@ -276,7 +276,7 @@ def make_ready(
             presence[stem] = _pixels(ids)
             write_png(target, ids)
     labelled = {stem: ids for stem, ids in presence.items() if ids}
-    return Ready(
+    return PreparedFolder(
         survey.image_dir,
         mask_dir,
         labelled,
@@ -295,7 +295,7 @@ def _converted(
     out_dir: Path,
     workers: int,
     console: Console | None,
-) -> Ready:
+) -> PreparedFolder:
     jobs = [_job(survey, picture, plan, to_rgb) for picture in survey.pictures.values()]
     decoder = IdLabels(frozenset(range(IGNORED)), IGNORED)  # any: other classes may come later
     report = convert(jobs, out_dir, Cut(tile), decoder, workers, console=console)
@@ -309,14 +309,14 @@ def _converted(
             unlabelled += names
     paths = list(labels.values())
     counted = map_threaded(lambda path: _pixels(np.asarray(Image.open(path))), paths)
-    found = dict(zip(labels, counted, strict=True))
-    presence = {name: pixels for name, pixels in found.items() if pixels}
-    unlabelled += [name for name in found if name not in presence]
+    pixels_of = dict(zip(labels, counted, strict=True))
+    presence = {name: pixels for name, pixels in pixels_of.items() if pixels}
+    unlabelled += [name for name in pixels_of if name not in presence]
     empty = []
     infos = [picture.info for picture in survey.pictures.values()]
     if to_rgb.nodata is not None or any(info.transparent for info in infos):
         empty = [name for name in unlabelled if _is_black(out_dir / 'img_dir' / f'{name}.png')]
-    return Ready(
+    return PreparedFolder(
         out_dir / 'img_dir',
         out_dir / 'ann_dir',
         presence,
