@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.commands import command
+from ..utils.files import replacing
 from .place import Place, is_annotated, place_of
 
 RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
@@ -661,6 +662,61 @@ def read_window(
     stored = read_bands(raster, bands, window=window)
     valid = has_data(raster, stored, to_rgb, window)
     return to_rgb.with_data(to_rgb(stored), valid), valid
+
+
+def band_marks(path: str | Path) -> list[str]:
+    """What each band of an image file is marked as: ``red``, ``alpha``, ``undefined`` ...
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    info = raster_info(path)
+    if not info.by_gdal:
+        return ['red', 'green', 'blue'] if info.bands == 3 else ['gray'] * info.bands
+    with open_raster(path) as raster:
+        return [band.name for band in raster.colorinterp]
+
+
+def copy_window(path: str | Path, target: str | Path, window: Sequence[int]) -> None:
+    """Write a part of an image file as a GeoTIFF of the same bands, numbers, no data and place.
+
+    Args:
+        path: Any file that :func:`read_rgb` reads.
+        target: The GeoTIFF; it is there when it is whole.
+        window: Left, top, right and lower end in pixels, within the image.
+
+    Raises:
+        ImportError: rasterio is not installed.
+        ValueError: The file cannot be read.
+    """
+    left, top, right, bottom = window
+    rasterio = import_rasterio(path)
+    settings: dict[str, Any] = dict(
+        driver='GTiff', compress='deflate', photometric='minisblack', width=right - left
+    )
+    if not raster_info(path).by_gdal:
+        bands, valid = read_picture(Path(path))
+        bands = bands[:, top:bottom, left:right]
+        mask = None if valid is None else valid[top:bottom, left:right]
+    else:
+        with open_raster(path) as raster:
+            part = rasterio.windows.Window(left, top, right - left, bottom - top)
+            bands = read_bands(raster, range(1, count_bands(raster) + 1), window=part)
+            settings.update(
+                crs=raster.crs, transform=raster.window_transform(part), nodata=raster.nodata
+            )
+            kinds = {flag.name for flags in raster.mask_flag_enums for flag in flags}
+            own = 'per_dataset' in kinds and 'alpha' not in kinds
+            mask = raster.dataset_mask(window=part) > 0 if own else None
+    settings.update(height=bottom - top, count=len(bands), dtype=bands.dtype)
+    with (
+        replacing(Path(target)) as partial,
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(partial, 'w', **settings) as out,
+    ):
+        out.write(bands)
+        if mask is not None:
+            out.write_mask(mask)
 
 
 def count_bands(raster: Any) -> int:

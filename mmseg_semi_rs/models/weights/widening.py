@@ -20,10 +20,10 @@ def check_widening(bands: Sequence[int], widen: str) -> None:
     Raises:
         ValueError: ``bands`` are not three positions, or the rule is unknown.
     """
-    if widen not in RULES or len(set(bands)) != 3 or min(bands) < 0:
+    if widen not in RULES or len(set(bands)) != len(bands) or len(bands) not in (0, 3):
         raise ValueError(
             f'init_cfg has bands={list(bands)} and widen={widen!r}: give the positions of red, '
-            f'green and blue among the channels, from 0, and one of {", ".join(RULES)}.'
+            f'green and blue among the channels, from 0, or none, and one of {", ".join(RULES)}.'
         )
 
 
@@ -53,7 +53,7 @@ def widened(
     if not same or stored.shape[1] != 3 or wanted.shape[1] == 3:
         return stored
     channels = wanted.shape[1]
-    if max(bands) >= channels:
+    if bands and not 0 <= min(bands) <= max(bands) < channels:
         raise ValueError(
             f'init_cfg has bands={list(bands)}, but the first layer has {channels} channels: give '
             'the positions of red, green and blue among them, from 0.'
@@ -65,7 +65,8 @@ def widened(
             found[:, channel] = stored.mean(1)
         elif widen == 'copy':
             found[:, channel] = stored[:, place % 3]
-    found[:, list(bands)] = stored
+    if bands:
+        found[:, list(bands)] = stored
     return found
 
 
