@@ -206,7 +206,7 @@ def fill(
     """
     from mmseg.registry import MODELS
 
-    from mmseg_semi_rs.engine.annotation import annotate, calibrate
+    from mmseg_semi_rs.engine.annotation import annotate, calibrate, evidence_settings
     from mmseg_semi_rs.purification.store import EvidenceStore
 
     hook = cfg.custom_hooks[place]
@@ -227,7 +227,8 @@ def fill(
             print(f'next: {again}')
         return True
     started = time.perf_counter()
-    store = EvidenceStore(folder, verifier.settings(), cache_bytes=0)
+    settings = evidence_settings(verifier, dataset.labelled)
+    store = EvidenceStore(folder, settings, cache_bytes=0)
     done = annotate(verifier, store, tiles, device, args.batch, processes)
     if processes.first:
         print(done)

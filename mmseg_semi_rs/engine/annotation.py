@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
-from ..datasets.tiles import load_tile
+from ..datasets.tiles import band_reading, load_tile
 from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
 from ..purification.verifiers import EvidenceMaker
@@ -105,9 +105,9 @@ class StoredTile(NamedTuple):
     number: int
     path: str
 
-    def image(self) -> np.ndarray:
-        """Load the pixels, (H, W, 3) uint8 RGB."""
-        return load_tile(self.dataset, self.number, with_labels=False).image
+    def image(self, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Load the pixels, (H, W, 3) uint8 RGB; see ``bands`` of a verifier."""
+        return load_tile(self.dataset, self.number, with_labels=False, bands=bands).image
 
 
 class _Found(NamedTuple):
@@ -225,6 +225,22 @@ def _choose(cfg: Config, index: int | None, places: Sequence[int]) -> str:
     )
 
 
+def evidence_settings(verifier: EvidenceMaker, dataset: Any) -> dict[str, Any]:
+    """All that evidence of a dataset's tiles depends on, beside their files.
+
+    Args:
+        verifier: Calibrated, if it has to be.
+        dataset (BaseSegDataset): Where the tiles are, with its pipeline.
+
+    Returns:
+        The verifier's settings; of tiles of bands also how they become RGB.
+    """
+    reading = band_reading(dataset)
+    if reading is None:
+        return verifier.settings()
+    return {**verifier.settings(), 'pixels': reading, 'bands': verifier.bands}
+
+
 def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
     """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
 
@@ -242,7 +258,7 @@ def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in evenly(len(labelled), _CALIBRATION_TILES):
-            tile = load_tile(labelled, index)
+            tile = load_tile(labelled, index, bands=verifier.bands)
             if tile.labels is None:
                 raise ValueError(
                     f'{type(verifier).__name__} is to be fitted to labelled tiles, but the '
@@ -323,7 +339,7 @@ def try_out(
     seconds = 0.0
     rest = [chosen[start : start + batch] for start in range(1, len(chosen), batch)]
     for number, part in enumerate([chosen[:1], *rest]):
-        images = [tile.image() for tile in part]
+        images = [tile.image(verifier.bands) for tile in part]
         started = time.perf_counter()
         evidence = verifier.verify(images)
         passed = time.perf_counter() - started
@@ -371,7 +387,7 @@ def _make(
     started = time.perf_counter()
 
     def load(entry: _Found) -> np.ndarray:
-        image = tiles[entry.number].image()
+        image = tiles[entry.number].image(verifier.bands)
         if store.key(tiles[entry.number].path) != entry.key:
             raise ValueError('It was changed a moment ago: run the tool again.')
         return image

@@ -6,13 +6,20 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-from ...rasters.reader import RasterInfo, raster_info, read_picture
+from ...rasters.reader import (
+    RasterInfo,
+    RasterToBands,
+    band_marks,
+    raster_info,
+    read_picture,
+)
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
 
@@ -246,6 +253,72 @@ def survey_folder(
     if mask_dir is not None:
         _survey_masks(survey, mask_dir, name_of, workers, progress)
     return survey
+
+
+@dataclass(frozen=True)
+class BandChoice:
+    """Which bands of images a network is to see.
+
+    Attributes:
+        bands: Their numbers, from 1, in the order of its channels.
+        rgb: Those of red, green and blue among them, for pictures and for what knows colours only;
+            one where there are not three.
+        count: Bands of each file.
+        notes: Remarks.
+    """
+
+    bands: list[int]
+    rgb: list[int]
+    count: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def reader(self) -> Callable[..., RasterToBands]:
+        """:class:`~.rasters.reader.RasterToBands` of these bands, but for a stretch."""
+        return partial(RasterToBands, rgb=self.rgb, count=self.count)
+
+
+def choose_bands(
+    survey: Survey, asked: Sequence[int] | None, rgb: Sequence[int] | None
+) -> BandChoice:
+    """Decide which bands are read; images of another number of bands are left out.
+
+    Args:
+        survey: What was found; images with other bands than most are moved to its problems.
+        asked: Numbers of bands; None for all that are no transparency.
+        rgb: Numbers of red, green and blue. Defaults to what the files mark as such, else to the
+            first three, else to the first.
+
+    Raises:
+        ValueError: A band is not there, or ``rgb`` are not one or three of the bands.
+    """
+    counts = Counter(picture.info.bands for picture in survey.pictures.values())
+    count = counts.most_common(1)[0][0]
+    for stem, picture in list(survey.pictures.items()):
+        if picture.info.bands != count:
+            survey.problems.append(
+                f'{survey.image_dir / picture.name} has {picture.info.bands} bands where most '
+                f'images have {count}: write it with the same bands.'
+            )
+            del survey.pictures[stem]
+            survey.masks.pop(stem, None)
+    first = next(iter(survey.pictures.values()))
+    marks = band_marks(survey.image_dir / first.name)
+    bands, notes = list(asked or range(1, count + 1)), []
+    if asked is None and 'alpha' in marks and count > 1:
+        alpha = marks.index('alpha') + 1
+        bands.remove(alpha)
+        notes.append(
+            f'band {alpha} is marked as transparency and left out: name it among --bands if it was '
+            'measured'
+        )
+    marked = [marks.index(name) + 1 for name in ('red', 'green', 'blue') if name in marks]
+    if rgb is None and len(marked) == 3 and {*marked} <= {*bands}:
+        rgb = marked
+    shown = list(rgb or (bands[:3] if len(bands) >= 3 else bands[:1]))
+    choice = BandChoice(bands, shown, count, notes)
+    choice.reader(bands).choose(count, str(survey.image_dir / first.name))
+    return choice
 
 
 def mask_namer(pattern: str | None) -> Callable[[str], str]:
