@@ -161,8 +161,9 @@ def run(args: argparse.Namespace) -> bool:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from mmseg_semi_rs.engine.annotation import Processes, annotate, calibrate, find_hook
+    from mmseg_semi_rs.engine.annotation import annotate, calibrate, find_hook
     from mmseg_semi_rs.engine.launch import check_paths, leave_process_group, load_config
+    from mmseg_semi_rs.engine.processes import Processes
     from mmseg_semi_rs.purification.store import EvidenceStore
 
     for name, value in (('--batch', args.batch), ('--limit', args.limit)):
@@ -181,7 +182,7 @@ def run(args: argparse.Namespace) -> bool:
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     verifier = MODELS.build(hook['verifier'])
     dataset, tiles = list_tiles(cfg, args.sources, args.limit)
-    processes = Processes(cfg, args.launcher)
+    processes = Processes.start(cfg, args.launcher)
     device = own_device(args.device)
     if processes.first:
         calibrate(verifier, dataset.labelled, device)
