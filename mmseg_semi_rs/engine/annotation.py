@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..datasets.tiles import load_tile
 from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
-from ..purification.verifiers import Verifier
+from ..purification.verifiers import EvidenceMaker
 from ..utils.sampling import evenly
 from .processes import Processes
 
@@ -28,6 +28,7 @@ __all__ = [
     'annotate',
     'calibrate',
     'find_hook',
+    'find_hooks',
     'try_out',
 ]
 
@@ -126,15 +127,15 @@ class Annotation:
         return '\n'.join(lines)
 
 
-def find_hook(cfg: Config, index: int | None = None) -> int:
-    """Place of the VLMPurifyHook in the ``custom_hooks`` of a config.
+def find_hooks(cfg: Config, index: int | None = None) -> list[int]:
+    """Places of the VLMPurifyHooks in the ``custom_hooks`` of a config.
 
     Args:
         cfg: The config.
-        index: The place that is meant; None if there is only one such hook.
+        index: The only one that is meant; None for all.
 
     Raises:
-        ValueError: There is none, or there are several and the index chooses none of them.
+        ValueError: There is none, or none at that place.
     """
     hooks = cfg.get('custom_hooks') or []
     places = [
@@ -147,15 +148,33 @@ def find_hook(cfg: Config, index: int | None = None) -> int:
             f'custom_hooks of {cfg.filename} has no VLMPurifyHook, whose verifier and store are '
             'wanted: use a config of configs/semiearth, or add the hook.'
         )
-    if index not in places and (index is not None or len(places) > 1):
-        raise ValueError(
-            f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
-            f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
-        )
-    return places[0] if index is None else index
+    if index is None:
+        return places
+    if index not in places:
+        raise ValueError(_choose(cfg, index, places))
+    return [index]
 
 
-def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
+def find_hook(cfg: Config, index: int | None = None) -> int:
+    """Place of the one VLMPurifyHook that is meant; see :func:`find_hooks`.
+
+    Raises:
+        ValueError: There is none, or there are several and the index chooses none of them.
+    """
+    places = find_hooks(cfg, index)
+    if len(places) > 1:
+        raise ValueError(_choose(cfg, index, places))
+    return places[0]
+
+
+def _choose(cfg: Config, index: int | None, places: Sequence[int]) -> str:
+    return (
+        f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
+        f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
+    )
+
+
+def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
     """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
 
     Args:
@@ -184,7 +203,7 @@ def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
 
 
 def annotate(
-    verifier: Verifier,
+    verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
     device: str,
@@ -233,7 +252,7 @@ def annotate(
 
 
 def try_out(
-    verifier: Verifier, tiles: Sequence[StoredTile], device: str, batch: int
+    verifier: EvidenceMaker, tiles: Sequence[StoredTile], device: str, batch: int
 ) -> tuple[list[tuple[str, Evidence]], float]:
     """Verify four tiles, evenly chosen, and keep nothing.
 
@@ -285,7 +304,7 @@ def _look(store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processe
 
 
 def _make(
-    verifier: Verifier,
+    verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
     lacking: Sequence[_Found],

@@ -42,7 +42,7 @@ from rich.console import Console
 from tables import write_results
 
 import mmseg_semi_rs
-from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.classes import class_colours
 from mmseg_semi_rs.utils.files import read_list
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization.report import write_report
@@ -112,7 +112,7 @@ def make_config(
     cfg = Config.fromfile(CONFIGS / f'{method}.py')
     common = dict(
         data_root=str(root),
-        metainfo=dict(classes=tuple(args.classes), palette=distinct_colours(len(args.classes))),
+        metainfo=dict(classes=tuple(args.classes), palette=class_colours(args.classes)),
     )
     sources = cfg.train_dataloader.dataset
     sources.labelled.update(ann_file=str(lists['labelled']), **common)

@@ -38,11 +38,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self.interval = min((hook.interval for hook in loggers), default=1)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Keep the losses; fetch all kept ones when the interval is full."""
         if outputs is not None:

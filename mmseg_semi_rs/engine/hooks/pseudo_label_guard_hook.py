@@ -147,13 +147,7 @@ class PseudoLabelGuardHook(Hook):
 
     # Steps.
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Count labels and pseudo labels; at the end of a window, judge."""
         model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']

@@ -47,11 +47,7 @@ class SemiVisHook(Hook):
         self.interval, self.images = interval, images
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Draw the batch."""
         model = unwrap(runner.model)
@@ -137,6 +133,7 @@ def _record(
         truth=None if truth is None else truth[0].cpu().numpy(),
         scores=None if done is None else quantise(crop(done.scores)),
         seen=None if done is None else crop(done.seen),
+        regions=None if done is None or done.regions is None else crop(done.regions),
     )
 
 

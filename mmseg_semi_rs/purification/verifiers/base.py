@@ -14,29 +14,12 @@ from ..evidence import Evidence
 from ..prompts import ClassPrompts
 
 
-class Verifier(ABC):
-    """Looks at tiles and tells which class is where, independently of the segmentation network.
+class EvidenceMaker(ABC):
+    """Looks at tiles, independently of the segmentation network, and says something about them.
 
-    A verifier is cheap to construct: it reads no weights and imports no optional library before
+    It is cheap to construct: it reads no weights and imports no optional library before
     :meth:`load`, so that a training that only reads stored evidence needs neither.
-
-    Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-
-    Attributes:
-        prompts (ClassPrompts): What the classes are called, and which are asked for.
-        within_segments (bool): Whether its regions are to be cut to the teacher's own segments.
     """
-
-    within_segments = False
-
-    def __init__(self, classes: str | Sequence[str | Sequence[str] | None]) -> None:
-        self.prompts = ClassPrompts(classes)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K, those that are never asked for included."""
-        return len(self.prompts)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -91,3 +74,25 @@ class Verifier(ABC):
             list[Evidence]: One per tile. What could not be read is in ``dropped``; a bad answer
             never raises.
         """
+
+
+class Verifier(EvidenceMaker):
+    """Tells which class is where.
+
+    Args:
+        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
+
+    Attributes:
+        prompts (ClassPrompts): What the classes are called, and which are asked for.
+        within_segments (bool): Whether its regions are to be cut to the teacher's own segments.
+    """
+
+    within_segments = False
+
+    def __init__(self, classes: str | Sequence[str | Sequence[str] | None]) -> None:
+        self.prompts = ClassPrompts(classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K, those that are never asked for included."""
+        return len(self.prompts)

@@ -20,6 +20,7 @@ _LICENCES = {
     'qwen3-vl': 'Apache-2.0',
     'sam-vit': 'Apache-2.0',
     'sam2': 'Apache-2.0',
+    'sam3': 'the SAM licence of Meta, to be accepted on its page',
 }
 
 
@@ -35,7 +36,7 @@ def import_transformers() -> ModuleType:
     except ImportError as error:
         reason = ' '.join(str(error).split())
         raise ImportError(
-            f'A generative verifier needs transformers ({reason}): '
+            f'Models of the Hugging Face hub need transformers ({reason}): '
             "run pip install 'mmseg_semi_rs[vlm]'."
         ) from error
     return transformers
