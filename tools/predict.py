@@ -5,6 +5,7 @@
     python tools/predict.py CONFIG CHECKPOINT flights/*_ortho.tif --out maps/
     python tools/predict.py CONFIG CHECKPOINT tiles/ --out maps/ --preview
     python tools/predict.py CONFIG CHECKPOINT city.tif --out city_map.tif --confidence --polygons
+    python tools/predict.py CONFIG CHECKPOINT https://host/city.tif s3://box/a.tif --out maps/
     torchrun --nproc_per_node 4 tools/predict.py CONFIG CHECKPOINT city.tif --out maps/
 
 A raster (GeoTIFF, VRT, JPEG 2000; needs rasterio: pip install 'mmseg_semi_rs[geo]') becomes a
@@ -42,11 +43,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser('predict', 'Make maps of images and rasters')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('input', nargs='+', help='images, rasters, or folders of them')
+    parser.add_argument(
+        'input',
+        nargs='+',
+        help='images, rasters, or folders of them; addresses of rasters; STAC items (.json)',
+    )
     parser.add_argument(
         '--out',
         default='predictions',
         help='folder of the maps, or the name of the map of a single image (default: predictions)',
+    )
+    parser.add_argument(
+        '--asset', metavar='KEY', help='of STAC items (default: the visual one, or the only raster)'
     )
     parser.add_argument(
         '--network',
@@ -166,6 +174,7 @@ def predict(args: argparse.Namespace) -> int:
             args.out,
             layers,
             memory=args.memory * 2**20,
+            asset=args.asset,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     leave_process_group()

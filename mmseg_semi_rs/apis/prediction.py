@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..engine.processes import Processes
 from ..rasters.reader import RASTER_SUFFIXES, raster_info, read_rgb
+from ..rasters.remote import is_remote, item_asset, stand_in
 from ..rasters.sources import (
     IMAGE_SUFFIXES,
     PixelSource,
@@ -106,6 +107,7 @@ def predict_files(
     layers: Layers | None = None,
     memory: int = MEMORY,
     progress: Progress | None = None,
+    asset: str | None = None,
 ) -> Predicted:
     """Predict an image, a raster or a folder of them into files.
 
@@ -120,16 +122,20 @@ def predict_files(
     Args:
         predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
         images (str | Path | Sequence[str | Path]): A file, or a folder that is searched with its
-            sub-folders; or several of them.
+            sub-folders; the address of a raster (``https://``, ``s3://``, ``gs://``, ``az://``,
+            GDAL's ``/vsi...``) or a STAC item (``.json``); or several of them.
         out (str | Path): Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for
             pictures. For a single file it may be the map's name instead.
         layers (Layers, optional): What is written besides. Defaults to the map alone.
         memory (int): See :class:`~mmseg_semi_rs.apis.mosaic.Mosaic`. Defaults to 256 MiB.
         progress (Callable[[int, int], None], optional): Called with the windows that are done and
             those there are.
+        asset (str, optional): Which asset of STAC items is predicted. Defaults to the visual
+            one, or the only raster.
 
     Returns:
-        Predicted: The files, and what failed.
+        Predicted: The files, and what failed. What lies elsewhere is named by the VRT in
+        ``<out>/.remote`` that stands for it.
 
     Raises:
         FileNotFoundError: If there is nothing to predict.
@@ -145,7 +151,7 @@ def predict_files(
     if not given:
         raise FileNotFoundError('predict_files was given an empty list: name images or folders.')
     prediction = _Prediction(predictor, layers or Layers(), memory, progress)
-    return prediction.run(list(map(Path, given)), Path(out))
+    return prediction.run(given, Path(out), asset)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,15 +186,16 @@ class _Prediction:
         )
         self.processes = Processes()
         self.result = Predicted()
+        self.addresses: dict[Path, str] = {}  # of stand-ins
         self.finished = self.total = 0
 
-    def run(self, given: Sequence[Path], out: Path) -> Predicted:
+    def run(self, given: Sequence[str | Path], out: Path, asset: str | None) -> Predicted:
         """Predict what is not done yet."""
-        single = len(given) == 1 and not given[0].is_dir()
+        single = len(given) == 1 and not Path(given[0]).is_dir()
         named = single and out.suffix.lower() in ('.tif', '.tiff', '.png')
         folder = out.parent if named else out
         roots: dict[Path, Path] = {}  # of each image, what its path in the folder is below
-        for path in given:
+        for path in (self._local(name, folder, asset) for name in given):
             root = path if path.is_dir() else path.parent
             if path.is_dir() and folder.resolve() == root.resolve():
                 raise ValueError(
@@ -256,6 +263,16 @@ class _Prediction:
             failed={image: told for part in parts for image, told in part.failed.items()},
         )
 
+    def _local(self, name: str | Path, folder: Path, asset: str | None) -> Path:
+        """Path of an input; of what lies elsewhere that of a VRT that stands for it."""
+        if str(name).endswith('.json'):
+            name = item_asset(name, asset)
+        if not is_remote(name):
+            return Path(name)
+        path = stand_in(str(name), folder)
+        self.addresses[path] = str(name)
+        return path
+
     def _done(self, jobs: Sequence[_Job], folder: Path) -> set[Path]:
         """Maps that need not be predicted."""
         Journal.merge(folder / JOURNAL)
@@ -296,7 +313,9 @@ class _Prediction:
 
     def _fail(self, image: Path, error: BaseException) -> None:
         reason = ' '.join(str(error).split())
-        self.result.failed[image] = reason if str(image) in reason else f'{image}: {reason}'
+        name = self.addresses.get(image, str(image))
+        reason = reason.replace(str(image), name)
+        self.result.failed[image] = reason if name in reason else f'{name}: {reason}'
 
     def _attempt(self, job: _Job, action: Callable[[], list[Path]]) -> None:
         """Let one image fail without the others."""
@@ -343,6 +362,10 @@ class _Prediction:
                 self._advance(count * job.mosaic.windows_of(strip.number))
 
     def _write(self, job: _Job, partial: PartialMap) -> list[Path]:
+        address = self.addresses.get(job.image)
+        if address and stand_in(address, job.image.parents[2]) != job.image:
+            partial.remove()
+            raise ValueError(f'{address} has changed while it was read: predict it again.')
         with open_source(job.image, self.predictor.to_rgb) as source:
             files = self.writer.write(job.out, partial, source)
         self.journal.add(job.image, job.out)
