@@ -9,13 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch.distributed
 from mmengine.config import Config
-from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
 from ..datasets.tiles import band_reading, load_tile
@@ -23,11 +20,10 @@ from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
 from ..purification.verifiers import EvidenceMaker
 from ..utils.sampling import evenly
-from .launch import set_launcher
+from .processes import Processes
 
 __all__ = [
     'Annotation',
-    'Processes',
     'StoredTile',
     'annotate',
     'calibrate',
@@ -38,58 +34,11 @@ __all__ = [
 
 _CALIBRATION_TILES = 50
 _LOADERS = 4  # threads that read tiles, and compress evidence
-_PATIENCE = timedelta(days=30)  # with ranks that have more to do
 _LOG_SECONDS = 60.0  # between lines of progress where nobody looks at a terminal
 _TOP_REASONS = 5
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
-
-
-class Processes:
-    """The processes that share the work; they wait for each other only to exchange results.
-
-    Args:
-        cfg: The config; its launcher is set.
-        launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process gets its
-            own as the current device.
-
-    Attributes:
-        rank: Of this process.
-        count: Number of processes.
-
-    Raises:
-        ValueError: The launcher's environment variables are missing.
-    """
-
-    def __init__(self, cfg: Config, launcher: str = 'none') -> None:
-        set_launcher(cfg, launcher)
-        if launcher != 'none' and not torch.distributed.is_initialized():
-            init_dist(launcher, backend='gloo')
-        self.rank, self.count = get_rank(), get_world_size()
-        self._group: Any = None
-        if self.count > 1:
-            self._group = torch.distributed.new_group(backend='gloo', timeout=_PATIENCE)
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.rank == 0
-
-    def gather(self, result: _Result) -> list[_Result]:
-        """Exchange a result; waits for all processes.
-
-        Args:
-            result: Of this process.
-
-        Returns:
-            Of all processes, by rank.
-        """
-        if self._group is None:
-            return [result]
-        results: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(results, result, group=self._group)
-        return results
 
 
 class StoredTile(NamedTuple):

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmseg.models import SegDataPreProcessor
 from PIL import Image
 from torch import nn
 
@@ -28,32 +27,8 @@ from mmseg_semi_rs.rasters.sources import PixelSource, open_source
 from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
 from tests._support import processes
+from tests._support.blur import CLASSES, PALETTE, Blur, predictor
 from tests._support.rasters import picture, write_raster
-
-CLASSES = ['red', 'green', 'blue']
-PALETTE = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
-
-
-class Blur(nn.Module):
-    """Class logits are a 5 x 5 mean of the colours: a network that sees 2 px around."""
-
-    num_classes = 3
-
-    def __init__(self):
-        super().__init__()
-        self.data_preprocessor = SegDataPreProcessor(
-            mean=[0.0] * 3, std=[32.0] * 3, bgr_to_rgb=True
-        )
-        self.conv = nn.Conv2d(3, 3, 5, padding=2, padding_mode='reflect', bias=False)
-        nn.init.zeros_(self.conv.weight)
-        for colour in range(3):
-            nn.init.constant_(self.conv.weight[colour, colour], 1 / 25)
-        self.windows = 0
-
-    def inference(self, inputs, metas):
-        self.windows += len(inputs)
-        assert len(metas) == len(inputs)
-        return self.conv(inputs)
 
 
 class Colours(Blur):
@@ -61,11 +36,6 @@ class Colours(Blur):
 
     def inference(self, inputs, metas):
         return inputs
-
-
-def predictor(window=32, model=None, **settings):
-    torch.manual_seed(0)
-    return Predictor((model or Blur()).eval(), CLASSES, PALETTE, window, **settings)
 
 
 def whole(model, image):

@@ -6,7 +6,6 @@ import builtins
 import numpy as np
 import pytest
 import torch
-from tests.models.tiny import CLASSES, NoHostSync
 
 from mmseg_semi_rs.purification import (
     EvidencePolicy,
@@ -19,6 +18,7 @@ from mmseg_semi_rs.purification.evidence import Evidence
 from mmseg_semi_rs.purification.proposers import consecutive, stack_masks
 from mmseg_semi_rs.purification.store import EvidenceStore
 from mmseg_semi_rs.structures import PseudoLabel
+from tests._support.networks import CLASSES, NoHostSync
 from tests._support.tiny_vlm import save_sam, save_sam2, save_sam3_tracker
 from tests.models.test_mean_teacher import gradients
 from tests.purification.test_purifier import purifier, tell, truth_in_crop, truth_of, unsure

@@ -264,8 +264,8 @@ def plan_conversion(
             (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
             (
                 not all(info.plain for info in infos),
-                'the loaders of training would read TIFF, CMYK or pictures with an orientation in EXIF '
-                'otherwise than prediction, or slowly: written once as PNG',
+                'the loaders of training would read TIFF, CMYK or pictures with an orientation in '
+                'EXIF otherwise than prediction, or slowly: written once as PNG',
             ),
             (
                 any(info.transparent for info in masked) or to_rgb.nodata is not None,
