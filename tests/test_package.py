@@ -13,13 +13,11 @@ import sys
 import traceback
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mmengine.registry import Registry
 
 import mmseg_semi_rs
-from tests._support.processes import finish, start
+from tests._support.processes import finish, forget_package, start
 
 ROOT = Path(mmseg_semi_rs.__file__).parents[1]
 PACKAGE = ROOT / 'mmseg_semi_rs'
@@ -32,14 +30,7 @@ def packages() -> list[str]:
 
 def import_alone(names: list[str]) -> None:
     """Import each in a fork that has none of ours, and no root that would import the others."""
-    register = Registry._register_module
-
-    def again(self: Registry, module: Any, module_name: Any = None, force: bool = False) -> None:
-        register(self, module, module_name, True)
-
-    Registry._register_module = again
-    for name in [name for name in sys.modules if f'{name}.'.startswith('mmseg_semi_rs.')]:
-        del sys.modules[name]
+    forget_package()
     for name in names:
         child = os.fork()
         if child == 0:
