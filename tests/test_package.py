@@ -68,7 +68,7 @@ LAYERS = {
         *('classes', 'utils', 'rasters', 'structures', 'models', 'purification', 'datasets'),
         *('visualization', 'evaluation'),
     },
-    'apis': {'utils', 'rasters', 'structures', 'models', 'visualization', 'engine'},
+    'apis': {'classes', 'utils', 'rasters', 'structures', 'models', 'visualization', 'engine'},
 }
 
 
@@ -107,6 +107,15 @@ def test_what_imports_openmmlab_mends_it_first(layer):
         parsed = ast.parse((PACKAGE / layer / '__init__.py').read_text(encoding='utf-8'))
         first = next(node for node in parsed.body if isinstance(node, ast.Import | ast.ImportFrom))
         assert ast.unparse(first) == 'from .. import compat'
+
+
+def test_what_tests_share_is_in_support():
+    """No test module imports from another."""
+    for path in (ROOT / 'tests').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom):
+                module = '.' * node.level + (node.module or '')
+                assert not re.match(r'\.|tests\.(?!_support|faults\.die)', module), (path, module)
 
 
 def test_one_custom_imports_line_registers_everything():

@@ -77,7 +77,10 @@ COMMAND = re.compile(
 )
 SHORT = re.compile(r'\brsseg (convert )?(\w[\w-]*)')
 FLAG = re.compile(r'(?<![\w-])--[a-z][\w-]*')
-STARTED_BY = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
+STARTED_BY = {
+    **dict.fromkeys(['dist_train.sh', 'slurm_train.sh'], 'train.py'),
+    **dict.fromkeys(['dist_test.sh', 'slurm_test.sh'], 'test.py'),
+}
 EACH_PAGE = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -205,6 +208,10 @@ def test_the_settings_of_the_page_on_pseudo_labels_take_effect(tmp_path):
     cfg.merge_from_dict({key: value})
     strong = cfg.train_dataloader.dataset.unlabelled.pipeline[3].strong[0]
     assert strong == dict(type='Photometry', strength='mild')
+    key, value = re.search(r'--cfg-options (\S+\.sup\S+)=(\S+)', text).groups()
+    cfg.merge_from_dict({key: float(value)})
+    warp = cfg.train_dataloader.dataset.labelled.pipeline[4].sup[0]
+    assert warp == dict(type='LabelWarp', prob=0.5)
     load = blocks(page, 'python')[1].split('labelled_pipeline')[0]
     names: dict = {}
     exec(load, names)

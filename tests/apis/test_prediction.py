@@ -21,6 +21,7 @@ from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
 from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
+from mmseg_semi_rs.rasters.place import square_metres
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
 from mmseg_semi_rs.utils.errors import InUseError
@@ -341,16 +342,18 @@ def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):
 
 
 def test_polygons_follow_the_map(tmp_path):
-    fiona = pytest.importorskip('fiona')
+    fiona, rasterio = pytest.importorskip('fiona'), pytest.importorskip('rasterio')
     image = np.zeros((64, 96, 3), np.uint8)
     image[..., 0] = 255
     image[:, 48:] = (0, 255, 0)
     image[:8, :8] = 1  # no data
     write_raster(tmp_path / 'a.tif', image, nodata=1)
     result = predict_files(
-        predictor(), tmp_path / 'a.tif', tmp_path / 'm.tif', Layers(polygons=True)
+        predictor(), tmp_path / 'a.tif', tmp_path / 'm.tif', Layers(confidence=True, polygons=True)
     )
-    assert result.files[tmp_path / 'a.tif'] == [tmp_path / 'm.tif', tmp_path / 'm.gpkg']
+    names = [path.name for path in result.files[tmp_path / 'a.tif']]
+    assert names == ['m.tif', 'm_confidence.tif', 'm.gpkg']
+    labels, sure = (rasterio.open(tmp_path / name).read(1) for name in names[:2])
     with fiona.open(tmp_path / 'm.gpkg') as found:
         assert found.crs.to_epsg() == 32633
         rows = list(found)
@@ -363,9 +366,43 @@ def test_polygons_follow_the_map(tmp_path):
             abs(np.dot(x[:-1] - x[0], y[1:] - y[0]) - np.dot(x[1:] - x[0], y[:-1] - y[0])) / 2
         )
     pixel = 0.5 * 0.5 + 0.1 * 0.1
+    for row in rows:
+        told = row['properties']
+        assert told['area_m2'] == pytest.approx(area[told['class_id']], abs=1e-2)
+        assert told['pixels'] == 64 * 48 - (64 if told['class_id'] == 0 else 0)
+        mean = sure[labels == told['class_id']].mean() / 255
+        assert told['confidence'] == pytest.approx(mean, abs=1e-3)
     assert area[1] == pytest.approx(64 * 48 * pixel) and area[0] == pytest.approx(
         (64 * 48 - 64) * pixel
     )
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_background_is_in_polygons_and_previews_only_if_asked_for(tmp_path, asked):
+    fiona = pytest.importorskip('fiona')
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0], image[20:40, 20:40] = 255, (0, 255, 0)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    made = Predictor(Blur().eval(), ('background', 'road', 'roof'), PALETTE, 32)
+    layers = Layers(polygons=True, preview=True, background=asked)
+    files = predict_files(made, tmp_path / 'a.png', tmp_path / 'out', layers)
+    *_, outlines, preview = files.files[tmp_path / 'a.png']
+    with fiona.open(outlines) as found:
+        told = {row['properties']['class_name'] for row in found}
+    assert ('background' in told) is asked and 'road' in told
+    with Image.open(preview) as shown:
+        pixels = np.asarray(shown)
+    assert (pixels[5, 5] == image[5, 5]).all()  # the plain image
+    assert (pixels[5, 64 + 5] == image[5, 5]).all() is not asked
+
+
+@pytest.mark.parametrize(
+    ('code', 'unit', 'area'), [(32633, 10, 100.0), (2263, 10, 9.29), (4326, 1e-4, 123.9 * 0.7088)]
+)
+def test_areas_are_insquare_metres_whatever_the_coordinates(code, unit, area):
+    rasterio = pytest.importorskip('rasterio')
+    crs = rasterio.crs.CRS.from_epsg(code)
+    assert unit**2 * square_metres(crs, 45.0) == pytest.approx(area, rel=3e-3)
 
 
 @pytest.mark.parametrize('world', ['jgw', 'jpgw', 'wld', 'JGW'])
@@ -676,9 +713,13 @@ def test_previews_show_the_map_over_the_image(tmp_path):
         with Image.open(files[-1]) as found:
             pixels = np.asarray(found)
         assert files[-1].name == f'{name.split(".")[0]}_preview.png'
-        assert max(pixels.shape) <= 1024
-        left, right = pixels[20, 10].astype(int), pixels[20, -10].astype(int)
-        assert np.abs(left - (228, 0, 0)).max() < 4 and np.abs(right - (0, 228, 0)).max() < 4
+        assert max(pixels.shape) <= 1080
+        wide = name == 'wide.tif'
+        maps = pixels[512:1024] if wide else pixels[:, 100:]  # below a wide image, else beside it
+        for part, strength in ((pixels[:512] if wide else pixels[:, :100], 255), (maps, 228)):
+            left, right = part[20, 10].astype(int), part[20, -10].astype(int)
+            assert np.abs(left - (strength, 0, 0)).max() < 4
+            assert np.abs(right - (0, strength, 0)).max() < 4
 
 
 def test_a_shrunken_preview_has_no_classes_that_are_not_there(tmp_path):

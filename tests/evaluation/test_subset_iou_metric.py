@@ -171,7 +171,7 @@ def test_counts_are_exact_beyond_float32():
     """Summing float32 histograms of large tiles loses single pixels from 2**24 on."""
     metric = SubsetIoUMetric()
     metric.dataset_meta = dict(classes=('a', 'b'))
-    scores = metric.compute_metrics([np.array([[2**25, 1], [1, 1]], dtype=np.int64)])
+    scores = metric.compute_metrics([('a', np.array([[2**25, 1], [1, 1]], dtype=np.int64))])
     assert scores['IoU.b'] == pytest.approx(100 / 3, abs=1e-3)
 
 

@@ -232,7 +232,9 @@ def losses_of(work_dir: Path) -> dict[int, float]:
     return found
 
 
-def test_check_looks_at_everything_and_writes_nothing(config, tmp_path, monkeypatch, capsys):
+def test_check_looks_at_everything_and_writes_a_picture_alone(
+    config, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Runner, 'save_checkpoint', None)
     often = 'default_hooks.checkpoint.interval=1'
@@ -251,7 +253,9 @@ def test_check_looks_at_everything_and_writes_nothing(config, tmp_path, monkeypa
         'peak process memory',
     ):
         assert part in told, part
-    assert list(tmp_path.iterdir()) == []
+    written = [path for path in tmp_path.rglob('*') if path.is_file()]
+    assert [path.name for path in written] == ['first_batch.png']
+    assert str(written[0].relative_to(tmp_path)) in told
 
 
 def test_check_reads_the_labels(config, tmp_path, monkeypatch, capsys):
@@ -280,6 +284,34 @@ def test_training_leaves_checkpoints_and_says_its_batch(trained):
     log = next(trained.glob('*/*.log')).read_text()
     assert 'Effective batch: 4 per process x 1 process' in log
     assert sorted(losses_of(trained)) == [1, 2, 3, 4]
+
+
+def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys):
+    work = tmp_path / 'work'
+    run_here('train', config, '--work-dir', work)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) < 30
+    steps = [line for line in told if line.startswith('step ')]
+    assert len(steps) == 4
+    assert re.match(
+        r'step 1 of 4: loss \d+\.\d+, \d+\.\d\d s a step, about 0:00:\d\d left', steps[0]
+    )
+    (score,) = [line for line in told if line.startswith('validation at step 4, 3 images: mIoU ')]
+    assert 'teacher' in score and 'student' in score and 'road' in score
+    asked = told.index('next:')
+    assert told[asked + 1].split()[-6:-4] == [str(config), str(work / 'iter_4.pth')]
+    assert told[-1].split()[-1] == str(work)
+    log = next(work.glob('*/*.log')).read_text()
+    assert 'Config:' in log and 'Hooks will be executed' in log and 'per class results' in log
+
+
+def test_a_bar_replaces_the_lines_on_a_terminal(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TTY_COMPATIBLE', '1')
+    monkeypatch.setenv('FORCE_COLOR', '1')
+    run_here('train', config, '--work-dir', tmp_path / 'work')
+    told = capsys.readouterr().out
+    assert 'training, loss' in told and '4/4' in told
+    assert 'step 1 of 4' not in told
 
 
 def test_I9_resume_goes_on_with_the_same_losses(config, trained, tmp_path):
@@ -414,7 +446,7 @@ def test_the_command_that_users_type_tells_bad_input_without_a_trace(tmp_path):
 
 
 def test_shell_tools_say_how_they_are_used(tmp_path):
-    for tool in ('dist_train', 'dist_test', 'slurm_train'):
+    for tool in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
         outcome = run_shell(tool, folder=tmp_path)
         assert outcome.returncode == 2
         assert outcome.stderr.startswith('usage:')
@@ -439,6 +471,18 @@ def test_slurm_asks_for_a_signal_in_time_and_requeues_what_it_stopped(
     assert '--signal=TERM@180' in calls[0]
     assert ('--resume' in calls[0]) is requeue
     assert calls[1:] == (['scontrol requeue 77'] if code == 143 and requeue else [])
+
+
+def test_slurm_hands_a_test_over(tmp_path, monkeypatch):
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    monkeypatch.setenv('GPUS', '2')
+    words = ('gpu', 'name', 'c.py', 'c.pth', '--tta')
+    outcome = run_shell('slurm_test', *words, folder=tmp_path)
+    assert outcome.returncode == 0
+    assert '-p gpu --job-name=name --gres=gpu:2 --ntasks=2 --ntasks-per-node=2' in outcome.stdout
+    assert outcome.stdout.strip().endswith('test.py c.py c.pth --launcher slurm --tta')
 
 
 def test_output_to_a_file_of_few_characters_is_no_error(tmp_path, monkeypatch):
