@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from mmseg_semi_rs.apis import Layers, Predictor, predict_files, predict_image
-from mmseg_semi_rs.apis import mosaic as mosaic_module
 from mmseg_semi_rs.apis import prediction as prediction_module
 from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
@@ -551,6 +550,19 @@ def test_the_name_of_a_map_must_fit(tmp_path):
         predict_files(predictor(), tmp_path / 'a.jpg', tmp_path / 'map.tif')
 
 
+def stop_at(strip, error, patch):
+    """Let a prediction end with an error before it has finished a strip."""
+    predict = Mosaic.predict
+
+    def stopping(self, *words, **more):
+        for found in predict(self, *words, **more):
+            if found.number == strip:
+                raise error
+            yield found
+
+    patch.setattr(Mosaic, 'predict', stopping)
+
+
 def test_a_killed_prediction_goes_on_and_ends_bit_by_bit_the_same(tmp_path, monkeypatch):
     pytest.importorskip('rasterio')
     write_raster(tmp_path / 'a.tif', picture(200, 150))
@@ -560,17 +572,10 @@ def test_a_killed_prediction_goes_on_and_ends_bit_by_bit_the_same(tmp_path, monk
     class Killed(BaseException):
         pass
 
-    finish = mosaic_module._Sums.finish
-
-    def kill(self, number, *rest):
-        if number == stop:  # of the loop below
-            raise Killed
-        return finish(self, number, *rest)
-
     out = tmp_path / 'out' / 'a.tif'
-    for stop in (3, 9, 11):  # noqa: B007
+    for strip in (3, 9, 11):
         with monkeypatch.context() as patch:
-            patch.setattr(mosaic_module._Sums, 'finish', kill)
+            stop_at(strip, Killed, patch)
             with pytest.raises(Killed):
                 predict_files(predictor(), tmp_path / 'a.tif', out, layers, memory=1)
     partial = out.with_name('.a.tif.partial')
@@ -639,15 +644,8 @@ def test_progress_counts_all_windows_whatever_becomes_of_them(tmp_path, monkeypa
     broken = folder / '1.png'
     broken.write_bytes(broken.read_bytes()[:-200])
     write_raster(folder / 'a.tif', picture(100, 100))
-    finish = mosaic_module._Sums.finish
-
-    def kill(self, number, *rest):
-        if number == 2:
-            raise KeyboardInterrupt
-        return finish(self, number, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(mosaic_module._Sums, 'finish', kill)
+        stop_at(2, KeyboardInterrupt, patch)
         with pytest.raises(KeyboardInterrupt):
             predict_files(predictor(), folder, out)
     seen = []

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine.hooks import CalibrateGateHook
 from mmseg_semi_rs.models.gates import ConformalGate
+from tests._support.purified_training import config
 from tests._support.tiny_training import write_dual, write_training
-from tests.engine.test_vlm_purify_hook import config
 
 
 def calibrated(path, work_dir, iters=3, held_out=None, **settings):

@@ -12,21 +12,9 @@ from mmseg_semi_rs.rasters.reader import (
 )
 from mmseg_semi_rs.rasters.sources import open_source
 from mmseg_semi_rs.rasters.stretch import estimate_stretch, measure_statistics
+from tests._support.rasters import HIGH, LOW, write_bands
 
 rasterio = pytest.importorskip('rasterio')
-
-LOW, HIGH = [0, 0, 0, 100, -50], [1000, 1000, 1000, 5100, 50]
-
-
-def write(path, bands, **profile):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = bands.shape
-    kind = dict(dtype=bands.dtype, photometric='minisblack', driver='GTiff')
-    with rasterio.open(
-        path, 'w', width=width, height=height, count=count, **{**kind, **profile}
-    ) as out:
-        out.write(bands)
-    return path
 
 
 @pytest.fixture
@@ -60,7 +48,7 @@ def test_a_picture_is_what_the_three_bands_would_be_alone(stack):
 def test_files_windows_and_arrays_give_the_same_pixels(tmp_path, stack):
     stack[:, :3] = -9999
     stack[1, 5, 5] = -9999
-    path = write(tmp_path / 'a.tif', stack, nodata=-9999)
+    path = write_bands(tmp_path / 'a.tif', stack, nodata=-9999)
     to_bands = RasterToBands(None, LOW, HIGH, rgb=[3, 2, 1], count=5, nodata=-9999)
     whole, valid = read_rgb(path, to_bands)
     assert not valid[:3].any()
@@ -77,7 +65,7 @@ def test_files_windows_and_arrays_give_the_same_pixels(tmp_path, stack):
 
 
 def test_a_file_of_other_bands_is_refused(tmp_path, stack):
-    path = write(tmp_path / 'four.tif', stack[:4])
+    path = write_bands(tmp_path / 'four.tif', stack[:4])
     with pytest.raises(ValueError, match=r'four\.tif has 4 bands where files of 5 are read'):
         read_rgb(path, RasterToBands(None, LOW, HIGH, count=5))
     with pytest.raises(ValueError, match=r'has 4 bands but bands \[1, 5\] are asked for'):
@@ -89,7 +77,7 @@ def test_a_file_of_other_bands_is_refused(tmp_path, stack):
 def test_an_infrared_band_that_gdal_calls_alpha_is_data(tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (4, 20, 20)).astype(np.uint8)
     levels[3, :10] = 0
-    path = write(tmp_path / 'naip.tif', levels, photometric='rgb', alpha='yes')
+    path = write_bands(tmp_path / 'naip.tif', levels, photometric='rgb', alpha='yes')
     with rasterio.open(path) as raster:
         assert raster.colorinterp[3].name == 'alpha'
     pixels, valid = read_rgb(path, RasterToBands([1, 2, 3, 4], rgb=[1, 2, 3]))
@@ -123,7 +111,7 @@ def test_a_config_says_by_rgb_or_count_that_it_means_bands():
 
 def test_stretch_and_statistics_are_measured_on_what_has_data(tmp_path, stack):
     stack[:, :10] = -9999
-    paths = [write(tmp_path / f'{k}.tif', stack, nodata=-9999) for k in range(2)]
+    paths = [write_bands(tmp_path / f'{k}.tif', stack, nodata=-9999) for k in range(2)]
 
     def kind(*stretch, **settings):
         return RasterToBands(*stretch, **settings, rgb=[1, 2, 3], count=5)
