@@ -139,10 +139,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ConsoleRunner.from_cfg(cfg)
     load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
-    if is_main_process():
-        told = write_record(record, args, runner)
-        if told:
-            print(f'for {command("report")} {shlex.quote(str(cfg.work_dir))}: {record}')
+    if is_main_process() and write_record(record, args, runner):
+        print(f'next:\n  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
     if args.json and is_main_process():
         numbers = {name: float(value) for name, value in metrics.items()}
         write_atomic(Path(args.json), (json.dumps(numbers, indent=1) + '\n').encode())

@@ -231,7 +231,9 @@ def losses_of(work_dir: Path) -> dict[int, float]:
     return found
 
 
-def test_check_looks_at_everything_and_writes_a_picture_alone(config, tmp_path, monkeypatch, capsys):
+def test_check_looks_at_everything_and_writes_a_picture_alone(
+    config, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Runner, 'save_checkpoint', None)
     often = 'default_hooks.checkpoint.interval=1'
@@ -290,7 +292,9 @@ def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys)
     assert len(told) < 30
     steps = [line for line in told if line.startswith('step ')]
     assert len(steps) == 4
-    assert re.match(r'step 1 of 4: loss \d+\.\d+, \d+\.\d\d s a step, about 0:00:\d\d left', steps[0])
+    assert re.match(
+        r'step 1 of 4: loss \d+\.\d+, \d+\.\d\d s a step, about 0:00:\d\d left', steps[0]
+    )
     (score,) = [line for line in told if line.startswith('validation at step 4, 3 images: mIoU ')]
     assert 'teacher' in score and 'student' in score and 'road' in score
     asked = told.index('next:')

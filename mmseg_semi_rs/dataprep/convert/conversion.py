@@ -129,7 +129,8 @@ def _read_image(source: SourceFile) -> np.ndarray:
             f'{source} has pixels of type {image.mode!r} where an 8-bit RGB image is expected: '
             'give the RGB version of the data set.'
         )
-    return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
+    kept = ('RGB', 'RGBA') if source.has_alpha else ('RGB',)
+    return np.asarray(image if image.mode in kept else image.convert('RGB'))
 
 
 def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Converted:
@@ -194,7 +195,10 @@ def _write_tile(
         tile = cut_window(ids, window, ignore_id)
         counts += np.bincount(tile.ravel(), minlength=256)
         write_png(out_dir / 'ann_dir' / subset / f'{name}.png', tile)
-    write_png(out_dir / 'img_dir' / subset / f'{name}.png', cut_window(rgb, window, 0))
+    pixels = cut_window(rgb, window, 0)
+    if (pixels[..., 3:] == 255).all():  # what has data everywhere needs no alpha
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    write_png(out_dir / 'img_dir' / subset / f'{name}.png', pixels)
 
 
 def convert(
