@@ -18,10 +18,10 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
-from ..datasets.tiles import load_tile
+from ..datasets.tiles import band_reading, load_tile
 from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
-from ..purification.verifiers import Verifier
+from ..purification.verifiers import EvidenceMaker
 from ..utils.sampling import evenly
 from .launch import set_launcher
 
@@ -32,6 +32,7 @@ __all__ = [
     'annotate',
     'calibrate',
     'find_hook',
+    'find_hooks',
     'try_out',
 ]
 
@@ -104,9 +105,9 @@ class StoredTile(NamedTuple):
     number: int
     path: str
 
-    def image(self) -> np.ndarray:
-        """Load the pixels, (H, W, 3) uint8 RGB."""
-        return load_tile(self.dataset, self.number, with_labels=False).image
+    def image(self, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Load the pixels, (H, W, 3) uint8 RGB; see ``bands`` of a verifier."""
+        return load_tile(self.dataset, self.number, with_labels=False, bands=bands).image
 
 
 class _Found(NamedTuple):
@@ -177,15 +178,15 @@ class Annotation:
         return '\n'.join(lines)
 
 
-def find_hook(cfg: Config, index: int | None = None) -> int:
-    """Place of the VLMPurifyHook in the ``custom_hooks`` of a config.
+def find_hooks(cfg: Config, index: int | None = None) -> list[int]:
+    """Places of the VLMPurifyHooks in the ``custom_hooks`` of a config.
 
     Args:
         cfg: The config.
-        index: The place that is meant; None if there is only one such hook.
+        index: The only one that is meant; None for all.
 
     Raises:
-        ValueError: There is none, or there are several and the index chooses none of them.
+        ValueError: There is none, or none at that place.
     """
     hooks = cfg.get('custom_hooks') or []
     places = [
@@ -198,15 +199,49 @@ def find_hook(cfg: Config, index: int | None = None) -> int:
             f'custom_hooks of {cfg.filename} has no VLMPurifyHook, whose verifier and store are '
             'wanted: use a config of configs/semiearth, or add the hook.'
         )
-    if index not in places and (index is not None or len(places) > 1):
-        raise ValueError(
-            f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
-            f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
-        )
-    return places[0] if index is None else index
+    if index is None:
+        return places
+    if index not in places:
+        raise ValueError(_choose(cfg, index, places))
+    return [index]
 
 
-def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
+def find_hook(cfg: Config, index: int | None = None) -> int:
+    """Place of the one VLMPurifyHook that is meant; see :func:`find_hooks`.
+
+    Raises:
+        ValueError: There is none, or there are several and the index chooses none of them.
+    """
+    places = find_hooks(cfg, index)
+    if len(places) > 1:
+        raise ValueError(_choose(cfg, index, places))
+    return places[0]
+
+
+def _choose(cfg: Config, index: int | None, places: Sequence[int]) -> str:
+    return (
+        f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
+        f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
+    )
+
+
+def evidence_settings(verifier: EvidenceMaker, dataset: Any) -> dict[str, Any]:
+    """All that evidence of a dataset's tiles depends on, beside their files.
+
+    Args:
+        verifier: Calibrated, if it has to be.
+        dataset (BaseSegDataset): Where the tiles are, with its pipeline.
+
+    Returns:
+        The verifier's settings; of tiles of bands also how they become RGB.
+    """
+    reading = band_reading(dataset)
+    if reading is None:
+        return verifier.settings()
+    return {**verifier.settings(), 'pixels': reading, 'bands': verifier.bands}
+
+
+def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
     """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
 
     Args:
@@ -223,7 +258,7 @@ def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in evenly(len(labelled), _CALIBRATION_TILES):
-            tile = load_tile(labelled, index)
+            tile = load_tile(labelled, index, bands=verifier.bands)
             if tile.labels is None:
                 raise ValueError(
                     f'{type(verifier).__name__} is to be fitted to labelled tiles, but the '
@@ -235,7 +270,7 @@ def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
 
 
 def annotate(
-    verifier: Verifier,
+    verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
     device: str,
@@ -284,7 +319,7 @@ def annotate(
 
 
 def try_out(
-    verifier: Verifier, tiles: Sequence[StoredTile], device: str, batch: int
+    verifier: EvidenceMaker, tiles: Sequence[StoredTile], device: str, batch: int
 ) -> tuple[list[tuple[str, Evidence]], float]:
     """Verify four tiles, evenly chosen, and keep nothing.
 
@@ -304,7 +339,7 @@ def try_out(
     seconds = 0.0
     rest = [chosen[start : start + batch] for start in range(1, len(chosen), batch)]
     for number, part in enumerate([chosen[:1], *rest]):
-        images = [tile.image() for tile in part]
+        images = [tile.image(verifier.bands) for tile in part]
         started = time.perf_counter()
         evidence = verifier.verify(images)
         passed = time.perf_counter() - started
@@ -336,7 +371,7 @@ def _look(store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processe
 
 
 def _make(
-    verifier: Verifier,
+    verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
     lacking: Sequence[_Found],
@@ -352,7 +387,7 @@ def _make(
     started = time.perf_counter()
 
     def load(entry: _Found) -> np.ndarray:
-        image = tiles[entry.number].image()
+        image = tiles[entry.number].image(verifier.bands)
         if store.key(tiles[entry.number].path) != entry.key:
             raise ValueError('It was changed a moment ago: run the tool again.')
         return image

@@ -108,6 +108,7 @@ def audit_tiles(
             answer='' if evidence is None else evidence.answer,
             dropped=() if evidence is None else evidence.dropped,
             truncated=evidence is not None and evidence.truncated,
+            regions=None if done.regions is None else _array(done.regions, np.int64),
         )
 
 

@@ -31,7 +31,12 @@ class AddValidMask(BaseTransform):
     It is listed in ``seg_fields``, so every mmseg transform moves it like a label map and fills 255
     where it pads.
 
+<<<<<<< HEAD
     Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding or no data.
+=======
+    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding, or no data where
+    ``has_data`` (H, W) of the loader is False.
+>>>>>>> main
     """
 
     def __init__(self) -> None:
@@ -41,11 +46,12 @@ class AddValidMask(BaseTransform):
         """Add the map.
 
         Args:
-            results (dict): With ``img`` of shape (H, W, C).
+            results: With ``img`` of shape (H, W, C).
 
         Returns:
-            dict: The same results with ``valid_map``.
+            The same results with ``valid_map``.
         """
+<<<<<<< HEAD
         shape, path = results['img'].shape[:2], str(results.get('img_path') or '')
         results['valid_map'] = np.full(shape, VALID, dtype=np.uint8)
         if path and path not in self._whole:
@@ -54,6 +60,11 @@ class AddValidMask(BaseTransform):
                 self._whole.add(path)
             else:
                 results['valid_map'][~valid] = PADDED
+=======
+        results['valid_map'] = np.full(results['img'].shape[:2], VALID, dtype=np.uint8)
+        if 'has_data' in results:
+            results['valid_map'][~results.pop('has_data')] = PADDED
+>>>>>>> main
         results.setdefault('seg_fields', []).append('valid_map')
         return results
 
@@ -63,7 +74,7 @@ class PackSemiInputs(PackSegInputs):
     """``PackSegInputs`` that keeps the valid mask and the recorded geometry.
 
     Args:
-        meta_keys (Sequence[str]): Results copied into the sample's metainfo.
+        meta_keys: Results copied into the sample's metainfo.
 
     The data sample gets ``valid`` (PixelData, (1, H, W) bool, False on padding) if ``AddValidMask``
     ran before.
@@ -91,10 +102,10 @@ class PackSemiInputs(PackSegInputs):
         """Pack the sample.
 
         Args:
-            results (dict): The sample at the end of its pipeline.
+            results: The sample at the end of its pipeline.
 
         Returns:
-            dict: ``inputs`` (C, H, W) uint8 and ``data_samples``.
+            ``inputs`` (C, H, W) uint8 and ``data_samples``.
         """
         packed = super().transform(results)
         if 'valid_map' in results:
