@@ -192,10 +192,10 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
     if is_main_process():
-        told = write_record(record, args, runner)
-        if told:
-            print(f'for {command("report")} {shlex.quote(str(cfg.work_dir))}: {record}')
         write_metrics(args, metrics)
+        if write_record(record, args, runner):
+            print(f'next:
+  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
     leave_process_group()
     return metrics
 

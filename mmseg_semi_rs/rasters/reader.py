@@ -582,6 +582,32 @@ def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return bands, valid
 
 
+def read_valid(path: Path) -> np.ndarray | None:
+    """Where an image file says that it has data, without decoding what cannot say so.
+
+    Args:
+        path: An image file of any kind; a raster that needs rasterio says nothing without it.
+
+    Returns:
+        Shape (H, W), bool; None for everywhere, as for a file that cannot be read.
+    """
+    try:
+        if path.suffix.lower() in RASTER_SUFFIXES:
+            with open_raster(path) as raster:
+                flags = {flag.name for band in raster.mask_flag_enums for flag in band}
+                return None if flags == {'all_valid'} else raster.dataset_mask() > 0
+        if is_annotated(path) or _may_be_transparent(path):
+            return read_picture(path)[1]
+    except (ImportError, ValueError):
+        pass
+    return None
+
+
+def _may_be_transparent(path: Path) -> bool:
+    with _open_picture(path) as image:
+        return image.mode in ('LA', 'RGBA', 'PA') or 'transparency' in image.info
+
+
 def _orientation(image: Image.Image, path: Path) -> int:
     """Orientation in the EXIF of a picture, 1 to 8; 0 for one that is damaged."""
     contents = image.info.get('exif') or (_late_exif(path) if image.format == 'PNG' else None)

@@ -85,19 +85,24 @@ class PreparedFolder:
 
 @dataclass(frozen=True)
 class RasterSource(SourceFile):
-    """An image of any kind that opens as 8-bit RGB."""
+    """An image of any kind that opens as 8-bit RGB, with alpha where it has no data."""
 
     to_rgb: RasterToRGB
+    has_alpha = True
 
     @property
     def fingerprint(self) -> str:
         """Changes with the file and with the stretch."""
-        return f'{super().fingerprint}:{self.to_rgb!r}'
+        return f'{super().fingerprint}:{self.to_rgb!r}:alpha'
 
     def open_image(self) -> Image.Image:
-        """The RGB image; see :meth:`SourceFile.open_image`."""
+        """The image; see :meth:`SourceFile.open_image`."""
         try:
-            return Image.fromarray(read_rgb(self.root / self.member, self.to_rgb).pixels)
+            pixels, valid = read_rgb(self.root / self.member, self.to_rgb)
+            if valid is None:
+                return Image.fromarray(pixels)
+            alpha = np.where(valid, np.uint8(255), np.uint8(0))
+            return Image.fromarray(np.dstack([pixels, alpha]))
         except ValueError as error:
             raise SourceError(str(error)) from error
 
@@ -383,9 +388,14 @@ def _converted(
     empty = []
     infos = [picture.info for picture in survey.pictures.values()]
     if to_rgb.nodata is not None or any(info.transparent for info in infos):
+<<<<<<< HEAD
+        empty = [name for name in unlabelled if _is_empty(out_dir / 'img_dir' / f'{name}.png')]
+    return Ready(
+=======
         folder = out_dir / 'img_dir'
         empty = [name for name in unlabelled if _is_empty(folder, name, to_rgb)]
     return PreparedFolder(
+>>>>>>> main
         out_dir / 'img_dir',
         out_dir / 'ann_dir',
         presence,
@@ -430,6 +440,11 @@ def _pixels(ids: np.ndarray) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
+<<<<<<< HEAD
+def _is_empty(path: Path) -> bool:
+    with Image.open(path) as image:
+        return image.mode == 'RGBA' and image.getchannel('A').getbbox() is None
+=======
 def _is_empty(folder: Path, name: str, to_rgb: RasterToRGB) -> bool:
     """Whether no pixel of a tile has data."""
     if isinstance(to_rgb, RasterToBands):
@@ -437,3 +452,4 @@ def _is_empty(folder: Path, name: str, to_rgb: RasterToRGB) -> bool:
         return valid is not None and not valid.any()
     with Image.open(folder / f'{name}.png') as image:
         return image.getbbox() is None
+>>>>>>> main
