@@ -16,7 +16,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 
 from mmseg_semi_rs.utils.randomness import seeded
-from tests.config_zoo import (
+from tests._support.config_zoo import (
     CLIP,
     CONFIGS,
     IMAGENET,
@@ -29,7 +29,7 @@ from tests.config_zoo import (
     make_folder,
     name,
 )
-from tests.config_zoo import leaves as leaves_of
+from tests._support.config_zoo import leaves as leaves_of
 
 CO2S = CONFIGS / 'co2s'
 ABLATIONS = (

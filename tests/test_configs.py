@@ -29,7 +29,7 @@ from mmseg_semi_rs.dataprep.splits.make import SplitOptions, make_split
 from mmseg_semi_rs.datasets.transforms.photometry import STRENGTHS
 from mmseg_semi_rs.engine.config_check import check_config
 from mmseg_semi_rs.utils.randomness import seeded
-from tests.config_zoo import (
+from tests._support.config_zoo import (
     CLIP,
     CONFIGS,
     IMAGENET,

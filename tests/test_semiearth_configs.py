@@ -7,7 +7,7 @@ import pytest
 from mmseg.registry import HOOKS, METRICS, MODELS
 
 from mmseg_semi_rs.purification import EvidencePolicy, ReleasedPolicy
-from tests.config_zoo import Leaf, build, class_names, leaves, name
+from tests._support.config_zoo import Leaf, build, class_names, leaves, name
 
 LEAVES = leaves('semiearth')
 (RELEASED,) = (leaf for leaf in LEAVES if leaf.released)

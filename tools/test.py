@@ -7,22 +7,28 @@
     python tools/test.py CONFIG --verifier                 # that of the config's VLMPurifyHook
     python tools/test.py CONFIG --verifier Sam3Verifier --cfg-options verifier.model=FOLDER
 
-Frozen teachers are neither built nor needed. --verifier makes the row of a table for 0 labels: each
-pixel is of the class with the highest score, and no network is built.
+Frozen teachers are neither built nor needed. Confusion, scores of each class and pictures of the
+worst images go into the folder test of the work folder, where tools/report.py finds them.
+--verifier makes the row of a table for 0 labels: each pixel is of the class with the highest score,
+and no network is built.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_semi_rs import register_all
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.commands import command
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.runner import Runner
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -62,7 +68,7 @@ def show_predictions(cfg: Config, folder: str) -> None:
     from mmseg_semi_rs.engine.launch import section
 
     hook = section(cfg, 'default_hooks', 'visualization')
-    hook.update(type=hook.get('type', 'SegVisualizationHook'), draw=True, interval=1)
+    hook.update(type=hook.get('type', 'PredictionVisHook'), draw=True, interval=1)
     visualizer = section(cfg, 'visualizer')
     for key, default in (
         ('type', 'SegLocalVisualizer'),
@@ -98,15 +104,49 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     return metrics
 
 
+def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
+    """Write what a report shows of a test: confusion, scores of each class, and of each image.
+
+    Args:
+        path: The file.
+        args: The command line.
+        runner: After the test.
+
+    Returns:
+        Whether there is something to write.
+    """
+    from mmseg_semi_rs.utils.files import write_atomic
+
+    loop = runner.test_loop
+    evaluators = getattr(loop, 'evaluators', None) or {args.predict_on or '': loop.evaluator}
+    networks = {
+        name: metric.record
+        for name, evaluator in evaluators.items()
+        for metric in evaluator.metrics
+        if getattr(metric, 'record', None) is not None
+    }
+    if not networks:
+        return False
+    dataset = loop.dataloader.dataset
+    about = {
+        'config': args.config,
+        'checkpoint': args.checkpoint,
+        'data': str(getattr(dataset, 'ann_file', '') or dataset.data_prefix.get('img_path', '')),
+        'networks': networks,  # that which predict_on names is the last
+    }
+    write_atomic(path, (json.dumps(about) + '\n').encode())
+    return True
+
+
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Prepare the config, build the runner and evaluate."""
     register_all()
-    from mmengine.dist import is_main_process
-    from mmengine.runner import Runner
+    from mmengine.dist import get_rank, is_main_process
     from mmseg.registry import RUNNERS
 
     from mmseg_semi_rs.apis.predictor import choose_network
     from mmseg_semi_rs.engine.checkpoints import load_to_test
+    from mmseg_semi_rs.engine.console import ConsoleRunner
     from mmseg_semi_rs.engine.launch import (
         check_paths,
         leave_process_group,
@@ -131,13 +171,20 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     write_maps(cfg, args.out)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cfg.custom_hooks = []
+    record = Path(cfg.work_dir) / 'test' / f'{Path(args.checkpoint).stem}.json'
+    worst = record.with_suffix('')
+    if get_rank() == 0:
+        shutil.rmtree(worst, ignore_errors=True)  # pictures of an earlier test
+    cfg.custom_hooks = [dict(type='WorstImagesHook', folder=str(worst))]
     set_launcher(cfg, args.launcher)
     cfg.load_from = None
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ConsoleRunner.from_cfg(cfg)
     load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
     if is_main_process():
+        told = write_record(record, args, runner)
+        if told:
+            print(f'for {command("report")} {shlex.quote(str(cfg.work_dir))}: {record}')
         write_metrics(args, metrics)
     leave_process_group()
     return metrics

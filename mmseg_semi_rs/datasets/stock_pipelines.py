@@ -10,7 +10,7 @@ from mmcv.transforms import LoadAnnotations
 from mmseg.datasets.transforms import PackSegInputs, RandomMosaic
 from mmseg.registry import TRANSFORMS
 
-from .transforms import MultiBranch
+from .transforms import LabelWarp, MultiBranch
 from .transforms.geometry import moving_parts
 
 BRANCHES = ('sup', 'weak', 'strong')
@@ -44,12 +44,15 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
     first: list[dict] = []
     geometry: list[dict] = []
     colours: list[dict] = []
+    masks: list[dict] = []
     for step, part in steps[:-1]:
         if type(part).__name__.startswith(('Load', 'KeepInMemory')) or isinstance(
             part, RandomMosaic
         ):
             if labelled or not isinstance(part, LoadAnnotations):
                 first.append(step)
+        elif isinstance(part, LabelWarp):
+            masks.append(step)
         elif moving_parts(part):
             if not labelled:
                 step.pop('cat_max_ratio', None)
@@ -58,7 +61,7 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
             colours.append(step)
     pack = dict(type='PackSemiInputs')
     views: dict[str, list[dict]] = (
-        dict(sup=[*colours, pack])
+        dict(sup=[*colours, *masks, pack])
         if labelled
         else dict(weak=[pack], strong=[*(colours or [dict(type='Photometry')]), pack])
     )

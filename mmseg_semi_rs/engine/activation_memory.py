@@ -17,11 +17,11 @@ class SavedActivations:
     inside is counted while it is there.
 
     Args:
-        parameters (Iterable[Tensor]): What not to count.
+        parameters: What not to count.
 
     Attributes:
-        current (int): Bytes kept now.
-        peak (int): The most that was kept at any time inside the ``with`` block.
+        current: Bytes kept now.
+        peak: The most that was kept at any time inside the ``with`` block.
 
     Examples:
         >>> weight, image = torch.nn.Parameter(torch.rand(4, 4)), torch.rand(8, 4)

@@ -50,13 +50,13 @@ class Processes:
     """The processes that share the work; they wait for each other only to exchange results.
 
     Args:
-        cfg (Config): The config; its launcher is set.
-        launcher (str): ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process
-            gets its own as the current device.
+        cfg: The config; its launcher is set.
+        launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process gets its
+            own as the current device.
 
     Attributes:
-        rank (int): Of this process.
-        count (int): Number of processes.
+        rank: Of this process.
+        count: Number of processes.
 
     Raises:
         ValueError: The launcher's environment variables are missing.
@@ -80,10 +80,10 @@ class Processes:
         """Exchange a result; waits for all processes.
 
         Args:
-            result (_Result): Of this process.
+            result: Of this process.
 
         Returns:
-            list[_Result]: Of all processes, by rank.
+            Of all processes, by rank.
         """
         if self._group is None:
             return [result]
@@ -96,9 +96,9 @@ class StoredTile(NamedTuple):
     """A tile that is known but not loaded.
 
     Attributes:
-        dataset (Any): Where it is listed.
-        number (int): Its index there.
-        path (str): Its file.
+        dataset: Where it is listed.
+        number: Its index there.
+        path: Its file.
     """
 
     dataset: Any
@@ -229,9 +229,9 @@ def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
     """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
 
     Args:
-        verifier (EvidenceMaker): Loaded and calibrated in place.
+        verifier: Loaded and calibrated in place.
         labelled (BaseSegDataset): With a pipeline that loads labels.
-        device (str): Where the verifier works.
+        device: Where the verifier works.
 
     Raises:
         ValueError: The dataset loads no labels, or they do not allow a fit.
@@ -269,15 +269,15 @@ def annotate(
     killed.
 
     Args:
-        verifier (EvidenceMaker): Not yet loaded.
-        store (EvidenceStore): Of the verifier's settings.
-        tiles (Sequence[StoredTile]): The same in all processes.
-        device (str): Where this process's verifier works.
-        batch (int): Tiles per call of the verifier.
-        processes (Processes): Who shares the work.
+        verifier: Not yet loaded.
+        store: Of the verifier's settings.
+        tiles: The same in all processes.
+        device: Where this process's verifier works.
+        batch: Tiles per call of the verifier.
+        processes: Who shares the work.
 
     Returns:
-        Annotation: Of all processes, the same in each.
+        Of all processes, the same in each.
 
     Raises:
         ValueError: The store cannot be written to.
@@ -308,14 +308,14 @@ def try_out(
     """Verify four tiles, evenly chosen, and keep nothing.
 
     Args:
-        verifier (EvidenceMaker): Loaded in place.
-        tiles (Sequence[StoredTile]): One or more.
-        device (str): Where the verifier works.
-        batch (int): Tiles per call of the verifier.
+        verifier: Loaded in place.
+        tiles: One or more.
+        device: Where the verifier works.
+        batch: Tiles per call of the verifier.
 
     Returns:
-        tuple[list[tuple[str, Evidence]], float]: Path and evidence of each; seconds per tile,
-        without the first one, which is slower, if there are others.
+        Path and evidence of each; seconds per tile, without the first one, which is slower, if
+        there are others.
     """
     verifier.load(device)
     chosen = [tiles[index] for index in evenly(len(tiles), 4)]

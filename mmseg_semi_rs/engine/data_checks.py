@@ -224,7 +224,7 @@ def check_segmentation_dataset(
         name: What to call it in messages. Defaults to the class and its list.
         decode_images: Whether images are decoded whole, which also finds those that were cut off;
             otherwise only their headers are read. What was decoded once is not again until the file
-            changes. Defaults to True.
+            changes.
         workers: Threads. Defaults to twice the number of processors, at most 16.
         progress: Whether to show a progress bar.
 

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
-from ..utils.commands import resources
+from ..utils.commands import command, find_config
 from ..utils.files import held
 from .checkpoints import checkpoints_of, find_checkpoint
 from .config_check import check_config
@@ -82,13 +82,7 @@ def load_config(
         ValueError: The config cannot be read, an option does not fit it, or a value is changed
             without any effect.
     """
-    path = Path(path)
-    if not path.is_file() and (resources() / path).is_file():
-        path = resources() / path
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
-        hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
-        raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
+    path = find_config(path)
     try:
         cfg = name_types(Config.fromfile(str(path)))
     except FileNotFoundError as error:
@@ -385,7 +379,8 @@ def check_paths(
             if not path.exists():
                 raise FileNotFoundError(
                     f'The weight file {checkpoint} ({key}.checkpoint) does not exist:'
-                    f'{_origin(node)} put it there, or set another path by --cfg-options '
+                    f'{_origin(node)} put it there (`{command("weights")} CONFIG --download` '
+                    f'fetches what can be fetched), or set another path by --cfg-options '
                     f'{key}.checkpoint=PATH, or None for random weights.'
                 )
             found.append(path)

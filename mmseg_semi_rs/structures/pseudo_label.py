@@ -17,13 +17,11 @@ class PseudoLabel:
     purifier may raise, lower or relabel a pixel without faking a confidence above the gate.
 
     Attributes:
-        labels (Tensor): Class ids, shape (B, H, W), int64, in ``[0, num_classes)``.
-        confidence (Tensor): The teacher's largest class probability, shape (B, H, W), float32 in
-            [0, 1].
-        weight (Tensor): Weight of each pixel in the unsupervised loss, shape (B, H, W), float32
-            in [0, 1].
-        valid (Tensor): False on padding, shape (B, H, W), bool. Only valid pixels count in the
-            loss's denominator.
+        labels: Class ids, shape (B, H, W), int64, in ``[0, num_classes)``.
+        confidence: The teacher's largest class probability, shape (B, H, W), float32 in [0, 1].
+        weight: Weight of each pixel in the unsupervised loss, shape (B, H, W), float32 in [0, 1].
+        valid: False on padding, shape (B, H, W), bool. Only valid pixels count in the loss's
+            denominator.
 
     Raises:
         ValueError: If the four tensors differ in shape or are not (B, H, W).
@@ -53,12 +51,11 @@ class PseudoLabel:
         """Paste another image's targets into a box; all four tensors move together.
 
         Args:
-            partner (Tensor): Index of each image's partner, shape (n,), int64, for the first n <= B
-                images.
-            box (Tensor): True where the partner's pixels are pasted, shape (n, H, W), bool.
+            partner: Index of each image's partner, shape (n,), int64, for the first n <= B images.
+            box: True where the partner's pixels are pasted, shape (n, H, W), bool.
 
         Returns:
-            PseudoLabel: The mixed targets of the first n images.
+            The mixed targets of the first n images.
         """
         mixed = {
             field.name: torch.where(box, value[partner], value[: len(partner)])

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import torch
 from lists import (
     SUGGESTED,
@@ -42,7 +43,7 @@ from rich.console import Console
 from tables import write_results
 
 import mmseg_semi_rs
-from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.classes import class_colours
 from mmseg_semi_rs.utils.files import read_list
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization.report import write_report
@@ -81,6 +82,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help='group 1 of it in an id is the image that a tile is of (default: before two numbers)',
     )
     parser.add_argument('--tile', type=int, help='side that tiles are scaled to (default: as is)')
+    parser.add_argument('--crop', type=int, help='side trained on (default: half of the tile)')
     parser.add_argument(
         '--labelled', nargs='+', default=['32/8'], metavar='TILES[/IMAGES]', help='default: 32/8'
     )
@@ -111,7 +113,7 @@ def make_config(
     cfg = Config.fromfile(CONFIGS / f'{method}.py')
     common = dict(
         data_root=str(root),
-        metainfo=dict(classes=tuple(args.classes), palette=distinct_colours(len(args.classes))),
+        metainfo=dict(classes=tuple(args.classes), palette=class_colours(args.classes)),
     )
     sources = cfg.train_dataloader.dataset
     sources.labelled.update(ann_file=str(lists['labelled']), **common)
@@ -119,7 +121,14 @@ def make_config(
         sources.unlabelled.update(ann_file=str(lists['unlabelled']), **common)
     for loader, role in ((cfg.val_dataloader, 'held'), (cfg.test_dataloader, 'val')):
         loader.dataset.update(ann_file=str(lists[role]), **common)
-    cfg.model.data_preprocessor.size = cfg.crop_size
+    tile = side_of_tiles(root)
+    crop = args.crop or tile // 2
+    cfg.model.data_preprocessor.size = (crop, crop)
+    for source in filter(None, (sources.labelled, sources.unlabelled)):
+        scale, cut, _ = next(
+            part.transforms for part in source.pipeline if part.type == 'TrackGeometry'
+        )
+        scale.scale, cut.crop_size = (tile, tile), (crop, crop)
     students = [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values()
     for student in students:
         head = student.decode_head
@@ -153,6 +162,12 @@ def make_config(
     cfg.look_at_val = not args.no_val
     cfg.merge_from_dict(dict(args.cfg_options))
     return cfg
+
+
+def side_of_tiles(root: Path) -> int:
+    """Longest side of the scaled tiles in pixels, by one of them."""
+    tile = next((root / 'images').iterdir())
+    return max(cv2.imread(str(tile)).shape[:2])
 
 
 def make_lists(args: argparse.Namespace, root: Path, amount: str, seed: int) -> dict[str, Path]:

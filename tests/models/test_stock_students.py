@@ -15,10 +15,10 @@ from mmseg.registry import MODELS
 
 from mmseg_semi_rs.datasets.transforms import MultiBranch
 from mmseg_semi_rs.models.segmentors.student import build_student, decode
-from tests.models import test_dual_student as dual
-from tests.models import test_mean_teacher as single
-from tests.models import tiny
-from tests.models.tiny import CLASSES, total
+from tests._support import dual_student as dual
+from tests._support import mean_teacher as single
+from tests._support import networks as tiny
+from tests._support.networks import CLASSES, total
 
 BOTH = pytest.mark.parametrize('kind', [single, dual], ids=['mean teacher', 'dual student'])
 NORM = dict(type='BN')

@@ -14,8 +14,8 @@ from PIL import Image
 
 from mmseg_semi_rs.dataprep.folder.split import divide
 from mmseg_semi_rs.engine import data_checks as checks
-from tests.config_zoo import build_model
-from tests.tools.tiny_training import load_tool, run_here
+from tests._support.config_zoo import build_model
+from tests._support.tiny_training import load_tool, run_here
 
 rasterio = pytest.importorskip('rasterio')
 TOOL = load_tool('init_dataset')

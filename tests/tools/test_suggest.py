@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_needs
 from mmseg_semi_rs.rasters.reader import RasterToRGB
-from tests.tools.tiny_training import load_tool
+from tests._support.tiny_training import load_tool
 
 
 def unit(rows):

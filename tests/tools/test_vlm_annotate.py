@@ -19,8 +19,8 @@ from PIL import Image
 
 from mmseg_semi_rs.purification import SuperpixelProposer
 from mmseg_semi_rs.purification.store import EvidenceStore
-from tests.purification.stub_verifier import COLOURS, StubVerifier
-from tests.tools.tiny_training import run_here, write_training
+from tests._support.stub_verifier import COLOURS, StubVerifier
+from tests._support.tiny_training import run_here, write_training
 
 FORK = multiprocessing.get_context('fork')
 
@@ -34,7 +34,7 @@ def tiny(tmp_path):
     with config.open('a') as file:
         file.write(
             f"""
-custom_imports['imports'].append('tests.purification.stub_verifier')
+custom_imports['imports'].append('tests._support.stub_verifier')
 custom_hooks.append(dict(
     type='VLMPurifyHook', store='{tmp_path / 'store'}',
     verifier=dict(

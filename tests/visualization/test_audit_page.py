@@ -24,7 +24,7 @@ from mmseg_semi_rs.visualization.purification_panels import (
     OUTLINE,
     purification_row,
 )
-from tests.browser import check_looks, needs_browser
+from tests._support.browser import check_looks, needs_browser
 
 CLASSES = ['road', 'building & roof', '<tree>']
 PALETTE = [(255, 255, 255), (255, 0, 0), (0, 160, 0)]

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ...classes import distinct_colours
+from ...classes import class_colours
 from ...rasters.masks import Colour, Mask, unpacked
 from ..convert.raw_labels import ColourLabels
 
@@ -222,7 +222,7 @@ def _halves(
             f'{min(levels, default=0):g} to {max(levels, default=0):g}: choose one between.'
         )
     reason = f'pixels below {threshold} are {names[0]}, the others {names[1]} (--mask-threshold)'
-    colours = tuple((r, g, b) for r, g, b in distinct_colours(2))
+    colours = tuple((r, g, b) for r, g, b in class_colours(names))
     return ClassPlan(tuple(names), colours, (0, 1), painted, threshold=threshold, reasons=(reason,))
 
 
@@ -279,7 +279,7 @@ class _Planner:
         else:
             colours = [palette[value] for value in values if value in palette]
             if len(set(colours)) < len(values):
-                colours = [(r, g, b) for r, g, b in distinct_colours(len(values))]
+                colours = [(r, g, b) for r, g, b in class_colours([name for _, name in pairs])]
         plan = ClassPlan(
             tuple(name for _, name in pairs),
             tuple(colours),

@@ -4,6 +4,7 @@
 from .formatting import AddValidMask, PackSemiInputs
 from .geometry import GeometryStep, TrackGeometry, homography, replay
 from .keep_in_memory import KeepInMemory
+from .label_warp import LabelWarp
 from .multi_branch import MultiBranch
 from .photometry import Photometry
 from .resize import AntialiasedResize
@@ -13,6 +14,7 @@ __all__ = [
     'AntialiasedResize',
     'GeometryStep',
     'KeepInMemory',
+    'LabelWarp',
     'MultiBranch',
     'PackSemiInputs',
     'Photometry',

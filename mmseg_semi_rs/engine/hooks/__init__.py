@@ -6,6 +6,7 @@ from .channels_last_hook import ChannelsLastHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .finite_guard_hook import FiniteGuardHook
 from .mean_teacher_hook import MeanTeacherHook, ema_keep
+from .prediction_vis_hook import PredictionVisHook, WorstImagesHook
 from .pseudo_label_guard_hook import PseudoLabelGuardHook
 from .pseudo_label_stats_hook import PseudoLabelStatsHook
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -18,11 +19,13 @@ __all__ = [
     'DeferredRuntimeInfoHook',
     'FiniteGuardHook',
     'MeanTeacherHook',
+    'PredictionVisHook',
     'PseudoLabelGuardHook',
     'PseudoLabelStatsHook',
     'SafeCheckpointHook',
     'SemiVisHook',
     'VLMPurifyHook',
+    'WorstImagesHook',
     'ema_keep',
     'purification_stats',
 ]

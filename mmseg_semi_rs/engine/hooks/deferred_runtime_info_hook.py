@@ -23,8 +23,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     mean over all, which is the loss that was trained on.
 
     Args:
-        interval (int, optional): Iterations between fetches. Defaults to None, the logger hook's
-            interval.
+        interval: Iterations between fetches. Defaults to None, the logger hook's interval.
     """
 
     def __init__(self, interval: int | None = None) -> None:
@@ -39,11 +38,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self.interval = min((hook.interval for hook in loggers), default=1)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Keep the losses; fetch all kept ones when the interval is full."""
         if outputs is not None:
@@ -80,7 +75,6 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         Args:
             runner: The runner.
             together: Whether all ranks do this now, so that the mean over them can be taken.
-                Defaults to True.
         """
         pending, self._pending = self._pending, []
         tensors = [v for step in pending for v in step.values() if isinstance(v, Tensor)]

@@ -28,9 +28,9 @@ class FiniteGuardHook(Hook):
     the weights, which are looked at in the same way; steps that a loss scaler left out do not.
 
     Args:
-        patience (int): Number of consecutive steps with a loss that is not finite at which the run
-            stops. Weights that are not finite stop it at once. Defaults to 3.
-        interval (int, optional): Iterations between looks. Defaults to None, the logger's interval.
+        patience: Number of consecutive steps with a loss that is not finite at which the run stops.
+            Weights that are not finite stop it at once.
+        interval: Iterations between looks. Defaults to None, the logger's interval.
 
     Raises:
         ValueError: If a number is out of its range.

@@ -66,14 +66,13 @@ class PseudoLabelGuardHook(Hook):
     host sync but at the end of a window and when a checkpoint is saved.
 
     Args:
-        window (int): Steps that are looked at together, 1 to 50. Defaults to 50.
-        starved (float): See above, in (0, 0.5]. Defaults to 0.2.
-        flooded (float): See above, 2 or more. Defaults to 3.
-        excess (float): See above, in (0, 1). Defaults to 0.1.
-        min_images (float): See above, more than 0. Defaults to 1.
-        lower (float, optional): Factor of the unsupervised losses while any class of any network
-            is starved or flooded, in [0, 1): the model's ``unsup_scale``. Defaults to None, which
-            only tells.
+        window: Steps that are looked at together, 1 to 50.
+        starved: See above, in (0, 0.5].
+        flooded: See above, 2 or more. Defaults to 3.
+        excess: See above, in (0, 1).
+        min_images: See above, more than 0. Defaults to 1.
+        lower: Factor of the unsupervised losses while any class of any network is starved or
+            flooded, in [0, 1): the model's ``unsup_scale``. Defaults to None, which only tells.
 
     Raises:
         ValueError: If an argument is out of its range; or, when the training starts, if the model
@@ -148,13 +147,7 @@ class PseudoLabelGuardHook(Hook):
 
     # Steps.
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Count labels and pseudo labels; at the end of a window, judge."""
         model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']
@@ -179,9 +172,9 @@ class PseudoLabelGuardHook(Hook):
         """Compare the shares of every network's window, log them and say what changed.
 
         Args:
-            runner (Runner): The runner.
-            classes (list[str]): Their names.
-            image (int): Pixels of one image.
+            runner: The runner.
+            classes: Their names.
+            image: Pixels of one image.
         """
         labelled = (self._labelled / self._labelled.sum().clamp(min=1)).tolist()
         for name, due in zip(classes, labelled, strict=True):
@@ -224,10 +217,10 @@ class PseudoLabelGuardHook(Hook):
         """Judge a class: 'starved', 'flooded', or '' for fine.
 
         Args:
-            share (float): Of the kept weight.
-            due (float): Of the labelled pixels.
-            images (float): Kept weight in whole images.
-            before (str): What the class was.
+            share: Of the kept weight.
+            due: Of the labelled pixels.
+            images: Kept weight in whole images.
+            before: What the class was.
         """
         enough = {
             'starved': due * images >= self.min_images,

@@ -47,11 +47,7 @@ class SemiVisHook(Hook):
         self.interval, self.images = interval, images
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Draw the batch."""
         model = unwrap(runner.model)

@@ -70,30 +70,30 @@ class VLMPurifyHook(Hook):
     changed from outside meanwhile; what a budget adds to it is taken care of.
 
     Args:
-        verifier (dict): Config of a verifier, e.g. ``CLIPVerifier``, or of a region proposer, e.g.
+        verifier: Config of a verifier, e.g. ``CLIPVerifier``, or of a region proposer, e.g.
             ``SuperpixelProposer``.
-        store (str): Folder of the evidence.
-        policy (dict, optional): Config of what evidence does. Defaults to ``EvidencePolicy``, with
+        store: Folder of the evidence.
+        policy: Config of what evidence does. Defaults to ``EvidencePolicy``, with
             a region proposer to ``RegionVote``.
-        trust (dict, optional): ``images``, labelled tiles that are looked at (200, evenly chosen),
+        trust: ``images``, labelled tiles that are looked at (200, evenly chosen),
             and ``min_lift`` and ``min_pixels`` of ``learn_trust``. None trusts the verifier as it
             is. Defaults to these.
-        thresholds (dict, optional): Config of ``ConformalThresholds``, which then act in the place
-            of trust. Defaults to None.
-        held_out (dict, optional): Config of a data set of labelled tiles that trust or thresholds
+        thresholds: Config of ``ConformalThresholds``, which then act in the place
+            of trust.
+        held_out: Config of a data set of labelled tiles that trust or thresholds
             are learnt on, for a verifier that has seen the labelled ones. Defaults to None, the
             labelled ones.
-        start (int): Iteration from which on labels are purified. Defaults to 0.
-        ramp (int): Iterations over which the changes of the weights then grow to their full size.
+        start: Iteration from which on labels are purified. Defaults to 0.
+        ramp: Iterations over which the changes of the weights then grow to their full size.
             Defaults to 0.
-        budget (int): Tiles per iteration and process that are verified on the spot if the store has
+        budget: Tiles per iteration and process that are verified on the spot if the store has
             nothing of them. Defaults to 0.
-        interval (int): Iterations between logs, the logger's own. Defaults to 50.
+        interval: Iterations between logs, the logger's own. Defaults to 50.
 
     Attributes:
-        trust (ClassTrust | None): What was learnt.
-        fitted (ClassThresholds | None): Likewise.
-        purifier (EvidencePurifier): What is attached, once the training starts.
+        trust: What was learnt.
+        fitted: Likewise.
+        purifier: What is attached, once the training starts.
 
     Raises:
         ValueError: A setting is out of its range, or, when the training starts, model, data, store
@@ -187,10 +187,10 @@ class VLMPurifyHook(Hook):
 
         Args:
             dataset (SemiDataset): The training data.
-            device (torch.device | str): Where the verifier works, if it has to.
-            work_dir (Path, optional): Folder of the training, where a journal is kept if there is a
-                budget, see ``EvidenceSource``. Defaults to None, without journal.
-            iteration (int): Where the training begins. Defaults to 0.
+            device: Where the verifier works, if it has to.
+            work_dir: Folder of the training, where a journal is kept if there is a budget, see
+                ``EvidenceSource``. Defaults to None, without journal.
+            iteration: Where the training begins.
 
         Raises:
             ValueError: The store lacks what is needed.
@@ -329,13 +329,7 @@ class VLMPurifyHook(Hook):
             self.source.begin_step(runner.iter, paths)
 
     @step_part('purification')
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Log what was done."""
         if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
             return
@@ -351,12 +345,11 @@ def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, 
     """Summarise one purification; the host waits once.
 
     Args:
-        done (Purification): Of a batch.
-        samples (Sequence[SegDataSample]): Its B samples; truth is taken from those that have
-            ``gt_sem_seg``.
+        done: Of a batch.
+        samples: Its B samples; truth is taken from those that have ``gt_sem_seg``.
 
     Returns:
-        dict[str, float]: See :class:`VLMPurifyHook`, without prefixes.
+        See :class:`VLMPurifyHook`, without prefixes.
     """
     valid = done.before.valid
     pixels = valid.sum().clamp(min=1)

@@ -235,8 +235,8 @@ def encode_prompts(tower: nn.Module, arch: TextArch, prompts: Sequence[str]) -> 
         prompts: Sentences.
 
     Returns:
-        Tensor: Raw features, as projected into the common space and not normalised, shape
-        (len(prompts), embed_dim), float32.
+        Raw features, as projected into the common space and not normalised, shape (len(prompts),
+        embed_dim), float32.
 
     Raises:
         ValueError: A prompt is longer than the tower's context.

@@ -16,13 +16,13 @@ class DecodeHeadWrapper(BaseModule):
 
     Args:
         decode_head: Config of any registered decode head.
-        deepest_index: Which entry of the encoder's outputs counts as the deepest input of the
-            head. None takes the last that it reads. Defaults to None.
-        init_cfg: Initialisation of this module. Defaults to None.
+        deepest_index: Which entry of the encoder's outputs counts as the deepest input of the head.
+            None takes the last that it reads.
+        init_cfg: Initialisation of this module.
 
     Attributes:
-        deepest_index (int): See above.
-        deepest_channels (int): Its width.
+        deepest_index: See above.
+        deepest_channels: Its width.
 
     Raises:
         ValueError: ``deepest_index`` is no input of the head, or the head does not tell its widths.

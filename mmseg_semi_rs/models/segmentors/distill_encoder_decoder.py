@@ -63,8 +63,7 @@ class DistillEncoderDecoder(EncoderDecoder):
             inputs: Normalised images, shape (B, 3, H, W).
 
         Returns:
-            DistillFeatures: The levels of backbone and neck, (B, C_i, h_i, w_i) each, with
-            ``images`` and ``views``.
+            The levels of backbone and neck, (B, C_i, h_i, w_i) each, with ``images`` and ``views``.
         """
         levels = super().extract_feat(inputs)
         view_sizes = getattr(self.decode_head, 'view_sizes', None)

@@ -141,8 +141,8 @@ class DualStudentSegmentor(SemiSegmentor):
         students: Two ``EncoderDecoder`` configs by name, ``dict(a=..., b=...)``. A student
             may have its own ``data_preprocessor`` (``SegDataPreProcessor``); its images are then
             normalised as that one does.
-        ema: Whether copies of the students, averaged by ``MeanTeacherHook``, label the
-            images, and predict. Defaults to False.
+        ema: Whether copies of the students, averaged by ``MeanTeacherHook``, label the images, and
+            predict.
         semi_train_cfg: See :class:`DualStudentSettings`.
         semi_test_cfg: ``predict_on``: a student's name or 'fused', the default;
             ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel

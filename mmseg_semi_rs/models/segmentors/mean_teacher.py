@@ -85,8 +85,8 @@ class MeanTeacherSegmentor(SemiSegmentor):
 
     Args:
         student: Config of an ``EncoderDecoder`` without ``data_preprocessor``.
-        ema: Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the
-            images. False: the student does, in eval mode. Defaults to True.
+        ema: Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the images.
+            False: the student does, in eval mode.
         semi_train_cfg: See :class:`MeanTeacherSettings`.
         semi_test_cfg: ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.

@@ -18,19 +18,18 @@ class KeyFormat:
     """The key names of one project.
 
     Attributes:
-        name (str): The project, as messages call it.
-        family (str): Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'``, ``'CLIP'`` or
+        name: The project, as messages call it.
+        family: Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'``, ``'CLIP'`` or
             ``'EfficientNet-Lite'``.
-        anchor (str): The weight of the patch embedding or stem: every file has it, and what
-            precedes it is the prefix of the backbone in the file.
-        requires (tuple[str, ...]): Other names (behind the prefix) that must be there.
-        forbids (tuple[str, ...]): Names that tell another format.
-        rules (tuple[tuple[str, str], ...]): Regular expressions and replacements, all applied in
-            order.
-        drops (tuple[tuple[str, str], ...]): Regular expressions of names that are left out on
-            purpose, and why; unless the model has the tensor.
-        beside (tuple[tuple[str, str], ...]): Names next to the backbone in the file, one level up,
-            and what they are called here; used where the model has the tensor.
+        anchor: The weight of the patch embedding or stem: every file has it, and what precedes it
+            is the prefix of the backbone in the file.
+        requires: Other names (behind the prefix) that must be there.
+        forbids: Names that tell another format.
+        rules: Regular expressions and replacements, all applied in order.
+        drops: Regular expressions of names that are left out on purpose, and why; unless the model
+            has the tensor.
+        beside: Names next to the backbone in the file, one level up, and what they are called here;
+            used where the model has the tensor.
     """
 
     name: str
@@ -46,10 +45,10 @@ class KeyFormat:
         """Where in a file this format's weights are.
 
         Args:
-            keys (Collection[str]): The names in the file.
+            keys: The names in the file.
 
         Returns:
-            list[str]: Prefixes, ``''`` for a bare backbone; empty if it is another format.
+            Prefixes, ``''`` for a bare backbone; empty if it is another format.
         """
         found = (key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor))
         return [
