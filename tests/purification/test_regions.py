@@ -115,7 +115,7 @@ def region_purifier(policy, ids_of=lambda path: truth_of(path) + 1):
     return RegionPurifier(policy, fetch, CLASSES)
 
 
-def test_I17_regions_follow_the_geometry_and_change_labels_and_gradients():
+def test_regions_follow_the_geometry_and_change_labels_and_gradients():
     model, inputs, data = unsure()
     plain = gradients(model, inputs, data)
     pure = region_purifier(RegionVote(0.51))
