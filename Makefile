@@ -66,11 +66,11 @@ lint: $(STAMP)
 
 # One thread per worker: the networks are tiny, and more threads than cores only wait for each other.
 test: lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 15 -m "not faults"
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15 -m "not faults"
 
 # Tools that a test starts as processes of their own are not counted.
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report term:skip-covered --cov-report html
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report term:skip-covered --cov-report html
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --no-input --progress-bar off -q -c requirements/constraints.txt -e '.[docs]'

@@ -124,7 +124,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmseg_semi_rs', 'mmseg_semi_rs.*']),
-    package_data={'mmseg_semi_rs': ['py.typed', 'visualization/templates/*']},
+    package_data={'mmseg_semi_rs': ['py.typed', '**/templates/*']},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={'console_scripts': ['rsseg = mmseg_semi_rs.cli:main']},

@@ -21,6 +21,13 @@ from mmseg.visualization import SegLocalVisualizer  # isort: skip
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Let workers begin with the files of slow tests, so that none waits in the end."""
+    if hasattr(config, 'workerinput'):
+        slow = {item.path for item in items if item.get_closest_marker('slow')}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def mmseg_scope():
     """Let configs name mmseg's parts by their bare names, whatever an earlier test left behind."""
@@ -48,7 +55,7 @@ def fresh_singletons():
 @pytest.fixture(scope='session')
 def browser(tmp_path_factory):
     """One browser for all tests of pages; those that take it are marked ``needs_browser``."""
-    from tests.browser import Browser
+    from tests._support.browser import Browser
 
     with Browser(tmp_path_factory.mktemp('browser')) as opened:
         yield opened

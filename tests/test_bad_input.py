@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mmseg_semi_rs.models import MeanTeacherSegmentor
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.tiny_training import run_here, write_dual, write_training
 
 
 def image_gone(folder: Path) -> None:

@@ -1,37 +1,35 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """The demo, shortened: it says nothing about quality, all about the pieces fitting together."""
 
-import os
+import contextlib
+import io
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from demo import runs
 from demo.picture import class_iou
 from PIL import Image
 
 from mmseg_semi_rs.dataprep.splits.draw import SCENE_REGEX, scene_of
-from tests.tools.tiny_training import ROOT
+from tests._support import processes
+from tests._support.tiny_training import load_tool
 
-DEMO = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'demo.py')]
-# One of each kind, in one run: a process that trains spends most of its time on imports.
+# One of each kind, in one run.
 METHODS = ('supervised', 'fixmatch', 'semiearth', 'rsmtdf', 'unimatchv2', 'co2s')
 
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
-    """Folder and output of a demo."""
+    """Folder and output of a demo, whose processes have imported everything before they start."""
     folder = tmp_path_factory.mktemp('demo')
-    done = subprocess.run(
-        [*DEMO, '--quick', '--methods', *METHODS],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'COLUMNS': '300'},  # the table has a column for each network
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(runs, 'subprocess', processes)
+        patch.chdir(folder)
+        patch.setenv('COLUMNS', '300')  # the table has a column for each network
+        load_tool('demo').main(['--quick', '--methods', *METHODS])
+    return folder, printed.getvalue()
 
 
 @pytest.mark.slow

@@ -4,13 +4,17 @@
 import importlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from mmengine.config import Config
 from mmseg.registry import MODELS
 from PIL import Image
 
-from tests.tools.tiny_training import ROOT
+from tests._support import processes
+from tests._support.processes import ROOT
 
 CLASSES = ['a', 'b', 'c']
 
@@ -26,7 +30,7 @@ def project(monkeypatch):
 def folder(tmp_path):
     """Three photographs of five tiles each."""
     rng = np.random.default_rng(0)
-    names = [f'p{image}_{tile}' for image in range(3) for tile in range(5)]
+    names = [f'p{image}_0_{64 * tile}' for image in range(3) for tile in range(5)]
     for part in ('images', 'labels', 'splits'):
         (tmp_path / part).mkdir()
     for index, name in enumerate(names):
@@ -46,8 +50,9 @@ def words(folder, *more):
 
 
 @pytest.mark.slow
-def test_one_command_compares_the_methods(project, folder, capsys):
+def test_one_command_compares_the_methods(project, folder, capsys, monkeypatch):
     compare = project('compare')
+    monkeypatch.setattr(compare, 'subprocess', processes)
     line = words(
         folder, '--labelled', '4/2', '--seeds', '0', '--methods', 'supervised', 'recipe',
         '--iters', '4', '--interval', '2', '--tile', '64', '--jobs', '2', '--cfg-options',
@@ -74,6 +79,13 @@ def test_one_command_compares_the_methods(project, folder, capsys):
     before = (runs / 'recipe_seed0' / 'result.json').stat().st_mtime_ns
     compare.main(line)
     assert (runs / 'recipe_seed0' / 'result.json').stat().st_mtime_ns == before
+    # and one evaluated image is drawn whole: three tiles side by side, beginning at 128 px
+    picture = folder / 'out' / 'picture.png'
+    capsys.readouterr()
+    drawn = [str(runs / f'{name}_seed0') for name in results]
+    project('picture').main([*drawn, '--side', '64', '--out', str(picture)])
+    assert f'{picture}: p2;' in capsys.readouterr().out
+    assert Image.open(picture).width > 3 * 300
 
 
 def test_validation_tiles_stay_out_of_every_other_list(project, folder):
@@ -81,8 +93,8 @@ def test_validation_tiles_stay_out_of_every_other_list(project, folder):
     args = compare.parse_args(words(folder, '--labelled', '4/2'))
     lists = compare.make_lists(args, folder, '4/2', seed=0)
     ids = {role: set(path.read_text().split()) for role, path in lists.items()}
-    assert ids['val'] == {'p2_2', 'p2_3', 'p2_4'}
-    assert ids['held'] == {'p2_0', 'p2_1'}
+    assert ids['val'] == {'p2_0_128', 'p2_0_192', 'p2_0_256'}
+    assert ids['held'] == {'p2_0_0', 'p2_0_64'}
     assert len(ids['labelled']) == 4
     parts = list(ids.values())
     assert sum(map(len, parts)) == len(set().union(*parts)) == 15
@@ -95,7 +107,7 @@ def test_labelled_tiles_are_drawn_of_so_many_images(project, folder, amount, til
 
     def draw(seed):
         return lists.choose_labelled(
-            ids, *lists.parse_amount(amount), r'(p\d)', folder / 'labels', 3, seed
+            ids, *lists.parse_amount(amount)[:2], r'(p\d)', folder / 'labels', 3, seed
         )
 
     assert len(draw(0)) == tiles
@@ -105,10 +117,38 @@ def test_labelled_tiles_are_drawn_of_so_many_images(project, folder, amount, til
         assert any(draw(seed) != draw(0) for seed in range(1, 5))
 
 
+def test_clicks_keep_a_few_pixels_of_the_labelled_masks_alone(project, folder, monkeypatch):
+    pytest.importorskip('skimage')
+    compare, lists = project('compare'), project('lists')
+    asked = lists.parse_amount('4/2@clicks0.1%')
+    assert asked[:2] == (4, 2) and asked.name == '4_of_2_clicks_0.1pct'
+    monkeypatch.setattr(compare, 'run_one', lambda folder, console: None)
+    compare.main(words(folder, '--labelled', '4/2@clicks0.1%', '--methods', 'recipe',
+                       '--seeds', '0'))  # fmt: skip
+    (path,) = (folder / 'out' / asked.name).glob('recipe_seed0/config.py')
+    cfg = Config.fromfile(path)
+    sources = cfg.train_dataloader.dataset
+    root = Path(sources.labelled.data_root)
+    folders = [root / source.data_prefix.seg_map_path for source in sources.values()
+               if not isinstance(source, str)]  # fmt: skip
+    assert [path.name for path in folders] == ['labels_clicks_0.1pct', 'labels']
+    names = Path(sources.labelled.ann_file).read_text().split()
+    assert sorted(path.stem for path in folders[0].iterdir()) == names
+    for name in names:
+        kept, whole = (np.asarray(Image.open(path / f'{name}.png')) for path in folders)
+        assert (kept != 255).sum() == 4 and (kept == whole)[kept != 255].all()
+
+
+@pytest.mark.parametrize('text', ['2/4', 'all/3', '8@clicks', '8@clicks0%', '8/2@suggest', '0'])
+def test_what_is_no_amount_is_told(project, text):
+    with pytest.raises(SystemExit, match=f'--labelled {text}'):
+        project('lists').parse_amount(text)
+
+
 def test_classes_that_never_occur_are_told(project, folder):
     lists = project('lists')
     with pytest.raises(SystemExit, match='never show all 4 classes'):
-        lists.choose_labelled(['p0_0', 'p1_0'], 2, None, r'(p\d)', folder / 'labels', 4, 0)
+        lists.choose_labelled(['p0_0_0', 'p1_0_0'], 2, None, r'(p\d)', folder / 'labels', 4, 0)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +166,24 @@ def test_bad_words_are_told(project, folder, more, said):
 
 def test_tiles_are_scaled_once_by_area_and_by_nearest(project, folder):
     lists = project('lists')
-    root = lists.write_tiles(folder, ['p0_0'], '.jpg', 32, folder / 'out')
-    label = np.asarray(Image.open(folder / 'labels' / 'p0_0.png'))
-    scaled = np.asarray(Image.open(root / 'labels' / 'p0_0.png'))
+    root = lists.write_tiles(folder, ['p0_0_0'], '.jpg', 32, folder / 'out')
+    label = np.asarray(Image.open(folder / 'labels' / 'p0_0_0.png'))
+    scaled = np.asarray(Image.open(root / 'labels' / 'p0_0_0.png'))
     np.testing.assert_array_equal(scaled, label[::2, ::2])
-    assert Image.open(root / 'images' / 'p0_0.png').size == (32, 32)
+    assert Image.open(root / 'images' / 'p0_0_0.png').size == (32, 32)
+
+
+def test_tiles_are_put_together_where_they_were(project):
+    picture = project('picture')
+    parts = {'a_0_0': np.full((2, 2), 1), 'a_0_3': np.full((2, 2), 2), 'a_4_0': np.full((2, 2), 3)}
+    whole = picture.put_together(parts, list(parts), scale=0.5)
+    np.testing.assert_array_equal(
+        whole, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 255, 255], [3, 3, 255, 255]]
+    )
+    truth = {'a_0_0': np.array([[0, 1], [2, 255]])}
+    predicted = {'a_0_0': np.array([[0, 1], [1, 1]])}
+    # class 0: 1 of 1, class 1: 1 of 2, class 2: 0 of 1
+    assert picture.mean_iou(predicted, truth, ['a_0_0']) == pytest.approx(100 * 1.5 / 3)
 
 
 def test_paired_difference_is_students_interval(project):
@@ -171,11 +224,19 @@ def test_every_method_is_filled_in_with_the_users_data(project, folder, method):
     assert (cfg.train_cfg.max_iters, cfg.param_scheduler[0].end) == (7, 7)
     assert cfg.val_dataloader.dataset.ann_file == str(lists['held'])
     assert cfg.test_dataloader.dataset.ann_file == str(lists['val'])
+    # Trained at the size that it is evaluated at, on crops of half a tile.
+    assert cfg.model.data_preprocessor.size == (32, 32)
+    for source in filter(None, cfg.train_dataloader.dataset.values()):
+        if isinstance(source, dict):
+            geometry = next(part for part in source.pipeline if part.type == 'TrackGeometry')
+            assert geometry.transforms[0].scale == (64, 64)
+            assert geometry.transforms[1].crop_size == (32, 32)
     supervised = cfg.train_dataloader.dataset.unlabelled is None
     assert supervised == ('supervised' in method or method == 'verifier')
     for backbone in backbones(cfg.model):
         backbone.checkpoint = None
-    assert MODELS.build(cfg.model).num_classes == len(CLASSES)
+    with torch.device('meta'):
+        assert MODELS.build(cfg.model).num_classes == len(CLASSES)
 
 
 def backbones(node):

@@ -5,9 +5,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from mmseg_semi_rs.models.gates import build_gate
 from mmseg_semi_rs.models.segmentors.mean_teacher import MeanTeacherSettings
 from mmseg_semi_rs.models.segmentors.schedule import UnsupervisedSchedule
 from mmseg_semi_rs.utils.commands import COMMANDS
-from tests.tools.tiny_training import ROOT
+from tests._support.processes import ROOT, run
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```', re.MULTILINE | re.DOTALL)
 FILE = re.compile(r'# ((?:\w+/)+\w+\.py)\n')
@@ -55,10 +53,9 @@ def test_the_code_of_the_guides_runs_with_the_tests_they_show(tmp_path):
             path.parent.mkdir(exist_ok=True)
             path.write_text(code, encoding='utf-8')
             counted += len(re.findall(r'^def test_', code, re.MULTILINE))
-    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{tmp_path}', 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist']
-    done = subprocess.run([*command, '--import-mode=importlib', 'my_rs'], cwd=tmp_path, env=env,
-                          capture_output=True, text=True)  # fmt: skip
+    words = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist']
+    words += ['--import-mode=importlib', '-o', f'pythonpath={ROOT} {tmp_path}', 'my_rs']
+    done = run(words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:]
     assert f'{counted} passed' in done.stdout and counted >= 3 * len(GUIDES)
 
@@ -211,6 +208,10 @@ def test_the_settings_of_the_page_on_pseudo_labels_take_effect(tmp_path):
     cfg.merge_from_dict({key: value})
     strong = cfg.train_dataloader.dataset.unlabelled.pipeline[3].strong[0]
     assert strong == dict(type='Photometry', strength='mild')
+    key, value = re.search(r'--cfg-options (\S+\.sup\S+)=(\S+)', text).groups()
+    cfg.merge_from_dict({key: float(value)})
+    warp = cfg.train_dataloader.dataset.labelled.pipeline[4].sup[0]
+    assert warp == dict(type='LabelWarp', prob=0.5)
     load = blocks(page, 'python')[1].split('labelled_pipeline')[0]
     names: dict = {}
     exec(load, names)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mmseg_semi_rs.engine.hooks import VLMPurifyHook
 from mmseg_semi_rs.purification.store import EvidenceStore
-from tests.engine.test_vlm_purify_hook import COLOURS, config
-from tests.tools.tiny_training import ROOT, run_tool, write_training
+from tests._support.purified_training import COLOURS, config
+from tests._support.tiny_training import ROOT, run_here, write_training
 
 SEGFORMER = ROOT / 'projects/segformer_distill/configs'
 PURIFY = ROOT / 'projects/vlm_purify/configs'
@@ -55,14 +55,11 @@ def write_potsdam(folder: Path) -> None:
         ('mean-teacher_segformer_mit-b0_dinov2-s_potsdam.py', 'loss_distill_dino'),
     ],
 )
-def test_segformer_learns_from_dinov2(config, loss, tmp_path):
+def test_segformer_learns_from_dinov2(config, loss, tmp_path, monkeypatch):
     write_potsdam(tmp_path)
-    done = run_tool(
-        'tools/train.py',
-        SEGFORMER / config,
-        '--work-dir',
-        tmp_path / 'work',
-        '--cfg-options',
+    monkeypatch.chdir(tmp_path)
+    run_here(
+        *('train', SEGFORMER / config, '--work-dir', tmp_path / 'work', '--cfg-options'),
         'train_cfg.max_iters=4',
         'train_cfg.val_interval=4',
         'default_hooks.logger.interval=1',
@@ -70,9 +67,7 @@ def test_segformer_learns_from_dinov2(config, loss, tmp_path):
         'train_dataloader.num_workers=0',
         'train_dataloader.persistent_workers=False',
         'val_dataloader.num_workers=0',
-        folder=tmp_path,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
     values = [float(value) for value in re.findall(rf' {re.escape(loss)}: ([\d.]+)', log)]
     assert len(values) == 4 and all(0 < value < 100 for value in values)
@@ -261,8 +256,9 @@ def test_what_does_not_fit_a_segmentor_is_told(segmentor, changes, error, told):
 
 
 @pytest.mark.slow
-def test_the_plain_segformer_is_purified_by_a_segmentor(tmp_path):
+def test_the_plain_segformer_is_purified_by_a_segmentor(tmp_path, monkeypatch):
     write_potsdam(tmp_path)
+    monkeypatch.chdir(tmp_path)
     trained = tmp_path / 'trained'
     small = [
         'train_cfg.max_iters=3',
@@ -293,12 +289,7 @@ def test_the_plain_segformer_is_purified_by_a_segmentor(tmp_path):
         ),
     ]
     for path, work_dir, options in runs:
-        done = run_tool(
-            *('tools/train.py', path, '--work-dir', work_dir),
-            *('--cfg-options', *small, *options),
-            folder=tmp_path,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        run_here('train', path, '--work-dir', work_dir, '--cfg-options', *small, *options)
     log = next((tmp_path / 'work').glob('*/*.log')).read_text()
     logged = {
         name: [float(value) for value in re.findall(rf' purify/{name}: ([\d.]+)', log)]

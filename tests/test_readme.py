@@ -1,17 +1,17 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """The commands of the README and of the page on own images, run as they are written."""
 
-import os
 import re
-import subprocess
+import shlex
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.tiny_training import ROOT
+from tests._support.processes import ROOT, run
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 PAGE = (ROOT / 'docs' / 'own_images.md').read_text(encoding='utf-8')
@@ -45,21 +45,14 @@ def own_images(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
+def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path, monkeypatch):
     pytest.importorskip('rasterio')
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    from tests.apis.test_prediction import picture, write_raster
+    from tests._support.rasters import picture, write_raster
 
     own_images(tmp_path)
     write_raster(tmp_path / 'city.tif', picture(200, 150))
-    env = {
-        **os.environ,
-        'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}',
-        'PYTHONPATH': str(ROOT),
-        'OMP_NUM_THREADS': '1',
-        'CUDA_VISIBLE_DEVICES': '',
-    }
     lines = commands(PAGE)
     named = [line.split()[3] for line in lines]
     assert named == ['suggest', 'init', 'train', 'predict', 'report', 'export']
@@ -69,26 +62,25 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path):
     for line, whole in zip(short, lines, strict=False):
         assert set(line) <= set(whole.split()), line
     lines[1] += ' --iters 4'
-    outcome = subprocess.run(
-        ['bash', '-euc', '\n'.join(lines)], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert outcome.returncode == 0, outcome.stdout[-1500:] + outcome.stderr[-1500:]
+    for line in lines:
+        first, *words = shlex.split(line)
+        assert first == 'python', line
+        expanded = (
+            sorted(map(str, tmp_path.glob(word))) if '*' in word else [word] for word in words
+        )
+        outcome = run([sys.executable, *chain.from_iterable(expanded)], cwd=tmp_path)
+        assert outcome.returncode == 0, outcome.stdout[-2500:]
     assert len((tmp_path / 'suggested' / 'suggested.txt').read_text().split()) == 20
     assert len(list((tmp_path / 'maps').glob('*_preview.png'))) == 20
     assert len(list((tmp_path / 'maps').glob('*[0-9].png'))) == 20
     assert (tmp_path / 'report.html').stat().st_size > 10_000
     assert {path.suffix for path in (tmp_path / 'exported').iterdir()} == {'.py', '.pth', '.onnx'}
-    code = (
-        f"import sys; sys.path.insert(0, '{ROOT}')\n"
-        'from PIL import Image; import numpy as np\n'
-        "pixels = np.asarray(Image.open('IMAGES/3.jpg'))\n"
-        + re.sub(r'iter_\d+\.pth', 'iter_4.pth', python_block())
-        + 'assert found.labels.shape == (96, 96) and found.probabilities.shape == (3, 96, 96)\n'
-    )
-    outcome = subprocess.run(
-        [sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert outcome.returncode == 0, outcome.stderr[-2000:]
+    code = re.sub(r'iter_\d+\.pth', 'iter_4.pth', python_block())
+    monkeypatch.chdir(tmp_path)
+    known = dict(Image=Image, np=np, pixels=np.asarray(Image.open('IMAGES/3.jpg')))
+    exec(code, known)
+    found = known['found']
+    assert found.labels.shape == (96, 96) and found.probabilities.shape == (3, 96, 96)
     assert (tmp_path / 'city_map.tif').is_file()
 
 

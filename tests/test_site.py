@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import LOOKS, check_looks, needs_browser
+from tests._support.browser import LOOKS, check_looks, needs_browser
 
 ROOT = Path(__file__).parents[1]
 # one of each kind: first page, code, wide tables, formulas, docstrings, pages from elsewhere

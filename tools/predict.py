@@ -92,8 +92,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--probabilities', action='store_true', help='also write those of all classes'
     )
-    parser.add_argument('--polygons', action='store_true', help='also write a GeoPackage')
-    parser.add_argument('--preview', action='store_true', help='also write a small picture')
+    parser.add_argument(
+        '--polygons',
+        action='store_true',
+        help='also write a GeoPackage of outlines, with area and mean confidence',
+    )
+    parser.add_argument(
+        '--preview', action='store_true', help='also write a picture of image and map side by side'
+    )
+    parser.add_argument(
+        '--background',
+        action='store_true',
+        help='show classes called background, other or the like in polygons and preview too',
+    )
     parser.add_argument(
         '--memory',
         type=int,
@@ -128,7 +139,9 @@ def predict(args: argparse.Namespace) -> int:
         flips=args.flips,
         amp=args.amp,
     )
-    layers = Layers(args.confidence, args.probabilities, args.polygons, args.preview)
+    layers = Layers(
+        args.confidence, args.probabilities, args.polygons, args.preview, args.background
+    )
     start = time.perf_counter()
     columns = (
         TextColumn('windows'),

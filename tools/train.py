@@ -10,9 +10,12 @@ bash tools/dist_train.sh CONFIG 4 --amp           # 4 GPUs, bfloat16
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 
 from mmseg_semi_rs import register_all
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.commands import command
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -51,10 +54,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace, faults: Faults) -> None:
     """Prepare the config, build the runner and train."""
     register_all()
-    from mmengine.dist import get_world_size
-    from mmengine.runner import Runner
+    from mmengine.dist import get_world_size, is_main_process
     from mmseg.registry import RUNNERS
 
+    from mmseg_semi_rs.engine.console import ConsoleRunner, ProgressHook
     from mmseg_semi_rs.engine.dry_run import dry_run
     from mmseg_semi_rs.engine.launch import (
         BegunHook,
@@ -69,6 +72,7 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
         set_safe_checkpoints,
         work_folder,
     )
+    from mmseg_semi_rs.utils.progress import progress_bar
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.seed)
     weight_files = check_paths(cfg)
@@ -90,13 +94,35 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
     set_safe_checkpoints(cfg)
     with work_folder(cfg.work_dir):
         notes.append(set_resume(cfg, args.resume))
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else ConsoleRunner.from_cfg(cfg)
         for note in filter(None, notes):
             runner.logger.warning(note)
         runner.logger.info(batch_summary(cfg, get_world_size()))
         runner.register_hook(BegunHook(faults.begun))
-        runner.train()
+        if isinstance(runner, ConsoleRunner):
+            with progress_bar(runner.console) as bar:
+                runner.register_hook(ProgressHook(bar))
+                runner.train()
+        else:
+            runner.train()
+    if is_main_process():
+        show_next(args.config, Path(cfg.work_dir), 'test_dataloader' in cfg)
     leave_process_group()
+
+
+def show_next(config: str, work_dir: Path, tested: bool) -> None:
+    """Print what to do with the newest checkpoint; the best one if the training chose one."""
+    age = lambda path: path.stat().st_mtime  # noqa: E731
+    found = sorted(work_dir.glob('best_*.pth'), key=age) or sorted(work_dir.glob('*.pth'), key=age)
+    if not found:
+        return
+    words = shlex.join([config, str(found[-1])])
+    folder = shlex.quote(str(work_dir))
+    print('next:')
+    print(f'  {command("predict")} {words} IMAGES --out {folder}/maps --preview')
+    if tested:
+        print(f'  {command("test")} {words} --work-dir {folder}')
+    print(f'  {command("report")} {folder}', flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,15 +1,17 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Let the verifier of a config look at all its training tiles, once, and keep what it says.
 
+A region proposer in its place divides the tiles into regions without classes.
+
     python tools/vlm_annotate.py CONFIG --check     # four tiles, their answers, the time for all
     python tools/vlm_annotate.py CONFIG
     torchrun --nproc_per_node 4 tools/vlm_annotate.py CONFIG --launcher pytorch      # 4 GPUs
 
-The verifier and the folder are those of the config's VLMPurifyHook, the tiles those of its
-train_dataloader; they are shown as they are stored, neither augmented nor padded. The network that
-is to be trained is not built. What is in the store already is left as it is, so that the tool can
-be stopped at any time and started again; damaged entries are made anew. A tile that cannot be read
-is named at the end, and the exit code is then 2.
+The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other;
+the tiles those of its train_dataloader, shown as they are stored, neither augmented nor padded. The
+network that is to be trained is not built. What is in the store already is left as it is, so that
+the tool can be stopped at any time and started again; damaged entries are made anew. A tile that
+cannot be read is named at the end, and the exit code is then 2.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from mmseg_semi_rs.utils.commands import command
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmseg_semi_rs.engine.annotation import StoredTile
-    from mmseg_semi_rs.purification.verifiers import Verifier
+    from mmseg_semi_rs.engine.annotation import Processes, StoredTile
+    from mmseg_semi_rs.purification.verifiers import EvidenceMaker
 
 INTERRUPTED = 130  # exit code, as of a shell
 LISTED = 10  # failed tiles that are named
@@ -61,7 +63,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--batch', type=int, default=8, metavar='N', help='tiles at once (default: 8)'
     )
     parser.add_argument(
-        '--hook', type=int, metavar='INDEX', help='which of custom_hooks, if several are meant'
+        '--hook', type=int, metavar='INDEX', help='which of custom_hooks (default: all)'
     )
     parser.add_argument(
         '--check',
@@ -71,13 +73,16 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parse(parser, arguments, launcher=True)
 
 
-def list_tiles(cfg: Config, sources: list[str], limit: int | None) -> tuple[Any, list[StoredTile]]:
+def list_tiles(
+    cfg: Config, sources: list[str], limit: int | None, held_out: Any = None
+) -> tuple[Any, list[StoredTile]]:
     """The training data, and its tiles.
 
     Args:
         cfg: The config.
         sources: ``'labelled'``, ``'unlabelled'``.
         limit: Most tiles of each source, None for all.
+        held_out: Config of more labelled tiles, None for none.
 
     Raises:
         ValueError: The training data is not divided into these, or there is nothing to do.
@@ -94,8 +99,10 @@ def list_tiles(cfg: Config, sources: list[str], limit: int | None) -> tuple[Any,
             'labelled and unlabelled tiles: use a SemiDataset.'
         )
     tiles = []
-    for source in dict.fromkeys(sources):
-        part = getattr(dataset, source)
+    parts = [getattr(dataset, source) for source in dict.fromkeys(sources)]
+    if held_out is not None and 'labelled' in sources:
+        parts.append(DATASETS.build(held_out))
+    for part in parts:
         if part is not None:
             paths = tile_paths(part)[:limit]
             tiles += [StoredTile(part, index, path) for index, path in enumerate(paths)]
@@ -128,7 +135,7 @@ def duration(seconds: float) -> str:
 
 
 def show_answers(
-    verifier: Verifier, tiles: list[StoredTile], device: str, args: argparse.Namespace
+    verifier: EvidenceMaker, tiles: list[StoredTile], device: str, args: argparse.Namespace
 ) -> None:
     """Verify four tiles and say what came out, and how long all will take."""
     from mmseg_semi_rs.engine.annotation import try_out
@@ -136,8 +143,11 @@ def show_answers(
     answers, seconds = try_out(verifier, tiles, device, args.batch)
     for path, evidence in answers:
         print(f'{path}\n  answer: {evidence.answer or "(none)"}')
-        grid = 'x'.join(map(str, evidence.seen.shape))
-        notes = [f'{evidence.seen.mean():.0%} of {grid} seen']
+        if evidence.region_ids is not None:
+            notes = [f'{(evidence.region_ids > 0).mean():.0%} of the tile in regions']
+        else:
+            grid = 'x'.join(map(str, evidence.seen.shape))
+            notes = [f'{evidence.seen.mean():.0%} of {grid} seen']
         if evidence.regions:
             notes.append(f'{len(evidence.regions)} regions')
         if evidence.truncated:
@@ -152,37 +162,57 @@ def show_answers(
 
 
 def run(args: argparse.Namespace) -> bool:
-    """Prepare everything, then fill the store or try the verifier out.
+    """Prepare everything, then fill the store of each hook or try its verifier out.
 
     Returns:
         Whether all tiles could be read.
     """
     register_all()
     from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
 
-    from mmseg_semi_rs.engine.annotation import Processes, annotate, calibrate, find_hook
+    from mmseg_semi_rs.engine.annotation import Processes, find_hooks
     from mmseg_semi_rs.engine.launch import check_paths, leave_process_group, load_config
-    from mmseg_semi_rs.purification.store import EvidenceStore
 
     for name, value in (('--batch', args.batch), ('--limit', args.limit)):
         if value is not None and value < 1:
             raise ValueError(f'{name} {value} leaves nothing to do: give 1 or more.')
     cfg = load_config(args.config, args.cfg_options)
-    place = find_hook(cfg, args.hook)
-    hook = cfg.custom_hooks[place]
-    folder = args.store or hook.get('store')
-    if not folder or 'verifier' not in hook:
-        raise ValueError(
-            f'The VLMPurifyHook of {args.config} names no {"verifier" if folder else "store"}: set '
-            'both in the config.'
-        )
+    places = find_hooks(cfg, args.hook)
+    for place in places:
+        hook = cfg.custom_hooks[place]
+        needed = ['verifier'] if args.store else ['verifier', 'store']
+        missing = [key for key in needed if not hook.get(key)]
+        if missing:
+            raise ValueError(
+                f'The VLMPurifyHook of {args.config} names no {missing[-1]}: set both in the '
+                'config.'
+            )
     check_paths(cfg, ['train_dataloader'], weights=False)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    verifier = MODELS.build(hook['verifier'])
-    dataset, tiles = list_tiles(cfg, args.sources, args.limit)
     processes = Processes(cfg, args.launcher)
     device = own_device(args.device)
+    whole = [fill(cfg, place, args, processes, device) for place in places]
+    leave_process_group()
+    return all(whole)
+
+
+def fill(
+    cfg: Config, place: int, args: argparse.Namespace, processes: Processes, device: str
+) -> bool:
+    """Fill the store of one hook, or try its verifier out.
+
+    Returns:
+        Whether all tiles could be read.
+    """
+    from mmseg.registry import MODELS
+
+    from mmseg_semi_rs.engine.annotation import annotate, calibrate, evidence_settings
+    from mmseg_semi_rs.purification.store import EvidenceStore
+
+    hook = cfg.custom_hooks[place]
+    folder = args.store or hook.store
+    verifier = MODELS.build(hook.verifier)
+    dataset, tiles = list_tiles(cfg, args.sources, args.limit, hook.get('held_out'))
     if processes.first:
         calibrate(verifier, dataset.labelled, device)
     processes.gather(None)
@@ -195,10 +225,10 @@ def run(args: argparse.Namespace) -> bool:
         if processes.first:
             show_answers(verifier, tiles, device, args)
             print(f'next: {again}')
-        leave_process_group()
         return True
     started = time.perf_counter()
-    store = EvidenceStore(folder, verifier.settings(), cache_bytes=0)
+    settings = evidence_settings(verifier, dataset.labelled)
+    store = EvidenceStore(folder, settings, cache_bytes=0)
     done = annotate(verifier, store, tiles, device, args.batch, processes)
     if processes.first:
         print(done)
@@ -209,7 +239,6 @@ def run(args: argparse.Namespace) -> bool:
         tell_failed(list(done.failed.values()))
         repair = f'repair these tiles or take them off the lists, then {again}'
         print(f'next: {repair if done.failed else train}')
-    leave_process_group()
     return not done.failed
 
 

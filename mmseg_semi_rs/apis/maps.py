@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..classes import is_background
+from ..rasters.drawings import import_fiona
+from ..rasters.place import square_metres
 from ..rasters.reader import import_rasterio, open_raster
 from ..rasters.sources import PixelSource, RasterSource
 from ..utils.files import write_png
@@ -22,6 +25,7 @@ from .mosaic import Strip
 from .predictor import NO_DATA
 
 _PREVIEW_SIDE = 1024
+_AT_ONCE = 2**22  # pixels of a polygon whose confidence is read at a time
 _RESERVED = ('gpkg', 'rtree', 'sqlite')
 
 
@@ -30,16 +34,19 @@ class Layers:
     """What is written for an image besides its map of classes.
 
     Attributes:
-        confidence (bool): Probability of the predicted class.
-        probabilities (bool): Of every class.
-        polygons (bool): Outlines of connected pixels of a class.
-        preview (bool): A picture of at most 1024 px with the map over the image, and a legend.
+        confidence: Probability of the predicted class.
+        probabilities: Of every class.
+        polygons: Outlines of connected pixels of a class.
+        preview: The image beside the map over it, of at most 1024 px each, and a legend.
+        background: Whether polygons and preview show classes that are called background, other or
+            the like, too.
     """
 
     confidence: bool = False
     probabilities: bool = False
     polygons: bool = False
     preview: bool = False
+    background: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class MapWriter:
     ``<name>_confidence`` holds the probability of that class in 255ths, 0 without data,
     ``<name>_probabilities`` one such band for each class; a GeoTIFF carries the scale 1/255. Of a
     picture the latter is an array (K, H, W) uint8, ``.npy``. ``<name>.gpkg`` holds polygons with
-    ``class_id`` and ``class_name``, in the raster's coordinates or, where it has none, in pixels.
+    ``class_id``, ``class_name``, ``confidence`` (its mean), ``pixels`` (their number) and, where
+    the coordinates are known, ``area_m2``; they are in the raster's coordinates or in pixels.
     ``<name>_preview.png`` is for looking at.
 
     Rasters become cloud-optimised GeoTIFFs of their CRS and transform, or of their ground control
@@ -70,9 +78,9 @@ class MapWriter:
     when it is whole.
 
     Attributes:
-        classes (Sequence[str]): Names of the classes.
-        palette (Sequence[Sequence[int]]): Their RGB colours.
-        layers (Layers): What is written.
+        classes: Names of the classes.
+        palette: Their RGB colours.
+        layers: What is written.
     """
 
     classes: Sequence[str]
@@ -105,7 +113,7 @@ class MapWriter:
             source: The image.
 
         Returns:
-            list[Path]: The files.
+            The files.
 
         Raises:
             OSError: If one cannot be written.
@@ -118,7 +126,7 @@ class MapWriter:
             else:
                 self._write_pixels(layer, path, strips, (source.height, source.width))
         if self.layers.polygons:
-            self._write_polygons(out)
+            self._write_polygons(out, strips, (source.height, source.width))
         if self.layers.preview:
             self._write_preview(out, files[-1], source)
         return files
@@ -220,33 +228,53 @@ class MapWriter:
         colours = [(*map(int, colour), 255) for colour in self.palette]
         return [*colours, *[(0, 0, 0, 0)] * (256 - len(colours))]  # type: ignore[list-item]
 
-    def _write_polygons(self, out: Path) -> None:
+    def _shown(self, value: int) -> bool:
+        """Whether polygons and previews show a value of the map."""
+        if value == NO_DATA:
+            return False
+        return self.layers.background or not is_background(self.classes[value])
+
+    def _write_polygons(self, out: Path, strips: Iterable[Strip], size: tuple[int, int]) -> None:
         fiona = import_fiona(out)
         import_rasterio(out)
         from rasterio.features import shapes
 
-        schema = {
-            'geometry': 'Polygon',
-            'properties': {'class_id': 'int', 'class_name': 'str'},
+        properties = {
+            'class_id': 'int',
+            'class_name': 'str',
+            'confidence': 'float',
+            'pixels': 'int',
         }
         with (
             writing(out.with_suffix('.gpkg')) as partial,
             _open_map(out) as (band, transform, crs),
         ):
             place = {'crs_wkt': crs.to_wkt()} if crs else {}
+            schema = {'geometry': 'Polygon', 'properties': properties}
+            if crs:
+                properties['area_m2'] = 'float'
             options = {'driver': 'GPKG', 'schema': schema, 'layer': layer_name(out.stem), **place}
+            sure = np.memmap(partial.with_name('confidence'), np.uint8, 'w+', shape=size)
+            for strip in strips:
+                rows, columns = strip.confidence.shape
+                here = slice(strip.top, strip.top + rows), slice(strip.left, strip.left + columns)
+                sure[here] = strip.confidence
             with fiona.open(partial, 'w', **options) as sink:
-                sink.writerecords(
-                    {
-                        'geometry': outline,
-                        'properties': {
-                            'class_id': int(value),
-                            'class_name': self.classes[int(value)],
-                        },
+                for outline, value in shapes(band, transform=transform):
+                    if not self._shown(int(value)):
+                        continue
+                    laid = [np.array(ring) for ring in outline['coordinates']]
+                    rings = [np.rint(np.stack(~transform * ring.T, 1)) for ring in laid]
+                    told = {
+                        'class_id': int(value),
+                        'class_name': self.classes[int(value)],
+                        'confidence': round(_mean_in(sure, rings) / 255, 4),
+                        'pixels': _pixels_in(rings),
                     }
-                    for outline, value in shapes(band, transform=transform)
-                    if value != NO_DATA
-                )
+                    if crs:
+                        step = abs(transform.determinant) * square_metres(crs, laid[0][:, 1].mean())
+                        told['area_m2'] = round(told['pixels'] * step, 3)
+                    sink.write({'geometry': outline, 'properties': told})
 
     def _write_preview(self, out: Path, path: Path, source: PixelSource | RasterSource) -> None:
         shrink = max(1.0, max(source.width, source.height) / _PREVIEW_SIDE)
@@ -258,9 +286,35 @@ class MapWriter:
         else:
             with Image.open(out) as found:
                 labels = np.asarray(found.resize(size[::-1], Image.Resampling.NEAREST))
-        painted = overlay(image, colorize(labels, self.palette), mask=labels != NO_DATA)
-        names = legend(self.classes, self.palette, size[1])
-        save_picture(np.concatenate([painted, names]), path)
+        shown = np.isin(labels, [k for k in range(len(self.classes)) if self._shown(k)])
+        painted = overlay(image, colorize(labels, self.palette), mask=shown)
+        both = np.concatenate([image, painted], axis=int(size[0] >= size[1]))
+        names = legend(self.classes, self.palette, both.shape[1])
+        save_picture(np.concatenate([both, names]), path)
+
+
+def _pixels_in(rings: Sequence[np.ndarray]) -> int:
+    """Number of pixels within an outline (n, 2) in pixels, less those of its holes."""
+    areas = [abs(np.dot(r[:-1, 0], r[1:, 1]) - np.dot(r[1:, 0], r[:-1, 1])) / 2 for r in rings]
+    return round(areas[0] - sum(areas[1:]))
+
+
+def _mean_in(values: np.ndarray, rings: Sequence[np.ndarray]) -> float:
+    """Mean of values (H, W) within an outline (n, 2) in pixels, some rows at a time."""
+    from rasterio import Affine
+    from rasterio.features import rasterize
+
+    outline = {'type': 'Polygon', 'coordinates': [ring.tolist() for ring in rings]}
+    (left, top), (right, bottom) = rings[0].min(0).astype(int), rings[0].max(0).astype(int)
+    rows = max(1, _AT_ONCE // (right - left))
+    total = count = 0
+    for first in range(top, bottom, rows):
+        part = values[first : min(first + rows, bottom), left:right]
+        frame = Affine.translation(left, first)
+        inside = rasterize([outline], part.shape, transform=frame, dtype='uint8') > 0
+        total += int(part[inside].sum(dtype=np.int64))
+        count += int(inside.sum())
+    return total / max(count, 1)
 
 
 def layer_name(stem: str) -> str:
@@ -294,7 +348,7 @@ def writing(path: Path) -> Iterator[Path]:
     """Let a file be written in a folder of its own, and move it to its place when it is whole.
 
     Yields:
-        Path: Where to write.
+        Where to write.
 
     Raises:
         OSError: Writing failed; nothing is left of it.
@@ -312,15 +366,3 @@ def writing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def import_fiona(path: Path) -> Any:
-    """Import what writes polygons, or say that it is not installed."""
-    try:
-        import fiona
-    except ImportError as error:
-        raise ImportError(
-            f'Polygons of {path} are written by fiona, which is not installed: pip install '
-            "'mmseg_semi_rs[geo]'."
-        ) from error
-    return fiona

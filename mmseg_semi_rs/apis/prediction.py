@@ -17,7 +17,7 @@ import torch
 from mmengine.dist import get_rank
 from PIL import Image
 
-from ..rasters.reader import RASTER_SUFFIXES, raster_info, read_rgb
+from ..rasters.reader import RASTER_SUFFIXES, RasterToBands, RasterToRGB, raster_info, read_rgb
 from ..rasters.sources import (
     IMAGE_SUFFIXES,
     PixelSource,
@@ -43,11 +43,10 @@ class Predicted:
     """What became of a prediction.
 
     Attributes:
-        files (dict[Path, list[Path]]): Of each image the files written, the map first.
-        skipped (int): How many of them were found complete.
-        failed (dict[Path, str]): Of each image that could not be predicted, a sentence that says
-            why.
-        bands (Counter[str]): Number of rasters by the bands that were taken of them.
+        files: Of each image the files written, the map first.
+        skipped: How many of them were found complete.
+        failed: Of each image that could not be predicted, a sentence that says why.
+        bands: Number of rasters by the bands that were taken of them.
     """
 
     files: dict[Path, list[Path]] = field(default_factory=dict)
@@ -65,12 +64,13 @@ def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Stri
     """Predict an image in memory.
 
     Args:
-        predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        image (np.ndarray | PIL.Image.Image): RGB, shape (H, W, 3), uint8, of any size; of Pillow
-            any mode of 8 bits, whose alpha is left out.
+        predictor: See :func:`~mmseg_semi_rs.apis.load_predictor`.
+        image: RGB, shape (H, W, 3), uint8, of any size; of Pillow any mode of 8 bits, whose alpha
+            is left out. For a network of bands (H, W, N), numbers as in its files, the bands in its
+            order.
 
     Returns:
-        Strip: The whole map: ``labels``, ``confidence`` (H, W) and ``probabilities`` (K, H, W).
+        The whole map: ``labels``, ``confidence`` (H, W) and ``probabilities`` (K, H, W).
 
     Raises:
         ValueError: If it is no such image.
@@ -86,7 +86,12 @@ def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Stri
             f'predict_image takes one image in memory, not a {type(image).__name__}: give '
             'predict_files the names of files.'
         )
-    source = PixelSource(image)
+    to_rgb = predictor.to_rgb
+    if isinstance(to_rgb, RasterToBands):
+        image = to_rgb(image.transpose(2, 0, 1)) if image.ndim == 3 else image
+    else:
+        to_rgb = RasterToRGB()  # the pixels are RGB already
+    source = PixelSource(image, to_rgb=to_rgb)
     mosaic = Mosaic(predictor, source.width, source.height, memory=2**62)
     strips = list(mosaic.predict(source, probabilities=True))
     return Strip(
@@ -114,18 +119,16 @@ def predict_files(
     while the others are predicted.
 
     Args:
-        predictor (Predictor): See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        images (str | Path | Sequence[str | Path]): A file, or a folder that is searched with its
-            sub-folders; or several of them.
-        out (str | Path): Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for
-            pictures. For a single file it may be the map's name instead.
-        layers (Layers, optional): What is written besides. Defaults to the map alone.
-        memory (int): See :class:`~mmseg_semi_rs.apis.mosaic.Mosaic`. Defaults to 256 MiB.
-        progress (Callable[[int, int], None], optional): Called with the windows that are done and
-            those there are.
+        predictor: See :func:`~mmseg_semi_rs.apis.load_predictor`.
+        images: A file, or a folder that is searched with its sub-folders; or several of them.
+        out: Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for pictures. For a
+            single file it may be the map's name instead.
+        layers: What is written besides. Defaults to the map alone.
+        memory: See :class:`~mmseg_semi_rs.apis.mosaic.Mosaic`. Defaults to 256 MiB.
+        progress: Called with the windows that are done and those there are.
 
     Returns:
-        Predicted: The files, and what failed.
+        The files, and what failed.
 
     Raises:
         FileNotFoundError: If there is nothing to predict.
@@ -327,11 +330,15 @@ class _Prediction:
                     )
                     self._advance(job.windows)
 
+    def _pixels(self, image: Path) -> PixelSource:
+        to_rgb = self.predictor.to_rgb
+        return PixelSource(*read_rgb(image, to_rgb), to_rgb)
+
     def _load(self, batch: Sequence[_Job]) -> list[tuple[_Job, PixelSource]]:
         loaded = []
         for job in batch:
             try:
-                loaded.append((job, PixelSource(*read_rgb(job.image, self.predictor.to_rgb))))
+                loaded.append((job, self._pixels(job.image)))
             except (ValueError, OSError, ImportError) as error:
                 self._fail(job.image, error)
         return loaded
@@ -343,12 +350,12 @@ def predict_small(
     """Predict images that fit into a window by one forward.
 
     Args:
-        predictor (Predictor): Predicts the windows.
-        sources (Sequence[PixelSource]): Not larger than a window.
-        probabilities (bool): Whether the strips have those of all classes. Defaults to False.
+        predictor: Predicts the windows.
+        sources: Not larger than a window.
+        probabilities: Whether the strips have those of all classes.
 
     Returns:
-        list[Strip]: The whole map of each.
+        The whole map of each.
     """
     side = predictor.window
     read = [source.read(0, source.height, 0, source.width) for source in sources]
@@ -396,8 +403,8 @@ class Journal:
     """Which maps of a folder were written, one line each.
 
     Args:
-        path (Path): The file, in that folder; of each map its last line counts.
-        fingerprint (str): Of the model and the settings.
+        path: The file, in that folder; of each map its last line counts.
+        fingerprint: Of the model and the settings.
     """
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -448,7 +455,7 @@ def in_background(action: Callable[[Any], None]) -> Iterator[Callable[[Any], Non
     """Let a thread do something with items in turn; a few of them may wait.
 
     Yields:
-        Callable[[Any], None]: Hands over an item; raises what an earlier one has raised.
+        Hands over an item; raises what an earlier one has raised.
     """
     waiting: deque[Future] = deque()
     with ThreadPoolExecutor(1) as pool:

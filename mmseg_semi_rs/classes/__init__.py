@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """What classes are called, and the colours they are drawn in: plain data."""
 
-from .colours import distinct_colours
+from .colours import class_colours, is_background
 from .concepts import CONCEPTS, class_concepts
 from .tables import METAINFO
 
-__all__ = ['CONCEPTS', 'METAINFO', 'class_concepts', 'distinct_colours']
+__all__ = ['CONCEPTS', 'METAINFO', 'class_colours', 'class_concepts', 'is_background']

@@ -1,25 +1,113 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Colours for classes that have none."""
+"""Colours for classes: those that people expect of a name, and such as are easily told apart."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
+_NEAR = 60  # of RGB, as the crow flies: closer ones are hard to tell apart
+# Beginnings of words, the first that fits counts; up to three letters are whole words. Roads are
+# darker than the grey of ignored pixels.
+_EXPECTED: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ('wetland swamp marsh bog', (70, 170, 170)),
+    ('water river lake pond sea ocean reservoir canal stream pool', (36, 107, 206)),
+    ('forest tree wood', (20, 110, 50)),
+    ('shrub bush garden orchard', (120, 150, 60)),
+    ('crop farm agric field arable paddy cultivat irrigated', (230, 200, 80)),
+    ('grass vegetation meadow pasture lawn range plant green', (110, 190, 90)),
+    ('building roof house urban built resident industr factory town city', (210, 50, 50)),
+    ('rail', (150, 90, 170)),
+    ('road street imperv asphalt pavement traffic highway path parking track', (75, 75, 85)),
+    ('bare barren soil sand land desert rock gravel ground dirt', (190, 140, 90)),
+    ('car vehicle truck bus', (255, 220, 0)),
+    ('ship boat', (255, 140, 0)),
+    ('plane aircraft', (255, 100, 180)),
+    ('solar', (60, 40, 120)),
+    ('snow ice glacier', (190, 230, 255)),
+    ('cloud', (240, 240, 240)),
+    ('shadow shade', (50, 50, 110)),
+    ('clutter unknown', (0, 0, 0)),
+)
+_BACKGROUND = re.compile(
+    r'(background|bg|others?|rest|nothing|none|(no|not|non)[\W_]\w+)', re.IGNORECASE
+)
+_BLACK = (0, 0, 0)
 
-def distinct_colours(count: int) -> list[list[int]]:
-    """Colours that are easily told apart.
+
+def is_background(name: str) -> bool:
+    """Whether a class is what is none of the others, by its name.
+
+    Examples:
+        >>> is_background('Background'), is_background('non-road'), is_background('back yard')
+        (True, True, False)
+    """
+    return _BACKGROUND.fullmatch(name.strip()) is not None
+
+
+def class_colours(names: Sequence[str]) -> list[list[int]]:
+    """Colours that people expect of classes, by their names, and distinct ones for the others.
 
     Args:
-        count: Number of colours.
+        names: Of the classes.
 
     Returns:
-        RGB, 0 to 255: matplotlib's tab10 or tab20 as far as they reach, else hues around the
-        circle.
+        RGB of each, 0 to 255, all different.
+
+    Examples:
+        >>> class_colours(['water', 'road', 'background'])
+        [[36, 107, 206], [75, 75, 85], [0, 0, 0]]
     """
+    found: list[Sequence[int] | None] = []
+    for name in names:
+        colour = _BLACK if is_background(name) else _expected(name)
+        shades = [] if colour is None else [colour, *_shades(colour)]
+        found.append(next((shade for shade in shades if shade not in found), None))
+    for index, colour in enumerate(found):
+        if colour is None:
+            used = [other for other in found if other is not None]
+            found[index] = _apart(_distinct(len(names)), used)
+    return [[int(value) for value in colour or ()] for colour in found]
+
+
+def _expected(name: str) -> tuple[int, int, int] | None:
+    for words, colour in _EXPECTED:
+        for word in re.findall(r'[a-z]+', name.lower()):
+            if any(
+                word.startswith(w) if len(w) > 3 else word in (w, w + 's') for w in words.split()
+            ):
+                return colour
+    return None
+
+
+def _shades(colour: Sequence[int]) -> list[tuple[int, ...]]:
+    """A lighter and a darker one, and both once more."""
+    return [
+        tuple(round(value + (end - value) * share) for value in colour)
+        for share in (0.4, 0.65)
+        for end in (255, 0)
+    ]
+
+
+def _apart(colours: Sequence[Sequence[int]], used: Sequence[Sequence[int]]) -> Sequence[int]:
+    """The first colour that differs well from those used, else that which differs most."""
+    if not used:
+        return colours[0]
+    gaps = [min(float(np.linalg.norm(np.subtract(c, other))) for other in used) for c in colours]
+    return next(
+        (c for c, gap in zip(colours, gaps, strict=True) if gap >= _NEAR),
+        colours[int(np.argmax(gaps))],
+    )
+
+
+def _distinct(count: int) -> list[list[int]]:
+    """Matplotlib's tab10 or tab20 as far as they reach, else hues around the circle."""
     from matplotlib import colormaps
 
     if count <= 20:
-        colours = colormaps['tab10' if count <= 10 else 'tab20'](range(count))
+        colours = colormaps['tab10'](range(10)) if count <= 10 else colormaps['tab20'](range(20))
     else:
-        colours = colormaps['hsv'](np.arange(count) / count)
+        colours = colormaps['hsv'](np.arange(2 * count) / 2 / count)
     return [[round(255 * float(value)) for value in colour[:3]] for colour in colours]

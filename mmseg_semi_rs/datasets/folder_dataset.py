@@ -10,7 +10,7 @@ from typing import Any
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from ..classes import distinct_colours
+from ..classes import class_colours
 from ..rasters.files import composed, list_images
 from ..utils.files import read_text
 
@@ -25,19 +25,16 @@ class FolderDataset(BaseSegDataset):
     ``tools/init_dataset.py`` makes such masks of others, and writes the config.
 
     Args:
-        classes (Sequence[str], optional): Names in the order of their ids. Defaults to those of
-            ``metainfo``.
-        palette (Sequence[Sequence[int]], optional): RGB of each class, 0 to 255. Defaults to that
-            of ``metainfo``, else to colours that are easily told apart.
-        concepts (Sequence[str | Sequence[str]], optional): What a person would call each class, for
-            the prompts of vision-language models. Defaults to those of ``metainfo``, else to the
-            names with blanks for underscores.
-        metainfo (dict, optional): The same in mmseg's way. Defaults to None.
-        ann_file (str): List of images: one path below ``data_prefix['img_path']`` a line, with or
-            without suffix. Without a list all images are taken; of a dataset with masks, all that
-            have one. Defaults to ''.
-        data_prefix (dict, optional): Folders of images (``img_path``) and, of a labelled dataset,
-            masks (``seg_map_path``). Defaults to ``data_root`` itself, without masks.
+        classes: Names in the order of their ids. Defaults to those of ``metainfo``.
+        palette: RGB of each class, 0 to 255. Defaults to that of ``metainfo``, else to colours that
+            people expect of the names.
+        concepts: What a person would call each class, for the prompts of vision-language models.
+            Defaults to those of ``metainfo``, else to the names with blanks for underscores.
+        metainfo: The same in mmseg's way.
+        ann_file: List of images: one path below ``data_prefix['img_path']`` a line, with or without
+            suffix. Without a list all images are taken; of a dataset with masks, all that have one.
+        data_prefix: Folders of images (``img_path``) and, of a labelled dataset, masks
+            (``seg_map_path``). Defaults to ``data_root`` itself, without masks.
         **kwargs: Passed on to ``BaseSegDataset``; suffixes are none of it.
 
     Raises:
@@ -71,7 +68,7 @@ class FolderDataset(BaseSegDataset):
         names = [str(name) for name in meta['classes']]
         meta['classes'] = tuple(names)
         if not meta.get('palette'):
-            meta['palette'] = distinct_colours(len(names))
+            meta['palette'] = class_colours(names)
         meta['palette'] = [[int(value) for value in colour] for colour in meta['palette']]
         if not meta.get('concepts'):
             meta['concepts'] = [name.replace('_', ' ') for name in names]

@@ -19,7 +19,7 @@ from mmseg.datasets.transforms import (
 )
 from mmseg.registry import TRANSFORMS
 
-from .transforms import MultiBranch
+from .transforms import LabelWarp, MultiBranch
 from .transforms.geometry import moving_parts
 
 BRANCHES = ('sup', 'weak', 'strong')
@@ -62,11 +62,14 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
     geometry: list[dict] = []
     then: list[dict] = []
     colours: list[dict] = []
+    masks: list[dict] = []
     for step, part in steps[:-1]:
         if type(part).__name__.startswith(('Load', 'KeepInMemory')) or isinstance(
             part, RandomMosaic
         ):
             first.append(step)
+        elif isinstance(part, LabelWarp):
+            masks.append(step)
         elif moving_parts(part):
             geometry.append(step)
         elif isinstance(part, _FIXED):
@@ -75,7 +78,7 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
             colours.append(step)
     pack = dict(type='PackSemiInputs')
     views: dict[str, list[dict]] = (
-        dict(sup=[*colours, pack])
+        dict(sup=[*colours, *masks, pack])
         if labelled
         else dict(weak=[pack], strong=[*(colours or [dict(type='Photometry')]), pack])
     )
@@ -90,7 +93,7 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
 
 def _is_of_labels(part: Any) -> bool:
     """Whether a transform loads annotations or makes something of them."""
-    return 'Annotation' in type(part).__name__ or isinstance(part, GenerateEdge)
+    return 'Annotation' in type(part).__name__ or isinstance(part, (GenerateEdge, LabelWarp))
 
 
 def _without_labels(step: dict) -> dict:

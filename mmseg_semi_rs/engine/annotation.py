@@ -18,10 +18,10 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
-from ..datasets.tiles import load_tile
+from ..datasets.tiles import band_reading, load_tile
 from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
-from ..purification.verifiers import Verifier
+from ..purification.verifiers import EvidenceMaker
 from ..utils.sampling import evenly
 from .launch import set_launcher
 
@@ -32,6 +32,7 @@ __all__ = [
     'annotate',
     'calibrate',
     'find_hook',
+    'find_hooks',
     'try_out',
 ]
 
@@ -49,13 +50,13 @@ class Processes:
     """The processes that share the work; they wait for each other only to exchange results.
 
     Args:
-        cfg (Config): The config; its launcher is set.
-        launcher (str): ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process
-            gets its own as the current device.
+        cfg: The config; its launcher is set.
+        launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process gets its
+            own as the current device.
 
     Attributes:
-        rank (int): Of this process.
-        count (int): Number of processes.
+        rank: Of this process.
+        count: Number of processes.
 
     Raises:
         ValueError: The launcher's environment variables are missing.
@@ -79,10 +80,10 @@ class Processes:
         """Exchange a result; waits for all processes.
 
         Args:
-            result (_Result): Of this process.
+            result: Of this process.
 
         Returns:
-            list[_Result]: Of all processes, by rank.
+            Of all processes, by rank.
         """
         if self._group is None:
             return [result]
@@ -95,18 +96,18 @@ class StoredTile(NamedTuple):
     """A tile that is known but not loaded.
 
     Attributes:
-        dataset (Any): Where it is listed.
-        number (int): Its index there.
-        path (str): Its file.
+        dataset: Where it is listed.
+        number: Its index there.
+        path: Its file.
     """
 
     dataset: Any
     number: int
     path: str
 
-    def image(self) -> np.ndarray:
-        """Load the pixels, (H, W, 3) uint8 RGB."""
-        return load_tile(self.dataset, self.number, with_labels=False).image
+    def image(self, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Load the pixels, (H, W, 3) uint8 RGB; see ``bands`` of a verifier."""
+        return load_tile(self.dataset, self.number, with_labels=False, bands=bands).image
 
 
 class _Found(NamedTuple):
@@ -177,15 +178,15 @@ class Annotation:
         return '\n'.join(lines)
 
 
-def find_hook(cfg: Config, index: int | None = None) -> int:
-    """Place of the VLMPurifyHook in the ``custom_hooks`` of a config.
+def find_hooks(cfg: Config, index: int | None = None) -> list[int]:
+    """Places of the VLMPurifyHooks in the ``custom_hooks`` of a config.
 
     Args:
         cfg: The config.
-        index: The place that is meant; None if there is only one such hook.
+        index: The only one that is meant; None for all.
 
     Raises:
-        ValueError: There is none, or there are several and the index chooses none of them.
+        ValueError: There is none, or none at that place.
     """
     hooks = cfg.get('custom_hooks') or []
     places = [
@@ -198,21 +199,55 @@ def find_hook(cfg: Config, index: int | None = None) -> int:
             f'custom_hooks of {cfg.filename} has no VLMPurifyHook, whose verifier and store are '
             'wanted: use a config of configs/semiearth, or add the hook.'
         )
-    if index not in places and (index is not None or len(places) > 1):
-        raise ValueError(
-            f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
-            f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
-        )
-    return places[0] if index is None else index
+    if index is None:
+        return places
+    if index not in places:
+        raise ValueError(_choose(cfg, index, places))
+    return [index]
 
 
-def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
+def find_hook(cfg: Config, index: int | None = None) -> int:
+    """Place of the one VLMPurifyHook that is meant; see :func:`find_hooks`.
+
+    Raises:
+        ValueError: There is none, or there are several and the index chooses none of them.
+    """
+    places = find_hooks(cfg, index)
+    if len(places) > 1:
+        raise ValueError(_choose(cfg, index, places))
+    return places[0]
+
+
+def _choose(cfg: Config, index: int | None, places: Sequence[int]) -> str:
+    return (
+        f'--hook {index} chooses no VLMPurifyHook of {cfg.filename}: give one of '
+        f'{", ".join(map(str, places))}, which are their places in custom_hooks.'
+    )
+
+
+def evidence_settings(verifier: EvidenceMaker, dataset: Any) -> dict[str, Any]:
+    """All that evidence of a dataset's tiles depends on, beside their files.
+
+    Args:
+        verifier: Calibrated, if it has to be.
+        dataset (BaseSegDataset): Where the tiles are, with its pipeline.
+
+    Returns:
+        The verifier's settings; of tiles of bands also how they become RGB.
+    """
+    reading = band_reading(dataset)
+    if reading is None:
+        return verifier.settings()
+    return {**verifier.settings(), 'pixels': reading, 'bands': verifier.bands}
+
+
+def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
     """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
 
     Args:
-        verifier (Verifier): Loaded and calibrated in place.
+        verifier: Loaded and calibrated in place.
         labelled (BaseSegDataset): With a pipeline that loads labels.
-        device (str): Where the verifier works.
+        device: Where the verifier works.
 
     Raises:
         ValueError: The dataset loads no labels, or they do not allow a fit.
@@ -223,7 +258,7 @@ def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in evenly(len(labelled), _CALIBRATION_TILES):
-            tile = load_tile(labelled, index)
+            tile = load_tile(labelled, index, bands=verifier.bands)
             if tile.labels is None:
                 raise ValueError(
                     f'{type(verifier).__name__} is to be fitted to labelled tiles, but the '
@@ -235,7 +270,7 @@ def calibrate(verifier: Verifier, labelled: Any, device: str) -> None:
 
 
 def annotate(
-    verifier: Verifier,
+    verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
     device: str,
@@ -250,15 +285,15 @@ def annotate(
     killed.
 
     Args:
-        verifier (Verifier): Not yet loaded.
-        store (EvidenceStore): Of the verifier's settings.
-        tiles (Sequence[StoredTile]): The same in all processes.
-        device (str): Where this process's verifier works.
-        batch (int): Tiles per call of the verifier.
-        processes (Processes): Who shares the work.
+        verifier: Not yet loaded.
+        store: Of the verifier's settings.
+        tiles: The same in all processes.
+        device: Where this process's verifier works.
+        batch: Tiles per call of the verifier.
+        processes: Who shares the work.
 
     Returns:
-        Annotation: Of all processes, the same in each.
+        Of all processes, the same in each.
 
     Raises:
         ValueError: The store cannot be written to.
@@ -284,19 +319,19 @@ def annotate(
 
 
 def try_out(
-    verifier: Verifier, tiles: Sequence[StoredTile], device: str, batch: int
+    verifier: EvidenceMaker, tiles: Sequence[StoredTile], device: str, batch: int
 ) -> tuple[list[tuple[str, Evidence]], float]:
     """Verify four tiles, evenly chosen, and keep nothing.
 
     Args:
-        verifier (Verifier): Loaded in place.
-        tiles (Sequence[StoredTile]): One or more.
-        device (str): Where the verifier works.
-        batch (int): Tiles per call of the verifier.
+        verifier: Loaded in place.
+        tiles: One or more.
+        device: Where the verifier works.
+        batch: Tiles per call of the verifier.
 
     Returns:
-        tuple[list[tuple[str, Evidence]], float]: Path and evidence of each; seconds per tile,
-        without the first one, which is slower, if there are others.
+        Path and evidence of each; seconds per tile, without the first one, which is slower, if
+        there are others.
     """
     verifier.load(device)
     chosen = [tiles[index] for index in evenly(len(tiles), 4)]
@@ -304,7 +339,7 @@ def try_out(
     seconds = 0.0
     rest = [chosen[start : start + batch] for start in range(1, len(chosen), batch)]
     for number, part in enumerate([chosen[:1], *rest]):
-        images = [tile.image() for tile in part]
+        images = [tile.image(verifier.bands) for tile in part]
         started = time.perf_counter()
         evidence = verifier.verify(images)
         passed = time.perf_counter() - started
@@ -336,7 +371,7 @@ def _look(store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processe
 
 
 def _make(
-    verifier: Verifier,
+    verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
     lacking: Sequence[_Found],
@@ -352,7 +387,7 @@ def _make(
     started = time.perf_counter()
 
     def load(entry: _Found) -> np.ndarray:
-        image = tiles[entry.number].image()
+        image = tiles[entry.number].image(verifier.bands)
         if store.key(tiles[entry.number].path) != entry.key:
             raise ValueError('It was changed a moment ago: run the tool again.')
         return image

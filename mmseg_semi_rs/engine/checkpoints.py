@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmengine.runner import Runner
 from torch import nn
 
 from ..models.weights import load_weights
+from ..models.weights.checkpoints import check_fit, differences, unwrapped
 from ..models.weights.files import check_numbers, read_torch_file
 from ..utils.runner import unwrap
 
@@ -104,14 +106,75 @@ def load_to_test(model: nn.Module, checkpoint: str, metainfo: Mapping[str, Any])
             named.
     """
     meta = load_weights(unwrap(model), Path(checkpoint))
-    trained, tested = (
+    _check_classes(checkpoint, meta, metainfo, 'give the config of its training')
+
+
+def check_start(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint to begin from (``load_from``) of which nothing would be used.
+
+    Args:
+        runner: Loads the checkpoint.
+        checkpoint: As it was read.
+
+    Raises:
+        ValueError: Not one weight fits the model.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    wrong = {text.split(' ')[0] for text in differences(unwrap(runner.model), weights)}
+    if not unwrapped(weights).keys() - wrong:
+        raise ValueError(
+            f'Not one weight of the checkpoint {runner._load_from} (load_from) fits the model '
+            f'({sorted(wrong)[0]} does not, for one): give the config of its training, or set '
+            'load_from=None.'
+        )
+
+
+def check_resumable(
+    runner: Runner, checkpoint: Mapping[str, Any], images: Mapping[str, str]
+) -> None:
+    """Refuse to go on from a checkpoint that is not of this training, naming what differs.
+
+    Args:
+        runner: Loads the checkpoint.
+        checkpoint: As it was read.
+        images: What is trained on, see :func:`~mmseg_semi_rs.engine.data_checks.image_lists`.
+
+    Raises:
+        ValueError: It is of another model, optimizer, list of classes or list of images.
+    """
+    path, meta = runner._load_from, checkpoint.get('meta', {})
+    check_fit(unwrap(runner.model), checkpoint.get('state_dict', checkpoint), path)
+    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None)
+    _check_classes(path, meta, metainfo, 'resume with its own config')
+    for name, trained in meta.get('images', images).items():
+        if trained != images.get(name):
+            raise ValueError(
+                f'The checkpoint {path} was trained on {name} {trained}, not on '
+                f'{images.get(name, "none")}: resume with its own lists, or begin another training '
+                'from its weights (load_from) in another work_dir.'
+            )
+    groups, others = (
+        [len(group['params']) for group in state.get('param_groups', [])]
+        for state in (checkpoint.get('optimizer', {}), runner.optim_wrapper.state_dict())
+    )
+    if groups != others:
+        raise ValueError(
+            f'The checkpoint {path} has an optimizer of {len(groups)} parameter groups with '
+            f'{sum(groups)} parameters, the config one of {len(others)} with {sum(others)}: '
+            'resume with its own config.'
+        )
+
+
+def _check_classes(path: Path | str, meta: Mapping[str, Any], metainfo: Any, remedy: str) -> None:
+    """Refuse data of other classes than a checkpoint was trained on, where both are known."""
+    trained, ours = (
         [str(name) for name in (part or {}).get('classes') or ()]
         for part in (meta.get('dataset_meta'), metainfo)
     )
-    if trained and tested and trained != tested:
+    if trained and ours and trained != ours:
         raise ValueError(
-            f'The checkpoint {checkpoint} was trained on the classes {", ".join(trained)}, but the '
-            f'test data has {", ".join(tested)}: give the config of its training.'
+            f'The checkpoint {path} was trained on the classes {", ".join(trained)}, not on '
+            f'{", ".join(ours)} of the data: {remedy}.'
         )
 
 

@@ -22,10 +22,15 @@ from torch import Tensor, nn
 
 from ..models.teachers import FrozenTeacher
 from ..utils.runner import unwrap
+from ..visualization import save_picture
+from .batch_painter import BatchPainter
+from .console import ConsoleRunner
 from .data_checks import check_disjoint, check_segmentation_dataset, check_semi_dataset
 from .launch import batch_summary, section
 
 __all__ = ['dry_run', 'parameter_counts', 'peak_memory']
+
+_DRAWN = 4  # images of each source
 
 
 def peak_memory() -> int:
@@ -78,13 +83,20 @@ def parameter_counts(model: nn.Module) -> list[tuple[str, int, int]]:
 
 
 class _OneStep(Hook):
-    """Times the first step and ends the training after it."""
+    """Draws the first batch, times its step and ends the training after it."""
 
-    def __init__(self) -> None:
+    def __init__(self, picture: Path) -> None:
+        self.picture, self.drawn = picture, False
         self.seconds = 0.0
         self.losses: dict[str, float] = {}
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        meta = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+        if isinstance(data_batch, dict) and meta.get('classes') and meta.get('palette'):
+            preprocessor = deepcopy(unwrap(runner.model).data_preprocessor).cpu()
+            painter = BatchPainter(preprocessor, meta, None, images=_DRAWN)
+            save_picture(painter(deepcopy(data_batch)), self.picture)
+            self.drawn = True
         self.started = self._now()
 
     def after_train_iter(
@@ -160,7 +172,8 @@ def _check_data(datasets: dict[str, Any]) -> list[str]:
 def dry_run(cfg: Config, weight_files: list[Path]) -> str:
     """Build a training, check its data, take one step, and describe what was found.
 
-    Writes no checkpoint and no log.
+    Writes no checkpoint and no log, but a picture of the first batch, ``first_batch.png`` in the
+    work folder.
 
     Args:
         cfg: The config, ready for a Runner.
@@ -181,7 +194,7 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
         print(text, flush=True)
 
     with tempfile.TemporaryDirectory(prefix='mmseg_semi_rs_check_') as folder:
-        runner = Runner.from_cfg(_one_step_config(cfg, folder))
+        runner = ConsoleRunner.from_cfg(_one_step_config(cfg, folder))
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
         tell(
             'Environment',
@@ -204,7 +217,7 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
             or ['none: all networks start from random weights'],
         )
         tell('Step', [batch_summary(cfg, get_world_size())])
-        step = _OneStep()
+        step = _OneStep(Path(cfg.work_dir) / 'first_batch.png')
         runner.register_hook(step, priority='LOWEST')
         runner.train()
         tell(
@@ -236,5 +249,7 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
         )
         for handler in list(runner.logger.handlers):
             handler.close()
-    tell('Nothing was written. Start the training without --check.', [])
+    if step.drawn:
+        tell('Picture', [f'{step.picture}: do the masks lie on their images?'])
+    tell('Nothing else was written. Start the training without --check.', [])
     return '\n'.join(report)

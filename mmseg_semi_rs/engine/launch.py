@@ -18,7 +18,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
-from ..utils.commands import resources
+from ..utils.commands import command, find_config
+from ..utils.errors import one_line
 from ..utils.files import held
 from .checkpoints import checkpoints_of, find_checkpoint
 from .config_check import check_config
@@ -82,13 +83,7 @@ def load_config(
         ValueError: The config cannot be read, an option does not fit it, or a value is changed
             without any effect.
     """
-    path = Path(path)
-    if not path.is_file() and (resources() / path).is_file():
-        path = resources() / path
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
-        hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
-        raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
+    path = find_config(path)
     try:
         cfg = name_types(Config.fromfile(str(path)))
     except FileNotFoundError as error:
@@ -96,18 +91,18 @@ def load_config(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'
         ) from error
     except (SyntaxError, NameError, KeyError, OSError, TypeError, AttributeError) as error:
-        reason = ' '.join(str(error).split())
         raise ValueError(
-            f'The config {path} cannot be read ({type(error).__name__}: {reason}): correct it.'
+            f'The config {path} cannot be read ({type(error).__name__}: {one_line(error)}): '
+            'correct it.'
         ) from error
     if options:
         try:
             cfg.merge_from_dict(dict(options))
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            reason = ' '.join(str(error).split())
             raise ValueError(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
-                f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
+                f'{path} ({one_line(error)}): use the dotted keys of the config, '
+                'list entries by number.'
             ) from error
     check_config(path, cfg, options)
     if work_dir is not None:
@@ -385,7 +380,8 @@ def check_paths(
             if not path.exists():
                 raise FileNotFoundError(
                     f'The weight file {checkpoint} ({key}.checkpoint) does not exist:'
-                    f'{_origin(node)} put it there, or set another path by --cfg-options '
+                    f'{_origin(node)} put it there (`{command("weights")} CONFIG --download` '
+                    f'fetches what can be fetched), or set another path by --cfg-options '
                     f'{key}.checkpoint=PATH, or None for random weights.'
                 )
             found.append(path)

@@ -37,10 +37,10 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
         """Build the optimizer wrapper.
 
         Args:
-            model (nn.Module): The model, wrapped or not.
+            model: The model, wrapped or not.
 
         Returns:
-            OptimWrapper: Over the trainable parameters.
+            Over the trainable parameters.
         """
         inner: Any = unwrap(model)
         names = [name for name, param in inner.named_parameters() if param.requires_grad]
@@ -81,10 +81,10 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
         """Add a module's trainable parameters to the groups, merging groups of equal settings.
 
         Args:
-            params (list[dict]): Groups so far; changed in place.
-            module (nn.Module): The module to add.
-            prefix (str): Its name. Defaults to ''.
-            is_dcn_module (int | float, optional): See mmengine.
+            params: Groups so far; changed in place.
+            module: The module to add.
+            prefix: Its name.
+            is_dcn_module: See mmengine.
         """
         if not any(param.requires_grad for param in module.parameters()):
             return

@@ -29,8 +29,8 @@ def audit_dataset(cfg: Config, source: str) -> Any:
     """The tiles of a source as validation sees them, with labels where they exist.
 
     Args:
-        cfg (Config): The config of a training with ``SemiDataset``.
-        source (str): 'unlabelled', 'labelled' or 'val'.
+        cfg: The config of a training with ``SemiDataset``.
+        source: 'unlabelled', 'labelled' or 'val'.
 
     Returns:
         BaseSegDataset: With the pipeline of ``val_dataloader``. Labels of unlabelled tiles are
@@ -63,13 +63,13 @@ def audit_tiles(
 
     Args:
         model (nn.Module): A segmentor with ``predict_each``, in evaluation mode.
-        hook (VLMPurifyHook): Prepared.
+        hook: Prepared.
         dataset (BaseSegDataset): Of :func:`audit_dataset`.
-        network (str): Which of the networks labels.
-        count (int): Tiles to look at, evenly chosen.
+        network: Which of the networks labels.
+        count: Tiles to look at, evenly chosen.
 
     Yields:
-        AuditRecord: Of each tile, in the tile's own frame.
+        Of each tile, in the tile's own frame.
     """
     device = next(model.parameters()).device
     for index in evenly(len(dataset), count):
@@ -108,6 +108,7 @@ def audit_tiles(
             answer='' if evidence is None else evidence.answer,
             dropped=() if evidence is None else evidence.dropped,
             truncated=evidence is not None and evidence.truncated,
+            regions=None if done.regions is None else _array(done.regions, np.int64),
         )
 
 

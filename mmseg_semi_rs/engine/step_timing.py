@@ -161,9 +161,7 @@ class TimeStepsHook(Hook):
             self._saved.__enter__()
         self._begins.append(self.watch.now())
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """End a step, and the training after the last."""
         self._ends.append(self.watch.now())
         if self._counter is not None:

@@ -150,6 +150,8 @@ class SubsetIoUMetric(IoUMetric):
         ['building', 'tree']
     """
 
+    default_prefix = ''  # keys are plain; mmengine warns of None
+
     def __init__(
         self,
         mean_over: Sequence[str] | None = None,
@@ -194,6 +196,7 @@ class SubsetIoUMetric(IoUMetric):
         self.beta = beta
         self.output_dir = output_dir
         self.format_only = format_only
+        self.record: dict[str, Any] | None = None
         if output_dir is not None and is_main_process():
             Path(output_dir).mkdir(parents=True, exist_ok=True)
 
@@ -252,7 +255,7 @@ class SubsetIoUMetric(IoUMetric):
                     )
                 except ValueError as error:
                     raise ValueError(f'{source}: {error}') from error
-                self.results.append(matrix.cpu().numpy())
+                self.results.append((str(source), matrix.cpu().numpy()))
             if self.output_dir is not None:
                 self._write(prediction, sample)
 
@@ -264,11 +267,11 @@ class SubsetIoUMetric(IoUMetric):
         path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
         write_png(path, ids.astype(np.uint8))
 
-    def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
-        """Compute the scores of all images together.
+    def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:
+        """Compute the scores of all images together, and keep a ``record`` of them.
 
         Args:
-            results: One (K, K) confusion matrix for each image.
+            results: Name and (K, K) confusion matrix of each image.
 
         Returns:
             The scores in percent, see the class.
@@ -284,7 +287,7 @@ class SubsetIoUMetric(IoUMetric):
             raise ValueError(
                 'No image was evaluated: check that the list of the evaluated split is not empty.'
             )
-        whole = np.sum(results, axis=0)
+        whole = np.sum([matrix for _, matrix in results], axis=0)
         counted = whole.copy()
         ignored = [self.classes.index(name) for name in self.ignore_gt]
         counted[ignored] = 0
@@ -318,10 +321,33 @@ class SubsetIoUMetric(IoUMetric):
                 for name, value in zip(self.classes, scores['IoU'], strict=True)
             }
         metrics = {name: round(100 * value, 4) for name, value in metrics.items()}
+        self.record = self._record(results, whole, scores)
         if columns:
             title = f'per class results, of {len(results)} images:\n'
             print_log(title + self._table(scores, list(columns)), logger)
         return metrics
+
+    def _record(
+        self,
+        results: list[tuple[str, np.ndarray]],
+        whole: np.ndarray,
+        scores: dict[str, np.ndarray],
+    ) -> dict[str, Any]:
+        """What a report shows of an evaluation, as plain numbers."""
+        named = {'IoU': 'IoU', 'F1': 'Dice', 'precision': 'Precision', 'recall': 'Recall'}
+        return {
+            'classes': self.classes,
+            'averaged': self.averaged,
+            'matrix': whole.tolist(),
+            'scores': {
+                shown: [None if np.isnan(v) else round(100 * float(v), 4) for v in scores[name]]
+                for shown, name in named.items()
+            },
+            'images': [
+                {'name': name, 'right': int(np.trace(matrix)), 'pixels': int(matrix.sum())}
+                for name, matrix in results
+            ],
+        }
 
     def _table(self, scores: dict[str, np.ndarray], columns: list[str]) -> str:
         """The table of all classes, with a column that tells which ones the mean is over."""

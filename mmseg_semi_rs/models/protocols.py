@@ -21,14 +21,13 @@ class HeadWithFeatureLosses(Protocol):
         """Decode and compare features in one pass.
 
         Args:
-            feats (tuple): What the segmentor's ``extract_feat`` returned.
-            valid (Tensor): False on padding, shape (B, H, W), bool, at image size.
-            branches (Mapping[str, slice], optional): Where in the batch the images of each branch
-                ('sup', 'strong') are. Defaults to None, unknown.
+            feats: What the segmentor's ``extract_feat`` returned.
+            valid: False on padding, shape (B, H, W), bool, at image size.
+            branches: Where in the batch the images of each branch ('sup', 'strong') are. Defaults
+                to None, unknown.
 
         Returns:
-            tuple[Any, dict[str, Tensor]]: Logits (B, K, h, w), or what else the head gives, and
-            named scalar losses.
+            Logits (B, K, h, w), or what else the head gives, and named scalar losses.
         """
         ...
 
@@ -40,12 +39,11 @@ class Purifier(Protocol):
         """Return corrected targets.
 
         Args:
-            pseudo (PseudoLabel): The teacher's targets for the weak views, (B, H, W).
-            samples (list[SegDataSample]): The weak views' samples, with ``geometry`` in their
-                metainfo.
+            pseudo: The teacher's targets for the weak views, (B, H, W).
+            samples: The weak views' samples, with ``geometry`` in their metainfo.
 
         Returns:
-            PseudoLabel: Targets of the same shape.
+            Targets of the same shape.
         """
         ...
 

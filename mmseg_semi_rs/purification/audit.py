@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from .evidence import Region
-from .policy import ACTIONS
+from .policy import ACTIONS, boundary_band
+from .replay import count_votes
 
 # Numbers in AuditRecord.actions; 0 is untouched.
 _NUMBERS = {action: number for number, action in enumerate(ACTIONS) if number}
+
+#: A pixel is at a boundary if it is one of so many nearest on its side of a change of label.
+BOUNDARY = 3
+_MOMENTS = ('before', 'after')
 
 Counts = dict[str, Any]
 
@@ -45,6 +51,8 @@ class AuditRecord:
         answer (str): What it answered, verbatim.
         dropped (tuple[str, ...]): Parts of the answer without use, each with the reason.
         truncated (bool): Whether the answer ended before it was complete.
+        regions (np.ndarray | None): Number of the class-free region of each pixel, 0 for none,
+            shape (H, W), integer.
 
     Raises:
         ValueError: The maps differ in size, or there are scores without ``seen`` or the reverse.
@@ -67,6 +75,7 @@ class AuditRecord:
     answer: str = ''
     dropped: tuple[str, ...] = ()
     truncated: bool = False
+    regions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         maps = {
@@ -79,6 +88,7 @@ class AuditRecord:
             'valid': self.valid,
             'truth': self.truth,
             'seen': self.seen,
+            'regions': self.regions,
             'a plane of scores': None if self.scores is None else self.scores[0],
         }
         size = self.image.shape[:2]
@@ -166,9 +176,44 @@ class AuditRecord:
                 )
             )
         }
+        band = _boundary(self.labels_before, valid)
+        counts['boundary'] = {'pixels': int(band.sum())}
+        if self.regions is not None:
+            counts['boundary'] |= {
+                f'against_{moment}': int((band & self.against_regions(moment)).sum())
+                for moment in ('before', 'after')
+            }
         if self.truth is not None:
             counts['truth'] = self._truth_counts(self.truth, classes)
+            known = band & (self.truth >= 0) & (self.truth < len(classes))
+            before, after = ((known & (ids == self.truth)).sum() for ids in self._labels())
+            counts['boundary'] |= {
+                'known': int(known.sum()),
+                'right_before': int(before),
+                'right_after': int(after),
+            }
         return counts
+
+    def against_regions(self, moment: str = 'before') -> np.ndarray:
+        """Where a label is not the most frequent one of its region.
+
+        Args:
+            moment (str): Of the labels 'before' or 'after'. Defaults to 'before'.
+
+        Returns:
+            np.ndarray: Shape (H, W), bool; False outside of all regions and where not valid.
+        """
+        if self.regions is None:
+            return np.zeros_like(self.valid)
+        ids = self.labels_before if moment == 'before' else self.labels_after
+        labels = torch.from_numpy(np.where(self.valid, ids, 0).astype(np.int64))[None]
+        valid = torch.from_numpy(self.valid)[None]
+        regions = torch.from_numpy(self.regions.astype(np.int64))[None]
+        size, num_classes = int(regions.max()), int(labels.max()) + 1
+        votes = count_votes(labels, valid, regions, size, num_classes)
+        usual = votes.argmax(dim=2).gather(1, regions.flatten(1)).view_as(labels)
+        against: np.ndarray = ((usual != labels) & (regions > 0) & valid)[0].numpy()
+        return against
 
     def _truth_counts(self, truth: np.ndarray, classes: Sequence[str]) -> Counts:
         known = self.valid & (truth >= 0) & (truth < len(classes))
@@ -200,6 +245,13 @@ class AuditRecord:
                 for verdict, pixels in verdicts[action].items()
             }
         return counts
+
+
+def _boundary(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Pixels near a change of label, shape (H, W), bool."""
+    maps = torch.from_numpy(labels.astype(np.int64))[None], torch.from_numpy(valid)[None]
+    band: np.ndarray = boundary_band(*maps, BOUNDARY)[0].numpy()
+    return band
 
 
 def append_summaries(path: str | Path, summaries: Iterable[Mapping[str, Any]]) -> None:
@@ -265,6 +317,17 @@ def _rates(counts: Counts) -> dict[str, float | None]:
         'weighted_accuracy_before': _ratio(truth, 'weight_right_before', 'weight_before'),
         'weighted_accuracy_after': _ratio(truth, 'weight_right_after', 'weight_after'),
     }
+    boundary = counts.get('boundary', {})
+    inside = {
+        key: truth.get(of_all, 0) - boundary.get(key, 0)
+        for key, of_all in (('known', 'pixels'), *((f'right_{m}',) * 2 for m in _MOMENTS))
+    }
+    rates['boundary'] = _ratio({**boundary, 'whole': counts.get('pixels', 0)}, 'pixels', 'whole')
+    for moment in _MOMENTS:
+        rates[f'boundary_accuracy_{moment}'] = _ratio(boundary, f'right_{moment}', 'known')
+        rates[f'inside_accuracy_{moment}'] = _ratio(inside, f'right_{moment}', 'known')
+        against = boundary if f'against_{moment}' in boundary else {}
+        rates[f'against_regions_{moment}'] = _ratio(against, f'against_{moment}', 'pixels')
     for action in _NUMBERS:
         acted = {'acted': sum(counts.get(action, {}).values()), 'pixels': counts.get('pixels', 0)}
         rates[action] = _ratio(acted, 'acted', 'pixels')

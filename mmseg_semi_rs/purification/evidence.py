@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,9 @@ class Evidence:
         regions (tuple[Region, ...]): What it found, if it works by objects.
         dropped (tuple[str, ...]): Parts of the answer that could not be used, each with the reason.
         truncated (bool): Whether the answer ended before it was complete.
+        region_ids (np.ndarray | None): Which class-free region each pixel of the tile belongs to,
+            counted from 1, 0 for none; shape (H, W), unsigned integers. Of a ``RegionProposer``,
+            which has no scores (K = 0). Defaults to None.
 
     Raises:
         ValueError: Shapes or types do not fit.
@@ -58,6 +62,7 @@ class Evidence:
     regions: tuple[Region, ...] = ()
     dropped: tuple[str, ...] = ()
     truncated: bool = False
+    region_ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         fits = (
@@ -75,10 +80,22 @@ class Evidence:
                 f'{self.scores.dtype} and {self.seen.shape} {self.seen.dtype}.'
             )
 
+        ids = self.region_ids
+        if ids is not None and (ids.shape != tuple(self.size) or ids.dtype.kind != 'u'):
+            raise ValueError(
+                f'Regions of a tile of {self.size} need a map of unsigned integers of that size, '
+                f'got {ids.shape} {ids.dtype}.'
+            )
+
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
         return self.scores.shape[0]
+
+    @cached_property
+    def num_regions(self) -> int:
+        """Highest number of a region, of the map where there is one, else of what was found."""
+        return len(self.regions) if self.region_ids is None else int(self.region_ids.max())
 
 
 def covered_pixels(box: tuple[float, float, float, float]) -> tuple[slice, slice]:

@@ -15,7 +15,7 @@ from ..structures import PseudoLabel
 
 #: What was done to a pixel; the position is the number in ``Purified.actions``.
 ACTIONS = ('untouched', 'corrected', 'supported', 'vetoed')
-_UNTOUCHED, _CORRECTED, _SUPPORTED, _VETOED = range(4)
+UNTOUCHED, CORRECTED, SUPPORTED, VETOED = range(4)
 _SCOPES = ('band_or_low', 'band', 'low', 'all')
 
 
@@ -164,15 +164,15 @@ class EvidencePolicy:
             correct = eligible & contradicts
             labels = torch.where(correct, first, labels)
             weight = torch.where(correct, best, weight)
-            actions = actions.masked_fill(correct, _CORRECTED)
+            actions = actions.masked_fill(correct, CORRECTED)
         if 'support' in self.actions:
             support = eligible & (first == pseudo.labels) & (joint >= support_gate)
             weight = torch.where(support, joint, weight)
-            actions = actions.masked_fill(support, _SUPPORTED)
+            actions = actions.masked_fill(support, SUPPORTED)
         if 'veto' in self.actions:
             veto = known & sure & contradicts & (own == 0)
             weight = weight.masked_fill(veto, 0.0)
-            actions = actions.masked_fill(veto, _VETOED)
+            actions = actions.masked_fill(veto, VETOED)
         return Purified(pseudo.replace(labels=labels, weight=weight), actions)
 
 
@@ -222,7 +222,7 @@ class ReleasedPolicy:
         labels = torch.where(changed, first, pseudo.labels)
         confidence = torch.where(changed, best, torch.where(touched, mixed, confidence))
         weight = ((confidence >= self.conf_thresh) & pseudo.valid).float()
-        actions = torch.zeros_like(labels, dtype=torch.uint8).masked_fill(changed, _CORRECTED)
+        actions = torch.zeros_like(labels, dtype=torch.uint8).masked_fill(changed, CORRECTED)
         return Purified(
             pseudo.replace(labels=labels, confidence=confidence, weight=weight), actions
         )

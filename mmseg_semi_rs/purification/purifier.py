@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..structures import PseudoLabel
+from .conformal import ClassThresholds
 from .evidence import Evidence
 from .policy import Purified
+from .region_vote import RegionVote
 from .replay import Frame, Replayed, frame_of, replay_evidence, within_segments
 
 #: (targets, evidence (B, K, H, W), seen (B, H, W)) -> purified targets and what was done.
@@ -30,6 +32,8 @@ class Purification(NamedTuple):
             uint8.
         scores (Tensor): Trusted evidence, shape (B, K, H, W).
         seen (Tensor): Where there was any that counts, shape (B, H, W), bool.
+        regions (Tensor | None): Number of the class-free region at each pixel, 0 for none, shape
+            (B, H, W), int64, if these were looked at.
     """
 
     before: PseudoLabel
@@ -37,6 +41,7 @@ class Purification(NamedTuple):
     actions: Tensor
     scores: Tensor
     seen: Tensor
+    regions: Tensor | None = None
 
 
 def frame_of_sample(meta: Mapping[str, Any]) -> Frame:
@@ -78,9 +83,11 @@ class EvidencePurifier:
         num_classes (int): Number of classes K.
         trust (Tensor, optional): What the scores of each class are multiplied by, shape (K,).
             Defaults to None, which is 1 for all.
+        thresholds (ClassThresholds, optional): Calibrated thresholds, which then act in the place
+            of ``trust``. Defaults to None.
         asked (Sequence[int]): Classes that are asked for, see ``ClassPrompts.asked``. One of them
-            without any trust cannot be seen, hence not denied either: pixels that the teacher gives
-            to it are left alone. Defaults to ().
+            without any trust, or without a threshold, cannot be seen, hence not denied either:
+            pixels that the teacher gives to it are left alone. Defaults to ().
         within_segments (bool): Whether a region counts only on those of its pixels to which the
             teacher gives the label that is the most frequent within it, so that the corners of a
             box do not spill over its object's border. Defaults to False.
@@ -93,16 +100,20 @@ class EvidencePurifier:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | RegionVote,
         fetch: Fetch,
         num_classes: int,
         trust: Tensor | None = None,
         asked: Sequence[int] = (),
         within_segments: bool = False,
+        thresholds: ClassThresholds | None = None,
     ) -> None:
-        self.policy, self.fetch, self.num_classes = policy, fetch, num_classes
+        self.policy: Any = policy
+        self.fetch, self.num_classes = fetch, num_classes
         self.trust = torch.ones(num_classes) if trust is None else trust.float()
-        self.blind = torch.tensor([k in asked for k in range(num_classes)]) & (self.trust == 0)
+        self.thresholds = thresholds
+        heard = self.trust > 0 if thresholds is None else thresholds.used
+        self.blind = torch.tensor([k in asked for k in range(num_classes)]) & ~heard
         self.within_segments = within_segments
         self.strength = 1.0
         self.last: list[Purification] = []
@@ -126,17 +137,21 @@ class EvidencePurifier:
         """
         if self.strength == 0:
             return pseudo
-        found = self._replay(pseudo, samples)
+        done = self._purify(pseudo, self._replay(pseudo, samples))
+        if self.strength < 1:
+            change = self.strength * (done.after.weight - pseudo.weight)
+            done = done._replace(after=done.after.replace(weight=pseudo.weight + change))
+        self.last.append(done)
+        return done.after
+
+    def _purify(self, pseudo: PseudoLabel, found: Replayed) -> Purification:
+        """Let the policy act by what was found."""
         scores, seen = found.scores, found.seen & ~self.blind[pseudo.labels]
         if self.within_segments:
             inside = within_segments(found, pseudo.labels, pseudo.valid)
             scores, seen = scores * inside[:, None], seen & inside
         purified, actions = self.policy(pseudo, scores, seen)
-        if self.strength < 1:
-            change = self.strength * (purified.weight - pseudo.weight)
-            purified = purified.replace(weight=pseudo.weight + change)
-        self.last.append(Purification(pseudo, purified, actions, scores, seen))
-        return purified
+        return Purification(pseudo, purified, actions, scores, seen)
 
     def _replay(self, pseudo: PseudoLabel, samples: Sequence[Any]) -> Replayed:
         """Evidence in the frames of a batch, made once however many networks ask for it."""
@@ -153,11 +168,52 @@ class EvidencePurifier:
                     f'was loaded with {tuple(meta["ori_shape"][:2])}: make the evidence with the '
                     'loading transforms of the training.'
                 )
+        replayed = self._counted(evidence, frames, (height, width), device)
+        self._batch = (samples, replayed)
+        return replayed
+
+    def _counted(
+        self,
+        evidence: Sequence[Evidence | None],
+        frames: Sequence[Frame],
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> Replayed:
+        """Evidence in a batch, as far as it is trusted."""
         replayed = replay_evidence(
-            evidence, frames, self.num_classes, (height, width), device, self.within_segments
+            evidence, frames, self.num_classes, size, device, self.within_segments
         )
         if self.trust.device != device:
             self.trust, self.blind = self.trust.to(device), self.blind.to(device)
-        replayed = replayed._replace(scores=replayed.scores * self.trust[:, None, None])
-        self._batch = (samples, replayed)
-        return replayed
+        scores = replayed.scores
+        if self.thresholds is None:
+            scores = scores * self.trust[:, None, None]
+        else:
+            scores = self.thresholds.apply(scores)
+        return replayed._replace(scores=scores)
+
+
+class RegionPurifier(EvidencePurifier):
+    """The same by class-free regions of a ``RegionProposer``, in which pixels vote.
+
+    Args:
+        policy (RegionVote): What the regions do.
+        fetch (Fetch): Where they come from.
+        num_classes (int): Number of classes K.
+    """
+
+    def _counted(
+        self,
+        evidence: Sequence[Evidence | None],
+        frames: Sequence[Frame],
+        size: tuple[int, int],
+        device: torch.device,
+    ) -> Replayed:
+        return replay_evidence(evidence, frames, 0, size, device, with_regions=True)
+
+    def _purify(self, pseudo: PseudoLabel, found: Replayed) -> Purification:
+        regions = found.regions
+        purified, actions = self.policy(pseudo, regions, found.most_regions, self.num_classes)
+        scores = regions.new_zeros((), dtype=torch.float32)  # of no class, and no memory
+        scores = scores.expand(len(regions), self.num_classes, *regions.shape[1:])
+        return Purification(pseudo, purified, actions, scores, regions > 0, regions)

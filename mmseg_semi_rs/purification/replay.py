@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -41,8 +41,9 @@ class Replayed(NamedTuple):
     Attributes:
         scores (Tensor): Shape (B, K, H, W), float32 in [0, 1]; 0 where there is no evidence.
         seen (Tensor): Shape (B, H, W), bool; False on padding and where there is no evidence.
-        regions (Tensor): Number of the region with the highest score at each pixel, counted from 1
-            in each image, 0 for none; shape (B, H, W), int64.
+        regions (Tensor): Number of the region at each pixel, counted from 1 in each image, 0 for
+            none; shape (B, H, W), int64. Of the tile's own map of regions if it has one, else of
+            those that the verifier found, the one with the highest score.
         most_regions (int): Of any image, known without asking the device.
     """
 
@@ -131,20 +132,50 @@ def replay_evidence(
         if evidence is None:
             continue
         area = (index, slice(frame.size[0]), slice(frame.size[1]))
-        scores[(index, slice(None), *area[1:])] = _scores(evidence, frame, device)
         inside = _to(frame.rows >= 0, device)
-        nearest = [
-            (2 * positions + 1) * cells // (2 * pixels)  # the cell of a pixel's centre
-            for positions, cells, pixels in zip(
-                frame, evidence.seen.shape, evidence.size, strict=True
-            )
-        ]
-        seen[area] = _gather(evidence.seen, nearest, device) & inside
-        if with_regions and evidence.regions:
-            numbers = region_map(evidence.regions, evidence.size)
-            regions[area] = _gather(numbers, frame, device) * inside
-    most = max((len(evidence.regions) for evidence in found if evidence is not None), default=0)
+        if evidence.num_classes:
+            scores[(index, slice(None), *area[1:])] = _scores(evidence, frame, device)
+            nearest = [
+                (2 * positions + 1) * cells // (2 * pixels)  # the cell of a pixel's centre
+                for positions, cells, pixels in zip(
+                    frame, evidence.seen.shape, evidence.size, strict=True
+                )
+            ]
+            seen[area] = _gather(evidence.seen, nearest, device) & inside
+        if with_regions and evidence.num_regions:
+            numbers = evidence.region_ids
+            if numbers is None:
+                numbers = region_map(evidence.regions, evidence.size)
+            regions[area] = _gather(numbers.astype(np.int32), frame, device) * inside
+    most = max((evidence.num_regions for evidence in found if evidence is not None), default=0)
     return Replayed(scores, seen, regions, most)
+
+
+def replay_labelled(
+    labelled: Iterable[tuple[Evidence, np.ndarray]], num_classes: int, cut: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Evidence of whole labelled tiles beside the truth, to learn from.
+
+    Args:
+        labelled (Iterable[tuple[Evidence, np.ndarray]]): Evidence of tiles, and their label maps
+            (H, W), uint8, with ids outside ``[0, num_classes)`` where there is none.
+        num_classes (int): Number of classes K.
+        cut (bool): Whether regions are cut to the true segments, see :func:`within_segments`.
+            Defaults to False.
+
+    Yields:
+        tuple[Tensor, Tensor, Tensor, Tensor]: Of each tile the scores (K, H, W), where they are
+        seen (H, W), the true class ids (H, W), int64, and where these are known (H, W).
+    """
+    for evidence, labels in labelled:
+        truth = torch.from_numpy(labels.astype(np.int64))
+        known = (truth >= 0) & (truth < num_classes)
+        frame = frame_of((), evidence.size)
+        found = replay_evidence([evidence], [frame], num_classes, evidence.size, 'cpu', cut)
+        seen = found.seen[0]
+        if cut:
+            seen = seen & within_segments(found, torch.where(known, truth, 0)[None], known[None])[0]
+        yield found.scores[0], seen, truth, known
 
 
 def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
@@ -174,12 +205,30 @@ def within_segments(found: Replayed, labels: Tensor, valid: Tensor) -> Tensor:
     Returns:
         Tensor: Shape (B, H, W), bool; False outside of all regions.
     """
-    num_classes = found.scores.shape[1]
-    region, label = found.regions.flatten(1), labels.flatten(1)
-    counts = torch.zeros(len(region), (found.most_regions + 1) * num_classes, device=label.device)
-    counts.scatter_add_(1, region * num_classes + label, valid.flatten(1).float())
-    usual = counts.unflatten(1, (-1, num_classes)).argmax(dim=2).gather(1, region)
-    return ((usual == label) & (region > 0)).view_as(found.regions)
+    votes = count_votes(labels, valid, found.regions, found.most_regions, found.scores.shape[1])
+    usual = votes.argmax(dim=2).gather(1, found.regions.flatten(1)).view_as(labels)
+    return (usual == labels) & (found.regions > 0)
+
+
+def count_votes(
+    labels: Tensor, valid: Tensor, regions: Tensor, num_regions: int, num_classes: int
+) -> Tensor:
+    """Count the valid pixels of each class in each region.
+
+    Args:
+        labels (Tensor): Shape (B, H, W), int64, in [0, K).
+        valid (Tensor): Shape (B, H, W), bool.
+        regions (Tensor): Numbers in [0, ``num_regions``], shape (B, H, W), int64.
+        num_regions (int): R.
+        num_classes (int): K.
+
+    Returns:
+        Tensor: Shape (B, R + 1, K), float32; row 0 is of the pixels without a region.
+    """
+    counts = torch.zeros(len(labels), (num_regions + 1) * num_classes, device=labels.device)
+    where = regions.flatten(1) * num_classes + labels.flatten(1)
+    counts.scatter_add_(1, where, valid.flatten(1).float())
+    return counts.unflatten(1, (-1, num_classes))
 
 
 def _scores(evidence: Evidence, frame: Frame, device: Any) -> Tensor:

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from ..utils.files import write_atomic
 from .evidence import Evidence
 from .store import EvidenceStore
-from .verifiers import Verifier
+from .verifiers import EvidenceMaker
 
 _READERS = 4  # files read at once
 _LINE = re.compile(r'-?\d+ [0-9a-f]{64}')  # of the journal: iteration and key
@@ -32,7 +32,7 @@ class EvidenceSource:
 
     Args:
         store (EvidenceStore): Where evidence is kept.
-        verifier (Verifier): Who makes what is missing.
+        verifier (EvidenceMaker): Who makes what is missing.
         load_image (Callable[[str], np.ndarray]): Reads a tile as (H, W, 3), uint8, RGB.
         budget (int): Tiles per step and process that are verified on the spot. Defaults to 0.
         device (torch.device | str): Where the verifier works. Defaults to 'cpu'.
@@ -42,7 +42,7 @@ class EvidenceSource:
     def __init__(
         self,
         store: EvidenceStore,
-        verifier: Verifier,
+        verifier: EvidenceMaker,
         load_image: Callable[[str], np.ndarray],
         budget: int = 0,
         device: torch.device | str = 'cpu',

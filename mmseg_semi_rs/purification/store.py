@@ -260,7 +260,8 @@ class EvidenceStore:
 
 
 def _size(evidence: Evidence) -> int:
-    return evidence.scores.nbytes + evidence.seen.nbytes
+    ids = evidence.region_ids
+    return evidence.scores.nbytes + evidence.seen.nbytes + (0 if ids is None else ids.nbytes)
 
 
 def _read_settings(path: Path) -> Any:
@@ -283,8 +284,12 @@ def _encode(evidence: Evidence, seal: bytes) -> bytes:
         'truncated': evidence.truncated,
     }
     buffer = io.BytesIO()
+    ids: dict[str, Any] = {}
+    if evidence.region_ids is not None:
+        ids['region_ids'] = evidence.region_ids
     np.savez_compressed(
         buffer,
+        **ids,
         scores=evidence.scores,
         seen=np.packbits(evidence.seen),
         record=np.frombuffer(json.dumps(record).encode(), np.uint8),
@@ -302,6 +307,7 @@ def _decode(data: bytes, seal: bytes) -> Evidence:
         raise ValueError('its digest does not match')
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         scores, packed = archive['scores'], archive['seen']
+        region_ids = archive.get('region_ids')
         record = json.loads(archive['record'].tobytes())
     if record['format'] != _FORMAT or len(scores) != record['num_classes']:
         raise ValueError(f'format {record["format"]}, {record["num_classes"]} classes')
@@ -319,4 +325,5 @@ def _decode(data: bytes, seal: bytes) -> Evidence:
         ),
         dropped=tuple(record['dropped']),
         truncated=record['truncated'],
+        region_ids=region_ids,
     )

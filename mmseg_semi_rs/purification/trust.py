@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .evidence import Evidence
-from .replay import frame_of, replay_evidence, within_segments
+from .replay import replay_labelled
 
 
 @dataclass(frozen=True)
@@ -92,17 +92,9 @@ def learn_trust(
     """
     claims = torch.zeros(num_classes, num_classes, dtype=torch.float64)
     present = torch.zeros(num_classes, dtype=torch.float64)
-    for evidence, labels in labelled:
-        truth = torch.from_numpy(labels.astype(np.int64))
-        known = (truth >= 0) & (truth < num_classes)
+    for scores, seen, truth, known in replay_labelled(labelled, num_classes, cut):
         present += torch.bincount(truth[known], minlength=num_classes)
-        frame = frame_of((), evidence.size)
-        found = replay_evidence([evidence], [frame], num_classes, evidence.size, 'cpu', cut)
-        seen = found.seen[0]
-        if cut:
-            inside = within_segments(found, torch.where(known, truth, 0)[None], known[None])
-            seen = seen & inside[0]
-        values, classes = found.scores[0].topk(2, dim=0)
+        values, classes = scores.topk(2, dim=0)
         clear = seen & known & (values[0] >= gate) & (values[0] - values[1] >= margin)
         pairs = truth[clear] * num_classes + classes[0][clear]
         claims += torch.bincount(pairs, minlength=num_classes**2).view_as(claims)

@@ -14,6 +14,7 @@ import numpy as np
 _SAME = 0.5  # pixels by which two rasters of the same ground may differ at a corner
 _TOUCHING = 0.01  # of a side: neighbours that share less only touch each other
 _TOLD_ASIDE = re.compile(rb'<(NoDataValue|GeoTransform|GCPList|SRS)[ >]|domain="RPC"')
+_AXIS, _FLATNESS = 6378137.0, 0.00669437999  # m, and squared eccentricity, of WGS 84
 _UNITS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
 
 
@@ -176,6 +177,21 @@ def overlapping(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
         for other in others[near]:
             if not _apart(outlines[index], outlines[other]):
                 yield int(min(index, other)), int(max(index, other))
+
+
+def square_metres(crs: Any, latitude: float) -> float:
+    """Area of a square of one unit of coordinates.
+
+    Args:
+        crs: ``rasterio.crs.CRS`` of them; degrees are taken to be on the ellipsoid of WGS 84.
+        latitude: Where it lies, in degrees, if they are degrees.
+    """
+    if not crs.is_geographic:
+        return float(crs.linear_units_factor[1]) ** 2 if crs.is_projected else 1.0
+    sine, cosine = np.sin(np.radians(latitude)), np.cos(np.radians(latitude))
+    squash = 1 - _FLATNESS * sine**2
+    meridian, normal = _AXIS * (1 - _FLATNESS) / squash**1.5, _AXIS / squash**0.5
+    return float(meridian * normal * cosine * np.radians(1) ** 2)
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> bool:

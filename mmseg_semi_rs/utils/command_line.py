@@ -60,9 +60,9 @@ def parse(
     Args:
         parser: With the options of the tool; changed in place.
         arguments: Words of the command line; None takes those of the process.
-        config: Whether the tool reads a config, and has ``--cfg-options``. Defaults to True.
+        config: Whether the tool reads a config, and has ``--cfg-options``.
         launcher: Whether several processes may run it, by ``--launcher``; the local rank that a
-            launcher hands over is then set in the environment. Defaults to False.
+            launcher hands over is then set in the environment.
 
     Returns:
         What was given.

@@ -31,10 +31,12 @@ COMMANDS = {
     'convert': Command('dataset_converters', 'cut a published data set into tiles'),
     'suggest': Command('suggest', 'suggest which tiles a person should label'),
     'splits': Command('make_splits', 'draw the lists of labelled and unlabelled tiles'),
+    'weights': Command('weights', 'say which weight files are missing, and fetch them if told to'),
     'train': Command('train', 'train a config'),
-    'test': Command('test', 'evaluate a checkpoint on the test set of its config'),
+    'test': Command('test', 'evaluate a checkpoint or a verifier on the test set of a config'),
     'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
+    'reproduce': Command('reproduce', 'make a row of a published table, from archives to numbers'),
     'report': Command('report', 'make one HTML page from trainings'),
     'browse': Command('browse_dataset', 'draw training batches as the model sees them'),
     'annotate': Command('vlm_annotate', 'let the verifier of a config look at all its tiles'),
@@ -54,6 +56,22 @@ def resources() -> Path:
     """The folder that holds ``configs`` and ``tools``: of a wheel ``.mim``, else the checkout."""
     installed = PACKAGE / '.mim'
     return installed if installed.is_dir() else PACKAGE.parent
+
+
+def find_config(path: str | Path) -> Path:
+    """A config file; ``configs/...`` may be one that comes with the package.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = Path(path)
+    if not path.is_file() and (resources() / path).is_file():
+        path = resources() / path
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
+        hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
+        raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
+    return path
 
 
 def converters() -> list[str]:

@@ -78,8 +78,7 @@ def held(lock: Path, what: str, parts: Collection[str] = ()) -> Iterator[None]:
     Args:
         lock: A file of nothing else; its folder is made, and the last to leave removes it.
         what: What is done, and to what, as the message calls it.
-        parts: What is held under this lock, if not everything, such as names of files. Defaults to
-            ().
+        parts: What is held under this lock, if not everything, such as names of files.
 
     Raises:
         InUseError: Another process is in such a block, for one of the parts.

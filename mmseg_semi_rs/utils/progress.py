@@ -9,18 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
 
 
-def progress_bar(console: Console | None = None, transient: bool = True) -> Progress:
+def progress_bar(
+    console: Console | None = None, transient: bool = True, of_bytes: bool = False
+) -> Progress:
     """A bar with count and remaining time.
 
     Args:
         console: Where it is drawn. Defaults to the standard error.
         transient: Whether it vanishes when it is done; else its last state is left.
+        of_bytes: Whether bytes are counted.
 
     Returns:
         A context manager; a transient one draws nothing where the console is no terminal.
@@ -29,7 +39,7 @@ def progress_bar(console: Console | None = None, transient: bool = True) -> Prog
     return Progress(
         TextColumn('{task.description}', markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        DownloadColumn() if of_bytes else MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=transient,

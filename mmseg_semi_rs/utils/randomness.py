@@ -20,8 +20,8 @@ class Draw(int):
 
     Args:
         index (int): Index into the dataset.
-        entropy (tuple[int, ...]): What identifies the draw, non-negative integers: (seed, source,
-            position in the source's endless sequence), the same for every world size.
+        entropy: What identifies the draw, non-negative integers: (seed, source, position in the
+            source's endless sequence), the same for every world size.
     """
 
     entropy: tuple[int, ...]
@@ -40,10 +40,10 @@ def derive_seed(*numbers: int) -> int:
     """Hash integers into one 63-bit seed; neighbouring inputs give unrelated seeds.
 
     Args:
-        *numbers (int): Non-negative integers, e.g. (seed, source, draw).
+        *numbers: Non-negative integers, e.g. (seed, source, draw).
 
     Returns:
-        int: In [0, 2**63).
+        In [0, 2**63).
     """
     words = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
@@ -57,7 +57,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     without touching the state of the process around them.
 
     Args:
-        *numbers (int): Non-negative integers, e.g. (seed, source, draw).
+        *numbers: Non-negative integers, e.g. (seed, source, draw).
     """
     seed = derive_seed(*numbers)
     before: tuple[Any, Any, torch.Tensor] = (
@@ -83,7 +83,7 @@ def seed_step(*numbers: int) -> None:
     those of an uninterrupted one without any state in the checkpoint.
 
     Args:
-        *numbers (int): Non-negative integers, e.g. (seed, iteration, rank).
+        *numbers: Non-negative integers, e.g. (seed, iteration, rank).
     """
     seed = derive_seed(*numbers)
     random.seed(seed)

@@ -8,11 +8,11 @@ def evenly(count: int, wanted: int) -> list[int]:
     """Choose some of a number of indices, evenly spaced.
 
     Args:
-        count (int): Number of indices.
-        wanted (int): How many of them, at most.
+        count: Number of indices.
+        wanted: How many of them, at most.
 
     Returns:
-        list[int]: Ascending, in ``[0, count)``, none twice.
+        Ascending, in ``[0, count)``, none twice.
 
     Examples:
         >>> evenly(10, 2), evenly(2, 10)

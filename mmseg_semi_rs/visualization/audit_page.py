@@ -19,9 +19,11 @@ from .html_page import NONE, Table, data_uri, write_page
 from .panels import Palette
 from .purification_panels import (
     ACTION_COLOURS,
+    DISAGREES,
     ERROR_COLOURS,
     HATCH,
     NO_SCORE,
+    OUTLINE,
     PurifiedTile,
     purification_row,
 )
@@ -103,7 +105,9 @@ def write_audit_page(
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         settings=Table('Settings', (), [[name, _value(v)] for name, v in (settings or {}).items()]),
         totals=dict(facts=facts, tables=tables),
-        legend=_legend(classes, palette, 'truth' in counts),
+        legend=_legend(
+            classes, palette, 'truth' in counts, rates['against_regions_before'] is not None
+        ),
         shown=len(shown),
         left_out=max(totals['tiles'], len(summaries)) - len(shown),
         has_truth='truth' in counts,
@@ -117,7 +121,7 @@ def write_audit_page(
 
 
 def _legend(
-    classes: Sequence[str], palette: Palette, has_truth: bool
+    classes: Sequence[str], palette: Palette, has_truth: bool, has_regions: bool
 ) -> dict[str, list[tuple[str, str]]]:
     """Name and CSS background of what the pictures' colours mean, by group."""
     groups = {
@@ -130,6 +134,11 @@ def _legend(
             )
         ],
     }
+    if has_regions:
+        groups['Evidence'] = [
+            ('border of a region', _rgb(OUTLINE)),
+            ('label before that is not the most frequent of its region', _rgb(DISAGREES)),
+        ]
     if has_truth:
         groups['Errors'] = [(name, _rgb(colour)) for name, colour in ERROR_COLOURS.items()]
     dark, bright = (_rgb(colour) for colour in HATCH)
@@ -174,8 +183,11 @@ def _facts(rates: Mapping[str, float | None]) -> dict[str, str]:
         'mean confidence': _number(rates['confidence']),
         'mean weight': f'{_number(rates["weight_before"])} → {_number(rates["weight_after"])}',
     }
+    if rates['against_regions_before'] is not None:
+        against = (_percent(rates[f'against_regions_{when}']) for when in ('before', 'after'))
+        facts['boundary pixels against their region'] = ' → '.join(against)
     if rates['accuracy_before'] is not None:
-        for name in ('accuracy', 'weighted_accuracy'):
+        for name in ('accuracy', 'boundary_accuracy', 'inside_accuracy', 'weighted_accuracy'):
             before, after = rates[f'{name}_before'], rates[f'{name}_after']
             gain = '' if before is None or after is None else f' ({100 * (after - before):+.2f})'
             facts[name.replace('_', ' ')] = f'{_percent(before)} → {_percent(after)}{gain}'

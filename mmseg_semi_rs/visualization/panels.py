@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 from ..utils.files import replacing
 
-__all__ = ['colorize', 'denormalise', 'draw_panels', 'legend', 'overlay', 'save_picture']
+__all__ = [
+    'colorize',
+    'compare_maps',
+    'denormalise',
+    'draw_panels',
+    'legend',
+    'overlay',
+    'save_picture',
+]
 
 Palette = Sequence[Sequence[int]]
 
@@ -25,23 +33,30 @@ _TITLE = 22
 _PAPER = 255
 _INK = (20, 20, 20)
 _FRAME = (160, 160, 160)  # so that a white mask stands out from the paper
+_WRONG, _UNKNOWN = (230, 0, 120), (128, 128, 128)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def denormalise(
+    image: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: Sequence[int] = (0, 1, 2),
+) -> np.ndarray:
     """Turn a normalised image back into pixels.
 
     Args:
-        image: (3, H, W), normalised as ``(pixel - mean) / std``, channels R, G, B.
+        image: (C, H, W), normalised as ``(pixel - mean) / std``.
         mean: Per channel, 0-255 scale.
         std: Per channel, 0-255 scale.
+        channels: Positions of R, G, B.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     pixels = image.detach().float().cpu().permute(1, 2, 0).numpy()
     pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    return np.clip(pixels.round(), 0, 255).astype(np.uint8)
+    return np.clip(pixels[..., list(channels)].round(), 0, 255).astype(np.uint8)
 
 
 def colorize(
@@ -93,6 +108,45 @@ def overlay(
     """
     mixed = (image * (1.0 - opacity) + colours * opacity).round().astype(np.uint8)
     return mixed if mask is None else np.where(mask[..., None], mixed, image)
+
+
+def compare_maps(
+    image: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    classes: Sequence[str],
+    palette: Palette,
+    name: str = '',
+    ignore_index: int = 255,
+) -> np.ndarray:
+    """Draw an image, its truth, a prediction, and where the two differ, side by side.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        truth: (H, W) class ids, ``ignore_index`` where there is none.
+        prediction: (H, W) class ids.
+        classes: Class names.
+        palette: Their RGB colours.
+        name: Stands above, before how much is right.
+        ignore_index: Id without a class.
+
+    Returns:
+        (h, w, 3) uint8, RGB, with the colours of the classes below.
+    """
+    known = truth != ignore_index
+    wrong = known & (prediction != truth)
+    pale = overlay(image, np.full_like(image, 255), opacity=0.6)
+    errors = np.where(wrong[..., None], np.array(_WRONG, np.uint8), pale)
+    errors[~known] = _UNKNOWN
+    right = f'{1 - wrong.sum() / max(1, known.sum()):.1%} right' if known.any() else 'no truth'
+    grid = draw_panels(
+        [[image, overlay(image, colorize(truth, palette, ignore_index), known),
+          overlay(image, colorize(prediction, palette)), errors]],
+        ['image', 'truth', 'prediction', 'wrong'],
+        [f'{name}: {right}' if name else right],
+    )  # fmt: skip
+    names, colours = [*classes, 'wrong', 'no truth'], [*palette, _WRONG, _UNKNOWN]
+    return np.concatenate([grid, legend(names, colours, grid.shape[1])])
 
 
 def _fit(panel: np.ndarray, height: int, width: int) -> np.ndarray:

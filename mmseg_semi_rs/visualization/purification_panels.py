@@ -30,6 +30,10 @@ HATCH: tuple[Colour, Colour] = ((120, 120, 120), (165, 165, 165))
 #: Colour of a seen pixel where no class has a score, or none the highest one alone.
 NO_SCORE: Colour = (24, 24, 24)
 
+#: Colours of the outlines of regions, and of labels that are not the most frequent of theirs.
+OUTLINE: Colour = (255, 255, 255)
+DISAGREES: Colour = (204, 121, 167)
+
 _STRIPE = 5
 _LEVELS = 15  # Steps of opacity and grey: few colours make small files.
 _NAMED_BOXES = 12  # With more boxes, only their numbers are written.
@@ -61,6 +65,9 @@ class PurifiedTile(Protocol):
     def seen(self) -> np.ndarray | None: ...  # noqa: D102
     @property
     def boxes(self) -> Sequence[Any]: ...  # noqa: D102
+    @property
+    def regions(self) -> np.ndarray | None: ...  # noqa: D102
+    def against_regions(self, moment: str = ...) -> np.ndarray: ...  # noqa: D102
 
 
 class _Scale:
@@ -104,8 +111,9 @@ def purification_row(
 
     Returns:
         Pictures, (h, w, 3) uint8 RGB of one size, and their titles: image, teacher's label and
-        confidence, evidence, purified label, changes; and where truth exists, truth and errors
-        before and after. Rows with and without truth fit below the longer one's titles.
+        confidence, evidence (or the regions), purified label, changes; and where truth exists,
+        truth and errors before and after. Rows with and without truth fit below the longer one's
+        titles.
     """
     height, width = tile.image.shape[:2]
     scale = _Scale(height, width, side)
@@ -116,7 +124,9 @@ def purification_row(
         'image': draw_boxes(image, tile.boxes, scale.factor, classes, palette),
         'teacher': _paint(before, palette, valid),
         'confidence': _grey(scale.nearest(tile.confidence), valid),
-        'evidence': _evidence(tile, scale, palette, valid),
+        'evidence': _evidence(tile, scale, palette, valid)
+        if tile.regions is None
+        else _regions(image, tile.regions, tile, scale, valid),
         'purified': _paint(after, palette, valid),
         'changes': _changes(image, tile, scale),
     }
@@ -208,6 +218,19 @@ def _evidence(tile: PurifiedTile, scale: _Scale, palette: Palette, valid: np.nda
     mixed = np.rint(colours * opacity + np.asarray(NO_SCORE) * (1 - opacity)).astype(np.uint8)
     seen = (scale.nearest(tile.seen) & valid)[..., None]
     return np.where(seen, mixed, _hatching(valid.shape))
+
+
+def _regions(
+    image: np.ndarray, ids: np.ndarray, tile: PurifiedTile, scale: _Scale, valid: np.ndarray
+) -> np.ndarray:
+    """The outlines of the regions, and the labels that disagree with the rest of theirs."""
+    edge = np.zeros(ids.shape, bool)
+    edge[1:] |= ids[1:] != ids[:-1]
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    picture = (image // 32 * 32).astype(np.uint8)  # few colours make small files
+    picture[scale.touched(edge)] = OUTLINE
+    picture[scale.nearest(tile.against_regions())] = DISAGREES
+    return np.where((scale.nearest(ids > 0) & valid)[..., None], picture, _hatching(valid.shape))
 
 
 def _changes(image: np.ndarray, tile: PurifiedTile, scale: _Scale) -> np.ndarray:

@@ -13,7 +13,14 @@ from PIL import Image
 
 from .html_page import embed_picture, write_page
 from .report_curves import COLOURS, DASHES, collect_charts, draw_chart, networks_of
-from .report_tables import class_tables, difference_table, results_table, run_tables, spread
+from .report_tables import (
+    class_tables,
+    difference_table,
+    results_table,
+    run_tables,
+    spread,
+    tested_tables,
+)
 from .run_groups import Group, group_runs
 from .run_records import Run, find_runs
 
@@ -75,11 +82,10 @@ def write_report(
                 f'{run.folder}: the loss is no finite number at iteration {run.diverged:,}, and '
                 'what was learnt after it is worth nothing: lower the learning rate.'
             )
-        if run.headline is None:
+        if run.headline is None and not run.tests:
             faults.append(f'{run.folder} has no validation yet: it is in the curves only.')
     groups = group_runs(runs)
-    pictures, damaged = _pictures(groups)
-    faults += damaged
+    parts = [_part(name, members, faults) for name, members in _by_data(groups)]
     recipes = [group for group in groups if group.recipe]
     facts, scalars = run_tables(groups)
     written = write_page(
@@ -89,12 +95,7 @@ def write_report(
         lead=_lead(groups),
         faults=faults,
         findings=list(_findings(runs)),
-        results=results_table(groups),
-        classes=class_tables(groups),
-        keys=list(_keys(groups)),
-        several=any(len(group.runs) > 1 for group in groups),
-        curves=list(_curves(groups)),
-        pictures=pictures,
+        parts=parts,
         differences=difference_table(recipes),
         recipes=[(group.name, json.dumps(group.recipe, indent=1)) for group in recipes],
         facts=facts,
@@ -103,12 +104,62 @@ def write_report(
     return written, faults
 
 
+def _by_data(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
+    """Groups by the data that they are validated on, each with a name; scores of two differ."""
+    found: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.runs[0].data, []).append(group)
+    if len(found) == 1:
+        return [('', list(groups))]
+    return [
+        (
+            f'{Path(root).name or kind}: {place} ({", ".join(group.name for group in members)})',
+            members,
+        )
+        for (kind, root, listed, images, *_), members in found.items()
+        for place in [listed if listed not in ('', 'None') else images]
+    ]
+
+
+def _part(name: str, groups: Sequence[Group], faults: list[str]) -> dict[str, Any]:
+    """What the page shows of runs that are validated on the same data."""
+    pictures, damaged = _pictures(groups)
+    faults += damaged
+    tests = []
+    for run in (run for group in groups for run in group.runs):
+        for test in run.tests:
+            shown, damaged = _embedded([(path, _worst_of(path)) for path in test.pictures])
+            faults += damaged
+            of = f' ({test.network})' if test.network else ''
+            title = f'{run.name}, {test.checkpoint}{of} on {test.data}'
+            scores, confusion = tested_tables(test)
+            tests.append(dict(title=title, scores=scores, confusion=confusion, shown=shown))
+    return dict(
+        title=name,
+        results=results_table(groups),
+        classes=class_tables(groups),
+        tests=tests,
+        keys=list(_keys(groups)),
+        several=any(len(group.runs) > 1 for group in groups),
+        curves=list(_curves(groups)),
+        pictures=pictures,
+    )
+
+
+def _worst_of(path: Path) -> str:
+    """What stands under a picture that ``WorstImagesHook`` named."""
+    share, _, name = path.stem.partition('_')
+    return f'{name}, {float(share):.0%} right' if share.replace('.', '').isdigit() else path.stem
+
+
 def _lead(groups: Sequence[Group]) -> str:
     runs = sum(len(group.runs) for group in groups)
     said = f'{_count(runs, "run")} of {_count(len(groups), "recipe")}.'
     scores = [(group, group.score(group.headline)) for group in groups if group.headline]
     judged = [(group, score) for group, score in scores if score is not None]
-    if len(judged) > 1:
+    if len(_by_data(groups)) > 1:
+        said += ' They are validated on different data, each of which has a section.'
+    elif len(judged) > 1:
         group, score = max(judged, key=lambda pair: pair[1].mean)
         network = f' ({group.networks[0]})' if group.networks else ''
         said += f' Highest mIoU at the end: {spread(score)}, {group.name}{network}.'
@@ -166,21 +217,30 @@ def _pictures(groups: Sequence[Group]) -> tuple[list[dict[str, Any]], list[str]]
             continue
         # What the hook of pseudo labels drew comes first; of validation images there may be many.
         chosen = sorted(run.pictures, key=lambda picture: not picture.name.startswith('pseudo'))
-        shown: list[dict[str, Any]] = []
-        for picture in chosen:
-            if len(shown) == _PICTURES:
-                break
-            try:
-                uri, (width, height) = embed_picture(picture.path, longest=1600)
-            except (OSError, Image.DecompressionBombError) as error:
-                faults.append(f'{picture.path} is no readable picture ({error}) and left out.')
-                continue
-            what = f'{picture.name}, iteration {picture.step:,}'
-            shown.append(dict(uri=uri, width=width, height=height, what=what))
+        shown, damaged = _embedded([(p.path, f'{p.name}, iteration {p.step:,}') for p in chosen])
+        faults += damaged
         title = run.name if run.name == group.name else f'{group.name}: {run.name}'
         more = len(chosen) - len(shown)
         runs.append(dict(title=title, name=run.name, shown=shown, more=more, folder=run.folder))
     return runs, faults
+
+
+def _embedded(
+    pictures: Sequence[tuple[Path, str]],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The first pictures that can be read, with what they show; and those that cannot."""
+    shown: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for path, what in pictures:
+        if len(shown) == _PICTURES:
+            break
+        try:
+            uri, (width, height) = embed_picture(path, longest=1600)
+        except (OSError, Image.DecompressionBombError) as error:
+            faults.append(f'{path} is no readable picture ({error}) and left out.')
+            continue
+        shown.append(dict(uri=uri, width=width, height=height, what=what))
+    return shown, faults
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 from .html_page import NONE, Cell, Table
-from .run_groups import ABSENT, Group, Statistic, differences
-from .run_records import Run
+from .run_groups import ABSENT, Group, Statistic, differences, summarise
+from .run_records import Run, Tested
 
 _LONGEST_VALUE = 100
 
@@ -90,6 +90,43 @@ def _progress(group: Group) -> str:
     most = group.runs[0].planned
     said = f'{reached[0]:,}' if len(reached) == 1 else f'{reached[0]:,} to {reached[-1]:,}'
     return said if most is None or reached == [most] else f'{said} of {most:,}'
+
+
+def tested_tables(test: Tested) -> tuple[Table, Table]:
+    """Scores of each class in a test; and which class was taken for which."""
+    heads = ('class', 'pixels', *(f'{name}, %' for name in test.scores))
+    total = max(1, sum(map(sum, test.matrix)))
+    rows: list[list[Any]] = [
+        [
+            name,
+            f'{sum(test.matrix[k]) / total:.1%}',
+            *(_bar(_single(values[k]), 1.0) for values in test.scores.values()),
+        ]
+        for k, name in enumerate(test.classes)
+    ]
+    chosen = [test.classes.index(name) for name in test.averaged if name in test.classes]
+    means = [summarise(v for k in chosen if (v := values[k]) is not None)
+             for values in test.scores.values()]  # fmt: skip
+    flat = [None if mean is None else _single(mean.mean) for mean in means]
+    rows.append(['mean', NONE, *(_bar(mean, 1.0) for mean in flat)])
+    shares = [
+        [name, *(_bar(_single(100 * pixels / max(1, sum(row))), 1.0) for pixels in row)]
+        for name, row in zip(test.classes, test.matrix, strict=True)
+    ]
+    columns = range(2, len(heads))
+    return (
+        Table(f'Scores of each class, {len(test.images):,} images', heads, rows, bars=columns),
+        Table(
+            'What was predicted (columns) for the pixels of each class (rows), %',
+            ['truth', *test.classes],
+            shares,
+            bars=range(1, len(test.classes) + 1),
+        ),
+    )
+
+
+def _single(value: float | None) -> Statistic | None:
+    return None if value is None else Statistic(value, None, 1)
 
 
 def difference_table(groups: Sequence[Group]) -> Table | None:

@@ -7,7 +7,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -64,6 +64,33 @@ class Finding:
         return self.network, self.said.split(' is ')[0]
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What ``tools/test.py`` found.
+
+    Attributes:
+        checkpoint: Name of its file.
+        network: That which predicts; empty if there is but one.
+        data: List, or folder, of the images.
+        classes: Names.
+        averaged: Names of the classes that the mean is over.
+        matrix: Pixels by truth (rows) and prediction.
+        scores: IoU, F1, precision, recall of each class in percent; None where there is none.
+        images: Name, right pixels and all pixels of each image.
+        pictures: Of the worst images, the worst first.
+    """
+
+    checkpoint: str
+    network: str
+    data: str
+    classes: list[str]
+    averaged: list[str]
+    matrix: list[list[int]]
+    scores: dict[str, list[float | None]]
+    images: list[tuple[str, int, int]]
+    pictures: list[Path]
+
+
 @dataclass
 class Run:
     """A finished, running, killed or resumed training.
@@ -81,6 +108,7 @@ class Run:
             without logs.
         environment: ``device`` and versions, as the log says.
         checkpoint: Iteration of the latest checkpoint, 0 if there is none.
+        tests: What its checkpoints were found to be worth, by name of the checkpoint.
         faults: One sentence for each thing that could not be read.
     """
 
@@ -95,6 +123,7 @@ class Run:
     duration: timedelta | None = None
     environment: dict[str, str] = field(default_factory=dict)
     checkpoint: int = 0
+    tests: list[Tested] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -102,6 +131,16 @@ class Run:
         """Of the latest start."""
         found = (self.config.get('randomness') or {}).get('seed')
         return found if isinstance(found, int) else None
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """What tells its validation data from others: folders, list, classes."""
+        found: Any = (self.config.get('val_dataloader') or {}).get('dataset') or {}
+        while isinstance(found.get('dataset'), dict):  # a wrapper
+            found = found['dataset']
+        prefix, meta = found.get('data_prefix') or {}, found.get('metainfo') or {}
+        parts = (found.get('type'), found.get('data_root'), found.get('ann_file'))
+        return tuple(map(str, (*parts, prefix.get('img_path'), *(meta.get('classes') or ()))))
 
     @property
     def planned(self) -> int | None:
@@ -163,7 +202,10 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
         if not folder.is_dir():
             faults.append(f'{folder} is no folder: give the work_dir of a training.')
             continue
-        found = sorted({file.parents[2] for file in folder.rglob('*/vis_data/scalars.json')})
+        found = sorted(
+            {file.parents[2] for file in folder.rglob('*/vis_data/scalars.json')}
+            | {file.parents[1] for file in folder.rglob('test/*.json')}
+        )
         for path in found:  # a run is one, however often and by whatever path it is named
             paths.setdefault(path.resolve(), path)
         if not found:
@@ -208,6 +250,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     for log in sorted(folder.glob('*/*.log')):
         _read_log(log, run)
     run.checkpoint = _last_checkpoint(folder)
+    run.tests = list(_read_tests(folder, run.faults))
     return run
 
 
@@ -294,6 +337,34 @@ def _plain(node: ast.expr) -> Any:
     except ValueError:
         return ast.unparse(node)
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
+def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
+    """What was written of tests, by name of the checkpoint."""
+    for file in sorted(folder.glob('test/*.json')):
+        try:
+            about = json.loads(file.read_text(encoding='utf-8'))
+            network, found = list(about['networks'].items())[-1]
+            scores = {str(key): list(values) for key, values in found['scores'].items()}
+            classes = [str(name) for name in found['classes']]
+            matrix = [[int(pixels) for pixels in row] for row in found['matrix']]
+            sizes = {len(matrix), *map(len, matrix), *map(len, scores.values())}
+            if sizes != {len(classes)}:
+                raise ValueError(f'{len(classes)} classes and tables of {sorted(sizes)}')
+            yield Tested(
+                Path(about['checkpoint']).name,
+                str(network),
+                str(about['data']),
+                classes,
+                [str(name) for name in found['averaged']],
+                matrix,
+                scores,
+                [(str(i['name']), int(i['right']), int(i['pixels'])) for i in found['images']],
+                sorted(file.with_suffix('').glob('*.png')),
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            reason = ' '.join(str(error).split())[:200]
+            faults.append(f'{file} is no record of a test ({reason}) and is left out.')
 
 
 def _find_pictures(folder: Path) -> list[Picture]:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +21,8 @@ from PIL import Image
 from mmseg_semi_rs.apis import onnx_export, stock_parts
 from mmseg_semi_rs.apis.export import export_network, file_name, take_network
 from mmseg_semi_rs.apis.onnx_export import export_onnx
-from tests.apis.trained_models import (
+from tests._support.tiny_training import ROOT, run_here
+from tests._support.trained_models import (
     BN,
     CLASSES,
     CLIP,
@@ -43,7 +43,6 @@ from tests.apis.trained_models import (
     rsmtdf,
     write_model,
 )
-from tests.tools.tiny_training import run_here
 
 SIZE = (64, 64)
 # What runs without the package: model, network, and the backbone of the exported config.
@@ -96,6 +95,8 @@ OWN = {
     ),
 }
 
+STOCK = ROOT / 'tests' / '_support' / 'stock_mmseg.py'
+
 
 def picture(path, height, width):
     pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
@@ -133,7 +134,7 @@ def stock(tmp_path_factory):
     for folder, (taken, _) in zip(folders, made.values(), strict=True):
         picture(folder / 'image.png', *taken.size)
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name('stock_mmseg.py')), *map(str, folders)],
+        [sys.executable, str(STOCK), *map(str, folders)],
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
         cwd=folders[0],
         capture_output=True,

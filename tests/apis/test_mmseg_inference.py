@@ -12,7 +12,8 @@ from mmseg.apis import MMSegInferencer, inference_model, init_model, show_result
 from PIL import Image
 
 from mmseg_semi_rs.models.segmentors import DualStudentSegmentor
-from tests.apis.trained_models import (
+from tests._support.tiny_training import ROOT, run_here, write_training
+from tests._support.trained_models import (
     CLASSES,
     PALETTE,
     clip_vlg,
@@ -24,7 +25,6 @@ from tests.apis.trained_models import (
     rsmtdf,
     write_model,
 )
-from tests.tools.tiny_training import ROOT, run_here, write_training
 
 TEST_PIPELINE = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
 PURIFY = dict(

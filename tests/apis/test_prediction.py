@@ -4,10 +4,9 @@
 import json
 import os
 import resource
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +22,13 @@ from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
 from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
+from mmseg_semi_rs.rasters.place import square_metres
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
 from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
-from tests.tools.tiny_training import ROOT
+from tests._support import processes
+from tests._support.rasters import picture, write_raster
 
 CLASSES = ['red', 'green', 'blue']
 PALETTE = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
@@ -65,12 +66,6 @@ class Colours(Blur):
 def predictor(window=32, model=None, **settings):
     torch.manual_seed(0)
     return Predictor((model or Blur()).eval(), CLASSES, PALETTE, window, **settings)
-
-
-def picture(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
-    return coarse.repeat(4, 0).repeat(4, 1)[:height, :width]
 
 
 def whole(model, image):
@@ -300,23 +295,6 @@ def test_pixels_that_are_no_rgb_are_refused():
 # Files.
 
 
-def write_raster(path, image, **more):
-    rasterio = pytest.importorskip('rasterio')
-    image = image[..., None] if image.ndim == 2 else image
-    profile = dict(
-        driver='GTiff',
-        height=image.shape[0],
-        width=image.shape[1],
-        count=image.shape[2],
-        dtype=str(image.dtype),
-        crs='EPSG:32633',
-        transform=rasterio.Affine(0.5, 0.1, 400000, 0.1, -0.5, 5800000),
-    )
-    with rasterio.open(path, 'w', **{**profile, **more}) as raster:
-        raster.write(image.transpose(2, 0, 1))
-    return path
-
-
 def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):
     rasterio = pytest.importorskip('rasterio')
     image = picture(701, 601)[1:, 1:]  # its blocks are not those of an overview
@@ -365,16 +343,18 @@ def test_a_raster_becomes_a_cloud_optimised_geotiff_of_its_place(tmp_path):
 
 
 def test_polygons_follow_the_map(tmp_path):
-    fiona = pytest.importorskip('fiona')
+    fiona, rasterio = pytest.importorskip('fiona'), pytest.importorskip('rasterio')
     image = np.zeros((64, 96, 3), np.uint8)
     image[..., 0] = 255
     image[:, 48:] = (0, 255, 0)
     image[:8, :8] = 1  # no data
     write_raster(tmp_path / 'a.tif', image, nodata=1)
     result = predict_files(
-        predictor(), tmp_path / 'a.tif', tmp_path / 'm.tif', Layers(polygons=True)
+        predictor(), tmp_path / 'a.tif', tmp_path / 'm.tif', Layers(confidence=True, polygons=True)
     )
-    assert result.files[tmp_path / 'a.tif'] == [tmp_path / 'm.tif', tmp_path / 'm.gpkg']
+    names = [path.name for path in result.files[tmp_path / 'a.tif']]
+    assert names == ['m.tif', 'm_confidence.tif', 'm.gpkg']
+    labels, sure = (rasterio.open(tmp_path / name).read(1) for name in names[:2])
     with fiona.open(tmp_path / 'm.gpkg') as found:
         assert found.crs.to_epsg() == 32633
         rows = list(found)
@@ -387,9 +367,43 @@ def test_polygons_follow_the_map(tmp_path):
             abs(np.dot(x[:-1] - x[0], y[1:] - y[0]) - np.dot(x[1:] - x[0], y[:-1] - y[0])) / 2
         )
     pixel = 0.5 * 0.5 + 0.1 * 0.1
+    for row in rows:
+        told = row['properties']
+        assert told['area_m2'] == pytest.approx(area[told['class_id']], abs=1e-2)
+        assert told['pixels'] == 64 * 48 - (64 if told['class_id'] == 0 else 0)
+        mean = sure[labels == told['class_id']].mean() / 255
+        assert told['confidence'] == pytest.approx(mean, abs=1e-3)
     assert area[1] == pytest.approx(64 * 48 * pixel) and area[0] == pytest.approx(
         (64 * 48 - 64) * pixel
     )
+
+
+@pytest.mark.parametrize('asked', [False, True])
+def test_background_is_in_polygons_and_previews_only_if_asked_for(tmp_path, asked):
+    fiona = pytest.importorskip('fiona')
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0], image[20:40, 20:40] = 255, (0, 255, 0)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    made = Predictor(Blur().eval(), ('background', 'road', 'roof'), PALETTE, 32)
+    layers = Layers(polygons=True, preview=True, background=asked)
+    files = predict_files(made, tmp_path / 'a.png', tmp_path / 'out', layers)
+    *_, outlines, preview = files.files[tmp_path / 'a.png']
+    with fiona.open(outlines) as found:
+        told = {row['properties']['class_name'] for row in found}
+    assert ('background' in told) is asked and 'road' in told
+    with Image.open(preview) as shown:
+        pixels = np.asarray(shown)
+    assert (pixels[5, 5] == image[5, 5]).all()  # the plain image
+    assert (pixels[5, 64 + 5] == image[5, 5]).all() is not asked
+
+
+@pytest.mark.parametrize(
+    ('code', 'unit', 'area'), [(32633, 10, 100.0), (2263, 10, 9.29), (4326, 1e-4, 123.9 * 0.7088)]
+)
+def test_areas_are_insquare_metres_whatever_the_coordinates(code, unit, area):
+    rasterio = pytest.importorskip('rasterio')
+    crs = rasterio.crs.CRS.from_epsg(code)
+    assert unit**2 * square_metres(crs, 45.0) == pytest.approx(area, rel=3e-3)
 
 
 @pytest.mark.parametrize('world', ['jgw', 'jpgw', 'wld', 'JGW'])
@@ -701,9 +715,13 @@ def test_previews_show_the_map_over_the_image(tmp_path):
         with Image.open(files[-1]) as found:
             pixels = np.asarray(found)
         assert files[-1].name == f'{name.split(".")[0]}_preview.png'
-        assert max(pixels.shape) <= 1024
-        left, right = pixels[20, 10].astype(int), pixels[20, -10].astype(int)
-        assert np.abs(left - (228, 0, 0)).max() < 4 and np.abs(right - (0, 228, 0)).max() < 4
+        assert max(pixels.shape) <= 1080
+        wide = name == 'wide.tif'
+        maps = pixels[512:1024] if wide else pixels[:, 100:]  # below a wide image, else beside it
+        for part, strength in ((pixels[:512] if wide else pixels[:, :100], 255), (maps, 228)):
+            left, right = part[20, 10].astype(int), part[20, -10].astype(int)
+            assert np.abs(left - (strength, 0, 0)).max() < 4
+            assert np.abs(right - (0, strength, 0)).max() < 4
 
 
 def test_a_shrunken_preview_has_no_classes_that_are_not_there(tmp_path):
@@ -893,47 +911,36 @@ def test_classes_that_a_map_cannot_hold_are_refused(count):
         Predictor(model, list('x' * count), [[0, 0, 0]] * count, 32)
 
 
-MEMORY_PROBE = """
-import resource, sys
-import numpy as np, rasterio, torch
-sys.path.insert(0, sys.argv[1])
-import mmseg_semi_rs
-from tests.apis.test_prediction import CLASSES, PALETTE, Colours
-from mmseg_semi_rs.apis import Predictor, predict_files
-torch.set_num_threads(1)
-folder, side = sys.argv[2], int(sys.argv[3])
-with rasterio.open(
-    f'{folder}/{side}.tif', 'w', driver='GTiff', width=side, height=side, count=3, dtype='uint8',
-    tiled=True, sparse_ok=True, crs='EPSG:32633',
-    transform=rasterio.Affine(0.1, 0, 4e5, 0, -0.1, 5.8e6),
-) as raster:
-    block = np.random.default_rng(0).integers(0, 255, (3, 256, 256), np.uint8)
-    for at in range(0, side - 255, 256):  # the diagonal; other blocks do not exist
-        raster.write(block, window=rasterio.windows.Window(at, at, 256, 256))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-predictor = Predictor(Colours().eval(), CLASSES, PALETTE, 1024, overlap=32, batch_size=1)
-result = predict_files(predictor, f'{folder}/{side}.tif', f'{folder}/map.tif', memory=64 * 2**20)
-assert not result.failures, result.failures
-with rasterio.open(f'{folder}/map.tif') as found:
-    assert found.shape == (side, side)
-    last = found.read(1, window=rasterio.windows.Window(side - 512, side - 512, 512, 512))
-    assert (last < 3).all()
-    assert len(np.unique(last)) == 3
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
+def predict_large(folder: Path, side: int) -> None:
+    """Predict a raster of so many pixels a side, and write by how many MB the process grew."""
+    import rasterio
+
+    transform = rasterio.Affine(0.1, 0, 4e5, 0, -0.1, 5.8e6)
+    profile = dict(driver='GTiff', width=side, height=side, count=3, dtype='uint8', tiled=True)
+    profile |= dict(sparse_ok=True, crs='EPSG:32633', transform=transform)
+    with rasterio.open(folder / 'large.tif', 'w', **profile) as raster:
+        block = np.random.default_rng(0).integers(0, 255, (3, 256, 256), np.uint8)
+        for at in range(0, side - 255, 256):  # the diagonal; other blocks do not exist
+            raster.write(block, window=rasterio.windows.Window(at, at, 256, 256))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    made = predictor(window=512, model=Colours(), overlap=32, batch_size=1)
+    result = predict_files(made, folder / 'large.tif', folder / 'map.tif', memory=16 * 2**20)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert not result.failures, result.failures
+    with rasterio.open(folder / 'map.tif') as found:
+        assert found.shape == (side, side)
+        last = found.read(1, window=rasterio.windows.Window(side - 512, side - 512, 512, 512))
+    assert (last < 3).all() and len(np.unique(last)) == 3
+    (folder / 'grown').write_text(str(grown // 1024))
 
 
 @pytest.mark.slow
-def test_a_raster_of_20000_pixels_needs_a_fixed_memory(tmp_path):
-    """400 million pixels: the sums alone of the whole map would be 4.8 GB."""
+def test_a_large_raster_needs_a_fixed_memory(tmp_path):
+    """64 million pixels: the sums alone of the whole map would be 768 MB."""
     pytest.importorskip('rasterio')
-    outcome = subprocess.run(
-        [sys.executable, '-c', MEMORY_PROBE, str(ROOT), str(tmp_path), '20000'],
-        capture_output=True,
-        text=True,
-    )
-    assert outcome.returncode == 0, outcome.stderr[-2000:]
-    assert int(outcome.stdout) < 700  # MB
+    log = tmp_path / 'log'
+    processes.finish(processes.start(predict_large, tmp_path, 8000, log=log), log)
+    assert int((tmp_path / 'grown').read_text()) < 300
 
 
 def test_a_second_prediction_of_a_map_is_refused_and_of_another_is_not(tmp_path):

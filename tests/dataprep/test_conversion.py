@@ -23,7 +23,7 @@ from mmseg_semi_rs.rasters.windows import (
     tile_windows,
     window_starts,
 )
-from tests.datasets.fabricated import (
+from tests._support.archives import (
     DEEPGLOBE,
     POTSDAM,
     encode,

@@ -25,7 +25,7 @@ from mmseg_semi_rs.dataprep.splits.release_lists import (
     semiearth_names,
 )
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES, tile_name, tile_windows
-from tests.datasets.fabricated import converted, grid_names
+from tests._support.archives import converted, grid_names
 
 POTSDAM = {tile: subset for subset, tiles in POTSDAM_TILES.items() for tile in tiles}
 REGEX = splits.SCENE_REGEX['potsdam']

@@ -20,7 +20,7 @@ from mmseg_semi_rs.classes.concepts import CONCEPTS, class_concepts
 from mmseg_semi_rs.dataprep.splits.draw import CLASS_IDS, CO2S
 from mmseg_semi_rs.datasets import DeepGlobeDataset, GID15Dataset
 from mmseg_semi_rs.utils.randomness import seeded
-from tests.datasets.fabricated import (
+from tests._support.archives import (
     GID15,
     MARS,
     ROOT,

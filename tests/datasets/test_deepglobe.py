@@ -7,7 +7,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from mmseg.registry import DATASETS
 
 from mmseg_semi_rs.datasets import DeepGlobeDataset
-from tests.datasets.fabricated import converted
+from tests._support.archives import converted
 
 NAMES = ('urban', 'agriculture', 'rangeland', 'forest', 'water', 'barren', 'unknown')
 

@@ -6,7 +6,7 @@ import pytest
 from mmseg.registry import DATASETS
 from PIL import Image
 
-from mmseg_semi_rs.classes import distinct_colours
+from mmseg_semi_rs.classes import class_colours
 from mmseg_semi_rs.datasets import FolderDataset, SemiDataset
 from mmseg_semi_rs.datasets.tiles import load_tile
 from mmseg_semi_rs.engine.data_checks import check_segmentation_dataset, check_semi_dataset
@@ -81,7 +81,7 @@ def test_classes_palette_and_concepts(folder):
     meta = make(folder).metainfo
     assert meta['classes'] == ('roof', 'bare_soil')
     assert meta['concepts'] == [['roof'], ['bare soil']]
-    assert meta['palette'] == distinct_colours(2)
+    assert meta['palette'] == class_colours(['roof', 'bare_soil'])
     given = dict(classes=['x', 'y'], palette=[[1, 2, 3], [4, 5, 6]], concepts=['a', ['b', 'c']])
     for options in (given, dict(classes=None, metainfo=given)):
         meta = make(folder, **options).metainfo
@@ -96,7 +96,8 @@ def test_classes_palette_and_concepts(folder):
 
 @pytest.mark.parametrize('count', [2, 10, 11, 40])
 def test_colours_differ(count):
-    colours = distinct_colours(count)
+    colours = class_colours(['water', 'road', *(f'class_{k}' for k in range(count - 2))])
+    assert colours[:2] == [[36, 107, 206], [75, 75, 85]]
     assert len({tuple(colour) for colour in colours}) == count
     assert all(0 <= value <= 255 for colour in colours for value in colour)
 

@@ -10,8 +10,7 @@ from mmseg.registry import DATASETS, TRANSFORMS
 from mmseg_semi_rs.datasets.tiles import load_tile
 from mmseg_semi_rs.datasets.transforms import KeepInMemory, Photometry
 from mmseg_semi_rs.utils.randomness import seeded
-from tests.engine.test_resume import config, train
-from tests.tools.tiny_training import write_training
+from tests._support.tiny_training import config, train, write_training
 
 #: As the configs had it step by step: section 4 of the method.
 PUBLISHED = [

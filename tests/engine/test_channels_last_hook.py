@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from mmseg_semi_rs.engine.hooks import ChannelsLastHook
 from mmseg_semi_rs.models import FrozenTeacher
-from tests.models.tiny import CLASSES, SIZE, samples, total
-from tests.tools.tiny_training import assert_alive, run_tool, write_dual, write_training
+from tests._support.networks import CLASSES, SIZE, samples, total
+from tests._support.processes import on_ranks
+from tests._support.tiny_training import assert_alive, run_here, write_dual, write_training
 
 HOOK = dict(type='ChannelsLastHook')
 
@@ -174,7 +175,7 @@ def test_I13_trains_in_two_processes_with_stages_that_no_head_reads(tmp_path):
         'model = dict(student=dict(decode_head=dict(in_index=2, in_channels=16)))\n'
         "custom_hooks = [dict(type='MeanTeacherHook'), dict(type='ChannelsLastHook')]\n"
     )
-    done = run_tool('bash', 'tools/dist_train.sh', tiny.with_name('leaf.py'), 2, folder=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    weights = CheckpointLoader.load_checkpoint(str(tmp_path / 'work_dirs' / 'leaf' / 'iter_4.pth'))
+    words = ('train', tiny.with_name('leaf.py'), '--launcher', 'pytorch')
+    on_ranks(2, run_here, *words, '--work-dir', tmp_path / 'work', folder=tmp_path)
+    weights = CheckpointLoader.load_checkpoint(str(tmp_path / 'work' / 'iter_4.pth'))
     assert not [name for name in weights['state_dict'] if 'layer4' in name]

@@ -20,7 +20,7 @@ from mmseg_semi_rs.engine.data_checks import (
     check_segmentation_dataset,
     check_semi_dataset,
 )
-from tests.datasets.fabricated import encode, random_rgb, write_files
+from tests._support.archives import encode, random_rgb, write_files
 
 BOTH = dict(img_path='img_dir', seg_map_path='ann_dir')
 

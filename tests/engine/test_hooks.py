@@ -14,9 +14,8 @@ from mmseg_semi_rs.engine import MeanTeacherHook, MergedParamGroupsConstructor
 from mmseg_semi_rs.engine.pseudo_label_counts import count_pseudo_labels, summarise_counts
 from mmseg_semi_rs.models.segmentors import MeanTeacherSegmentor
 from mmseg_semi_rs.structures import PseudoLabel
-from tests.engine.test_resume import config, train
-from tests.models.tiny import NoHostSync
-from tests.tools.tiny_training import write_dual, write_training
+from tests._support.networks import NoHostSync
+from tests._support.tiny_training import config, train, write_dual, write_training
 
 
 @pytest.fixture

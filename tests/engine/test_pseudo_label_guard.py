@@ -3,10 +3,7 @@
 
 import json
 import logging
-import os
-import socket
-import subprocess
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,10 +17,10 @@ from mmseg.structures import SegDataSample
 from mmseg_semi_rs.engine.hooks import PseudoLabelGuardHook, pseudo_label_guard_hook
 from mmseg_semi_rs.models.segmentors import SemiSegmentor
 from mmseg_semi_rs.structures import PseudoLabel, StepRecord
-from tests.engine.test_resume import config, train
-from tests.models import tiny
-from tests.models.tiny import NoHostSync
-from tests.tools.tiny_training import ROOT, write_dual, write_training
+from tests._support import networks as tiny
+from tests._support.networks import NoHostSync
+from tests._support.processes import on_ranks
+from tests._support.tiny_training import config, train, write_dual, write_training
 
 CLASSES = ('land', 'road', 'car')
 SIDE = 20
@@ -104,6 +101,27 @@ class Training:
 
 STARVED = pseudo((0.7, 0.2, 0.1), kept=(1, 0.05, 1))
 HEALTHY = pseudo((0.65, 0.22, 0.13), kept=(0.9, 0.5, 0.4))
+
+
+def test_sparse_labels_are_said_to_be_sparse_and_judge_nothing(monkeypatch):
+    """Clicks are spread over the classes, so that their shares are those of no place."""
+    run = Training(monkeypatch)
+    clicks = labelled((0.34, 0.33, 0.33))
+    for sample in clicks:
+        kept = sample.gt_sem_seg.data.flatten()[:: SIDE * SIDE // 9].clone()
+        sample.gt_sem_seg.data.fill_(255).flatten()[:: SIDE * SIDE // 9] = kept
+    flooded = pseudo((0.98, 0.01, 0.01))
+    (said,) = run.steps(100, flooded, clicks)
+    assert 'only 2.5 % of the pixels of labelled images have a label' in said
+    assert run.guard._restore(saved(run)) is None and run.steps(50, flooded, clicks) == []
+    assert any('flooded' in text for text in Training(monkeypatch).steps(
+        50, flooded, labelled((0.3, 0.4, 0.3))))  # fmt: skip
+
+
+def saved(run):
+    """What a checkpoint keeps."""
+    run.guard.before_save_checkpoint(run.runner, {})
+    return run.runner.message_hub.get_info('pseudo_label_guard')
 
 
 def test_I18_a_starved_class_is_told_within_50_steps_by_its_name(monkeypatch):
@@ -381,58 +399,28 @@ def test_the_factor_scales_the_unsupervised_gradient_alone(dual):
 
 # --------------------------------------------------------------------------------------- two ranks
 
-RANKS = """
-import json, os, sys
-sys.path.insert(0, {root!r})
-import torch
-import torch.distributed as dist
-from pathlib import Path
-from tests.engine import test_pseudo_label_guard as tests
 
-dist.init_process_group('gloo')
-torch.set_num_threads(1)
-rank = dist.get_rank()
-class Patch:
-    setattr = staticmethod(setattr)
-# Only the second rank's images have roads.
-mine = ((0.9, 0.0, 0.1), (0.5, 0.4, 0.1))[rank]
-found = []
-for kept in ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)):
-    run = tests.Training(Patch, lower=0.2, window=50)
-    run.steps(50, tests.pseudo(mine, kept=kept), tests.labelled(mine))
-    checkpoint = dict(message_hub={{}})
-    run.guard.before_save_checkpoint(run.runner, checkpoint)
-    state = checkpoint['message_hub']['runtime_info']['pseudo_label_guard']
-    found.append([run.said, run.scale, float(run.ratio('guard/road')), state])
-Path({out!r} + str(rank)).write_text(json.dumps(found))
-dist.barrier()
-sys.stderr.flush()
-os._exit(0)  # gloo's threads may abort an interpreter that ends by itself
-"""
+def judge(out: Path) -> None:
+    """What a rank knows and does, where only the second rank's images have roads."""
+    torch.distributed.init_process_group('gloo')
+    rank = torch.distributed.get_rank()
+    mine = ((0.9, 0.0, 0.1), (0.5, 0.4, 0.1))[rank]
+    found = []
+    for kept in ((1.0, 1.0, 1.0), (1.0, 0.0, 1.0)):
+        with pytest.MonkeyPatch.context() as patch:
+            run = Training(patch, lower=0.2, window=50)
+            run.steps(50, pseudo(mine, kept=kept), labelled(mine))
+        checkpoint = dict(message_hub={})
+        run.guard.before_save_checkpoint(run.runner, checkpoint)
+        state = checkpoint['message_hub']['runtime_info']['pseudo_label_guard']
+        found.append([run.said, run.scale, float(run.ratio('guard/road')), state])
+    (out / f'found{rank}').write_text(json.dumps(found))
+    torch.distributed.barrier()
 
 
 @pytest.mark.slow
 def test_two_ranks_judge_their_images_together(tmp_path):
-    out, script = tmp_path / 'found', tmp_path / 'ranks.py'
-    script.write_text(RANKS.format(root=str(ROOT), out=str(out)))
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    shared = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
-    shared |= dict(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    started = [
-        subprocess.Popen(
-            [sys.executable, '-W', 'ignore', str(script)],
-            env={**os.environ, **shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
+    on_ranks(2, judge, tmp_path, folder=tmp_path)
     first, second = ((tmp_path / f'found{rank}').read_text() for rank in range(2))
     assert first == second, 'every rank knows the same and does the same'
     (said, scale, ratio, state), starved = json.loads(first)

@@ -3,48 +3,23 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader
 from mmseg.registry import MODELS
 
 from mmseg_semi_rs.datasets import SemiSampler
-from tests.tools.tiny_training import (
-    ROOT,
+from tests._support.processes import finish, start
+from tests._support.tiny_training import (
     assert_alive,
+    config,
+    train,
     write_dual,
     write_training,
     write_unimatch,
 )
-
-
-def config(path, work_dir, iters=6, **options):
-    cfg = Config.fromfile(path)
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
-    cfg.train_cfg.update(max_iters=iters, val_interval=1000)
-    cfg.model.semi_train_cfg.conf_thresh = 0.0  # so untrained networks keep labels at all
-    cfg.param_scheduler.update(end=100)
-    if 'students' in cfg.model:  # else a shorter training would have another ramp
-        cfg.model.semi_train_cfg.stability = dict(ramp=0.0)
-    cfg.default_hooks.checkpoint.interval = 3
-    for student in [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values():
-        student.decode_head.dropout_ratio = 0.3
-    cfg.merge_from_dict(options)
-    return cfg
-
-
-def train(cfg):
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    losses = runner.message_hub.get_scalar('train/loss').data[0]
-    return runner, losses
 
 
 @pytest.mark.parametrize(
@@ -188,46 +163,30 @@ def test_a_checkpoint_of_the_fixed_gate_has_nothing_of_it_and_loads_into_any(tmp
     assert other.gate.mean.isnan().all()
 
 
+def go(path, work_dir, iters, resume):
+    options = {
+        'train_dataloader.num_workers': 2,
+        'train_dataloader.persistent_workers': True,
+        'default_hooks.checkpoint.interval': 2,
+    }
+    train(config(path, work_dir, iters=iters, resume=resume, **options))
+
+
 @pytest.mark.slow
 def test_I9_killed_process_resumes_bit_equal(tmp_path):
     path = write_training(tmp_path / 'data')
-    script = tmp_path / 'go.py'
-    script.write_text(
-        'import sys\n'
-        f'sys.path.insert(0, {str(ROOT)!r})\n'
-        'import mmseg_semi_rs\n'
-        'from tests.engine.test_resume import config, train\n'
-        "iters, where, resume = int(sys.argv[1]), sys.argv[2], sys.argv[3] == 'resume'\n"
-        f'cfg = config({str(path)!r}, where, iters=iters, resume=resume,\n'
-        "             **{'train_dataloader.num_workers': 2,\n"
-        "                'train_dataloader.persistent_workers': True,\n"
-        "                'default_hooks.checkpoint.interval': 2})\n"
-        'train(cfg)\n'
-    )
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
-
-    def start(*arguments):
-        return subprocess.Popen(
-            [sys.executable, '-W', 'ignore', str(script), *map(str, arguments)],
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    killed = start(100_000, tmp_path / 'killed', 'fresh')
+    log, folder = tmp_path / 'log', tmp_path / 'killed'
+    killed = start(go, path, folder, 100_000, False, log=log)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / 'killed').glob('iter_*.pth')) and killed.poll() is None:
+    while not list(folder.glob('iter_*.pth')) and killed.is_alive():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
-    last = max(int(file.stem.split('_')[1]) for file in (tmp_path / 'killed').glob('iter_*.pth'))
+    killed.join()
+    last = max(int(file.stem.split('_')[1]) for file in folder.glob('iter_*.pth'))
     target = last + 4
-    for arguments in ((target, tmp_path / 'killed', 'resume'), (target, tmp_path / 'whole', 'new')):
-        done = start(*arguments)
-        assert done.wait(timeout=200) == 0, done.stderr.read()
+    for name, resume in (('killed', True), ('whole', False)):
+        finish(start(go, path, tmp_path / name, target, resume, log=log), log)
     name = f'iter_{target - target % 2}.pth'
     resumed, whole = (
         CheckpointLoader.load_checkpoint(str(tmp_path / run / name))['state_dict']

@@ -16,7 +16,7 @@ from mmseg_semi_rs.engine.hooks import safe_checkpoint_hook
 from mmseg_semi_rs.engine.loops import TeacherStudentValLoop
 from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.tiny_training import run_here, write_dual, write_training
 
 # ------------------------------------------------------------------------ which one is gone on from
 

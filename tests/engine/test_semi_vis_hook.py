@@ -9,8 +9,8 @@ from PIL import Image
 
 from mmseg_semi_rs.engine.hooks import SemiVisHook
 from mmseg_semi_rs.engine.hooks.semi_vis_hook import _record
-from tests.engine.test_vlm_purify_hook import config, truth_pipeline
-from tests.tools.tiny_training import write_dual, write_training
+from tests._support.purified_training import config, truth_pipeline
+from tests._support.tiny_training import write_dual, write_training
 
 
 def pictures(path, work_dir, hook=None, truth=False):

@@ -1,102 +1,14 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Purification in a training: it acts, it is logged, it resumes, and it says what is wrong."""
 
-import time
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.runner import Runner
-from mmseg.registry import MODELS
 
 from mmseg_semi_rs.engine.hooks import VLMPurifyHook
-from mmseg_semi_rs.purification.evidence import Evidence, quantise
 from mmseg_semi_rs.purification.store import EvidenceStore
-from mmseg_semi_rs.purification.verifiers import Verifier
-from tests.tools.tiny_training import assert_alive, write_dual, write_training
-
-COLOURS = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])
-
-
-@MODELS.register_module()
-class ColourVerifier(Verifier):
-    """Tells the stripes of the tiny training by their colours."""
-
-    def __init__(self, shift=0, classes=('grass', 'road', 'roof'), fit=None):
-        super().__init__(classes)
-        self.shift, self.fit, self.calls = shift, fit, 0
-
-    def settings(self):
-        return {'kind': 'colour', 'shift': self.shift, 'weights': 'none'}
-
-    def load(self, device='cpu'):
-        pass
-
-    @property
-    def needs_calibration(self):
-        return self.fit is not None and not Path(self.fit).exists()
-
-    def calibrate(self, labelled):
-        Path(self.fit).write_text(str(len(list(labelled))))
-
-    def verify(self, tiles):
-        self.calls += len(tiles)
-        found = []
-        for tile in tiles:
-            labels = ((tile[..., None, :] - COLOURS) ** 2).sum(-1).argmin(-1) + self.shift
-            scores = np.stack([(labels % 3 == k) * 0.95 for k in range(3)])
-            found.append(
-                Evidence(quantise(scores), np.ones(labels.shape, bool), labels.shape, 'stripes')
-            )
-        return found
-
-
-def config(path, work_dir, iters=6, hook=None, **options):
-    cfg = Config.fromfile(path)
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
-    cfg.train_cfg.update(max_iters=iters, val_interval=1000)
-    cfg.param_scheduler.update(end=100)
-    if 'students' in cfg.model:  # else a shorter training would have another ramp
-        cfg.model.semi_train_cfg.stability = dict(ramp=0.0)
-        for student in cfg.model.students.values():  # sure of some pixels, and not of all
-            student.decode_head.init_cfg = dict(
-                type='Normal', std=1.0, override=dict(name='conv_seg')
-            )
-    cfg.default_hooks.checkpoint.interval = 3
-    cfg.merge_from_dict(options)
-    cfg.model.semi_train_cfg.conf_thresh = 0.45
-    if hook is not None:
-        settings = dict(
-            type='VLMPurifyHook',
-            verifier=dict(type='ColourVerifier'),
-            store=str(Path(path).parent / 'evidence'),
-            trust=dict(min_pixels=50),
-            policy=dict(type='EvidencePolicy', scope='all'),
-            interval=1,
-        )
-        cfg.custom_hooks = [*cfg.custom_hooks, {**settings, **hook}]
-    return cfg
-
-
-def train(cfg):
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    return runner, list(runner.message_hub.get_scalar('train/loss').data[0])
-
-
-def hook_of(runner):
-    return next(hook for hook in runner.hooks if isinstance(hook, VLMPurifyHook))
-
-
-def truth_pipeline(cfg):
-    """Let the unlabelled samples carry their truth, for the logs."""
-    part = cfg.train_dataloader.dataset.unlabelled
-    part.data_prefix.seg_map_path = 'ann'
-    part.pipeline.insert(1, dict(type='LoadAnnotations'))
-    return cfg
+from tests._support.purified_training import ColourVerifier, config, fill, hook_of, truth_pipeline
+from tests._support.tiny_training import assert_alive, train, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -178,16 +90,6 @@ def test_S19_a_killed_and_resumed_training_equals_an_uninterrupted_one(
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert hook_of(whole).source.store.keys()
     assert not (whole.model.purifiers or hook_of(whole).purifier.last)  # nothing is kept
-
-
-def fill(data, store):
-    verifier = ColourVerifier()
-    kept = EvidenceStore(store, verifier.settings())
-    from PIL import Image
-
-    for file in sorted((data / 'img').glob('*.png')):
-        (evidence,) = verifier.verify([np.asarray(Image.open(file))])
-        kept.write(kept.key(file), evidence)
 
 
 def test_a_budget_is_kept_and_what_was_made_is_not_made_again(tmp_path):
@@ -288,3 +190,69 @@ def test_a_store_without_the_labelled_tiles_is_told(tmp_path):
 def test_wrong_settings_are_told(tmp_path, settings):
     with pytest.raises(ValueError, match='VLMPurifyHook'):
         VLMPurifyHook(dict(type='ColourVerifier'), str(tmp_path), **settings)
+
+
+# Regions and calibrated thresholds.
+
+
+REGIONS = dict(
+    verifier=dict(type='SuperpixelProposer', settings=dict(min_size=20)),
+    policy=dict(type='RegionVote', weight='share'),
+    budget=4,
+)
+
+
+def test_regions_change_the_training_and_their_use_is_logged(tiny, tmp_path):
+    _, plain = train(config(tiny, tmp_path / 'plain', iters=3))
+    store = str(tmp_path / 'store')
+    cfg = truth_pipeline(config(tiny, tmp_path / 'run', 3, hook=dict(REGIONS, store=store)))
+    runner, voted = train(cfg)
+    assert voted != plain
+    hook = hook_of(runner)
+    assert hook.trust is hook.fitted is None
+    default = VLMPurifyHook(dict(type='SuperpixelProposer'), store)
+    assert type(default.policy).__name__ == 'RegionVote' and default.policy.weight == 'gate'
+    logged = runner.message_hub.get_scalar('train/purify/covered').data[0]
+    assert len(logged) == 3 and min(logged) == 1.0
+    assert len(hook.source.store) == 2  # of the unlabelled tiles, none of the labelled
+    assert any(runner.message_hub.get_scalar('train/purify/supported').data[0])
+    hook = dict(REGIONS, store=store, policy=None, budget=0)  # what is stored is enough
+    _, gated = train(config(tiny, tmp_path / 'gated', iters=3, hook=hook))
+    assert gated == plain  # where the gate keeps nothing, its default keeps nothing either
+
+
+def test_thresholds_act_in_the_place_of_trust_and_are_learnt_on_held_out_tiles(
+    tiny, tmp_path, caplog
+):
+    thresholds = dict(type='ConformalThresholds')
+    _, plain = train(config(tiny, tmp_path / 'plain', iters=3))
+    lying = dict(
+        budget=4, verifier=dict(type='ColourVerifier', shift=1), thresholds=thresholds,
+        trust=dict(min_pixels=50),
+    )  # fmt: skip
+    runner, lied = train(config(tiny, tmp_path / 'lied', iters=3, hook=lying))
+    assert lied == plain and not hook_of(runner).fitted.used.any()
+    assert hook_of(runner).trust is None
+    log = next((tmp_path / 'lied').rglob('*.log')).read_text()
+    assert 'these thresholds act, not trust' in log and 'grass                not used' in log
+    cfg = config(tiny, tmp_path / 'told', iters=3)
+    held_out = cfg.val_dataloader.dataset.to_dict()
+    honest = dict(budget=4, thresholds=thresholds, held_out=held_out)
+    runner, told = train(config(tiny, tmp_path / 'told', iters=3, hook=honest))
+    hook = hook_of(runner)
+    assert told != plain and hook.fitted.used.all()
+    assert hook.fitted.claims.sum() == 3 * 64 * 64  # of the three tiles that are held out
+    assert sorted(hook.purifier.policy.actions) == ['correct', 'support']
+
+
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        (dict(REGIONS, policy=dict(type='EvidencePolicy')), 'EvidencePolicy does not go with'),
+        (dict(policy=dict(type='RegionVote')), 'RegionVote does not go with ColourVerifier'),
+        (dict(REGIONS, thresholds=dict(type='ConformalThresholds')), 'leave thresholds out'),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_told(settings, words):
+    with pytest.raises(ValueError, match=words):
+        VLMPurifyHook(**{'verifier': dict(type='ColourVerifier'), 'store': 's', **settings})

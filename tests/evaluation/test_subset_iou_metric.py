@@ -3,12 +3,11 @@
 
 import math
 import os
-import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import Evaluator
 from mmseg.evaluation import IoUMetric
@@ -16,6 +15,7 @@ from mmseg.registry import METRICS
 from PIL import Image
 
 from mmseg_semi_rs.evaluation import SubsetIoUMetric, confusion_matrix
+from tests._support.processes import on_ranks
 
 CLASSES = ('road', 'building', 'tree', 'clutter')
 
@@ -171,7 +171,7 @@ def test_counts_are_exact_beyond_float32():
     """Summing float32 histograms of large tiles loses single pixels from 2**24 on."""
     metric = SubsetIoUMetric()
     metric.dataset_meta = dict(classes=('a', 'b'))
-    scores = metric.compute_metrics([np.array([[2**25, 1], [1, 1]], dtype=np.int64)])
+    scores = metric.compute_metrics([('a', np.array([[2**25, 1], [1, 1]], dtype=np.int64))])
     assert scores['IoU.b'] == pytest.approx(100 / 3, abs=1e-3)
 
 
@@ -214,28 +214,23 @@ def test_format_only_writes_and_does_not_score(tmp_path, reduce_zero_label):
     assert [path.name for path in tmp_path.iterdir()] == ['tile.png']
 
 
-def shard(rank: int, world: int, port: int, count: int, folder: str) -> None:
+def shard(count: int, folder: Path) -> None:
     os.chdir(folder)
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    torch.distributed.init_process_group('gloo', rank=rank, world_size=world)
+    torch.distributed.init_process_group('gloo')
     metric = SubsetIoUMetric(ignore_gt=['clutter'])
     evaluator = Evaluator([metric])
     evaluator.dataset_meta = dict(classes=CLASSES)
     for index in DefaultSampler(list(range(count)), shuffle=False):
         metric.process(None, [sample(*random_pair(index))])
     scores = evaluator.evaluate(count)
-    if rank == 0:
-        torch.save(scores, f'{folder}/scores.pth')
-    torch.distributed.destroy_process_group()
+    if torch.distributed.get_rank() == 0:
+        torch.save(scores, 'scores.pth')
 
 
 def test_R15_two_processes_and_an_odd_number_of_images_give_the_scores_of_one(tmp_path):
     """Five images on two ranks: the sampler doubles one, the sum must not."""
     count = 5
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    mp.spawn(shard, (2, port, count, str(tmp_path)), nprocs=2)
+    on_ranks(2, shard, count, tmp_path, folder=tmp_path)
     together = torch.load(tmp_path / 'scores.pth')
     alone = evaluate([random_pair(index) for index in range(count)], ignore_gt=['clutter'])
     assert together == alone

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from mmseg_semi_rs.engine.checkpoints import find_checkpoint
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.tiny_training import run_here, write_dual, write_training
 
 INTERVAL = 2
 STEPS = 8

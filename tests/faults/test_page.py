@@ -3,7 +3,7 @@
 
 import re
 
-from tests.tools.tiny_training import ROOT
+from tests._support.tiny_training import ROOT
 
 
 def test_each_promise_names_a_test_that_is_there():

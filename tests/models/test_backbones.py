@@ -11,38 +11,14 @@ from torch.nn import functional as F
 import mmseg_semi_rs  # noqa: F401
 from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2, DINOv3, EfficientNetLite
 from mmseg_semi_rs.models.backbones.clip_blocks import LeanQuickGELU
-
-TINY = dict(embed_dims=16, num_layers=4, num_heads=2)
-TINY_DINOV3 = dict(embed_dims=16, num_layers=3, num_heads=2)
-TINY_CLIP = dict(width=16, layers=3, heads=2, patch_size=8, image_size=32)
-
-
-def tiny_dinov2(**kwargs) -> DINOv2:
-    torch.manual_seed(0)
-    arch = {**TINY, 'swiglu': kwargs.pop('swiglu', False)}
-    backbone = DINOv2(arch=arch, **{'img_size': 56, **kwargs})
-    backbone.init_weights()
-    with torch.no_grad():  # away from ones and zeros, so that every tensor matters
-        for parameter in backbone.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return backbone.eval()
-
-
-def tiny_clip(**kwargs) -> CLIPVision:
-    torch.manual_seed(0)
-    backbone = CLIPVision(arch={**TINY_CLIP, **kwargs.pop('arch', {})}, **kwargs)
-    backbone.init_weights()
-    return backbone.eval()
-
-
-def tiny_dinov3(**kwargs) -> DINOv3:
-    torch.manual_seed(0)
-    backbone = DINOv3(arch={**TINY_DINOV3, 'swiglu': kwargs.pop('swiglu', False)}, **kwargs)
-    backbone.init_weights()
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return backbone.eval()
+from tests._support.backbones import (
+    TINY,
+    TINY_CLIP,
+    TINY_DINOV3,
+    tiny_clip,
+    tiny_dinov2,
+    tiny_dinov3,
+)
 
 
 def tiny_student(**kwargs) -> CLIPVision:

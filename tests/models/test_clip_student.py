@@ -17,10 +17,8 @@ from torch.nn import functional as F
 import mmseg_semi_rs  # noqa: F401
 from mmseg_semi_rs.models.backbones import CLIPVision
 from mmseg_semi_rs.models.backbones.clip_blocks import LeanQuickGELU
-
-from . import fabricate
-from .test_backbones import TINY_CLIP, tiny_clip
-from .test_weights import TINY_OPENAI
+from tests._support import weight_files
+from tests._support.backbones import TINY_CLIP, TINY_OPENAI, tiny_clip
 
 ARCH = {**TINY_CLIP, 'quick_gelu': True, 'embed_dim': 8}
 MODES = pytest.mark.parametrize(
@@ -375,14 +373,14 @@ def assert_openai_loaded(backbone: CLIPVision, openai: dict[str, Tensor]) -> Non
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 def test_I1_openai_names(tmp_path, dtype):
-    openai = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI), dtype)
+    openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI), dtype)
     assert_openai_loaded(initialise(saved(tmp_path, openai)), openai)
 
 
 @pytest.mark.parametrize('prefix', ['', 'clip.'])
 def test_I1_huggingface_names(tmp_path, prefix):
-    openai = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI))
-    converted = {prefix + k: v for k, v in fabricate.hf_clip_from_openai(openai).items()}
+    openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
+    converted = {prefix + k: v for k, v in weight_files.hf_clip_from_openai(openai).items()}
     assert_openai_loaded(initialise(saved(tmp_path, converted), quick_gelu=True), openai)
     del converted[prefix + 'visual_projection.weight']
     with pytest.raises(ValueError, match='missing in the file: proj:'):

@@ -20,10 +20,9 @@ from mmseg_semi_rs.models.backbones import DINOv2, DINOv3
 from mmseg_semi_rs.models.backbones.dinov3 import ARCHS
 from mmseg_semi_rs.models.backbones.rotary_attention import rotary_embedding, rotary_periods
 from mmseg_semi_rs.models.weights import load_pretrained
-
-from . import fabricate
-from .test_backbones import TINY_DINOV3 as TINY
-from .test_backbones import tiny_dinov2, tiny_dinov3
+from tests._support import weight_files
+from tests._support.backbones import TINY_DINOV3 as TINY
+from tests._support.backbones import tiny_dinov2, tiny_dinov3
 
 TINY_META = dict(width=16, depth=3)
 SWIGLU = pytest.mark.parametrize('swiglu', [False, True])
@@ -277,8 +276,8 @@ def test_vit_b_has_28_million_parameters_to_train_in_its_attention():
 
 
 def tiny_meta(swiglu: bool = False, biases: bool = True, **kwargs) -> dict[str, Tensor]:
-    shapes = fabricate.meta_dinov3(**{**TINY_META, **kwargs}, swiglu=swiglu, biases=biases)
-    return fabricate.dinov3_file(shapes, head_width=8)
+    shapes = weight_files.meta_dinov3(**{**TINY_META, **kwargs}, swiglu=swiglu, biases=biases)
+    return weight_files.dinov3_file(shapes, head_width=8)
 
 
 def saved(folder: Path, tensors: dict, name: str = 'dinov3.pth') -> Path:
@@ -297,7 +296,7 @@ def initialise(path: Path, swiglu: bool = False, **kwargs) -> DINOv3:
 
 
 def assert_meta_loaded(backbone: DINOv3, meta: dict[str, Tensor]) -> None:
-    expected = fabricate.timm_dinov3_from_meta(meta)
+    expected = weight_files.timm_dinov3_from_meta(meta)
     found = backbone.state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -306,11 +305,13 @@ def assert_meta_loaded(backbone: DINOv3, meta: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize('arch', list(ARCHS))
 def test_every_public_name_and_shape_fits(tmp_path, arch):
-    shapes = fabricate.meta_dinov3(**fabricate.META_DINOV3[arch])
-    meta = fabricate.dinov3_file(shapes, 128 if arch == '7b' else 64)
+    public = weight_files.META_DINOV3[arch]
+    assert ARCHS[arch]['num_layers'] == public['depth']
+    shapes = weight_files.meta_dinov3(**{**public, 'depth': 3})  # all blocks are alike
+    meta = weight_files.dinov3_file(shapes, 128 if arch == '7b' else 64)
     path = saved(tmp_path, meta)
     with torch.device('meta'):
-        backbone = DINOv3(arch=arch)
+        backbone = DINOv3(arch={**ARCHS[arch], 'num_layers': 3})
     report = load_pretrained(backbone, path)
     assert report.format == 'Meta' and not report.resized
     assert len(report.loaded) == len(backbone.state_dict())
@@ -332,7 +333,7 @@ def test_huggingface_names(tmp_path, swiglu, layers):
     meta = tiny_meta(swiglu)
     converted = {
         key.replace('layer.', layers) if key.startswith('layer.') else key: tensor
-        for key, tensor in fabricate.hf_dinov3_from_meta(meta).items()
+        for key, tensor in weight_files.hf_dinov3_from_meta(meta).items()
     }
     saved(tmp_path, converted, 'model.safetensors')
     backbone = initialise(tmp_path, swiglu)  # the snapshot folder
@@ -342,7 +343,7 @@ def test_huggingface_names(tmp_path, swiglu, layers):
 @SWIGLU
 def test_timm_names(tmp_path, swiglu):
     meta = tiny_meta(swiglu)
-    path = saved(tmp_path, fabricate.timm_dinov3_from_meta(meta), 'model.safetensors')
+    path = saved(tmp_path, weight_files.timm_dinov3_from_meta(meta), 'model.safetensors')
     assert_meta_loaded(initialise(path, swiglu), meta)
     model = timm_dinov3(swiglu)
     backbone = initialise(saved(tmp_path, model.state_dict()), swiglu).eval()
@@ -427,8 +428,8 @@ def test_file_without_biases_is_one_with_zero_biases(tmp_path, convert):
     meta = tiny_meta(biases=False)
     tensors = {
         None: meta,
-        'timm': fabricate.timm_dinov3_from_meta(meta),
-        'hf': fabricate.hf_dinov3_from_meta(meta),
+        'timm': weight_files.timm_dinov3_from_meta(meta),
+        'hf': weight_files.hf_dinov3_from_meta(meta),
     }[convert]
     path = saved(tmp_path, tensors)
     with_bias, without = initialise(path).eval(), initialise(path, qkv_bias=False).eval()
@@ -451,7 +452,7 @@ def test_biases_go_only_into_a_model_that_has_them_unless_they_are_zero(tmp_path
 
 
 def test_bias_that_only_some_blocks_have_is_told(tmp_path):
-    state = fabricate.timm_dinov3_from_meta(tiny_meta())
+    state = weight_files.timm_dinov3_from_meta(tiny_meta())
     del state['blocks.1.attn.v_bias']
     with pytest.raises(ValueError, match=r'missing in the file: blocks\.1\.attn\.v_bias:'):
         initialise(saved(tmp_path, state))
@@ -480,7 +481,7 @@ def _other_heads(meta):
 
 
 def _dinov2(meta):
-    return fabricate.fill(fabricate.meta_dinov2(16, 3, grid=4))
+    return weight_files.fill(weight_files.meta_dinov2(16, 3, grid=4))
 
 
 def _dinov2_with_registers(meta):
@@ -524,8 +525,8 @@ def test_dinov3_file_in_dinov2_is_told(tmp_path, convert):
     meta = tiny_meta()
     tensors, names = {
         'meta': (meta, 'Meta'),
-        'timm': (fabricate.timm_dinov3_from_meta(meta), 'timm'),
-        'hf': (fabricate.hf_dinov3_from_meta(meta), 'Hugging Face'),
+        'timm': (weight_files.timm_dinov3_from_meta(meta), 'timm'),
+        'hf': (weight_files.hf_dinov3_from_meta(meta), 'Hugging Face'),
     }[convert]
     backbone = DINOv2(arch=TINY, img_size=56)
     with pytest.raises(
@@ -556,3 +557,25 @@ def test_the_mirror_that_messages_name_is_one_of_timms(arch):
         origin = DINOv3(arch=arch).origin
     mirror = origin.split('timm/')[1].split(' ')[0]
     assert mirror in timm.list_models('*dinov3*', pretrained=True)
+
+
+def test_LingBot_Vision_of_timm_is_read_and_has_timms_own_features(tmp_path):
+    try:
+        model = timm.create_model(
+            'vit_small_patch16_lingbot', embed_dim=16, depth=3, num_heads=2
+        ).eval()
+    except RuntimeError:
+        pytest.skip('this timm does not know it')
+    with torch.no_grad():  # away from ones and zeros, so that every tensor matters
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    path = saved(tmp_path, model.state_dict(), 'model.safetensors')
+    backbone = DINOv3(arch=TINY, out_indices=[0, 1, 2], checkpoint=str(path)).eval()
+    backbone.init_weights()
+    images = torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        expected = model.forward_intermediates(
+            images, indices=[0, 1, 2], norm=True, intermediates_only=True
+        )
+        for level, want in zip(backbone(images), expected, strict=True):
+            torch.testing.assert_close(level, want, atol=1e-5, rtol=1e-5)

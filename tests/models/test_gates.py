@@ -15,7 +15,7 @@ from mmseg_semi_rs.models.gates import (
     SoftGate,
     build_gate,
 )
-from tests.models.tiny import NoHostSync, samples
+from tests._support.networks import NoHostSync, samples
 
 M = 0.9
 GATES = {

@@ -10,8 +10,8 @@ from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 
-from tests.models import test_distill  # registers PatchColourTeacher and PatchBackbone
-from tests.models.tiny import CLASSES, SIZE, total
+from tests._support import distillation  # registers PatchColourTeacher and PatchBackbone
+from tests._support.networks import CLASSES, SIZE, total
 
 BN = dict(type='BN')
 CE = dict(type='CrossEntropyLoss')
@@ -392,7 +392,7 @@ NETWORKS = {
     'SAN': network(dict(type='SideAdapterCLIPHead', num_classes=CLASSES)),
     'VPD': network(dict(type='VPDDepthHead')),
 }
-SIZES = {'LR-ASPP': 49 * test_distill.PATCH}  # it pools 49 x 49 patches
+SIZES = {'LR-ASPP': 49 * distillation.PATCH}  # it pools 49 x 49 patches
 
 NO_MASKS = r'loss needs more than logits of each pixel'
 CASCADE = r"'CascadeEncoderDecoder' has a cascade of decode heads"

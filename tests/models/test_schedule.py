@@ -11,8 +11,8 @@ from mmengine.logging import MessageHub
 
 from mmseg_semi_rs.models.segmentors import schedule
 from mmseg_semi_rs.models.segmentors.schedule import UnsupervisedSchedule, check_burn_in
-from tests.models import test_dual_student as dual
-from tests.models import test_mean_teacher as single
+from tests._support import dual_student as dual
+from tests._support import mean_teacher as single
 
 BOTH = pytest.mark.parametrize('kind', [single, dual], ids=['mean teacher', 'dual student'])
 GATE = dict(type='AdaptiveGate', align=True)

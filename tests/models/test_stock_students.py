@@ -15,10 +15,10 @@ from mmseg.registry import MODELS
 
 from mmseg_semi_rs.datasets.transforms import MultiBranch
 from mmseg_semi_rs.models.segmentors.student import build_student, decode
-from tests.models import test_dual_student as dual
-from tests.models import test_mean_teacher as single
-from tests.models import tiny
-from tests.models.tiny import CLASSES, total
+from tests._support import dual_student as dual
+from tests._support import mean_teacher as single
+from tests._support import networks as tiny
+from tests._support.networks import CLASSES, total
 
 BOTH = pytest.mark.parametrize('kind', [single, dual], ids=['mean teacher', 'dual student'])
 NORM = dict(type='BN')
@@ -393,6 +393,48 @@ def test_class_weights_leave_ignored_pixels_out_of_the_denominator():
     logits = decode(model.student, inputs['sup'])
     expected = F.cross_entropy(logits, labels, torch.tensor(weights), ignore_index=255)
     torch.testing.assert_close(found, expected)
+
+
+LOSSES = {
+    'valid': dict(type='ValidCrossEntropyLoss'),
+    'weighted': dict(type='ValidCrossEntropyLoss', class_weight=[1.0, 2.0, 4.0]),
+    'stock': dict(type='CrossEntropyLoss', avg_non_ignore=True, class_weight=[1.0, 2.0, 4.0]),
+    'sigmoid': dict(type='CrossEntropyLoss', use_sigmoid=True),
+    'lovasz': dict(type='LovaszLoss', reduction='none'),
+    'lovasz by image': dict(type='LovaszLoss', per_image=True),
+    'dice': [dict(type='DiceLoss'), dict(type='TverskyLoss', loss_name='loss_tversky')],
+    'OHEM': dict(type='CrossEntropyLoss'),
+}
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_crops_without_a_labelled_pixel_cost_nothing(name):
+    """Of sparse labels many crops hold none: a batch of them is 0, and one among others no NaN."""
+    cfg = tiny.student('GN', aux=True)
+    for head in (cfg['decode_head'], cfg['auxiliary_head']):
+        head['loss_decode'] = LOSSES[name]
+        if name == 'OHEM':
+            head['sampler'] = dict(type='OHEMPixelSampler', min_kept=10)
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
+    inputs, data = single.batch(3)
+
+    def step():
+        model.zero_grad()
+        losses = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})
+        total(losses).backward()
+        gradients = [p.grad for p in model.student.parameters()]
+        assert all(grad.isfinite().all() for grad in gradients)
+        return losses, max(grad.abs().max().item() for grad in gradients)
+
+    data['sup'][1].gt_sem_seg.data.fill_(255)
+    data['sup'][0].gt_sem_seg.data[:, 1:] = 255
+    data['sup'][0].gt_sem_seg.data[:, 0, ::16] = 1  # clicks
+    losses, steepest = step()
+    assert total(losses) > 0 and steepest > 0
+    for sample in data['sup']:
+        sample.gt_sem_seg.data.fill_(255)
+    losses, steepest = step()
+    assert all(value == 0 for value in losses.values()) and steepest == 0
 
 
 def test_a_head_that_ignores_another_label_than_is_padded_is_refused():

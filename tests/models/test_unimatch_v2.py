@@ -11,10 +11,10 @@ from mmseg.registry import MODELS
 from mmseg_semi_rs.models.decode_heads import DistillFeatures
 from mmseg_semi_rs.models.segmentors import mean_teacher, semi_segmentor
 from mmseg_semi_rs.models.segmentors.strong_views import ComplementaryDropout
-from tests.models.test_distill import DPT, TEACHERS
-from tests.models.test_mean_teacher import build as build_any
-from tests.models.test_mean_teacher import gradients
-from tests.models.tiny import CLASSES, SIZE, NoHostSync, samples, student, total
+from tests._support.distillation import DPT, TEACHERS
+from tests._support.mean_teacher import build as build_any
+from tests._support.mean_teacher import gradients
+from tests._support.networks import CLASSES, SIZE, NoHostSync, samples, student, total
 
 VIEWS = ('strong_1', 'strong_2')
 BACKBONE = 'student.backbone.conv1.weight'

@@ -15,9 +15,8 @@ import mmseg_semi_rs  # noqa: F401
 from mmseg_semi_rs.models import MeanTeacherSegmentor, SemiDataPreprocessor
 from mmseg_semi_rs.models.backbones import drop_unread_stages, unread_tensors
 from mmseg_semi_rs.models.segmentors.student import build_student, last_level_read
-
-from .test_backbones import TINY, TINY_CLIP
-from .tiny import CLASSES, samples, total
+from tests._support.backbones import TINY, TINY_CLIP
+from tests._support.networks import CLASSES, samples, total
 
 # Config, channels of the outputs, and the names of what goes when the first two are read.
 BACKBONES = {

@@ -30,15 +30,12 @@ from mmseg_semi_rs.models.weights import (
     load_state_dict_file,
     read_weight_file,
 )
-
-from . import fabricate
+from tests._support import weight_files
+from tests._support.backbones import TINY_OPENAI
 
 TINY = dict(embed_dims=16, num_layers=3, num_heads=2)
 TINY_META = dict(width=16, depth=3, grid=4)
 TINY_CLIP = dict(width=16, layers=3, heads=2, patch_size=8, image_size=32, quick_gelu=True)
-TINY_OPENAI = dict(
-    width=16, depth=3, patch=8, grid=4, embed=8, text_width=8, text_depth=1, vocabulary=49
-)
 
 
 class Owner(BaseModule):
@@ -68,7 +65,7 @@ def clip(path: Path, **kwargs) -> dict:
 
 def tiny_meta(swiglu: bool = False) -> dict[str, Tensor]:
     hidden = 48 if swiglu else 64  # SwiGLU of 64 is rounded to (64 * 2 / 3 -> multiple of 8)
-    return fabricate.fill(fabricate.meta_dinov2(**TINY_META, hidden=hidden, swiglu=swiglu))
+    return weight_files.fill(weight_files.meta_dinov2(**TINY_META, hidden=hidden, swiglu=swiglu))
 
 
 def _saved(folder: Path, tensors: dict, name: str = 'weights.pth') -> Path:
@@ -85,7 +82,7 @@ def assert_meta_loaded(backbone: nn.Module, meta: dict[str, Tensor], built: int 
     for key, tensor in meta.items():
         index = int(key.split('.')[1]) if key.startswith('blocks.') else 0
         if key != 'mask_token' and index < built:
-            expected[fabricate.mmpretrain_name(key)] = tensor
+            expected[weight_files.mmpretrain_name(key)] = tensor
     found = backbone.state_dict()
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -112,7 +109,7 @@ def assert_openai_loaded(backbone: nn.Module, openai: dict[str, Tensor], built: 
 @pytest.mark.parametrize('arch', ['small', 'base', 'large', 'giant'])
 def test_every_public_dinov2_name_and_shape_fits(tmp_path, arch):
     path = tmp_path / f'dinov2_vit{arch[0]}14_pretrain.pth'
-    torch.save(fabricate.fill(fabricate.meta_dinov2(**fabricate.META_DINOV2[arch])), path)
+    torch.save(weight_files.fill(weight_files.meta_dinov2(**weight_files.META_DINOV2[arch])), path)
     with torch.device('meta'):
         backbone = DINOv2(arch=arch)
     report = load_pretrained(backbone, path)
@@ -130,7 +127,7 @@ def test_every_public_dinov2_name_and_shape_fits(tmp_path, arch):
     ],
 )
 def test_I1_full_size_dinov2_is_bit_equal_to_its_file(tmp_path, arch):
-    meta = fabricate.fill(fabricate.meta_dinov2(**fabricate.META_DINOV2[arch]))
+    meta = weight_files.fill(weight_files.meta_dinov2(**weight_files.META_DINOV2[arch]))
     path = tmp_path / 'weights.pth'
     torch.save(meta, path)
     with torch.device('meta'):  # without the time for a random start
@@ -141,7 +138,7 @@ def test_I1_full_size_dinov2_is_bit_equal_to_its_file(tmp_path, arch):
 
 @pytest.mark.slow
 def test_I1_full_size_openai_clip_is_bit_equal_to_its_file(tmp_path):
-    openai = fabricate.fill(fabricate.openai_clip(), torch.float16)
+    openai = weight_files.fill(weight_files.openai_clip(), torch.float16)
     path = tmp_path / 'ViT-L-14.pt'
     torch.save(openai, path)
     with torch.device('meta'):
@@ -152,7 +149,7 @@ def test_I1_full_size_openai_clip_is_bit_equal_to_its_file(tmp_path):
 
 def test_every_openai_name_and_shape_fits(tmp_path):
     path = tmp_path / 'ViT-L-14.pt'
-    torch.save(fabricate.fill(fabricate.openai_clip(), torch.float16), path)
+    torch.save(weight_files.fill(weight_files.openai_clip(), torch.float16), path)
     with torch.device('meta'):
         backbone = CLIPVision(arch='ViT-L-14-quickgelu', out_indices=[21])
     report = load_pretrained(backbone, path)
@@ -186,7 +183,7 @@ def test_I1_R31_meta_names_survive_recursive_init_weights(tmp_path, swiglu, kind
 @pytest.mark.parametrize('prefix', ['', 'dinov2.'])
 def test_huggingface_dinov2(tmp_path, swiglu, prefix):
     meta = tiny_meta(swiglu)
-    converted = fabricate.hf_dinov2_from_meta(meta)
+    converted = weight_files.hf_dinov2_from_meta(meta)
     path = tmp_path / 'model.safetensors'
     _save_safetensors({prefix + k: v for k, v in converted.items()}, path)
     assert_meta_loaded(initialise(dinov2(tmp_path, swiglu)), meta)  # the snapshot folder
@@ -291,7 +288,7 @@ def test_two_backbones_in_one_file_must_be_told_apart(tmp_path):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 def test_I1_openai_names(tmp_path, dtype):
-    openai = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI), dtype)
+    openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI), dtype)
     assert_openai_loaded(initialise(clip(_saved(tmp_path, openai))), openai)
 
 
@@ -440,8 +437,8 @@ def test_open_clip_names_give_open_clips_own_features(tmp_path, part):
 
 
 def test_huggingface_clip(tmp_path):
-    openai = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI))
-    converted = fabricate.hf_clip_from_openai(openai)
+    openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
+    converted = weight_files.hf_clip_from_openai(openai)
     path = tmp_path / 'model.safetensors'
     _save_safetensors(converted, path)
     assert_openai_loaded(initialise(clip(path)), openai)
@@ -524,7 +521,7 @@ def test_positions_of_another_dinov2_size_are_resized_and_nothing_else(tmp_path)
 
 
 def test_positions_of_another_clip_size_are_resized(tmp_path):
-    openai = fabricate.fill(fabricate.openai_clip(**{**TINY_OPENAI, 'grid': 6}))
+    openai = weight_files.fill(weight_files.openai_clip(**{**TINY_OPENAI, 'grid': 6}))
     backbone = initialise(clip(_saved(tmp_path, openai)))
     stored = openai['visual.positional_embedding']
     patches = stored[1:].reshape(1, 6, 6, 16).permute(0, 3, 1, 2)
@@ -541,7 +538,7 @@ def plain_arch() -> dict:
 
 
 def test_openai_weights_refuse_plain_gelu(tmp_path):
-    path = _saved(tmp_path, fabricate.fill(fabricate.openai_clip(**TINY_OPENAI)))
+    path = _saved(tmp_path, weight_files.fill(weight_files.openai_clip(**TINY_OPENAI)))
     with pytest.raises(ValueError, match=r'trained with QuickGELU.*set quick_gelu=True'):
         initialise(clip(path, arch=plain_arch()))
     initialise(clip(path, arch=plain_arch(), quick_gelu=True))
@@ -558,8 +555,8 @@ def test_openai_weights_refuse_plain_gelu(tmp_path):
     ],
 )
 def test_huggingface_config_beside_the_file_tells_the_activation(tmp_path, config, quick):
-    openai = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI))
-    converted = fabricate.hf_clip_from_openai(openai)
+    openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
+    converted = weight_files.hf_clip_from_openai(openai)
     _save_safetensors(converted, tmp_path / 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps(config))
     arch = {**TINY_CLIP, 'quick_gelu': not quick}
@@ -569,8 +566,8 @@ def test_huggingface_config_beside_the_file_tells_the_activation(tmp_path, confi
 
 
 def test_huggingface_file_alone_asks_for_the_activation(tmp_path):
-    openai = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI))
-    path = _saved(tmp_path, fabricate.hf_clip_from_openai(openai))
+    openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
+    path = _saved(tmp_path, weight_files.hf_clip_from_openai(openai))
     with pytest.raises(ValueError, match=r'does not tell its activation.*quick_gelu=True if'):
         initialise(clip(path, arch=plain_arch()))
     initialise(clip(path, arch=plain_arch(), quick_gelu=True))
@@ -594,7 +591,7 @@ def test_missing_file_is_named_with_its_source_and_licence(tmp_path):
 
 
 def _arch_too_wide(meta):
-    return fabricate.fill(fabricate.meta_dinov2(24, 3, grid=4))
+    return weight_files.fill(weight_files.meta_dinov2(24, 3, grid=4))
 
 
 def _one_missing(meta):
@@ -606,7 +603,7 @@ def _one_more(meta):
 
 
 def _too_deep(meta):
-    return fabricate.fill(fabricate.meta_dinov2(16, 4, grid=4))
+    return weight_files.fill(weight_files.meta_dinov2(16, 4, grid=4))
 
 
 def _registers(meta):
@@ -614,7 +611,7 @@ def _registers(meta):
 
 
 def _clip_file(meta):
-    return fabricate.fill(fabricate.openai_clip(**TINY_OPENAI))
+    return weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
 
 
 def _nobodys(meta):
@@ -650,7 +647,7 @@ def test_file_that_does_not_fit_is_told_in_one_sentence_and_changes_nothing(
 
 
 def test_query_without_key_and_value_does_not_fit(tmp_path):
-    converted = fabricate.hf_dinov2_from_meta(tiny_meta())
+    converted = weight_files.hf_dinov2_from_meta(tiny_meta())
     del converted['encoder.layer.1.attention.attention.key.weight']
     with pytest.raises(ValueError, match=r'query\.weight is \(32, 16\), the model has \(48, 16\)'):
         load_pretrained(DINOv2(arch=TINY, img_size=56), _saved(tmp_path, converted))

@@ -18,11 +18,9 @@ from torch import nn
 
 import mmseg_semi_rs  # noqa: F401
 from mmseg_semi_rs.models.backbones import CLIPVision
-from tests.tools.tiny_training import write_training
-
-from . import fabricate
-from .test_backbones import TINY_CLIP, TINY_DINOV3
-from .test_weights import TINY_OPENAI
+from tests._support import weight_files
+from tests._support.backbones import TINY_CLIP, TINY_DINOV3, TINY_OPENAI
+from tests._support.tiny_training import write_training
 
 # Each with what it is built by, its file, and the channels of its last map.
 BACKBONES = {
@@ -43,12 +41,12 @@ BACKBONES = {
 def weight_file(name: str, folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     """A file as published, and its tensors under the names of the backbone."""
     if name.startswith('CLIP'):
-        published = fabricate.fill(fabricate.openai_clip(**TINY_OPENAI))
+        published = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
         ours = {k.removeprefix('visual.'): v for k, v in published.items() if 'visual.' in k}
     else:
-        shapes = fabricate.meta_dinov3(width=16, depth=3, swiglu='SwiGLU' in name)
-        published = fabricate.dinov3_file(shapes, head_width=8)
-        ours = fabricate.timm_dinov3_from_meta(published)
+        shapes = weight_files.meta_dinov3(width=16, depth=3, swiglu='SwiGLU' in name)
+        published = weight_files.dinov3_file(shapes, head_width=8)
+        ours = weight_files.timm_dinov3_from_meta(published)
     torch.save(published, folder / 'weights.pth')
     return folder / 'weights.pth', ours
 

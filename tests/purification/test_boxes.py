@@ -12,7 +12,7 @@ from mmseg_semi_rs.purification import Region
 from mmseg_semi_rs.purification.replay import region_map
 from mmseg_semi_rs.purification.verifiers.boxes import paint, processed_size, to_tile
 from mmseg_semi_rs.purification.verifiers.masks import SegmentAnything
-from tests.purification.tiny_vlm import save_sam, save_sam2
+from tests._support.tiny_vlm import save_sam, save_sam2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mmseg.registry import MODELS
 
 from mmseg_semi_rs.purification.verifiers import generative_verifier, masks, pretrained
 from mmseg_semi_rs.purification.verifiers.generative_verifier import GenerativeVerifier
-from tests.purification.tiny_vlm import save_qwen, save_sam
+from tests._support.tiny_vlm import save_qwen, save_sam
 
 transformers = pytest.importorskip('transformers')
 

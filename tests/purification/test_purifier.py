@@ -11,10 +11,10 @@ from mmseg_semi_rs.purification.policy import EvidencePolicy, ReleasedPolicy
 from mmseg_semi_rs.purification.purifier import EvidencePurifier
 from mmseg_semi_rs.purification.trust import learn_trust
 from mmseg_semi_rs.structures import PseudoLabel
-from tests.models.test_dual_student import batch as dual_batch
-from tests.models.test_dual_student import build as build_dual
-from tests.models.test_mean_teacher import batch, build, gradients
-from tests.models.tiny import CLASSES, SIZE, NoHostSync, total
+from tests._support.dual_student import batch as dual_batch
+from tests._support.dual_student import build as build_dual
+from tests._support.mean_teacher import batch, build, gradients
+from tests._support.networks import CLASSES, SIZE, NoHostSync, total
 
 TILE = 80
 GEOMETRY = (('resize', (72, 96)), ('crop', (3, 9, SIZE, SIZE)), ('flip', (0,)))

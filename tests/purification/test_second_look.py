@@ -20,8 +20,8 @@ from mmseg_semi_rs.purification.source import EvidenceSource
 from mmseg_semi_rs.purification.store import EvidenceStore
 from mmseg_semi_rs.purification.trust import learn_trust
 from mmseg_semi_rs.structures import PseudoLabel
-from tests.engine.test_vlm_purify_hook import config
-from tests.tools.tiny_training import write_training
+from tests._support.purified_training import config
+from tests._support.tiny_training import write_training
 
 
 def pixel(label=0, confidence=0.5, weight=0.0, valid=True):

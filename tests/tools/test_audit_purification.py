@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.test_vlm_purify_hook import config, fill, train
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.purified_training import config, fill
+from tests._support.tiny_training import run_here, train, write_dual, write_training
 
 ITERS = 3
 BUDGET = {'custom_hooks.1.budget': 4}  # the training makes the evidence
 HOOK = """
-custom_imports['imports'].append('tests.engine.test_vlm_purify_hook')
+custom_imports['imports'].append('tests._support.purified_training')
 custom_hooks.append(dict(
     type='VLMPurifyHook', store='STORE', verifier=dict(type='ColourVerifier'),
     trust=dict(min_pixels=50), policy=dict(type='EvidencePolicy', scope='all')))

@@ -15,7 +15,7 @@ from mmseg_semi_rs.engine.activation_memory import SavedActivations
 from mmseg_semi_rs.engine.dry_run import parameter_counts
 from mmseg_semi_rs.engine.step_timing import Stopwatch, TimeStepsHook, matmul_peak
 from mmseg_semi_rs.utils.step_parts import LISTENERS, step_part
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.tiny_training import run_here, write_dual, write_training
 
 
 @pytest.fixture(scope='module')

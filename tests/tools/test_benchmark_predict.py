@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.tiny_training import load_tool, run_here, write_training
+from tests._support.tiny_training import load_tool, run_here, write_training
 
 
 def test_prediction_is_set_against_the_network_alone(tmp_path, capsys):

@@ -18,7 +18,7 @@ from mmseg_semi_rs.engine.launch import load_config
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.utils.randomness import seed_step
 from mmseg_semi_rs.visualization import colorize
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.tiny_training import run_here, write_dual, write_training
 
 
 @pytest.fixture(scope='module')

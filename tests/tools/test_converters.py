@@ -22,7 +22,7 @@ from mmseg_semi_rs.datasets import (
 )
 from mmseg_semi_rs.engine.data_checks import check_segmentation_dataset
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES, tile_windows
-from tests.datasets.fabricated import (
+from tests._support.archives import (
     DEEPGLOBE,
     GID15,
     MARS,

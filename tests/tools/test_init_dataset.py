@@ -12,10 +12,10 @@ from mmengine.config import Config
 from mmseg.registry import DATA_SAMPLERS, DATASETS
 from PIL import Image
 
-from mmseg_semi_rs.dataprep.folder.split import divide
+from mmseg_semi_rs.dataprep.folder.split import split_folder
 from mmseg_semi_rs.engine import data_checks as checks
-from tests.config_zoo import build_model
-from tests.tools.tiny_training import load_tool, run_here
+from tests._support.config_zoo import build_model
+from tests._support.tiny_training import load_tool, run_here
 
 rasterio = pytest.importorskip('rasterio')
 TOOL = load_tool('init_dataset')
@@ -595,7 +595,7 @@ def test_images_of_many_sizes_are_validated_alone_and_in_windows(init, tmp_path)
 def test_validation_shows_as_many_classes_as_training_where_it_can():
     presence = {f'{k}': {0, 1} if k in (3, 7) else {0} for k in range(10)}
     for seed in range(20):
-        split = divide(presence, [], seed)
+        split = split_folder(presence, [], seed)
         assert any(1 in presence[k] for k in split.val)
         assert any(1 in presence[k] for k in split.train)
 

@@ -18,7 +18,7 @@ from mmseg.registry import MODELS
 
 from mmseg_semi_rs.models.weights import read_weight_file
 from mmseg_semi_rs.purification import PROMPTS
-from tests.tools.tiny_training import ROOT
+from tests._support.tiny_training import ROOT
 
 KEPT = ROOT / 'tools' / 'demo' / 'configs' / 'teachers'
 

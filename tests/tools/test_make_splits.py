@@ -14,7 +14,7 @@ from mmseg.datasets import PotsdamDataset
 from mmseg_semi_rs.dataprep.splits.files import verify_split
 from mmseg_semi_rs.engine.data_checks import check_segmentation_dataset
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
-from tests.datasets.fabricated import ROOT, converted, encode, grid_names, load_tool, write_files
+from tests._support.archives import ROOT, converted, encode, grid_names, load_tool, write_files
 
 make_splits = load_tool('make_splits')
 

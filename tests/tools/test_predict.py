@@ -1,10 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """tools/predict.py on what a training left."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,9 +12,10 @@ from mmseg.apis import inference_model, init_model
 from PIL import Image
 
 from mmseg_semi_rs.apis import load_predictor, predict_image
-from tests.apis.test_prediction import picture, write_raster
-from tests.config_zoo import CONFIGS
-from tests.tools.tiny_training import ROOT, load_tool, run_here, write_dual, write_training
+from tests._support.config_zoo import CONFIGS
+from tests._support.processes import start
+from tests._support.rasters import picture, write_raster
+from tests._support.tiny_training import load_tool, run_here, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -241,21 +238,19 @@ def test_a_killed_process_goes_on(mean_teacher, tmp_path):
     pytest.importorskip('rasterio')
     config, checkpoint = mean_teacher
     write_raster(tmp_path / 'big.tif', picture(1500, 400))
-    command = [sys.executable, str(ROOT / 'tools' / 'predict.py'), str(config), str(checkpoint)]
-    command += [str(tmp_path / 'big.tif'), '--device', 'cpu', '--window', '64', '--out']
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    partial = tmp_path / '.map.tif.partial'
-    first = subprocess.Popen([*command, str(tmp_path / 'map.tif')], env=env)
-    try:
-        while first.poll() is None and len(list(partial.glob('*.npz'))) < 3:
-            time.sleep(0.005)
-    finally:
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    done = len(list(partial.glob('[0-9]*.npz')))
-    assert done >= 3 and not (tmp_path / 'map.tif').exists()
     common = ['--device', 'cpu', '--window', '64', '--out']
     arguments = [str(word) for word in (config, checkpoint, tmp_path / 'big.tif')]
+    partial = tmp_path / '.map.tif.partial'
+    words = [*arguments, *common, str(tmp_path / 'map.tif')]
+    first = start(run_here, 'predict', *words, log=tmp_path / 'log')
+    try:
+        while first.is_alive() and len(list(partial.glob('*.npz'))) < 3:
+            time.sleep(0.005)
+    finally:
+        first.kill()
+        first.join()
+    done = len(list(partial.glob('[0-9]*.npz')))
+    assert done >= 3 and not (tmp_path / 'map.tif').exists()
     for out in ('map.tif', 'whole/map.tif'):
         load_tool('predict').main([*arguments, *common, str(tmp_path / out)])
     assert (tmp_path / 'map.tif').read_bytes() == (tmp_path / 'whole' / 'map.tif').read_bytes()

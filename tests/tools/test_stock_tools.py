@@ -20,7 +20,7 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg_semi_rs.apis.predictor import choose_network
 from mmseg_semi_rs.engine import test_time_aug
 from mmseg_semi_rs.engine.test_time_aug import augment_tests, tta_pipeline
-from tests.tools.tiny_training import run_here, write_dual, write_training
+from tests._support.tiny_training import run_here, write_dual, write_training
 
 STOCK = Path(mmseg.__file__).parent / '.mim' / 'tools'
 needs_stock = pytest.mark.skipif(not STOCK.is_dir(), reason='this mmseg comes without its tools')

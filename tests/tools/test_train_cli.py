@@ -17,7 +17,8 @@ from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine import launch
 from mmseg_semi_rs.utils.command_line import Faults
-from tests.tools.tiny_training import ROOT, run_here, run_tool, write_dual, write_training
+from tests._support.processes import ROOT, on_ranks, run
+from tests._support.tiny_training import run_here, run_shell, write_dual, write_training
 
 
 @pytest.fixture(scope='module')
@@ -231,7 +232,9 @@ def losses_of(work_dir: Path) -> dict[int, float]:
     return found
 
 
-def test_check_looks_at_everything_and_writes_nothing(config, tmp_path, monkeypatch, capsys):
+def test_check_looks_at_everything_and_writes_a_picture_alone(
+    config, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Runner, 'save_checkpoint', None)
     often = 'default_hooks.checkpoint.interval=1'
@@ -250,7 +253,9 @@ def test_check_looks_at_everything_and_writes_nothing(config, tmp_path, monkeypa
         'peak process memory',
     ):
         assert part in told, part
-    assert list(tmp_path.iterdir()) == []
+    written = [path for path in tmp_path.rglob('*') if path.is_file()]
+    assert [path.name for path in written] == ['first_batch.png']
+    assert str(written[0].relative_to(tmp_path)) in told
 
 
 def test_check_reads_the_labels(config, tmp_path, monkeypatch, capsys):
@@ -279,6 +284,34 @@ def test_training_leaves_checkpoints_and_says_its_batch(trained):
     log = next(trained.glob('*/*.log')).read_text()
     assert 'Effective batch: 4 per process x 1 process' in log
     assert sorted(losses_of(trained)) == [1, 2, 3, 4]
+
+
+def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys):
+    work = tmp_path / 'work'
+    run_here('train', config, '--work-dir', work)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) < 30
+    steps = [line for line in told if line.startswith('step ')]
+    assert len(steps) == 4
+    assert re.match(
+        r'step 1 of 4: loss \d+\.\d+, \d+\.\d\d s a step, about 0:00:\d\d left', steps[0]
+    )
+    (score,) = [line for line in told if line.startswith('validation at step 4, 3 images: mIoU ')]
+    assert 'teacher' in score and 'student' in score and 'road' in score
+    asked = told.index('next:')
+    assert told[asked + 1].split()[-6:-4] == [str(config), str(work / 'iter_4.pth')]
+    assert told[-1].split()[-1] == str(work)
+    log = next(work.glob('*/*.log')).read_text()
+    assert 'Config:' in log and 'Hooks will be executed' in log and 'per class results' in log
+
+
+def test_a_bar_replaces_the_lines_on_a_terminal(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TTY_COMPATIBLE', '1')
+    monkeypatch.setenv('FORCE_COLOR', '1')
+    run_here('train', config, '--work-dir', tmp_path / 'work')
+    told = capsys.readouterr().out
+    assert 'training, loss' in told and '4/4' in told
+    assert 'step 1 of 4' not in told
 
 
 def test_I9_resume_goes_on_with_the_same_losses(config, trained, tmp_path):
@@ -371,32 +404,50 @@ def test_bad_input_of_test_is_one_sentence(config, trained, capsys, arguments, s
 
 
 @pytest.mark.slow
-def test_two_cpu_processes_train_and_R15_test_as_one(config, trained, tmp_path):
-    train = run_tool('bash', 'tools/dist_train.sh', config, 2, '--work-dir', tmp_path / 'two',
-                     folder=tmp_path)  # fmt: skip
-    assert train.returncode == 0, train.stderr[-2000:]
+def test_two_cpu_processes_train(config, tmp_path):
+    done = run_shell('dist_train', config, 2, '--work-dir', tmp_path / 'two', folder=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
     log = next((tmp_path / 'two').glob('*/*.log')).read_text()
     assert 'x 2 processes (4 labelled + 4 unlabelled) = 8 images' in log
-    checkpoint = trained / 'iter_4.pth'
-    run_here('test', config, checkpoint, '--json', tmp_path / 'one.json', '--work-dir', tmp_path)
-    test = run_tool('bash', 'tools/dist_test.sh', config, checkpoint, 2, '--json',
-                    tmp_path / 'two.json', folder=tmp_path)  # fmt: skip
-    assert test.returncode == 0, test.stderr[-2000:]
+    assert (tmp_path / 'two' / 'iter_4.pth').is_file()
+
+
+def test_two_cpu_processes_R15_test_as_one(config, trained, tmp_path):
+    words = ('test', config, trained / 'iter_4.pth', '--work-dir', tmp_path, '--json')
+    run_here(*words, tmp_path / 'one.json')
+    on_ranks(2, run_here, *words, tmp_path / 'two.json', '--launcher', 'pytorch', folder=tmp_path)
     one = json.loads((tmp_path / 'one.json').read_text())
     assert json.loads((tmp_path / 'two.json').read_text()) == one
 
 
+def test_dist_test_starts_what_dist_train_does(tmp_path, monkeypatch):
+    """But for the tool and its words; test_two_cpu_processes_train runs it for real."""
+    python = tmp_path / 'python'
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv('PYTHON', str(python))
+    train = run_shell('dist_train', 'c.py', 2, '--resume', folder=tmp_path).stdout.split()
+    test = run_shell('dist_test', 'c.py', 'c.pth', 2, '--json', 'x', folder=tmp_path).stdout.split()
+    assert train[-5:] == [str(ROOT / 'tools/train.py'), 'c.py', '--launcher', 'pytorch', '--resume']
+    assert test[-7:-4] == [str(ROOT / 'tools/test.py'), 'c.py', 'c.pth']
+    assert test[-4:] == ['--launcher', 'pytorch', '--json', 'x']
+    same = [word for word in train[:-5] if 'master_port' not in word]
+    assert [word for word in test[:-7] if 'master_port' not in word] == same
+    assert '--nproc_per_node=2' in same
+
+
 @pytest.mark.slow
 def test_the_command_that_users_type_tells_bad_input_without_a_trace(tmp_path):
-    outcome = run_tool('tools/train.py', 'configs/nothing.py', folder=tmp_path)
+    command = [sys.executable, str(ROOT / 'tools' / 'train.py'), 'configs/nothing.py']
+    outcome = run(command, cwd=tmp_path)
     assert outcome.returncode == 2
-    assert outcome.stderr.strip().splitlines()[-1].startswith('error: The config configs/nothing')
-    assert 'Traceback' not in outcome.stderr
+    assert outcome.stdout.strip().splitlines()[-1].startswith('error: The config configs/nothing')
+    assert 'Traceback' not in outcome.stdout
 
 
 def test_shell_tools_say_how_they_are_used(tmp_path):
     for tool in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
-        outcome = run_tool('bash', f'tools/{tool}.sh', folder=tmp_path)
+        outcome = run_shell(tool, folder=tmp_path)
         assert outcome.returncode == 2
         assert outcome.stderr.startswith('usage:')
 
@@ -414,7 +465,7 @@ def test_slurm_asks_for_a_signal_in_time_and_requeues_what_it_stopped(
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
     monkeypatch.setenv('SLURM_JOB_ID', '77')
     monkeypatch.setenv('REQUEUE', str(int(requeue)))
-    outcome = run_tool('bash', 'tools/slurm_train.sh', 'gpu', 'name', 'c.py', folder=tmp_path)
+    outcome = run_shell('slurm_train', 'gpu', 'name', 'c.py', folder=tmp_path)
     assert outcome.returncode == code
     calls = (tmp_path / 'calls').read_text().splitlines()
     assert '--signal=TERM@180' in calls[0]
@@ -428,7 +479,7 @@ def test_slurm_hands_a_test_over(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
     monkeypatch.setenv('GPUS', '2')
     words = ('gpu', 'name', 'c.py', 'c.pth', '--tta')
-    outcome = run_tool('bash', 'tools/slurm_test.sh', *words, folder=tmp_path)
+    outcome = run_shell('slurm_test', *words, folder=tmp_path)
     assert outcome.returncode == 0
     assert '-p gpu --job-name=name --gres=gpu:2 --ntasks=2 --ntasks-per-node=2' in outcome.stdout
     assert outcome.stdout.strip().endswith('test.py c.py c.pth --launcher slurm --tta')

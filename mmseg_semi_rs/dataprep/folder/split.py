@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...rasters.place import Place, overlapping
-from ...rasters.windows import parse_tile_name
-from ..splits.draw import group_by_scene
+from ...rasters.windows import overlap, parse_tile_name
+from ..splits.draw import check_scene_regex, group_by_scene
 
 VAL_PERCENT = 20
 
@@ -48,7 +48,7 @@ class FolderSplit:
     scenes: int
 
 
-def divide(
+def split_folder(
     presence: Mapping[str, Collection[int]],
     unlabelled: Sequence[str],
     seed: int = 0,
@@ -102,22 +102,22 @@ def divide(
     if len(joined) > 1:
         evaluated = _draw_scenes(joined, shown, random.Random(f'{seed}/folder'))
     free: list[str] = []
-    seen: list[str] = []
+    left_out: list[str] = []
     scene_of = {name: scene for scene, names in known.items() for name in names}
     for name, other in zip(unlabelled, others, strict=True):
         scene = scene_of.get(other, other)
-        (seen if first_of.get(scene, scene) in evaluated else free).append(name)
+        (left_out if first_of.get(scene, scene) in evaluated else free).append(name)
     wanted = len(flat) * VAL_PERCENT / 100
     size = sum(len(joined[scene]) for scene in evaluated)
     fits = _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2)
-    if pairs and not (fits and len(seen) <= len(unlabelled) / 2):
+    if pairs and not (fits and len(left_out) <= len(unlabelled) / 2):
         boxes = _grounds([*presence, *unlabelled], ground)
         if all(name in boxes for name in presence):
             end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
-            if end.train and (not fits or len(end.left_out) < len(seen)):
+            if end.train and (not fits or len(end.left_out) < len(left_out)):
                 return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
     if not evaluated and pairs and len(scenes) > 1:
-        split = divide(presence, unlabelled, seed, scene_regex)
+        split = split_folder(presence, unlabelled, seed, scene_regex)
         told = 'all images share ground, so that validation shows places that are trained on'
         return replace(split, reason=f'{told} and its figures are too good; {split.reason}')
     if not evaluated:
@@ -132,7 +132,7 @@ def divide(
         sorted(sides[0]),
         sorted(sides[1]),
         sorted(free),
-        sorted(seen),
+        sorted(left_out),
         f'{reason}; {len(evaluated)} of {len(joined)} are validated on',
         len(joined) - len(evaluated),
     )
@@ -154,11 +154,11 @@ def rare_classes(
     """
     total = sum((Counter(presence[name]) for name in names), Counter())
     images = Counter(k for name in names for k, pixels in presence[name].items() if pixels)
-    found = {k: (total[k] / sum(total.values()), images[k]) for k in sorted(total)}
+    shares = {k: pixels / sum(total.values()) for k, pixels in sorted(total.items())}
     return {
-        k: (share, count)
-        for k, (share, count) in found.items()
-        if share < _RARE_SHARE and _RARE_IMAGES <= count < len(names) / 2
+        k: (share, images[k])
+        for k, share in shares.items()
+        if share < _RARE_SHARE and _RARE_IMAGES <= images[k] < len(names) / 2
     }
 
 
@@ -232,21 +232,16 @@ def _pattern(
 ) -> tuple[str, str]:
     """A pattern that finds the scene in a name, and why."""
     if wanted is not None:
-        try:
-            re.compile(wanted)
-        except re.error as error:
-            raise ValueError(
-                f'--scene-regex {wanted!r} is no regular expression ({error}).'
-            ) from error
-        return wanted, f'scenes are what {wanted!r} finds in the names'
+        return check_scene_regex(wanted), f'scenes are what {wanted!r} finds in the names'
     stems = {parse_tile_name(name)[0] for name in names}
     every = stems | {parse_tile_name(name)[0] for name in unlabelled}
     for parts in range(1, _MAX_PARTS + 1):
         pattern = rf'^(?:[^-_. |]+[-_. |]+){{{parts - 1}}}[^-_. |]+(?=[-_. |])'
-        found = {stem: match[0] for stem in every if (match := re.search(pattern, stem))}
-        scenes = {found[stem] for stem in stems & set(found)}
+        scene_of = {stem: match[0] for stem in every if (match := re.search(pattern, stem))}
+        scenes = {scene_of[stem] for stem in stems & set(scene_of)}
         few = min(_MIN_SCENES, len(stems))
-        if stems <= set(found) and len(scenes) >= few and len(set(found.values())) < len(found):
+        shared = len(set(scene_of.values())) < len(scene_of)
+        if stems <= set(scene_of) and len(scenes) >= few and shared:
             return pattern, f'scenes are the names up to part {parts}, e.g. {min(scenes)!r}'
     what = 'image' if len(stems) == len(names) else 'image that tiles were cut from'
     return '.+', f'each {what} is a scene of its own'
@@ -305,7 +300,7 @@ def _at_one_end(
     val = [name for name in labelled if boxes[name][axis] >= limit]
 
     def apart(name: str) -> bool:
-        return name not in boxes or not any(_overlap(boxes[name], boxes[other]) for other in val)
+        return name not in boxes or not any(overlap(boxes[name], boxes[other]) for other in val)
 
     rest = [name for name in labelled if name not in val]
     train = [name for name in rest if apart(name)]
@@ -324,13 +319,4 @@ def _at_one_end(
         sorted({*rest, *unlabelled} - {*train, *free}),
         f'{what} {ends[axis]} end is validated on',
         1,
-    )
-
-
-def _overlap(first: _Box, second: _Box) -> bool:
-    return (
-        first[0] < second[2]
-        and second[0] < first[2]
-        and first[1] < second[3]
-        and second[1] < first[3]
     )

@@ -25,19 +25,22 @@ class AddValidMask(BaseTransform):
     It is listed in ``seg_fields``, so every mmseg transform moves it like a label map and fills 255
     where it pads.
 
-    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding.
+    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding, or no data where
+    ``has_data`` (H, W) of the loader is False.
     """
 
     def transform(self, results: dict) -> dict:
         """Add the map.
 
         Args:
-            results (dict): With ``img`` of shape (H, W, C).
+            results: With ``img`` of shape (H, W, C).
 
         Returns:
-            dict: The same results with ``valid_map``.
+            The same results with ``valid_map``.
         """
         results['valid_map'] = np.full(results['img'].shape[:2], VALID, dtype=np.uint8)
+        if 'has_data' in results:
+            results['valid_map'][~results.pop('has_data')] = PADDED
         results.setdefault('seg_fields', []).append('valid_map')
         return results
 
@@ -47,7 +50,7 @@ class PackSemiInputs(PackSegInputs):
     """``PackSegInputs`` that keeps the valid mask and the recorded geometry.
 
     Args:
-        meta_keys (Sequence[str]): Results copied into the sample's metainfo.
+        meta_keys: Results copied into the sample's metainfo.
 
     The data sample gets ``valid`` (PixelData, (1, H, W) bool, False on padding) if ``AddValidMask``
     ran before.
@@ -75,10 +78,10 @@ class PackSemiInputs(PackSegInputs):
         """Pack the sample.
 
         Args:
-            results (dict): The sample at the end of its pipeline.
+            results: The sample at the end of its pipeline.
 
         Returns:
-            dict: ``inputs`` (C, H, W) uint8 and ``data_samples``.
+            ``inputs`` (C, H, W) uint8 and ``data_samples``.
         """
         packed = super().transform(results)
         if 'valid_map' in results:

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
+from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
+
+from ...utils.runner import logger_interval
 
 
 @HOOKS.register_module()
@@ -23,8 +25,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     mean over all, which is the loss that was trained on.
 
     Args:
-        interval (int, optional): Iterations between fetches. Defaults to None, the logger hook's
-            interval.
+        interval: Iterations between fetches. Defaults to None, the logger hook's interval.
     """
 
     def __init__(self, interval: int | None = None) -> None:
@@ -35,15 +36,10 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         """Adopt the logger's interval."""
         super().before_train(runner)
         if self.interval is None:
-            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
-            self.interval = min((hook.interval for hook in loggers), default=1)
+            self.interval = logger_interval(runner)
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Keep the losses; fetch all kept ones when the interval is full."""
         if outputs is not None:
@@ -80,7 +76,6 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         Args:
             runner: The runner.
             together: Whether all ranks do this now, so that the mean over them can be taken.
-                Defaults to True.
         """
         pending, self._pending = self._pending, []
         tensors = [v for step in pending for v in step.values() if isinstance(v, Tensor)]

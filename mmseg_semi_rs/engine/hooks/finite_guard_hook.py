@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
 from ...utils.errors import RunStoppedError
-from ...utils.runner import unwrap
+from ...utils.runner import logger_interval, unwrap
 
 _LISTED = 4  # images that the message names
 
@@ -28,9 +28,9 @@ class FiniteGuardHook(Hook):
     the weights, which are looked at in the same way; steps that a loss scaler left out do not.
 
     Args:
-        patience (int): Number of consecutive steps with a loss that is not finite at which the run
-            stops. Weights that are not finite stop it at once. Defaults to 3.
-        interval (int, optional): Iterations between looks. Defaults to None, the logger's interval.
+        patience: Number of consecutive steps with a loss that is not finite at which the run stops.
+            Weights that are not finite stop it at once.
+        interval: Iterations between looks. Defaults to None, the logger's interval.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -51,8 +51,7 @@ class FiniteGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Adopt the logger's interval."""
         if self.interval is None:
-            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
-            self.interval = min((hook.interval for hook in loggers), default=1)
+            self.interval = logger_interval(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

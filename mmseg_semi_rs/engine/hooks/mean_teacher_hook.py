@@ -129,13 +129,7 @@ class MeanTeacherHook(Hook):
                 print_log('The average was loaded: it goes on without warm-up.', logger='current')
         self.warmup = self.warmup and not info.get('teacher_was_loaded', False)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Average the student of this iteration into the teacher."""
         if self.every_n_train_iters(runner, self.interval):
             self.update_average(unwrap(runner.model), runner.iter // self.interval)

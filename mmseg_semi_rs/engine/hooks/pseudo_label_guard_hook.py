@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -23,6 +23,7 @@ from .semi_segmentor import semi_segmentor
 
 _INFO = 'pseudo_label_guard'
 _LONGEST_WINDOW = 50
+_SPARSE = 0.1  # labelled share of the pixels below which labels are clicks, not areas
 _NOTHING = 0.01  # kept share of the valid pixels below which classes are not compared
 _RELEASE = 1.5  # how far back a share must come until its class counts as fine again
 _HELP = {
@@ -58,7 +59,8 @@ class PseudoLabelGuardHook(Hook):
 
     The labels are those that were trained on so far, a supervised burn-in included; a sampler that
     prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
-    it. Unlabelled images that truly lack a class starve it as well.
+    it. Unlabelled images that truly lack a class starve it as well. Sparse labels, of less than
+    10 % of the pixels, do not tell how frequent a class is: it then says so, and compares nothing.
 
     Logged at each window's end are ``labelled_share/<class>`` and, with the network's name in front
     where there are several, ``guard/<class>``, the kept share over it. What was counted is saved in
@@ -66,14 +68,13 @@ class PseudoLabelGuardHook(Hook):
     host sync but at the end of a window and when a checkpoint is saved.
 
     Args:
-        window (int): Steps that are looked at together, 1 to 50. Defaults to 50.
-        starved (float): See above, in (0, 0.5]. Defaults to 0.2.
-        flooded (float): See above, 2 or more. Defaults to 3.
-        excess (float): See above, in (0, 1). Defaults to 0.1.
-        min_images (float): See above, more than 0. Defaults to 1.
-        lower (float, optional): Factor of the unsupervised losses while any class of any network
-            is starved or flooded, in [0, 1): the model's ``unsup_scale``. Defaults to None, which
-            only tells.
+        window: Steps that are looked at together, 1 to 50.
+        starved: See above, in (0, 0.5].
+        flooded: See above, 2 or more. Defaults to 3.
+        excess: See above, in (0, 1).
+        min_images: See above, more than 0. Defaults to 1.
+        lower: Factor of the unsupervised losses while any class of any network is starved or
+            flooded, in [0, 1): the model's ``unsup_scale``. Defaults to None, which only tells.
 
     Raises:
         ValueError: If an argument is out of its range; or, when the training starts, if the model
@@ -108,6 +109,8 @@ class PseudoLabelGuardHook(Hook):
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take over what :meth:`before_save_checkpoint` saved, or begin anew."""
         self._steps: int = saved.get('steps', 0)
+        self._pixels: int = saved.get('pixels', 0)
+        self._sparse: bool = saved.get('sparse', False)
         self._labelled = torch.tensor(saved.get('labelled', 0.0), dtype=torch.float64)
         self._counts: dict[str, Tensor] = {
             name: torch.tensor(counts, dtype=torch.float64)
@@ -132,6 +135,8 @@ class PseudoLabelGuardHook(Hook):
         """Save what was counted; it is the same on every rank."""
         saved = {
             'steps': self._steps,
+            'pixels': self._pixels,
+            'sparse': self._sparse,
             'labelled': self._labelled.tolist(),
             'counts': {name: counts.tolist() for name, counts in self._counts.items()},
             'idle': list(self._idle),
@@ -148,13 +153,7 @@ class PseudoLabelGuardHook(Hook):
 
     # Steps.
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Count labels and pseudo labels; at the end of a window, judge."""
         model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']
@@ -165,6 +164,8 @@ class PseudoLabelGuardHook(Hook):
         ])  # fmt: skip
         all_reduce(table)
         self._labelled = self._labelled.to(table.device) + table[0]
+        labelled = model.last_step.labelled
+        self._pixels += sum(s.gt_sem_seg.data.numel() for s in labelled) * get_world_size()
         for name, counts in zip(found, table[1:].view(len(found), 2, len(classes)), strict=True):
             before = self._counts.get(name)
             self._counts[name] = counts if before is None else before.to(counts.device) + counts
@@ -179,10 +180,22 @@ class PseudoLabelGuardHook(Hook):
         """Compare the shares of every network's window, log them and say what changed.
 
         Args:
-            runner (Runner): The runner.
-            classes (list[str]): Their names.
-            image (int): Pixels of one image.
+            runner: The runner.
+            classes: Their names.
+            image: Pixels of one image.
         """
+        share = float(self._labelled.sum()) / max(self._pixels, 1)
+        if share < _SPARSE:
+            if not self._sparse:
+                self._sparse = True
+                print_log(
+                    f'{GUARD} at iteration {runner.iter + 1}: only {_percent(share)} of the pixels '
+                    'of labelled images have a label, which does not tell how frequent a class '
+                    'is, so that nothing is compared.',
+                    logger='current',
+                    level=logging.INFO,
+                )
+            return
         labelled = (self._labelled / self._labelled.sum().clamp(min=1)).tolist()
         for name, due in zip(classes, labelled, strict=True):
             runner.message_hub.update_scalar(f'train/labelled_share/{name}', due)
@@ -224,10 +237,10 @@ class PseudoLabelGuardHook(Hook):
         """Judge a class: 'starved', 'flooded', or '' for fine.
 
         Args:
-            share (float): Of the kept weight.
-            due (float): Of the labelled pixels.
-            images (float): Kept weight in whole images.
-            before (str): What the class was.
+            share: Of the kept weight.
+            due: Of the labelled pixels.
+            images: Kept weight in whole images.
+            before: What the class was.
         """
         enough = {
             'starved': due * images >= self.min_images,

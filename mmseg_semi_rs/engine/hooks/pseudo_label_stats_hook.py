@@ -45,7 +45,7 @@ class PseudoLabelStatsHook(Hook):
     of. The first values after a resume are of the steps since the resume.
 
     Args:
-        interval (int): Iterations that are summed up. Choose the logger's interval. Defaults to 50.
+        interval: Iterations that are summed up. Choose the logger's interval.
 
     Raises:
         ValueError: If the interval is below 1.
@@ -57,13 +57,7 @@ class PseudoLabelStatsHook(Hook):
         self.interval = interval
         self._counts: dict[str, dict[str, Tensor]] = {}
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Count the batch's pseudo labels; at the interval, log and begin again."""
         model = unwrap(runner.model)
         if not isinstance(model, SemiSegmentor):

@@ -3,34 +3,27 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
-import multiprocessing
 import os
 import signal
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce, get_world_size, is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
-from ...models.weights.checkpoints import check_fit, differences, unwrapped
 from ...utils.errors import RunStoppedError
 from ...utils.files import write_atomic
-from ...utils.runner import unwrap
-from ..checkpoints import LAST, find_checkpoint
+from ...utils.runner import logger_interval
+from ..checkpoints import LAST, check_resumable, check_start, find_checkpoint
 from ..data_checks import image_lists
 from ..launch import leave_process_group
+from ..stop_signals import StopSignals
 
 _BACKEND = 'mmseg_semi_rs.atomic'
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _VALIDATED = 'last_validation'
 
 
@@ -68,7 +61,7 @@ class SafeCheckpointHook(CheckpointHook):
       Several processes agree on the step at the logger's interval.
 
     Args:
-        by_epoch (bool): As that of ``CheckpointHook``. Defaults to False.
+        by_epoch: As that of ``CheckpointHook``.
         **kwargs: The other settings of ``CheckpointHook``; ``out_dir`` must be a local folder.
 
     Raises:
@@ -83,8 +76,7 @@ class SafeCheckpointHook(CheckpointHook):
                 "use mmengine's CheckpointHook for other places."
             )
         super().__init__(by_epoch=by_epoch, backend_args={'backend': _BACKEND}, **kwargs)
-        self._received: int | None = None
-        self._before: dict[int, Any] = {}
+        self._signals = StopSignals()
         self._saved_step = -1
         self._images: dict[str, str] = {}
 
@@ -100,44 +92,11 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse a checkpoint that is not of this training, naming what differs."""
-        path, model = runner._load_from, unwrap(runner.model)
-        weights = checkpoint.get('state_dict', checkpoint)
         if not runner._resume:
-            wrong = {text.split(' ')[0] for text in differences(model, weights)}
-            if not unwrapped(weights).keys() - wrong:
-                raise ValueError(
-                    f'Not one weight of the checkpoint {path} (load_from) fits the model '
-                    f'({sorted(wrong)[0]} does not, for one): give the config of its training, or '
-                    'set load_from=None.'
-                )
+            check_start(runner, checkpoint)
             return
-        check_fit(model, weights, path)
-        meta = checkpoint.get('meta', {})
-        classes = _classes(meta.get('dataset_meta'))
-        ours = _classes(getattr(runner.train_dataloader.dataset, 'metainfo', None))
-        if classes and ours and classes != ours:
-            raise ValueError(
-                f'The checkpoint {path} was trained on the classes {", ".join(classes)}, not on '
-                f'{", ".join(ours)}: resume with its own config.'
-            )
         self._images = image_lists(runner.train_dataloader.dataset)
-        for name, images in meta.get('images', self._images).items():
-            if images != self._images.get(name):
-                raise ValueError(
-                    f'The checkpoint {path} was trained on {name} {images}, not on '
-                    f'{self._images.get(name, "none")}: resume with its own lists, or begin '
-                    'another training from its weights (load_from) in another work_dir.'
-                )
-        groups, others = (
-            [len(group['params']) for group in state.get('param_groups', [])]
-            for state in (checkpoint.get('optimizer', {}), runner.optim_wrapper.state_dict())
-        )
-        if groups != others:
-            raise ValueError(
-                f'The checkpoint {path} has an optimizer of {len(groups)} parameter groups with '
-                f'{sum(groups)} parameters, the config one of {len(others)} with {sum(others)}: '
-                'resume with its own config.'
-            )
+        check_resumable(runner, checkpoint, self._images)
 
     def before_train(self, runner: Runner) -> None:
         """Follow a work folder that was moved, make up a validation, and listen to signals."""
@@ -148,9 +107,9 @@ class SafeCheckpointHook(CheckpointHook):
                 partial.unlink(missing_ok=True)
         if runner._resume:
             self._follow(runner)
-        self._listen()
+        self._signals.listen()
         self._make_up_validation(runner)
-        self._shield()
+        self._signals.block()
 
     def _follow(self, runner: Runner) -> None:
         """Look for the files of the training that is resumed where it is now."""
@@ -257,79 +216,41 @@ class SafeCheckpointHook(CheckpointHook):
 
     # -------------------------------------------------------------------------------- signals
 
-    def _listen(self) -> None:
-        """Take note of signals instead of dying; only the main thread can."""
-        self._received = None
-        with suppress(ValueError):
-            for number in _SIGNALS:
-                self._before.setdefault(number, signal.signal(number, self._take_note))
-            _end_workers_at_exit()
-
-    def _take_note(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self._received = number
-
-    def _shield(self) -> None:
-        """Let processes that are started now, the data loading workers, be without signals.
-
-        The whole group gets them, from a terminal and from Slurm alike, and a step whose workers
-        died could not end.
-        """
-        if self._before:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-
-    def _unshield(self) -> None:
-        if self._before:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """The workers are started."""
-        self._unshield()
+        self._signals.unblock()
 
     def before_val(self, runner: Runner) -> None:
         """The workers are about to start."""
-        self._shield()
+        self._signals.block()
 
-    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """The workers are started."""
-        self._unshield()
+        self._signals.unblock()
 
-    def after_val_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Stop in a validation, which is made up."""
-        if self._received is not None:
+        if self._signals.received is not None:
             self._leave(runner, runner.iter, training=False)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Save when it is time, and stop when a signal came."""
-        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        super().after_train_iter(runner, *args, **kwargs)
         if self._to_stop(runner):
             self._leave(runner, runner.iter + 1)
 
     def _to_stop(self, runner: Runner) -> bool:
         """Whether a signal came, of several processes to any; asked as seldom as losses are."""
         if get_world_size() == 1:
-            return self._received is not None
-        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-        if not self.every_n_train_iters(runner, min(intervals, default=1)):
+            return self._signals.received is not None
+        if not self.every_n_train_iters(runner, logger_interval(runner)):
             return False
-        device = next(runner.model.parameters()).device
-        received = torch.tensor([float(self._received or 0)], device=device)
-        all_reduce(received, 'max')
-        self._received = int(received) or None
-        return self._received is not None
+        self._signals.agree(next(runner.model.parameters()).device)
+        return self._signals.received is not None
 
     def _leave(self, runner: Runner, step: int, training: bool = True) -> None:
         """Write a checkpoint, say how to go on, and leave as after the signal."""
-        number = self._received or signal.SIGTERM
+        number = self._signals.received or signal.SIGTERM
         if self._saved_step != step and not self.by_epoch:
             self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=step))
         runner.logger.warning(
@@ -343,27 +264,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_run(self, runner: Runner) -> None:
         """Leave signals as they were, and the workers to end by themselves."""
-        self._unshield()
-        while self._before:
-            number, handler = self._before.popitem()
-            signal.signal(number, handler)
+        self._signals.restore()
         for loop in (runner._train_loop, runner._val_loop):
             if hasattr(loop, 'dataloader'):
                 vars(loop).pop('dataloader_iterator', None)
                 loop.dataloader._iterator = None
-
-
-@functools.cache
-def _end_workers_at_exit() -> None:
-    """End workers, which a mere SIGTERM does not reach, before Python waits for them."""
-
-    def end() -> None:
-        for child in multiprocessing.active_children():
-            if child.daemon:
-                child.kill()
-
-    atexit.register(end)
-
-
-def _classes(meta: Any) -> list[str]:
-    return [str(name) for name in (meta or {}).get('classes') or ()]

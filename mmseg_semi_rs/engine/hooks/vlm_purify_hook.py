@@ -14,12 +14,20 @@ from mmengine.dist import barrier, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from mmseg.registry import HOOKS, MODELS
+from mmseg.registry import DATASETS, HOOKS, MODELS
 
 from ...datasets.tiles import load_image, load_tile
+from ...purification.conformal import ClassThresholds, ConformalThresholds
 from ...purification.evidence import Evidence
 from ...purification.policy import ACTIONS
-from ...purification.purifier import EvidencePurifier, Purification, frame_of_sample
+from ...purification.proposers import RegionProposer
+from ...purification.purifier import (
+    EvidencePurifier,
+    Purification,
+    RegionPurifier,
+    frame_of_sample,
+)
+from ...purification.region_vote import RegionVote
 from ...purification.source import EvidenceSource
 from ...purification.store import EvidenceStore
 from ...purification.trust import ClassTrust, learn_trust
@@ -29,7 +37,7 @@ from ...utils.randomness import seeded
 from ...utils.runner import unwrap
 from ...utils.sampling import evenly
 from ...utils.step_parts import step_part
-from ..annotation import calibrate
+from ..annotation import calibrate, evidence_settings
 from .semi_segmentor import semi_segmentor
 
 _TRUST: Mapping[str, Any] = MappingProxyType({'images': 200, 'min_lift': 0.5, 'min_pixels': 500})
@@ -44,7 +52,13 @@ class VLMPurifyHook(Hook):
     The verifier's weights are not read unless something is missing.
 
     How far each class of the verifier is trusted is learnt on labelled tiles when the training
-    starts, see :func:`~mmseg_semi_rs.purification.trust.learn_trust`.
+    starts, see :func:`~mmseg_semi_rs.purification.trust.learn_trust`; or, with ``thresholds``, from
+    which score on its claims are right often enough. Where both are given the thresholds act, and
+    no trust is learnt.
+
+    In the place of a verifier a ``RegionProposer`` divides the tiles into regions without classes,
+    in which the pixels vote (``RegionVote``); there is nothing to trust or calibrate then. A second
+    hook with regions works on what the first has made of the labels.
 
     Logged every ``interval`` iterations, as shares of the valid pixels: ``purify/covered``,
     ``purify/corrected``, ``purify/supported`` and ``purify/vetoed``; and, where the unlabelled
@@ -56,22 +70,30 @@ class VLMPurifyHook(Hook):
     changed from outside meanwhile; what a budget adds to it is taken care of.
 
     Args:
-        verifier (dict): Config of a verifier, e.g. ``CLIPVerifier``.
-        store (str): Folder of the evidence.
-        policy (dict, optional): Config of what evidence does. Defaults to ``EvidencePolicy``.
-        trust (dict, optional): ``images``, labelled tiles that are looked at (200, evenly chosen),
+        verifier: Config of a verifier, e.g. ``CLIPVerifier``, or of a region proposer, e.g.
+            ``SuperpixelProposer``.
+        store: Folder of the evidence.
+        policy: Config of what evidence does. Defaults to ``EvidencePolicy``, with
+            a region proposer to ``RegionVote``.
+        trust: ``images``, labelled tiles that are looked at (200, evenly chosen),
             and ``min_lift`` and ``min_pixels`` of ``learn_trust``. None trusts the verifier as it
             is. Defaults to these.
-        start (int): Iteration from which on labels are purified. Defaults to 0.
-        ramp (int): Iterations over which the changes of the weights then grow to their full size.
+        thresholds: Config of ``ConformalThresholds``, which then act in the place
+            of trust.
+        held_out: Config of a data set of labelled tiles that trust or thresholds
+            are learnt on, for a verifier that has seen the labelled ones. Defaults to None, the
+            labelled ones.
+        start: Iteration from which on labels are purified. Defaults to 0.
+        ramp: Iterations over which the changes of the weights then grow to their full size.
             Defaults to 0.
-        budget (int): Tiles per iteration and process that are verified on the spot if the store has
+        budget: Tiles per iteration and process that are verified on the spot if the store has
             nothing of them. Defaults to 0.
-        interval (int): Iterations between logs, the logger's own. Defaults to 50.
+        interval: Iterations between logs, the logger's own. Defaults to 50.
 
     Attributes:
-        trust (ClassTrust | None): What was learnt.
-        purifier (EvidencePurifier): What is attached, once the training starts.
+        trust: What was learnt.
+        fitted: Likewise.
+        purifier: What is attached, once the training starts.
 
     Raises:
         ValueError: A setting is out of its range, or, when the training starts, model, data, store
@@ -84,6 +106,8 @@ class VLMPurifyHook(Hook):
         store: str,
         policy: dict | None = None,
         trust: Mapping[str, Any] | None = _TRUST,
+        thresholds: dict | None = None,
+        held_out: dict | None = None,
         start: int = 0,
         ramp: int = 0,
         budget: int = 0,
@@ -110,11 +134,29 @@ class VLMPurifyHook(Hook):
                 raise ValueError(
                     f'VLMPurifyHook {name}={value!r} must be a whole number of {least} or more.'
                 )
-        self.verifier: Verifier = MODELS.build(verifier)
-        self.policy = MODELS.build(policy or dict(type='EvidencePolicy'))
+        self.verifier: Verifier | RegionProposer = MODELS.build(verifier)
+        regions = isinstance(self.verifier, RegionProposer)
+        default = 'RegionVote' if regions else 'EvidencePolicy'
+        self.policy = MODELS.build(policy or dict(type=default))
+        if regions != isinstance(self.policy, RegionVote):
+            raise ValueError(
+                f'{type(self.policy).__name__} does not go with {type(self.verifier).__name__}: '
+                'RegionVote needs the regions of a RegionProposer, other policies the classes of a '
+                'verifier.'
+            )
+        if regions and thresholds is not None:
+            raise ValueError(
+                f'{type(self.verifier).__name__} proposes regions without scores: leave thresholds '
+                'out.'
+            )
+        self.thresholds: ConformalThresholds | None = (
+            None if thresholds is None else MODELS.build(thresholds)
+        )
+        self.held_out = held_out
         self.store = store
         self.start, self.ramp, self.budget, self.interval = start, ramp, budget, interval
         self.trust: ClassTrust | None = None
+        self.fitted: ClassThresholds | None = None
 
     # Before the training.
 
@@ -145,10 +187,10 @@ class VLMPurifyHook(Hook):
 
         Args:
             dataset (SemiDataset): The training data.
-            device (torch.device | str): Where the verifier works, if it has to.
-            work_dir (Path, optional): Folder of the training, where a journal is kept if there is a
-                budget, see ``EvidenceSource``. Defaults to None, without journal.
-            iteration (int): Where the training begins. Defaults to 0.
+            device: Where the verifier works, if it has to.
+            work_dir: Folder of the training, where a journal is kept if there is a budget, see
+                ``EvidenceSource``. Defaults to None, without journal.
+            iteration: Where the training begins.
 
         Raises:
             ValueError: The store lacks what is needed.
@@ -156,14 +198,14 @@ class VLMPurifyHook(Hook):
         if is_main_process():
             calibrate(self.verifier, dataset.labelled, str(device))
         barrier()
-        store = EvidenceStore(self.store, self.verifier.settings())
+        store = EvidenceStore(self.store, evidence_settings(self.verifier, dataset.labelled))
         journal = None
         if self.budget and work_dir is not None:
             journal = work_dir / f'evidence_known_{store.folder.name}_rank{get_rank()}.txt'
         self.source = EvidenceSource(
             store,
             self.verifier,
-            lambda path: load_image(dataset.unlabelled, path),
+            lambda path: load_image(dataset.unlabelled, path, self.verifier.bands),
             self.budget,
             device,
             journal,
@@ -174,15 +216,13 @@ class VLMPurifyHook(Hook):
                 f'{command("annotate")} with this config first, or set budget of VLMPurifyHook.'
             )
         classes = dataset.metainfo['classes']
-        if self.trust_settings is not None:
-            self.trust = self._learn_trust(dataset.labelled)
-            print_log(
-                f'How far {type(self.verifier).__name__} is trusted, by labelled tiles:\n'
-                f'{self.trust.table(classes)}',
-                logger='current',
-            )
+        if isinstance(self.verifier, Verifier):
+            self._learn(dataset.labelled, classes)
         self.source.start(iteration)
         barrier()  # nobody adds to the store before everybody has listed it
+        if isinstance(self.verifier, RegionProposer):
+            self.purifier: EvidencePurifier = RegionPurifier(self.policy, self.source, len(classes))
+            return
         self.purifier = EvidencePurifier(
             self.policy,
             self.source,
@@ -190,12 +230,13 @@ class VLMPurifyHook(Hook):
             None if self.trust is None else self.trust.trust,
             self.verifier.prompts.asked,
             within_segments=self.verifier.within_segments,
+            thresholds=self.fitted,
         )
 
     def _check(self, dataset: Any) -> None:
         """Refuse what cannot work, in one sentence."""
         classes = dataset.metainfo['classes']
-        if self.verifier.num_classes != len(classes):
+        if isinstance(self.verifier, Verifier) and self.verifier.num_classes != len(classes):
             raise ValueError(
                 f'The verifier has prompts for {self.verifier.num_classes} classes, but the '
                 f'training data has {len(classes)} ({", ".join(classes)}): give one entry of names '
@@ -216,24 +257,34 @@ class VLMPurifyHook(Hook):
             )
         frame_of_sample(views['weak'].metainfo)
 
-    def _learn_trust(self, labelled: Any) -> ClassTrust:
+    def _learn(self, labelled: Any, classes: Sequence[str]) -> None:
         """Compare the evidence of labelled tiles with their labels."""
-        assert self.trust_settings is not None
-        settings = dict(self.trust_settings)
-        chosen = evenly(len(labelled), settings.pop('images'))
-        if self.budget:
+        assert isinstance(self.verifier, Verifier)
+        if self.held_out is not None:
+            labelled = DATASETS.build(self.held_out)
+        settings = dict(self.trust_settings or {})
+        chosen = evenly(len(labelled), settings.pop('images', _TRUST['images']))
+        name, learns = type(self.verifier).__name__, self.thresholds or self.trust_settings
+        if self.budget and learns is not None:
             for _ in self._evidence_of(labelled, chosen[get_rank() :: get_world_size()]):
                 pass
         barrier()
-        gate, margin = self.policy.clear
-        return learn_trust(
-            self._evidence_of(labelled, chosen),
-            self.verifier.num_classes,
-            gate,
-            margin,
-            **settings,
-            cut=self.verifier.within_segments,
-        )
+        pairs = self._evidence_of(labelled, chosen)
+        cut = self.verifier.within_segments
+        if self.thresholds is not None:
+            self.fitted = self.thresholds.fit_evidence(pairs, len(classes), cut)
+            print_log(
+                f'Claims of {name} that count, by labelled tiles (these thresholds act, not '
+                f'trust):\n{self.fitted.table(classes)}',
+                logger='current',
+            )
+        elif self.trust_settings is not None:
+            gate, margin = self.policy.clear
+            self.trust = learn_trust(pairs, len(classes), gate, margin, **settings, cut=cut)
+            print_log(
+                f'How far {name} is trusted, by labelled tiles:\n{self.trust.table(classes)}',
+                logger='current',
+            )
 
     def _evidence_of(
         self, labelled: Any, chosen: Sequence[int]
@@ -241,7 +292,7 @@ class VLMPurifyHook(Hook):
         """Evidence and labels of labelled tiles."""
         store = self.source.store
         for index in chosen:
-            tile = load_tile(labelled, index)
+            tile = load_tile(labelled, index, bands=self.verifier.bands)
             key = store.key(tile.path)
             evidence = store.read(key)
             if evidence is None and self.budget:
@@ -250,7 +301,8 @@ class VLMPurifyHook(Hook):
                 raise ValueError(
                     f'The store {store.folder} holds no evidence of the labelled tile {tile.path}, '
                     'without which it is not known how far the verifier can be trusted: run '
-                    f'{command("annotate")} with this config, or set trust=None of VLMPurifyHook.'
+                    f'{command("annotate")} with this config, or set trust=None and no thresholds '
+                    'of VLMPurifyHook.'
                 )
             assert tile.labels is not None  # of a labelled dataset
             if evidence.size != tile.labels.shape:
@@ -277,13 +329,7 @@ class VLMPurifyHook(Hook):
             self.source.begin_step(runner.iter, paths)
 
     @step_part('purification')
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Log what was done."""
         if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
             return
@@ -299,12 +345,11 @@ def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, 
     """Summarise one purification; the host waits once.
 
     Args:
-        done (Purification): Of a batch.
-        samples (Sequence[SegDataSample]): Its B samples; truth is taken from those that have
-            ``gt_sem_seg``.
+        done: Of a batch.
+        samples: Its B samples; truth is taken from those that have ``gt_sem_seg``.
 
     Returns:
-        dict[str, float]: See :class:`VLMPurifyHook`, without prefixes.
+        See :class:`VLMPurifyHook`, without prefixes.
     """
     valid = done.before.valid
     pixels = valid.sum().clamp(min=1)

@@ -32,14 +32,14 @@ class SemiTrainLoop(IterBasedTrainLoop):
       equal those of an uninterrupted one.
 
     Args:
-        runner (Runner): The runner.
-        dataloader (DataLoader | dict): Of training data; a sampler with ``skip(steps)``, such as
-            ``SemiSampler``, is needed to resume in O(1).
-        max_iters (int): Length of the training.
-        val_begin (int): Iteration from which on validation happens. Defaults to 1.
-        val_interval (int): Iterations between validations. Defaults to 1000.
-        dynamic_intervals (list[tuple[int, int]], optional): See ``IterBasedTrainLoop``.
-        check_data (bool): Whether to check the data before training. Defaults to True.
+        runner: The runner.
+        dataloader: Of training data; a sampler with ``skip(steps)``, such as ``SemiSampler``, is
+            needed to resume in O(1).
+        max_iters: Length of the training.
+        val_begin: Iteration from which on validation happens.
+        val_interval: Iterations between validations.
+        dynamic_intervals: See ``IterBasedTrainLoop``.
+        check_data: Whether to check the data before training.
 
     Raises:
         ValueError: If the sampler and the dataloader disagree on the batch size.

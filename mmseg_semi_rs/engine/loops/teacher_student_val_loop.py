@@ -26,6 +26,9 @@ class TeacherStudentValLoop(ValLoop):
     Another model, such as a plain ``EncoderDecoder``, is evaluated once. As ``test_cfg`` the loop
     tests all networks.
 
+    Attributes:
+        evaluators: Of the last run, by network.
+
     Args:
         runner (Runner): The runner.
         dataloader (DataLoader | dict): Of validation data.
@@ -37,14 +40,15 @@ class TeacherStudentValLoop(ValLoop):
         """Validate.
 
         Returns:
-            dict[str, float]: The metrics, see the class.
+            The metrics, see the class.
         """
         phase = 'test' if self.runner._test_loop is self else 'val'
         self.runner.call_hook(f'before_{phase}')
         self.runner.call_hook(f'before_{phase}_epoch')
         self.runner.model.eval()
         model = unwrap(self.runner.model)
-        evaluators: dict[str, Any] = {}
+        self.evaluators: dict[str, Any] = {}
+        evaluators = self.evaluators
         for index, data_batch in enumerate(self.dataloader):
             self.runner.call_hook(f'before_{phase}_iter', batch_idx=index, data_batch=data_batch)
             for name, outputs in self._predict(model, data_batch).items():

@@ -31,8 +31,7 @@ def read_embedding(path: Path, shape: tuple[int, int]) -> Tensor | None:
         shape: N, C.
 
     Returns:
-        Tensor: Shape (N, C), float32; None where there is no such file or it is damaged, which is
-        logged.
+        Shape (N, C), float32; None where there is no such file or it is damaged, which is logged.
     """
     if not path.exists():
         return None

@@ -15,8 +15,8 @@ class LearnableQueries(BaseModule):
 
     Args:
         num_classes: Number of classes N.
-        channels: Width C; that of the deep map which they are compared with. Defaults to 768.
-        std: Standard deviation of the normal distribution that they start from. Defaults to 0.02.
+        channels: Width C; that of the deep map which they are compared with.
+        std: Standard deviation of the normal distribution that they start from.
 
     Raises:
         ValueError: An argument is not positive.

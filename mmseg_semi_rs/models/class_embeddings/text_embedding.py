@@ -58,30 +58,26 @@ class TextEmbedding(BaseModule):
         concepts: Name of a list in :mod:`mmseg_semi_rs.classes.concepts` such as 'potsdam', or a
             sequence with one entry per class: its name, or several concepts, the name first.
         arch: Name of an open_clip model, or a dict for other sizes, see
-            :func:`~.text_tower.resolve_arch`. Defaults to 'ViT-B-16-quickgelu'.
+            :func:`~.text_tower.resolve_arch`.
         checkpoint: Weight file with a text tower, with the names of OpenAI, open_clip or Hugging
             Face. None takes a random tower, always the same, which is good for tests only.
-            Defaults to 'checkpoints/ViT-B-16.pt'.
         templates: Sentences with '{}' for the concept, or the name of an entry of
             :data:`TEMPLATES`, 'photo' or 'aerial'. Defaults to ('a photo of a {}',).
         variant: 'conceptavg' averages the concepts of a class, 'single' takes the first. Averages
             separate the classes less: their mean cosine is 0.87 to 0.89 with Co2S's lists, that of
-            the names alone 0.78 to 0.85. Defaults to 'conceptavg'.
-        center: Subtract the mean over the classes, and normalise again. Defaults to False.
+            the names alone 0.78 to 0.85.
+        center: Subtract the mean over the classes, and normalise again.
         underscores: 'space' writes 'low_vegetation' as 'low vegetation', 'verbatim' leaves it.
-            Defaults to 'space'.
-        cache_dir: Folder of the kept embeddings; None keeps nothing. Defaults to
-            'checkpoints/text_embeddings'.
+        cache_dir: Folder of the kept embeddings; None keeps nothing.
         num_classes: Number of classes that the concepts must have; None takes what they have.
-            Defaults to None.
 
     Attributes:
-        embedding (Tensor): Shape (num_classes, channels), rows of unit length, float32.
-        fingerprint (Tensor): SHA-256 of prompts and settings, shape (32,), uint8.
-        num_classes (int): Number of classes N.
-        channels (int): Width C, the embedding dimension of ``arch``.
-        prompts (list[list[str]]): The sentences of each class.
-        origin (str): File, project and licence of the tower's public weights.
+        embedding: Shape (num_classes, channels), rows of unit length, float32.
+        fingerprint: SHA-256 of prompts and settings, shape (32,), uint8.
+        num_classes: Number of classes N.
+        channels: Width C, the embedding dimension of ``arch``.
+        prompts: The sentences of each class.
+        origin: File, project and licence of the tower's public weights.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -197,7 +193,7 @@ class TextEmbedding(BaseModule):
     def _run_tower(self, weights: Path | None) -> Tensor:
         tower = build_text_tower(self.arch)
         if weights is not None:
-            load_text_tower(tower, self.arch, read_weight_file(weights))
+            load_text_tower(tower, self.arch, weights)
         distinct = list(dict.fromkeys(prompt for known in self.prompts for prompt in known))
         features = dict(zip(distinct, encode_prompts(tower, self.arch, distinct), strict=True))
         # Every concept has the same number of templates: the mean of means is the mean.

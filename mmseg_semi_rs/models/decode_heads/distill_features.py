@@ -20,8 +20,8 @@ class DistillFeatures(tuple[Tensor, ...]):
             each (height, width) in pixels. Defaults to none.
 
     Attributes:
-        images (Tensor): See above.
-        views (dict[tuple[int, int], Tensor]): See above.
+        images: See above.
+        views: See above.
     """
 
     images: Tensor
@@ -53,7 +53,7 @@ class DistillFeatures(tuple[Tensor, ...]):
             rows: Which images of the batch.
 
         Returns:
-            DistillFeatures: Of B' images.
+            Of B' images.
         """
         views = {size: perturb(view[rows]) for size, view in self.views.items()}
         return DistillFeatures([perturb(level[rows]) for level in self], self.images[rows], views)

@@ -23,7 +23,7 @@ def valid_tokens(valid: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: Height and width of the token grid.
 
     Returns:
-        Tensor: Shape (B, *grid), bool.
+        Shape (B, *grid), bool.
     """
     padding = (~valid).unsqueeze(1).float()
     return F.adaptive_max_pool2d(padding, grid).squeeze(1) == 0
@@ -43,7 +43,7 @@ def normalise_target(target: Tensor, valid: Tensor, kind: str) -> Tensor:
             of the batch; 'layernorm', the same over the channels of each token.
 
     Returns:
-        Tensor: Shape (B, C, h, w).
+        Shape (B, C, h, w).
     """
     if kind == 'layernorm':
         channels = target.shape[1]
@@ -72,7 +72,7 @@ def masked_feature_mse(
         denominator: Number of tokens that count, over all ranks.
 
     Returns:
-        Tensor: Scalar, float32.
+        Scalar, float32.
     """
     with torch.autocast(prediction.device.type, enabled=False):
         error = (prediction.float() - target.float()).square().mean(dim=1)

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..data_preprocessor import stack_valid
 from ..losses import RankSum
+from ..utils import read_cfg
 from ..utils.renormalise import image_statistics
 from .decode_head_wrapper import DecodeHeadWrapper
 from .distill_features import DistillFeatures
-from .distill_options import BRANCHES, DistillLossOptions, only, positive_int, weights_by_name
+from .distill_options import BRANCHES, DistillLossOptions, positive_int, weights_by_name
 from .feature_distillation import masked_feature_mse, normalise_target, valid_tokens
 from .translators import TokenProjection, TokenTranslator, resample_tokens
 
@@ -108,12 +109,12 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             - ``interval`` (int): Distil in every k-th iteration only; the loss is 0 in the others.
               Defaults to 1.
         deepest_index: Which entry of the encoder's outputs is distilled and fused. None takes the
-            last that the decode head reads. Defaults to None.
+            last that the decode head reads.
         image_stats: ``dict(mean=[...], std=[...])`` per channel on the 0-255 scale, by which the
             images are normalised that the teachers get. Segmentors that know fill it in (see
             :func:`with_image_stats`). Defaults to None, unknown.
         init_cfg: Initialisation of this module; None leaves PyTorch's for translators and
-            projections, as published. Defaults to None.
+            projections, as published.
 
     Raises:
         ValueError: If an option is unknown or out of range, the number of weights does not fit the
@@ -145,12 +146,12 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         if image_stats:
             for teacher in self.teachers.values():
                 teacher.bind_source(image_stats['mean'], image_stats['std'])
-        weights = only(fusion or {}, {'weights': None}, 'fusion')['weights']
+        weights = read_cfg(fusion, {'weights': None}, 'fusion')['weights']
         self.fusion_weights = weights_by_name(weights, list(self.teachers))
         self.student_weight = self.fusion_weights.pop('student')
         self._check_roles()
         width = self.deepest_channels
-        hidden = only(translator or {}, {'hidden': 1024}, 'translator')['hidden']
+        hidden = read_cfg(translator, {'hidden': 1024}, 'translator')['hidden']
         hidden = positive_int(hidden, 'translator.hidden')
         self.translators = nn.ModuleDict(
             {
@@ -219,8 +220,8 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             size: Height and width of the images in pixels.
 
         Returns:
-            list[tuple[int, int]]: Each size once; empty for ``student_view='shared'``. In
-            evaluation only those that the fusion needs.
+            Each size once; empty for ``student_view='shared'``. In evaluation only those that the
+            fusion needs.
         """
         distil = self.training and self.options.loss_weight > 0
         sizes = (self._view_size(self.teachers[name], size) for name in self._needed(distil))
@@ -234,7 +235,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             distil: Whether all teachers are needed, or only those that are fused.
 
         Returns:
-            dict[str, Tensor]: By teacher, shape (B, C_i, h_i, w_i) on the teacher's grid.
+            By teacher, shape (B, C_i, h_i, w_i) on the teacher's grid.
 
         Raises:
             ValueError: If ``feats`` does not carry the images or a view that is needed.
@@ -275,7 +276,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             predictions: Of :meth:`predict_teachers`.
 
         Returns:
-            Sequence[Tensor]: ``feats`` with one level replaced.
+            ``feats`` with one level replaced.
         """
         if not self.projections or not isinstance(feats, DistillFeatures):
             return feats
@@ -297,7 +298,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             feats: The encoder's outputs, :class:`DistillFeatures` if any fusion weight is not 0.
 
         Returns:
-            Any: What the wrapped head returns, in general logits of shape (B, K, h, w).
+            What the wrapped head returns, in general logits of shape (B, K, h, w).
         """
         return self.decode_head(self.fuse(feats, self.predict_teachers(feats, distil=False)))
 
@@ -312,7 +313,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             test_cfg: Test options of the segmentor.
 
         Returns:
-            Tensor: Logits, shape (B, K, H, W).
+            Logits, shape (B, K, H, W).
         """
         fused = self.fuse(feats, self.predict_teachers(feats, distil=False))
         return self.decode_head.predict(fused, batch_img_metas, test_cfg)
@@ -328,12 +329,12 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         Args:
             feats: :class:`DistillFeatures` of the student's batch.
             valid: False on padding, shape (B, H, W), bool, at image size.
-            branches: Which images are labelled ('sup') and which unlabelled ('strong'). Needed
-                only when ``loss_distill.views`` is not both. Defaults to None.
+            branches: Which images are labelled ('sup') and which unlabelled ('strong'). Needed only
+                when ``loss_distill.views`` is not both.
 
         Returns:
-            tuple[Any, dict[str, Tensor]]: What the wrapped head returns, in general logits
-            (B, K, h, w), and ``loss_distill_<name>`` for each teacher; their sum is L_dis.
+            What the wrapped head returns, in general logits (B, K, h, w), and
+            ``loss_distill_<name>`` for each teacher; their sum is L_dis.
         """
         fused, losses = self._fuse_and_distil(feats, valid, branches)
         return self.decode_head(fused), losses
@@ -352,7 +353,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
             train_cfg: Training options of the segmentor.
 
         Returns:
-            dict[str, Tensor]: The wrapped head's losses and ``loss_distill_<name>``.
+            The wrapped head's losses and ``loss_distill_<name>``.
         """
         valid = None
         if isinstance(feats, DistillFeatures):

@@ -86,7 +86,7 @@ class FeatureFusionBlock(BaseModule):
             size: Height and width of the result.
 
         Returns:
-            Tensor: Shape (B, channels, *size).
+            Shape (B, channels, *size).
         """
         if self.skip_unit is not None and skip is not None:
             features = features + self.skip_unit(skip)
@@ -104,15 +104,15 @@ class SizeMatchedDPTHead(BaseDecodeHead):
     segmentor resizes them to the image with ``align_corners=True``.
 
     Args:
-        arch: Preset of the three widths: 'small', 'base', 'large', 'giant' (the DINOv2 sizes).
-            None takes the three arguments below. Defaults to None.
+        arch: Preset of the three widths: 'small', 'base', 'large', 'giant' (the DINOv2 sizes). None
+            takes the three arguments below.
         in_channels: Width of each of the four taps. Defaults to the preset's.
         post_process_channels: Width of each level after projection. Defaults to the preset's.
         channels: Width of the fusion stages. Defaults to the preset's.
         in_index: Which four encoder outputs to read, finest level first. Defaults to (0, 1, 2, 3).
-        align_corners: How the logits are resized to the image. Defaults to True.
+        align_corners: How the logits are resized to the image.
         dropout_ratio: Dropout before the classifier; the method has none. Defaults to 0.
-        init_cfg: Initialisation; None leaves PyTorch's, as published. Defaults to None.
+        init_cfg: Initialisation; None leaves PyTorch's, as published.
         **kwargs: ``num_classes`` and the other arguments of
             :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
 
@@ -203,8 +203,7 @@ class SizeMatchedDPTHead(BaseDecodeHead):
             inputs: Encoder outputs, (B, in_channels[i], h, w) each.
 
         Returns:
-            list[Tensor]: Four maps of width ``channels`` at 4x, 2x, 1x and 1/2 (rounded up) of
-            their tap's size.
+            Four maps of width ``channels`` at 4x, 2x, 1x and 1/2 (rounded up) of their tap's size.
         """
         taps = self._transform_inputs(inputs)
         return [
@@ -221,8 +220,8 @@ class SizeMatchedDPTHead(BaseDecodeHead):
             inputs: Encoder outputs; those named by ``in_index`` are read.
 
         Returns:
-            Tensor: Logits, shape (B, out_channels, 2 * h1, 2 * w1), where (h1, w1) is the size of
-            the finest level of :meth:`pyramid`.
+            Logits, shape (B, out_channels, 2 * h1, 2 * w1), where (h1, w1) is the size of the
+            finest level of :meth:`pyramid`.
         """
         levels = self.pyramid(inputs)[::-1]
         height, width = levels[-1].shape[2:]

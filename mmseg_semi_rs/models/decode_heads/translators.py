@@ -28,7 +28,7 @@ def resample_tokens(features: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: Height and width of the result.
 
     Returns:
-        Tensor: Shape (B, C, *grid); ``features`` itself when it already has this grid.
+        Shape (B, C, *grid); ``features`` itself when it already has this grid.
     """
     if tuple(features.shape[2:]) == tuple(grid):
         return features

@@ -41,16 +41,15 @@ class VLGHead(BaseDecodeHead):
             embedding.
         num_classes: N.
         in_index: Which encoder outputs are the shallow, middle and deep map. Defaults to (0, 1, 2).
-        channels: Width of the reasoning. Defaults to 128.
-        text_channels: Width of the class embeddings in the semantic reasoning. Defaults to 128.
+        channels: Width of the reasoning.
+        text_channels: Width of the class embeddings in the semantic reasoning.
         up_channels: Width of the two upsampling blocks. Defaults to (64, 32).
         skip_channels: Width of the projected middle and shallow map. Defaults to (32, 16).
-        reasoning_layers: Layers of the semantic reasoning; with 0 the classes never meet. Defaults
-            to 2.
-        heads: Attention heads of each. Defaults to 4.
-        pool: Side in patches of the cells in which classes are compared. Defaults to 4.
+        reasoning_layers: Layers of the semantic reasoning; with 0 the classes never meet.
+        heads: Attention heads of each.
+        pool: Side in patches of the cells in which classes are compared.
         dilations: Dilations of the spatial reasoning, in patches. Defaults to (6, 12, 18).
-        init_cfg: Initialisation; None leaves PyTorch's, as published. Defaults to None.
+        init_cfg: Initialisation; None leaves PyTorch's, as published.
         **kwargs: ``loss_decode`` and the other arguments of
             :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
 
@@ -160,7 +159,7 @@ class VLGHead(BaseDecodeHead):
                 each. Skips may have other sizes than the deep map.
 
         Returns:
-            Tensor: Logits, shape (B, num_classes, 4 * h, 4 * w).
+            Logits, shape (B, num_classes, 4 * h, 4 * w).
         """
         shallow, middle, deep = self._transform_inputs(inputs)
         embedding = F.normalize(self.class_embedding(), dim=1)

@@ -60,7 +60,7 @@ class SpatialReasoning(nn.Module):
             maps: Shape (B * N, channels, h, w).
 
         Returns:
-            Tensor: Same shape.
+            Same shape.
         """
         weights = iter(self.mix.weight.split(self.mix.out_channels, dim=1))
         mixed = F.conv2d(self.branches[0](maps), next(weights))
@@ -109,7 +109,7 @@ class SemanticReasoning(nn.Module):
             text: Shape (N, text_channels).
 
         Returns:
-            Tensor: Shape of ``maps``.
+            Shape of ``maps``.
         """
         size = (maps.shape[2], maps.shape[3])
         grid = (math.ceil(size[0] / self.pool), math.ceil(size[1] / self.pool))
@@ -151,7 +151,7 @@ class UpBlock(nn.Module):
             skip: Shape (B, skip_channels, h', w'), of any size.
 
         Returns:
-            Tensor: Shape (B * N, out_channels, 2 * h, 2 * w).
+            Shape (B * N, out_channels, 2 * h, 2 * w).
         """
         maps = self.up(maps)
         skip = F.interpolate(skip, maps.shape[2:], mode='bilinear', align_corners=True)

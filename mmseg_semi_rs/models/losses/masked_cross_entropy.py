@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ...structures import SoftLabel
 from .rank_sum import RankSum
 
 
 def consistency_loss(
-    logits: Tensor, labels: Tensor, weight: Tensor, denominator: RankSum
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    denominator: RankSum,
+    soft: SoftLabel | None = None,
 ) -> Tensor:
     """Weighted cross entropy against pseudo labels (RS-MTDF's L_s, FixMatch eq. 4).
 
@@ -19,15 +24,21 @@ def consistency_loss(
     denominator.
 
     Args:
-        logits (Tensor): Student on the strong view, shape (B, K, H, W).
-        labels (Tensor): Class ids, shape (B, H, W), int64 in [0, K).
-        weight (Tensor): Shape (B, H, W), in [0, 1]; 0 on padding.
-        denominator (RankSum): The number of valid pixels.
+        logits: Student on the strong view, shape (B, K, H, W).
+        labels: Class ids, shape (B, H, W), int64 in [0, K).
+        weight: Shape (B, H, W), in [0, 1]; 0 on padding.
+        denominator: The number of valid pixels.
+        soft: Classes c_j and probabilities q_j that CE takes in the place of ``labels``:
+            ``- sum over j of q_j log p_{c_j}``. Defaults to None.
 
     Returns:
-        Tensor: Scalar, float32. 0 where every weight is 0.
+        Scalar, float32. 0 where every weight is 0.
     """
-    loss = F.cross_entropy(logits.float(), labels, reduction='none')
+    if soft is None:
+        loss = F.cross_entropy(logits.float(), labels, reduction='none')
+    else:
+        scores = logits.float().log_softmax(dim=1).gather(1, soft.classes.long())
+        loss = -(soft.probabilities * scores).sum(dim=1)
     return (loss * weight).sum() / denominator.per_rank()
 
 
@@ -39,11 +50,10 @@ class ValidCrossEntropyLoss(nn.Module):
     depend on how a batch is split over ranks, and it makes no host sync.
 
     Args:
-        class_weight (list[float], optional): Weight of each class. As in torch, the denominator is
-            then the sum of the weights of the counted pixels. Defaults to None.
-        loss_weight (float): Factor on the loss. Defaults to 1.0.
-        loss_name (str): Key of the loss in the log; must begin with ``loss_``. Defaults to
-            'loss_ce'.
+        class_weight: Weight of each class. As in torch, the denominator is then the sum of the
+            weights of the counted pixels.
+        loss_weight: Factor on the loss.
+        loss_name: Key of the loss in the log; must begin with ``loss_``.
     """
 
     def __init__(
@@ -68,15 +78,15 @@ class ValidCrossEntropyLoss(nn.Module):
         """Compute the loss.
 
         Args:
-            logits (Tensor): Shape (B, K, H, W).
-            labels (Tensor): Class ids, shape (B, H, W), int64; ``ignore_index`` is left out.
-            weight (Tensor, optional): Weight of each pixel, shape (B, H, W), as mmseg's pixel
-                samplers give it; does not change the denominator. Defaults to None.
-            ignore_index (int): Label that is left out. Defaults to 255.
+            logits: Shape (B, K, H, W).
+            labels: Class ids, shape (B, H, W), int64; ``ignore_index`` is left out.
+            weight: Weight of each pixel, shape (B, H, W), as mmseg's pixel samplers give it; does
+                not change the denominator.
+            ignore_index: Label that is left out.
             **kwargs: Ignored; mmseg's heads hand all losses the same arguments.
 
         Returns:
-            Tensor: Scalar, float32.
+            Scalar, float32.
         """
         counted = labels != ignore_index
         if self.class_weight is None:

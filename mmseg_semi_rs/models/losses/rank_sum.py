@@ -16,7 +16,7 @@ class RankSum:
     local sum by (total / W) therefore gives the gradient of one process with the whole batch.
 
     Args:
-        count (Tensor): Any shape; what this rank counted. It is copied.
+        count: Any shape; what this rank counted. It is copied.
     """
 
     def __init__(self, count: Tensor) -> None:
@@ -30,7 +30,7 @@ class RankSum:
         """Return the mean count of a rank, at least 1 / world_size of a unit, never 0.
 
         Returns:
-            Tensor: Shape of ``count``, float32: max(total, 1) / world_size.
+            Shape of ``count``, float32: max(total, 1) / world_size.
         """
         if self._work is not None:
             self._work.wait()

@@ -19,13 +19,13 @@ def taught_pixels(own: PseudoLabel, partner: PseudoLabel, ties: bool = False) ->
     .. math:: M = valid \wedge H_{partner} \wedge (\neg H_{own} \vee c_{partner} > c_{own})
 
     Args:
-        own (PseudoLabel): The student's own targets, before any purifier, (B, H, W).
-        partner (PseudoLabel): The partner's.
-        ties (bool): Whether students of exactly equal confidence teach each other, as released.
-            Defaults to False: nobody does.
+        own: The student's own targets, before any purifier, (B, H, W).
+        partner: The partner's.
+        ties: Whether students of exactly equal confidence teach each other, as released. Defaults
+            to False: nobody does.
 
     Returns:
-        Tensor: Shape (B, H, W), bool; False on padding.
+        Shape (B, H, W), bool; False on padding.
     """
     surer = partner.confidence > own.confidence
     if ties:
@@ -39,13 +39,13 @@ def stability_loss(logits: Tensor, partner: Tensor, taught: Tensor, denominator:
     ``sum over pixels and classes of M * (p - stop_gradient(p_partner))^2 / (K * sum of M)``.
 
     Args:
-        logits (Tensor): Of the taught student, with gradient, shape (B, K, H, W).
-        partner (Tensor): The partner's probabilities, shape (B, K, H, W); no gradient reaches them.
-        taught (Tensor): M, shape (B, H, W), bool.
-        denominator (RankSum): The number of taught pixels.
+        logits: Of the taught student, with gradient, shape (B, K, H, W).
+        partner: The partner's probabilities, shape (B, K, H, W); no gradient reaches them.
+        taught: M, shape (B, H, W), bool.
+        denominator: The number of taught pixels.
 
     Returns:
-        Tensor: Scalar, float32; 0 where nothing is taught.
+        Scalar, float32; 0 where nothing is taught.
     """
     difference = logits.float().softmax(dim=1) - partner.detach()
     squares = difference.square().sum(dim=1) * taught
@@ -58,12 +58,12 @@ def stability_ramp(iteration: int, total: int, share: float) -> float:
     ``0.5 * (1 - cos(pi * t / (share * T - 1)))`` for t < share * T.
 
     Args:
-        iteration (int): t, from 0.
-        total (int): T, iterations of the training.
-        share (float): Part of the training that the ramp takes, in [0, 1].
+        iteration: t, from 0.
+        total: T, iterations of the training.
+        share: Part of the training that the ramp takes, in [0, 1].
 
     Returns:
-        float: In [0, 1].
+        In [0, 1].
     """
     length = share * total
     if iteration >= length or length <= 1:

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..decode_heads import DistillFeatures, with_image_stats
-from ..utils import forget_recomputation, keep_running_statistics
+from ..utils import forget_recomputation, keep_running_statistics, read_cfg
 
 
 @MODELS.register_module()
@@ -41,12 +41,8 @@ class DistillEncoderDecoder(EncoderDecoder):
     """
 
     def __init__(self, view_resize: Mapping[str, bool] | None = None, **kwargs: Any) -> None:
-        options = {'antialias': True, 'align_corners': False}
-        unknown = sorted(set(view_resize or {}) - set(options))
-        if unknown:
-            raise ValueError(
-                f'view_resize knows the keys {sorted(options)}, got {unknown}: remove them.'
-            )
+        defaults = {'antialias': True, 'align_corners': False}
+        resize = read_cfg(view_resize, defaults, 'view_resize')
         own = kwargs.get('data_preprocessor')
         if isinstance(own, Mapping):
             own = kwargs['data_preprocessor'] = MODELS.build(own)
@@ -58,7 +54,7 @@ class DistillEncoderDecoder(EncoderDecoder):
                 'The backbone has output_cls_token=True, so that its levels are no maps that could '
                 "be distilled: leave it out, and take type='SizeMatchedDPTHead' instead of DPTHead."
             )
-        self.view_resize = {**options, **(view_resize or {})}
+        self.view_resize = resize
         forget_recomputation(self)
 
     def extract_feat(self, inputs: Tensor) -> DistillFeatures:
@@ -68,8 +64,7 @@ class DistillEncoderDecoder(EncoderDecoder):
             inputs: Normalised images, shape (B, 3, H, W).
 
         Returns:
-            DistillFeatures: The levels of backbone and neck, (B, C_i, h_i, w_i) each, with
-            ``images`` and ``views``.
+            The levels of backbone and neck, (B, C_i, h_i, w_i) each, with ``images`` and ``views``.
         """
         levels = super().extract_feat(inputs)
         view_sizes = getattr(self.decode_head, 'view_sizes', None)

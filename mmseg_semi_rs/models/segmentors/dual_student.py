@@ -22,7 +22,7 @@ from ...structures import PseudoLabel
 from ..gates import FixedGate
 from ..losses import RankSum, consistency_loss, stability_loss, stability_ramp, taught_pixels
 from ..protocols import RatioSampler
-from ..utils import Renormalise, early_backward, keep_running_statistics
+from ..utils import Renormalise, early_backward, keep_running_statistics, read_cfg
 from ..utils.fusion import FUSIONS, fuse, fuse_logits
 from .semi_segmentor import SemiBatch, SemiSegmentor, SemiSettings, check_weight
 from .strong_views import StrongView, draw_views, perturb_features
@@ -33,7 +33,6 @@ from .student import (
     forward_student,
     main_logits,
     make_teacher,
-    read_cfg,
     upsample,
 )
 
@@ -141,8 +140,8 @@ class DualStudentSegmentor(SemiSegmentor):
         students: Two ``EncoderDecoder`` configs by name, ``dict(a=..., b=...)``. A student
             may have its own ``data_preprocessor`` (``SegDataPreProcessor``); its images are then
             normalised as that one does.
-        ema: Whether copies of the students, averaged by ``MeanTeacherHook``, label the
-            images, and predict. Defaults to False.
+        ema: Whether copies of the students, averaged by ``MeanTeacherHook``, label the images, and
+            predict.
         semi_train_cfg: See :class:`DualStudentSettings`.
         semi_test_cfg: ``predict_on``: a student's name or 'fused', the default;
             ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel
@@ -348,7 +347,7 @@ class DualStudentSegmentor(SemiSegmentor):
             with keep_running_statistics(student):
                 logits = main_logits(student.decode_head, student.decode_head(feats))
                 logits = upsample(student, logits, size)
-            loss = consistency_loss(logits, own.labels, own.weight, valid)
+            loss = consistency_loss(logits, own.labels, own.weight, valid, own.soft)
             groups['fp'] = {'loss_fp': batch.unsup_weight * loss}
         losses = self.weigh(groups)
         if self.settings.stability is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...structures import PseudoLabel
 from ..gates import Gate
 from ..losses import RankSum
-from ..utils import keep_running_statistics
+from ..utils import keep_running_statistics, read_cfg
 from .semi_segmentor import SemiBatch, SemiSegmentor, SemiSettings
 from .strong_views import ComplementaryDropout, StrongView
 from .student import (
@@ -24,7 +24,6 @@ from .student import (
     forward_student,
     make_teacher,
     mean_over_images,
-    read_cfg,
 )
 
 
@@ -85,8 +84,8 @@ class MeanTeacherSegmentor(SemiSegmentor):
 
     Args:
         student: Config of an ``EncoderDecoder`` without ``data_preprocessor``.
-        ema: Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the
-            images. False: the student does, in eval mode. Defaults to True.
+        ema: Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the images.
+            False: the student does, in eval mode.
         semi_train_cfg: See :class:`MeanTeacherSettings`.
         semi_test_cfg: ``predict_on``: 'teacher' or 'student'. Defaults to teacher
             with ``ema``, else student.

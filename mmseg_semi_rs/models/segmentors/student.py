@@ -29,24 +29,18 @@ from torch import Tensor, nn
 from ...compat import missing_operator
 from ..backbones import drop_unread_stages
 from ..decode_heads import with_image_stats
+from ..losses import ValidCrossEntropyLoss
 from ..protocols import HeadWithFeatureLosses
 from ..utils import forget_recomputation
+from ..utils.options import of_mmdet
 
 SampleList = list[SegDataSample]
 
 #: Which output of a head with several are the logits by which its own ``predict`` goes.
 _MAIN_OUTPUT = {EncHead: 0, DAHead: 0, DDRHead: 0, PIDHead: 1, IterativeDecodeHead: -1}
 
-
-#: What mmdet's semi-supervised configs say, and what that is here.
-_OF_MMDET = {
-    'detector': 'student=...',
-    'pseudo_label_initial_score_thr': 'conf_thresh=...',
-    'cls_pseudo_thr': 'conf_thresh=...',
-    'sup_weight': 'loss_weight=dict(sup=...)',
-    'unsup_weight': 'loss_weight=dict(unsup=...)',
-    'freeze_teacher': 'always so, leave it out',
-}
+#: Losses that give 0 where every pixel is ignored.
+_PIXELWISE = (ValidCrossEntropyLoss, CrossEntropyLoss)
 
 
 class Decoded(NamedTuple):
@@ -81,32 +75,6 @@ def _take(outputs: Any, rows: slice) -> Any:
     return [_take(output, rows) for output in outputs]
 
 
-def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Fill in defaults, and refuse keys that nothing would read.
-
-    Args:
-        cfg: What the user gave.
-        defaults: All keys with their defaults.
-        name: Where the user gave it, for the message.
-
-    Raises:
-        ValueError: If there is a key without a default.
-    """
-    cfg = dict(cfg or {})
-    unknown = sorted(set(cfg) - set(defaults))
-    if unknown:
-        raise ValueError(
-            f'{name} has unknown keys {unknown}; known are {sorted(defaults)}{_of_mmdet(unknown)}.'
-        )
-    return {**defaults, **cfg}
-
-
-def _of_mmdet(names: Sequence[str]) -> str:
-    """What mmdet's names are called here, as the end of a sentence."""
-    known = [f'{name} of mmdet is {_OF_MMDET[name]}' for name in names if name in _OF_MMDET]
-    return ''.join(f'; {part}' for part in known)
-
-
 _OF_A_STUDENT = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head', 'train_cfg', 'test_cfg'),
     *('pretrained', 'init_cfg'),
@@ -118,7 +86,7 @@ def refuse_misplaced(owner: str, **given: object) -> None:
     unknown = sorted(set(given) - set(_OF_A_STUDENT))
     if unknown:
         raise TypeError(
-            f'{owner} has no arguments {unknown}: correct their names{_of_mmdet(unknown)}.'
+            f'{owner} has no arguments {unknown}: correct their names{of_mmdet(unknown)}.'
         )
     values = {name: value for name, value in given.items() if value is not None}
     if {'backbone', 'decode_head'} <= set(values):
@@ -359,7 +327,9 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
     """Compute a decode head's supervised losses.
 
     Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its boolean indexing,
-    which makes the host wait for the device; heads with their own are called.
+    which makes the host wait for the device; heads with their own are called. Images without a
+    labelled pixel, as crops of sparse labels are, are kept from mmseg's other losses and samplers,
+    which fail or give NaN.
     """
     inner: Any = getattr(head, 'decode_head', head)
     if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
@@ -369,8 +339,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
                 "dict(type='GenerateEdge', edge_width=4) to the branch 'sup' of MultiBranch, "
                 'before PackSemiInputs.'
             )
-        losses = inner.loss_by_feat(outputs, samples)
-        return {f'{prefix}.{name}': value for name, value in losses.items()}
+        own = inner.loss_by_feat(outputs, samples)
+        return {f'{prefix}.{name}': value for name, value in own.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
         main_logits(inner, outputs),
@@ -378,11 +348,17 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         mode='bilinear',
         align_corners=inner.align_corners,
     )
+    parts = inner.loss_decode
+    parts = list(parts) if isinstance(parts, nn.ModuleList) else [parts]
+    if inner.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
+        labelled = (labels != inner.ignore_index).flatten(1).any(1)
+        if not labelled.any():
+            return {f'{prefix}.{part.loss_name}': 0.0 * logits.sum() for part in parts}
+        logits, labels = logits[labelled], labels[labelled]
     weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
     labels = labels.squeeze(1)
-    parts = inner.loss_decode
-    losses = {}
-    for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
+    losses: dict[str, Tensor] = {}
+    for part in parts:
         options = _loss_options(part, logits, labels, inner.ignore_index)
         value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
         name = f'{prefix}.{part.loss_name}'

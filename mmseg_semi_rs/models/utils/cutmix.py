@@ -19,14 +19,12 @@ class CutMix:
     and is covered by the per-step seeding of ``SemiTrainLoop``.
 
     Args:
-        prob (float): Probability that an image receives a box. Defaults to 0.5.
-        area (tuple[float, float]): Range of the box's area as a share of the image. Defaults to
-            (0.02, 0.4).
-        aspect (tuple[float, float]): Range of the box's height / width. Defaults to
-            (0.3, 1 / 0.3).
-        partner (str): ``'roll'``: image i receives pixels of image i - s, s drawn from 1 to B - 1,
-            so never its own. ``'reverse'``: of image B - 1 - i, as released; the middle image of an
-            odd batch is then left as it is. Defaults to 'roll'.
+        prob: Probability that an image receives a box.
+        area: Range of the box's area as a share of the image. Defaults to (0.02, 0.4).
+        aspect: Range of the box's height / width. Defaults to (0.3, 1 / 0.3).
+        partner: ``'roll'``: image i receives pixels of image i - s, s drawn from 1 to B - 1, so
+            never its own. ``'reverse'``: of image B - 1 - i, as released; the middle image of an
+            odd batch is then left as it is.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -53,13 +51,13 @@ class CutMix:
         """Draw whose pixels each image receives.
 
         Args:
-            batch (int): Number of images.
-            donors (int): How many images, the last of the batch, only give pixels; then all pixels
-                come from them. Defaults to 0, all give and receive.
+            batch: Number of images.
+            donors: How many images, the last of the batch, only give pixels; then all pixels come
+                from them. Defaults to 0, all give and receive.
 
         Returns:
-            Tensor: Shape (B - donors,), int64, CPU. Entry i equals i only where no other image is
-            there to be pasted (B = 1, or the middle of an odd batch under 'reverse').
+            Shape (B - donors,), int64, CPU. Entry i equals i only where no other image is there to
+            be pasted (B = 1, or the middle of an odd batch under 'reverse').
         """
         own = torch.arange(batch - donors)
         if donors:
@@ -75,11 +73,11 @@ class CutMix:
         So long boxes are drawn less often than short ones of the same area, as in the releases.
 
         Args:
-            height (int): Of the image, pixels.
-            width (int): Of the image, pixels.
+            height: Of the image, pixels.
+            width: Of the image, pixels.
 
         Returns:
-            tuple[int, int, int, int]: top, left, height, width in pixels.
+            top, left, height, width in pixels.
         """
         area = height * width * random.uniform(*self.area)
         for _ in range(10_000):
@@ -97,12 +95,12 @@ class CutMix:
         """Draw the pasted region of every image.
 
         Args:
-            partners (Tensor): Shape (B,), as ``draw_partners`` gave it.
-            height (int): Pixels.
-            width (int): Pixels.
+            partners: Shape (B,), as ``draw_partners`` gave it.
+            height: Pixels.
+            width: Pixels.
 
         Returns:
-            Tensor: Shape (B, H, W), bool, CPU; all False for an image that is its own partner.
+            Shape (B, H, W), bool, CPU; all False for an image that is its own partner.
         """
         mask = torch.zeros(len(partners), height, width, dtype=torch.bool)
         for index, partner in enumerate(partners.tolist()):
@@ -115,12 +113,12 @@ class CutMix:
         """Draw partners and regions for a batch, and bring them to its device.
 
         Args:
-            images (Tensor): Shape (B, C, H, W).
-            donors (int): See :meth:`draw_partners`. Defaults to 0.
+            images: Shape (B, C, H, W).
+            donors: See :meth:`draw_partners`.
 
         Returns:
-            tuple[Tensor, Tensor]: Partners, shape (B - donors,), int64, and pasted regions, shape
-            (B - donors, H, W), bool; for ``PseudoLabel.mix``.
+            Partners, shape (B - donors,), int64, and pasted regions, shape (B - donors, H, W),
+            bool; for ``PseudoLabel.mix``.
         """
         partners = self.draw_partners(len(images), donors)
         mask = self.draw_mask(partners, *images.shape[-2:])
@@ -133,11 +131,11 @@ class CutMix:
         """Mix a batch with itself.
 
         Args:
-            images (Tensor): Strong views, shape (B, C, H, W).
-            target (PseudoLabel): Of the same images, (B, H, W).
+            images: Strong views, shape (B, C, H, W).
+            target: Of the same images, (B, H, W).
 
         Returns:
-            tuple[Tensor, PseudoLabel]: Mixed images and targets; neither input is changed.
+            Mixed images and targets; neither input is changed.
         """
         partners, mask = self.draw(images)
         return paste(images, partners, mask), target.mix(partners, mask)
@@ -147,11 +145,11 @@ def paste(images: Tensor, partners: Tensor, mask: Tensor) -> Tensor:
     """Paste regions of other images of the batch.
 
     Args:
-        images (Tensor): Shape (B, C, H, W).
-        partners (Tensor): Of :meth:`CutMix.draw`, shape (n,), for the first n images.
-        mask (Tensor): Likewise, shape (n, H, W), bool.
+        images: Shape (B, C, H, W).
+        partners: Of :meth:`CutMix.draw`, shape (n,), for the first n images.
+        mask: Likewise, shape (n, H, W), bool.
 
     Returns:
-        Tensor: Shape (n, C, H, W); the input is not changed.
+        Shape (n, C, H, W); the input is not changed.
     """
     return torch.where(mask[:, None], images[partners], images[: len(partners)])

@@ -27,13 +27,12 @@ def early_backward(parts: Sequence[Callable[[], Losses]], params: Sequence[Tenso
     be differentiated twice.
 
     Args:
-        parts (Sequence[Callable]): Each returns named scalars; those of one name are added. Those
-            with 'loss' in the name are summed and differentiated, the others are for the log.
-        params (Sequence[Tensor]): Leaves to differentiate for. A leaf that no loss depends on gets
-            no gradient.
+        parts: Each returns named scalars; those of one name are added. Those with 'loss' in the
+            name are summed and differentiated, the others are for the log.
+        params: Leaves to differentiate for. A leaf that no loss depends on gets no gradient.
 
     Returns:
-        dict[str, Tensor]: The scalars, free of their graphs.
+        The scalars, free of their graphs.
 
     Raises:
         ValueError: Under float16 autocast: the gradients are computed before the loss is scaled,

@@ -17,14 +17,14 @@ def fuse_logits(first: Tensor, second: Tensor, fusion: str, dim: int = 1) -> Ten
     """Fuse two networks' predictions.
 
     Args:
-        first (Tensor): Logits, with the classes in ``dim``.
-        second (Tensor): Of the same shape.
-        fusion (str): 'mean_prob': mean of the probabilities. 'confidence': those of the network
-            whose largest probability is larger, of the first where they are equal.
-        dim (int): Axis of the classes. Defaults to 1.
+        first: Logits, with the classes in ``dim``.
+        second: Of the same shape.
+        fusion: 'mean_prob': mean of the probabilities. 'confidence': those of the network whose
+            largest probability is larger, of the first where they are equal.
+        dim: Axis of the classes.
 
     Returns:
-        Tensor: Log probabilities, float32, of the same shape.
+        Log probabilities, float32, of the same shape.
     """
     first, second = (logits.float().log_softmax(dim) for logits in (first, second))
     if fusion == 'mean_prob':
@@ -37,12 +37,12 @@ def fuse(first: SegDataSample, second: SegDataSample, fusion: str) -> SegDataSam
     """Fuse two networks' predictions of one image, see :func:`fuse_logits`.
 
     Args:
-        first (SegDataSample): With ``seg_logits``, shape (K, H, W).
-        second (SegDataSample): Likewise.
-        fusion (str): 'mean_prob' or 'confidence'.
+        first: With ``seg_logits``, shape (K, H, W).
+        second: Likewise.
+        fusion: 'mean_prob' or 'confidence'.
 
     Returns:
-        SegDataSample: With ``seg_logits`` and ``pred_sem_seg`` of the two together.
+        With ``seg_logits`` and ``pred_sem_seg`` of the two together.
     """
     logits = fuse_logits(first.seg_logits.data, second.seg_logits.data, fusion, dim=0)
     fused = first.clone()

@@ -20,7 +20,7 @@ def keep_running_statistics(model: nn.Module) -> Iterator[None]:
     mean and variance, which evaluation uses, stay as they were.
 
     Args:
-        model (nn.Module): The model to hold; layers in eval mode are not affected.
+        model: The model to hold; layers in eval mode are not affected.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]

@@ -34,12 +34,11 @@ class WeightFile:
     """The tensors of one file.
 
     Attributes:
-        path (Path): The file that was read.
-        kind (str): ``'safetensors'`` or ``'torch'``.
-        tensors (dict[str, Tensor]): On the CPU, in the file's dtypes; possibly mapped from the file
-            (not to be written to).
-        beside (tuple[str, ...]): Entries next to the weights that were not read (optimizer,
-            iteration, ...).
+        path: The file that was read.
+        kind: ``'safetensors'`` or ``'torch'``.
+        tensors: On the CPU, in the file's dtypes; possibly mapped from the file (not to be written
+            to).
+        beside: Entries next to the weights that were not read (optimizer, iteration, ...).
     """
 
     path: Path
@@ -52,10 +51,10 @@ def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a weight file.
 
     Args:
-        path (str | Path): See :func:`read_weight_file`.
+        path: See :func:`read_weight_file`.
 
     Returns:
-        dict[str, Tensor]: Tensors under the file's own names, without checkpoint wrappers.
+        Tensors under the file's own names, without checkpoint wrappers.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -68,14 +67,12 @@ def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
     """Read a weight file without running any code that it may contain.
 
     Args:
-        path (str | Path): A ``.safetensors`` file, a file of ``torch.save`` (``.pth``, ``.pt``,
-            ``.bin``), or a snapshot folder of the Hugging Face hub. ``~`` is expanded. Nothing is
-            ever downloaded.
-        origin (str): Where the file comes from and its licence, for the message when it is not
-            there. Defaults to ''.
+        path: A ``.safetensors`` file, a file of ``torch.save`` (``.pth``, ``.pt``, ``.bin``), or a
+            snapshot folder of the Hugging Face hub. ``~`` is expanded. Nothing is ever downloaded.
+        origin: Where the file comes from and its licence, for the message when it is not there.
 
     Returns:
-        WeightFile: Unwrapped tensors.
+        Unwrapped tensors.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -208,11 +205,11 @@ def read_neighbour(path: Path, name: str) -> dict[str, Any]:
     """Read a JSON file next to a weight file, as the Hugging Face hub stores a model's config.
 
     Args:
-        path (Path): The weight file.
-        name (str): File name of the neighbour, e.g. ``'config.json'``.
+        path: The weight file.
+        name: File name of the neighbour, e.g. ``'config.json'``.
 
     Returns:
-        dict[str, Any]: Its content; empty where there is no such readable file.
+        Its content; empty where there is no such readable file.
     """
     try:
         content = json.loads(path.with_name(name).read_text(encoding='utf-8'))

@@ -16,20 +16,23 @@ from torch import Tensor, nn
 
 from .files import WeightFile, read_weight_file
 from .translation import Translation, translate
+from .widening import widened
 
 
 class Loadable(Protocol):
     """What :func:`load_pretrained` asks of a backbone.
 
     Attributes:
-        family (str): One of those of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
-        label (str): How messages call this very model.
-        origin (str): File, project and licence of its public weights.
-        depth (int): Number of blocks of the whole architecture.
-        block_prefix (str): Name of the list of blocks, with the final dot.
-        position_name (str): Name of the position embedding, empty where none is stored.
-        name_aliases (Mapping[str, str]): Further renaming within a block, where this very model
-            names a layer differently than the format's table.
+        family: One of those of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
+        label: How messages call this very model.
+        origin: File, project and licence of its public weights.
+        depth: Number of blocks of the whole architecture.
+        block_prefix: Name of the list of blocks, with the final dot.
+        position_name: Name of the position embedding, empty where none is stored.
+        name_aliases: Further renaming within a block, where this very model names a layer
+            differently than the format's table.
+        widening: ``bands`` and ``widen`` of :func:`~mmseg_semi_rs.models.weights.widened`, for more
+            input channels than three.
     """
 
     family: str
@@ -39,6 +42,7 @@ class Loadable(Protocol):
     block_prefix: str
     position_name: str
     name_aliases: Mapping[str, str]
+    widening: Mapping[str, Any]
 
     def fit_position(self, embedding: Tensor) -> Tensor:
         """Resize a file's position embedding to this model's own grid."""
@@ -62,11 +66,11 @@ class LoadReport:
     """What became of a file's tensors.
 
     Attributes:
-        path (Path): The file.
-        format (str): Whose names it has.
-        loaded (list[str]): Our names of the tensors that were set: all that the model has.
-        resized (list[str]): Those among them that were resized; all others are bit-equal.
-        dropped (dict[str, list[str]]): Reason to names in the file that were left out.
+        path: The file.
+        format: Whose names it has.
+        loaded: Our names of the tensors that were set: all that the model has.
+        resized: Those among them that were resized or widened; all others are bit-equal.
+        dropped: Reason to names in the file that were left out.
     """
 
     path: Path
@@ -90,12 +94,12 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
     fit, nothing is changed.
 
     Args:
-        backbone (Loadable): ``DINOv2``, ``DINOv3``, ``CLIPVision`` or ``EfficientNetLite``.
-        path (str | Path): See :func:`~mmseg_semi_rs.models.weights.read_weight_file`.
-        prefix (str | None): Where in the file the backbone is; None finds it. Defaults to None.
+        backbone: ``DINOv2``, ``DINOv3``, ``CLIPVision`` or ``EfficientNetLite``.
+        path: See :func:`~mmseg_semi_rs.models.weights.read_weight_file`.
+        prefix: Where in the file the backbone is; None finds it.
 
     Returns:
-        LoadReport: What was set, resized and left out.
+        What was set, resized and left out.
 
     Raises:
         FileNotFoundError: There is no such file; the message says where it comes from.
@@ -131,6 +135,10 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
             if resized.shape == target.shape:
                 report.resized.append(f'{name} {tuple(tensor.shape)} -> {tuple(target.shape)}')
                 tensor = resized
+        wide = widened(tensor, target, **backbone.widening)
+        if wide is not tensor:
+            report.resized.append(f'{name} {tuple(tensor.shape)} -> {tuple(target.shape)}')
+            tensor = wide
         if tensor.shape != target.shape:
             misshaped.append(
                 f'{source} is {tuple(tensor.shape)}, the model has {tuple(target.shape)}'
@@ -200,9 +208,9 @@ def check_pretrained(module: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     file lacks it. For a frozen network that is never what is wanted.
 
     Args:
-        module (nn.Module): Any module.
-        init_cfg (Mapping[str, Any]): ``dict(type='Pretrained', checkpoint=..., prefix=...)``; only
-            local files are checked, what mmengine fetches (``torchvision://`` ...) is not.
+        module: Any module.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``; only local files are
+            checked, what mmengine fetches (``torchvision://`` ...) is not.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -18,11 +18,11 @@ class Translation:
     """A file's tensors under the names of our modules.
 
     Attributes:
-        format (KeyFormat): What was recognised.
-        prefix (str): Where in the file the backbone was.
-        tensors (dict[str, Tensor]): Translated; query, key and value are fused.
-        sources (dict[str, str]): For each translated name the (first) name in the file.
-        dropped (dict[str, list[str]]): Reason to names in the file that are left out on purpose.
+        format: What was recognised.
+        prefix: Where in the file the backbone was.
+        tensors: Translated; query, key and value are fused.
+        sources: For each translated name the (first) name in the file.
+        dropped: Reason to names in the file that are left out on purpose.
     """
 
     format: KeyFormat
@@ -46,17 +46,16 @@ def translate(
     """Recognise a file by its names and translate them.
 
     Args:
-        tensors (Mapping[str, Tensor]): The file.
-        family (str): The backbone that the weights are wanted for, one of those of
+        tensors: The file.
+        family: The backbone that the weights are wanted for, one of those of
             :data:`~mmseg_semi_rs.models.weights.FORMATS`.
-        path (Path): For messages.
-        prefix (str | None): Where in the file the backbone is, with or without the final dot; None
-            finds it. Defaults to None.
-        wanted (Collection[str]): Our names of the tensors that the model has. What most models
-            leave out of such a file is kept where it is among them. Defaults to ().
+        path: For messages.
+        prefix: Where in the file the backbone is, with or without the final dot; None finds it.
+        wanted: Our names of the tensors that the model has. What most models leave out of such a
+            file is kept where it is among them.
 
     Returns:
-        Translation: All names of the file, translated or dropped with a reason.
+        All names of the file, translated or dropped with a reason.
 
     Raises:
         ValueError: The file has registers, is of another family or of no known format, or it holds

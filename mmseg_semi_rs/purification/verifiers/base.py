@@ -14,29 +14,18 @@ from ..evidence import Evidence
 from ..prompts import ClassPrompts
 
 
-class Verifier(ABC):
-    """Looks at tiles and tells which class is where, independently of the segmentation network.
+class EvidenceMaker(ABC):
+    """Looks at tiles, independently of the segmentation network, and says something about them.
 
-    A verifier is cheap to construct: it reads no weights and imports no optional library before
+    It is cheap to construct: it reads no weights and imports no optional library before
     :meth:`load`, so that a training that only reads stored evidence needs neither.
 
-    Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-
     Attributes:
-        prompts (ClassPrompts): What the classes are called, and which are asked for.
-        within_segments (bool): Whether its regions are to be cut to the teacher's own segments.
+        bands: Of tiles of bands the positions, from 0, of those that it is shown as red, green and
+            blue, clipped to 8 bits; who loads tiles reads it. None is what pictures show.
     """
 
-    within_segments = False
-
-    def __init__(self, classes: str | Sequence[str | Sequence[str] | None]) -> None:
-        self.prompts = ClassPrompts(classes)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes K, those that are never asked for included."""
-        return len(self.prompts)
+    bands: list[int] | None = None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -51,7 +40,7 @@ class Verifier(ABC):
         """Get ready to verify: import, read weights, move to a device; again: move only.
 
         Args:
-            device (torch.device | str): This process's own device. Defaults to 'cpu'.
+            device: This process's own device.
 
         Raises:
             ImportError: An optional library is missing; the message says what to install.
@@ -70,8 +59,8 @@ class Verifier(ABC):
         """Fit what is to be fitted to labelled tiles, once, and keep it in a file.
 
         Args:
-            labelled (Iterable[tuple[np.ndarray, np.ndarray]]): Tiles (H, W, 3), uint8, RGB, and
-                their label maps (H, W), uint8, 255 where there is none. A few dozen are enough.
+            labelled: Tiles (H, W, 3), uint8, RGB, and their label maps (H, W), uint8, 255 where
+                there is none. A few dozen are enough.
 
         Raises:
             ValueError: The labels do not allow a fit.
@@ -85,9 +74,36 @@ class Verifier(ABC):
         global random state touched.
 
         Args:
-            tiles (Sequence[np.ndarray]): Each (H, W, 3), uint8, RGB, of any size.
+            tiles: Each (H, W, 3), uint8, RGB, of any size.
 
         Returns:
-            list[Evidence]: One per tile. What could not be read is in ``dropped``; a bad answer
-            never raises.
+            One per tile. What could not be read is in ``dropped``; a bad answer never raises.
         """
+
+
+class Verifier(EvidenceMaker):
+    """Tells which class is where.
+
+    Args:
+        classes: See :class:`ClassPrompts`.
+        bands: See :class:`EvidenceMaker`.
+
+    Attributes:
+        prompts: What the classes are called, and which are asked for.
+        within_segments: Whether its regions are to be cut to the teacher's own segments.
+    """
+
+    within_segments = False
+
+    def __init__(
+        self,
+        classes: str | Sequence[str | Sequence[str] | None],
+        bands: Sequence[int] | None = None,
+    ) -> None:
+        self.prompts = ClassPrompts(classes)
+        self.bands = None if bands is None else list(bands)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K, those that are never asked for included."""
+        return len(self.prompts)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""From boxes to masks by a Segment Anything model."""
+"""Masks by a Segment Anything model: of the objects in boxes, or of everything."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .boxes import Box
-from .pretrained import find_model, import_transformers, model_digest, need_model, short_name
+from .pretrained import (
+    LOAD_ERRORS,
+    find_model,
+    import_transformers,
+    model_digest,
+    need_model,
+    short_name,
+)
 
 
 class SegmentAnything:
-    """Masks of the objects in boxes (SAM or SAM 2 of transformers).
+    """Masks of the objects in boxes, or of all there are (SAM and its successors, transformers).
 
     Args:
         model (str): A folder, or ``owner/name`` on the Hugging Face hub, such as
@@ -67,7 +75,7 @@ class SegmentAnything:
                 processor = transformers.AutoProcessor.from_pretrained(
                     folder, local_files_only=True
                 )
-            except (ValueError, OSError, KeyError) as error:
+            except LOAD_ERRORS as error:
                 raise ValueError(
                     f'{folder} cannot be loaded as a model for masks '
                     f'({" ".join(str(error).split())}): give a SAM of transformers.'
@@ -115,3 +123,32 @@ class SegmentAnything:
                 for mask, iou in zip(masks[:, 0].numpy(), quality.tolist(), strict=True)
             ]
         return found
+
+    def everything(
+        self, tile: np.ndarray, points: int, quality: float, stability: float, overlap: float
+    ) -> list[np.ndarray]:
+        """Segment whatever there is at the points of a grid.
+
+        Args:
+            tile (np.ndarray): Shape (H, W, 3), uint8, RGB.
+            points (int): Points per side of the grid.
+            quality (float): Smallest predicted IoU of a mask, in [0, 1].
+            stability (float): Smallest IoU between stricter and laxer cuts of a mask, in [0, 1].
+            overlap (float): Box IoU above which the worse of two masks is dropped, in [0, 1].
+
+        Returns:
+            list[np.ndarray]: Masks, each (H, W), bool.
+        """
+        generate = import_transformers().MaskGenerationPipeline(
+            model=self._model,
+            image_processor=getattr(self._processor, 'image_processor', self._processor),
+            device=self._model.device,
+        )
+        found = generate(
+            Image.fromarray(tile),
+            points_per_crop=points,
+            pred_iou_thresh=quality,
+            stability_score_thresh=stability,
+            crops_nms_thresh=overlap,
+        )
+        return [np.asarray(mask).astype(bool) for mask in found['masks']]

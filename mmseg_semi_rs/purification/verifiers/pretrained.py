@@ -7,6 +7,11 @@ import hashlib
 from pathlib import Path
 from types import ModuleType
 
+from safetensors import SafetensorError
+
+#: What loading a model of transformers raises when its folder does not fit or is damaged.
+LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError)
+
 _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
 _DESCRIPTIONS = ('.json', '.txt', '.jinja', '.model')
 # Of each weight file, this many pieces of this many bytes go into the digest.
@@ -20,6 +25,7 @@ _LICENCES = {
     'qwen3-vl': 'Apache-2.0',
     'sam-vit': 'Apache-2.0',
     'sam2': 'Apache-2.0',
+    'sam3': 'the SAM licence of Meta, to be accepted on its page',
 }
 
 
@@ -35,7 +41,7 @@ def import_transformers() -> ModuleType:
     except ImportError as error:
         reason = ' '.join(str(error).split())
         raise ImportError(
-            f'A generative verifier needs transformers ({reason}): '
+            f'Models of the Hugging Face hub need transformers ({reason}): '
             "run pip install 'mmseg_semi_rs[vlm]'."
         ) from error
     return transformers

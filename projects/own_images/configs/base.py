@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """What all methods of the comparison share: data, average, schedule.
 
-compare.py fills in the tiles, the lists, the classes, the length and the seed.
+compare.py fills in the tiles and their size, the lists, the classes, the length and the seed.
 """
 
 _base_ = '../../../configs/_base_/datasets/semi.py'

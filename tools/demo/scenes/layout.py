@@ -110,8 +110,8 @@ class Window:
         radius: Metres around the centre that the window covers.
 
     Attributes:
-        along (FloatMap): Metres from the centre along the axis, of every pixel of the window.
-        across (FloatMap): Metres at right angles to it.
+        along: Metres from the centre along the axis, of every pixel of the window.
+        across: Metres at right angles to it.
     """
 
     def __init__(

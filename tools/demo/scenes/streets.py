@@ -19,10 +19,10 @@ class Streets:
         extent: Half the edge of the planned square in metres.
 
     Attributes:
-        main (list[float]): u of the main streets.
-        cross (list[list[float]]): v of the streets between each two main ones.
-        half_width (float): Half the carriageway in metres.
-        sidewalk (float): Width of the sidewalk in metres.
+        main: u of the main streets.
+        cross: v of the streets between each two main ones.
+        half_width: Half the carriageway in metres.
+        sidewalk: Width of the sidewalk in metres.
     """
 
     def __init__(self, rng: np.random.Generator, extent: float) -> None:

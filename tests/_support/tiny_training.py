@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from tests._support.processes import ROOT, free_port
 
 CONFIG = """
 default_scope = 'mmseg'
@@ -171,6 +173,30 @@ def write_unimatch(tiny: Path) -> Path:
     return config
 
 
+def config(path: Path, work_dir: Path, iters: int = 6, **options: Any) -> Config:
+    """Read a config for so many steps, with dropout and a checkpoint every third step."""
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{Path(work_dir).name}_{time.time_ns()}'
+    cfg.train_cfg.update(max_iters=iters, val_interval=1000)
+    cfg.model.semi_train_cfg.conf_thresh = 0.0  # so untrained networks keep labels at all
+    cfg.param_scheduler.update(end=100)
+    if 'students' in cfg.model:  # else a shorter training would have another ramp
+        cfg.model.semi_train_cfg.stability = dict(ramp=0.0)
+    cfg.default_hooks.checkpoint.interval = 3
+    for student in [cfg.model.student] if 'student' in cfg.model else cfg.model.students.values():
+        student.decode_head.dropout_ratio = 0.3
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def train(cfg: Config) -> tuple[Runner, list[float]]:
+    """Train; the runner, and the loss of each step."""
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner, list(runner.message_hub.get_scalar('train/loss').data[0])
+
+
 def assert_alive(runner: Any, begin: int = 0) -> None:
     """Make sure that no loss of a training was zero in most steps, which would show little.
 
@@ -210,27 +236,17 @@ def run_here(name: str, *arguments: object) -> None:
     load_tool(name).main([str(argument) for argument in arguments])
 
 
-def run_tool(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a tool of the repository in a folder, with one thread.
-
-    Args:
-        *command: ``'tools/train.py'`` or ``'bash', 'tools/dist_train.sh'``, then its arguments.
-        folder: Working directory.
-    """
-    words = [str(word) for word in command]
-    shell = words[:1] == ['bash']
-    tool = ROOT / words[1 if shell else 0]
-    rest = words[2 if shell else 1 :]
-    with socket.socket() as probe:  # a port that nobody listens on
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+def run_shell(tool: str, *words: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run one of ``tools/*.sh`` in a folder, with one thread."""
     env = {
         **os.environ,
-        'PORT': str(port),
+        'PORT': str(free_port()),
         'OMP_NUM_THREADS': '1',
-        'PYTHON': sys.executable,
+        'PYTHON': os.environ.get('PYTHON', sys.executable),
         'PYTHONPATH': str(ROOT),
         'CUDA_VISIBLE_DEVICES': '',
     }
-    start = ['bash', str(tool)] if shell else [sys.executable, str(tool)]
-    return subprocess.run([*start, *rest], cwd=folder, env=env, capture_output=True, text=True)
+    start = ['bash', str(ROOT / 'tools' / f'{tool}.sh')]
+    return subprocess.run(
+        [*start, *map(str, words)], cwd=folder, env=env, capture_output=True, text=True
+    )
