@@ -237,11 +237,17 @@ def load_predictor(
 def _rebanded(raster: Mapping[str, Any], bands: Sequence[int]) -> dict[str, Any]:
     """Settings that take other bands of a file for the same channels."""
     changed = {**raster, 'bands': list(bands)}
-    if changed.pop('count', None) is not None or 'rgb' in raster:
-        before = list(raster.get('bands') or range(1, raster['count'] + 1))
-        if len(bands) == len(before):
-            shown = raster.get('rgb') or before[:3]
-            changed['rgb'] = [bands[before.index(band)] for band in shown]
+    before = raster_conversion(raster)
+    if not isinstance(before, RasterToBands) or before.bands is None:
+        return changed
+    if len(bands) != len(before.bands):
+        raise ValueError(
+            f'The network takes {len(before.bands)} bands, but --bands names {len(bands)}: give as '
+            "many, in the order of the config's raster.bands."
+        )
+    changed.pop('count', None)  # the file is another one than those of the training
+    shown = [before.bands[channel] for channel in before.rgb_channels]
+    changed['rgb'] = list(dict.fromkeys(bands[before.bands.index(band)] for band in shown))
     return changed
 
 
