@@ -7,11 +7,11 @@ A region proposer in its place divides the tiles into regions without classes.
     python tools/vlm_annotate.py CONFIG
     torchrun --nproc_per_node 4 tools/vlm_annotate.py CONFIG --launcher pytorch      # 4 GPUs
 
-The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other,
-the tiles those of its train_dataloader; they are shown as they are stored, neither augmented nor padded. The network that
-is to be trained is not built. What is in the store already is left as it is, so that the tool can
-be stopped at any time and started again; damaged entries are made anew. A tile that cannot be read
-is named at the end, and the exit code is then 2.
+The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other;
+the tiles those of its train_dataloader, shown as they are stored, neither augmented nor padded. The
+network that is to be trained is not built. What is in the store already is left as it is, so that
+the tool can be stopped at any time and started again; damaged entries are made anew. A tile that
+cannot be read is named at the end, and the exit code is then 2.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ def run(args: argparse.Namespace) -> bool:
     places = find_hooks(cfg, args.hook)
     for place in places:
         hook = cfg.custom_hooks[place]
-        missing = [key for key in ('verifier', 'store') if key not in hook]
-        missing = [key for key in missing if not (key == 'store' and args.store)]
+        needed = ['verifier'] if args.store else ['verifier', 'store']
+        missing = [key for key in needed if not hook.get(key)]
         if missing:
             raise ValueError(
                 f'The VLMPurifyHook of {args.config} names no {missing[-1]}: set both in the '

@@ -238,7 +238,12 @@ class MapWriter:
         import_rasterio(out)
         from rasterio.features import shapes
 
-        properties = {'class_id': 'int', 'class_name': 'str', 'confidence': 'float', 'pixels': 'int'}
+        properties = {
+            'class_id': 'int',
+            'class_name': 'str',
+            'confidence': 'float',
+            'pixels': 'int',
+        }
         with (
             writing(out.with_suffix('.gpkg')) as partial,
             _open_map(out) as (band, transform, crs),

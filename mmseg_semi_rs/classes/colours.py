@@ -75,7 +75,9 @@ def class_colours(names: Sequence[str]) -> list[list[int]]:
 def _expected(name: str) -> tuple[int, int, int] | None:
     for words, colour in _EXPECTED:
         for word in re.findall(r'[a-z]+', name.lower()):
-            if any(word.startswith(w) if len(w) > 3 else word in (w, w + 's') for w in words.split()):
+            if any(
+                word.startswith(w) if len(w) > 3 else word in (w, w + 's') for w in words.split()
+            ):
                 return colour
     return None
 

@@ -27,7 +27,11 @@ _FOR_THE_FILE = (
     *('"FileClient" will be', '"HardDiskBackend" is', 'Checkpoints will be saved', 'Exp name:'),
     *('Saving checkpoint at', 'Load checkpoint from', 'Iter(', 'Epoch('),
 )
-_WARNINGS = ('``build_loss`` would be', 'Default ``avg_non_ignore``', 'The draw is False')  # mmseg's
+_WARNINGS = (
+    '``build_loss`` would be',
+    'Default ``avg_non_ignore``',
+    'The draw is False',
+)  # mmseg's
 _TOLD_BY_THE_HOOK = ('Validation of ', 'per class results', 'The best checkpoint')
 
 

@@ -29,7 +29,18 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, 0-255 scale),
             ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``, ``seg_pad_val``,
             ``test_cfg``.
+
+    Raises:
+        ValueError: If they are wrapped, as mmdet's ``MultiBranchDataPreprocessor`` has them.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        if 'data_preprocessor' in kwargs:
+            raise ValueError(
+                'SemiDataPreprocessor has no other one inside: give it the arguments of that '
+                'data_preprocessor itself, such as mean and std.'
+            )
+        super().__init__(**kwargs)
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
         """Prepare one batch.

@@ -173,7 +173,9 @@ class SAMProposer(RegionProposer):
         if points < 1:
             raise ValueError(f'SAMProposer points={points} must be 1 or more per side.')
         self.segment = SegmentAnything(model, revision, download=not local_files_only)
-        self.arguments = dict(points=points, quality=quality, stability=stability, overlap=overlap)
+        self.arguments: dict[str, Any] = dict(
+            points=points, quality=quality, stability=stability, overlap=overlap
+        )
 
     def settings(self) -> dict[str, Any]:
         """See :meth:`EvidenceMaker.settings`; needs neither transformers nor the model."""

@@ -6,14 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import LoggerHook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model inside of mmengine's wrapper for several processes, or the model itself."""
-    return model.module if is_model_wrapper(model) else model
+    """The model inside of mmengine's wrappers, for several processes and augmented tests."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def logger_interval(runner: Runner) -> int:

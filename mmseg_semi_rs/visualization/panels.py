@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 from ..utils.files import replacing
 
-__all__ = ['colorize', 'compare_maps', 'denormalise', 'draw_panels', 'legend', 'overlay', 'save_picture']
+__all__ = [
+    'colorize',
+    'compare_maps',
+    'denormalise',
+    'draw_panels',
+    'legend',
+    'overlay',
+    'save_picture',
+]
 
 Palette = Sequence[Sequence[int]]
 

@@ -13,7 +13,14 @@ from PIL import Image
 
 from .html_page import embed_picture, write_page
 from .report_curves import COLOURS, DASHES, collect_charts, draw_chart, networks_of
-from .report_tables import class_tables, difference_table, results_table, run_tables, spread, tested_tables
+from .report_tables import (
+    class_tables,
+    difference_table,
+    results_table,
+    run_tables,
+    spread,
+    tested_tables,
+)
 from .run_groups import Group, group_runs
 from .run_records import Run, find_runs
 
@@ -105,7 +112,10 @@ def _by_data(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     if len(found) == 1:
         return [('', list(groups))]
     return [
-        (f'{Path(root).name or kind}: {place} ({", ".join(group.name for group in members)})', members)
+        (
+            f'{Path(root).name or kind}: {place} ({", ".join(group.name for group in members)})',
+            members,
+        )
         for (kind, root, listed, images, *_), members in found.items()
         for place in [listed if listed not in ('', 'None') else images]
     ]

@@ -557,3 +557,25 @@ def test_the_mirror_that_messages_name_is_one_of_timms(arch):
         origin = DINOv3(arch=arch).origin
     mirror = origin.split('timm/')[1].split(' ')[0]
     assert mirror in timm.list_models('*dinov3*', pretrained=True)
+
+
+def test_LingBot_Vision_of_timm_is_read_and_has_timms_own_features(tmp_path):
+    try:
+        model = timm.create_model(
+            'vit_small_patch16_lingbot', embed_dim=16, depth=3, num_heads=2
+        ).eval()
+    except RuntimeError:
+        pytest.skip('this timm does not know it')
+    with torch.no_grad():  # away from ones and zeros, so that every tensor matters
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    path = saved(tmp_path, model.state_dict(), 'model.safetensors')
+    backbone = DINOv3(arch=TINY, out_indices=[0, 1, 2], checkpoint=str(path)).eval()
+    backbone.init_weights()
+    images = torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        expected = model.forward_intermediates(
+            images, indices=[0, 1, 2], norm=True, intermediates_only=True
+        )
+        for level, want in zip(backbone(images), expected, strict=True):
+            torch.testing.assert_close(level, want, atol=1e-5, rtol=1e-5)

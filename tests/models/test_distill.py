@@ -1002,13 +1002,13 @@ def test_losses_in_eval_mode_without_their_view_are_refused():
         model.loss(make_images(), make_samples())
 
 
-def test_head_with_several_outputs_is_refused_for_semi_supervised_training():
+def test_head_with_several_outputs_hands_all_of_them_on():
     head = dict(type='DAHead', in_channels=WIDTH, channels=8, pam_channels=4, num_classes=3)
     model = build_segmentor(decode_head={**head, 'norm_cfg': NORM}).train()
     images = make_images()
     assert 'decode.loss_distill_dino' in model.loss(images, make_samples())
-    with pytest.raises(ValueError, match='DAHead returns a tuple in training'):
-        model.decode_head.forward_train(model.extract_feat(images), all_valid(images))
+    outputs, losses = model.decode_head.forward_train(model.extract_feat(images), all_valid(images))
+    assert len(outputs) == 3 and 'loss_distill_dino' in losses
 
 
 @pytest.mark.parametrize(

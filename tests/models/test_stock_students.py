@@ -364,6 +364,24 @@ def test_a_loop_that_leaves_the_average_behind_is_refused_at_its_second_step(kin
 # ----------------------------------------------------------------------------------------- losses
 
 
+@pytest.mark.parametrize('aux', [None, 'one', 'list'])
+def test_losses_of_labels_are_called_and_valued_as_in_mmseg(aux):
+    cfg = tiny.student('GN', aux=aux is not None)
+    for name in ('decode_head', 'auxiliary_head') if aux else ('decode_head',):
+        cfg[name]['loss_decode'] = dict(type='CrossEntropyLoss', avg_non_ignore=True)
+    if aux == 'list':
+        cfg['auxiliary_head'] = [cfg['auxiliary_head'], dict(cfg['auxiliary_head'])]
+    inputs, data = single.batch()
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
+    found = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})
+    expected = model.student.loss(inputs['sup'], data['sup'])
+    prefix = {'one': 'aux.', 'list': 'aux_1.'}
+    assert aux is None or prefix[aux] + 'loss_ce' in expected
+    assert set(found) == set(expected)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name].reshape(()), msg=name)
+
+
 def test_class_weights_leave_ignored_pixels_out_of_the_denominator():
     weights = [1.0, 2.0, 4.0]
     cfg = tiny.student('GN')

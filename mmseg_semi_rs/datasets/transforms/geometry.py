@@ -8,25 +8,9 @@ from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
-from mmcv.transforms import (
-    BaseTransform,
-    CenterCrop,
-    Pad,
-    RandomChoiceResize,
-    RandomFlip,
-    RandomResize,
-    Resize,
-)
+from mmcv.transforms import BaseTransform, RandomChoiceResize, RandomFlip, RandomResize, Resize
 from mmcv.transforms.utils import cache_random_params
-from mmseg.datasets.transforms import (
-    Albu,
-    RandomCrop,
-    RandomMosaic,
-    RandomRotate,
-    RandomRotFlip,
-    ResizeShortestEdge,
-    ResizeToMultiple,
-)
+from mmseg.datasets.transforms import RandomCrop, RandomRotate, RandomRotFlip
 from mmseg.registry import TRANSFORMS
 
 
@@ -208,34 +192,49 @@ class TrackGeometry(BaseTransform):
         return f'{type(self).__name__}(transforms={self.transforms})'
 
 
-_MOVING = (
-    *TrackGeometry.FOLLOWED,
-    *TrackGeometry.ROTATIONS,
-    *(CenterCrop, Pad, RandomMosaic, ResizeShortestEdge, ResizeToMultiple),
+# What moves pixels, by name: mmpretrain and torchvision need not be imported to recognise theirs.
+_MOVING = frozenset(
+    (
+        # mmcv and mmseg
+        *('BioMedical3DPad', 'BioMedical3DRandomCrop', 'BioMedical3DRandomFlip', 'CenterCrop'),
+        *('MultiScaleFlipAug', 'Pad', 'RandomChoiceResize', 'RandomCrop', 'RandomDepthMix'),
+        *('RandomFlip', 'RandomMosaic', 'RandomResize', 'RandomRotate', 'RandomRotFlip', 'Resize'),
+        *('ResizeShortestEdge', 'ResizeToMultiple', 'SegRescale', 'TestTimeAug'),
+        # mmpretrain
+        *('EfficientNetCenterCrop', 'RandomResizedCrop', 'RandomTranslatePad', 'ResizeEdge'),
+        *('RandomResizedCropAndInterpolationWithTwoPic', 'Rotate', 'Shear', 'Translate'),
+        # torchvision, in mmpretrain's wrapper
+        *('ElasticTransform', 'FiveCrop', 'RandomAffine', 'RandomHorizontalFlip'),
+        *('RandomPerspective', 'RandomRotation', 'RandomVerticalFlip', 'TenCrop'),
+    )
 )
+
+
+def _moves(transform: Any) -> bool:
+    """Whether a transform, by itself or by a class that it extends, moves pixels."""
+    names = [kind.__name__ for kind in type(transform).__mro__]
+    if 'DualTransform' in names:  # of albumentations: what it does to images, it does to masks
+        return not any('Dropout' in name or name in ('NoOp', 'XYMasking') for name in names)
+    return not _MOVING.isdisjoint(names)
 
 
 def moving_parts(transform: Any) -> list[str]:
     """Names of the transforms, of this one and of those inside it, that move pixels.
 
     Args:
-        transform (BaseTransform | Sequence): Of mmcv, mmseg or albumentations (in ``Albu``), alone,
-            in a list, or inside of a wrapper such as ``RandomApply``.
+        transform (BaseTransform | list): Of mmcv, mmseg, mmpretrain, torchvision (in mmpretrain's
+            wrapper) or albumentations (in ``Albu``), alone, in a list, or inside of a wrapper such
+            as ``RandomApply``.
 
     Returns:
         list[str]: Names of their classes; those inside of a ``TrackGeometry`` are not among them.
     """
     if isinstance(transform, TrackGeometry):
         return []
-    if isinstance(transform, _MOVING):
-        return [type(transform).__name__]
-    if isinstance(transform, Albu):
-        return moving_parts(transform.aug)
-    if type(transform).__module__.startswith('albumentations') and not hasattr(
-        transform, 'transforms'
-    ):
-        kinds = [kind.__name__ for kind in type(transform).__mro__]
-        return [type(transform).__name__] if 'DualTransform' in kinds else []
-    if isinstance(transform, Sequence):
+    if isinstance(transform, (list, tuple)):
         return [name for part in transform for name in moving_parts(part)]
-    return moving_parts(transform.transforms) if hasattr(transform, 'transforms') else []
+    if _moves(transform):
+        return [type(transform).__name__]
+    holders = ('aug', 't', 'transforms')  # of Albu, of torchvision's, of all others
+    inside = (getattr(transform, name) for name in holders if hasattr(transform, name))
+    return moving_parts(next(inside, []))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.model import BaseModule
+from mmseg.models.decode_heads import DDRHead, IterativeDecodeHead, PIDHead
 from mmseg.registry import MODELS
 from torch import nn
 
@@ -31,7 +32,8 @@ class DecodeHeadWrapper(BaseModule):
         deepest_channels: Its width.
 
     Raises:
-        ValueError: ``deepest_index`` is no input of the head, or the head does not tell its widths.
+        ValueError: ``deepest_index`` is no input of the head, the head does not tell its widths, or
+            it reads other features in prediction.
     """
 
     def __init__(
@@ -42,6 +44,12 @@ class DecodeHeadWrapper(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.decode_head = MODELS.build(decode_head)
+        if isinstance(self.decode_head, (DDRHead, PIDHead)):
+            raise ValueError(
+                f'{type(self.decode_head).__name__} reads other features in training than in '
+                f'prediction, between which {type(self).__name__} cannot mediate: choose another '
+                'decode_head.'
+            )
         self.deepest_index, self.deepest_channels = _deepest_input(
             decode_head, self.decode_head, deepest_index
         )
@@ -55,6 +63,8 @@ def _deepest_input(
     cfg: Mapping[str, Any], head: nn.Module, deepest_index: int | None
 ) -> tuple[int, int]:
     """Find which encoder output is the deepest that a head reads, and its width."""
+    if isinstance(head, IterativeDecodeHead):
+        return _deepest_input(cfg['kernel_generate_head'], head.kernel_generate_head, deepest_index)
     # A head that concatenates its inputs keeps only the sum of their widths; its config has them.
     widths = cfg.get('in_channels') or getattr(head, 'in_channels', None)
     if widths is None:

@@ -323,7 +323,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         feats: Sequence[Tensor],
         valid: Tensor,
         branches: Mapping[str, slice] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Decode and compare with the teachers in one pass.
 
         Args:
@@ -333,20 +333,11 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
                 when ``loss_distill.views`` is not both.
 
         Returns:
-            Logits (B, K, h, w) and ``loss_distill_<name>`` for each teacher; their sum is L_dis.
-
-        Raises:
-            ValueError: If the wrapped head does not return one map of logits.
+            What the wrapped head returns, in general logits (B, K, h, w), and
+            ``loss_distill_<name>`` for each teacher; their sum is L_dis.
         """
         fused, losses = self._fuse_and_distil(feats, valid, branches)
-        logits = self.decode_head(fused)
-        if not isinstance(logits, Tensor):
-            raise ValueError(
-                f'{type(self.decode_head).__name__} returns a {type(logits).__name__} in training '
-                'but semi-supervised losses need one map of logits: use a head that returns a '
-                'single Tensor.'
-            )
-        return logits, losses
+        return self.decode_head(fused), losses
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg: Any

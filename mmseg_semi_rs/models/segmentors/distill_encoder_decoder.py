@@ -37,7 +37,7 @@ class DistillEncoderDecoder(EncoderDecoder):
             is no neck and the head reads the last level.
 
     Raises:
-        ValueError: If ``view_resize`` has an unknown key.
+        ValueError: If ``view_resize`` has an unknown key, or the backbone gives class tokens.
     """
 
     def __init__(self, view_resize: Mapping[str, bool] | None = None, **kwargs: Any) -> None:
@@ -49,6 +49,11 @@ class DistillEncoderDecoder(EncoderDecoder):
         if isinstance(own, SegDataPreProcessor):
             kwargs['decode_head'] = with_image_stats(kwargs['decode_head'], own)
         super().__init__(**kwargs)
+        if getattr(self.backbone, 'output_cls_token', False):
+            raise ValueError(
+                'The backbone has output_cls_token=True, so that its levels are no maps that could '
+                "be distilled: leave it out, and take type='SizeMatchedDPTHead' instead of DPTHead."
+            )
         self.view_resize = resize
         forget_recomputation(self)
 

@@ -157,7 +157,7 @@ class DualStudentSegmentor(SemiSegmentor):
 
     def __init__(
         self,
-        students: dict[str, dict],
+        students: dict[str, dict] | None = None,
         ema: bool = False,
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
@@ -169,7 +169,7 @@ class DualStudentSegmentor(SemiSegmentor):
             data_preprocessor,
             **misplaced,
         )
-        owner = type(self).__name__
+        owner, students = type(self).__name__, students or {}
         if len(students) != 2 or not all(
             name.isidentifier() and name != 'fused' and 'loss' not in name for name in students
         ):

@@ -100,7 +100,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
 
     def __init__(
         self,
-        student: dict,
+        student: dict | None = None,
         ema: bool = True,
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
@@ -112,6 +112,10 @@ class MeanTeacherSegmentor(SemiSegmentor):
             data_preprocessor,
             **misplaced,
         )
+        if student is None:
+            raise ValueError(
+                f'{type(self).__name__} has no student: give it the config of an EncoderDecoder.'
+            )
         if 'data_preprocessor' in student:
             raise ValueError(
                 'The student has a data_preprocessor, which would never run: give it to '

@@ -3,8 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+#: What mmdet's semi-supervised configs say, and what that is here.
+_OF_MMDET = {
+    'detector': 'student=...',
+    'pseudo_label_initial_score_thr': 'conf_thresh=...',
+    'cls_pseudo_thr': 'conf_thresh=...',
+    'sup_weight': 'loss_weight=dict(sup=...)',
+    'unsup_weight': 'loss_weight=dict(unsup=...)',
+    'freeze_teacher': 'always so, leave it out',
+}
 
 
 def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -21,5 +31,13 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
     cfg = dict(cfg or {})
     unknown = sorted(set(cfg) - set(defaults))
     if unknown:
-        raise ValueError(f'{name} has unknown keys {unknown}; known are {sorted(defaults)}.')
+        raise ValueError(
+            f'{name} has unknown keys {unknown}; known are {sorted(defaults)}{of_mmdet(unknown)}.'
+        )
     return {**defaults, **cfg}
+
+
+def of_mmdet(names: Sequence[str]) -> str:
+    """What names of mmdet's are called here, as the end of a sentence; empty for other names."""
+    known = [f'{name} of mmdet is {_OF_MMDET[name]}' for name in names if name in _OF_MMDET]
+    return ''.join(f'; {part}' for part in known)

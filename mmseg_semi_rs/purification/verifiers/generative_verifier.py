@@ -17,7 +17,14 @@ from .answers import parse_answer
 from .base import Verifier
 from .boxes import COORDINATES, NATIVE_COORDINATES, Size, paint, processed_size, to_tile
 from .masks import SegmentAnything
-from .pretrained import find_model, import_transformers, model_digest, need_model, short_name
+from .pretrained import (
+    LOAD_ERRORS,
+    find_model,
+    import_transformers,
+    model_digest,
+    need_model,
+    short_name,
+)
 
 #: Version of what is done with an answer: raised when the same answer gives other evidence.
 READING = 1
@@ -171,7 +178,7 @@ class GenerativeVerifier(Verifier):
                 dtype=self.dtype if self.dtype == 'auto' else getattr(torch, self.dtype),
             )
             processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        except (ValueError, OSError, KeyError) as error:
+        except LOAD_ERRORS as error:
             raise ValueError(
                 f'{folder} cannot be loaded as a model that answers questions about images '
                 f'({" ".join(str(error).split())}): give one of transformers, such as Qwen2.5-VL.'
