@@ -59,7 +59,7 @@ class StoredTile(NamedTuple):
         return load_tile(self.dataset, self.number, with_labels=False, bands=bands).image
 
 
-class _Found(NamedTuple):
+class _StoreState(NamedTuple):
     """What the store has of a tile."""
 
     number: int
@@ -248,10 +248,10 @@ def annotate(
         ValueError: The store cannot be written to.
     """
     store.prepare()
-    found = _look(store, tiles, processes)
+    states = _look(store, tiles, processes)
     done = Annotation(len(tiles))
-    unique: dict[str, _Found] = {}
-    for entry in found:
+    unique: dict[str, _StoreState] = {}
+    for entry in states:
         if entry.state == 'failed':
             done.failed[tiles[entry.number].path] = entry.reason
         elif unique.setdefault(entry.key, entry) is not entry:
@@ -297,33 +297,35 @@ def try_out(
     return answers, seconds / max(1, len(chosen) - 1)
 
 
-def _look(store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processes) -> list[_Found]:
+def _look(
+    store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processes
+) -> list[_StoreState]:
     """What the store has of all tiles, in their order; each process looks for its share."""
 
-    def look(number: int) -> _Found:
+    def look(number: int) -> _StoreState:
         try:
             key = store.key(tiles[number].path)
         except OSError as error:
-            return _Found(number, '', 'failed', str(error))
+            return _StoreState(number, '', 'failed', str(error))
         evidence = store.read(key)
         if evidence is None:
-            return _Found(number, key, 'damaged' if key in store else 'missing')
-        return _Found(number, key, 'kept', '', evidence.truncated, evidence.dropped)
+            return _StoreState(number, key, 'damaged' if key in store else 'missing')
+        return _StoreState(number, key, 'kept', '', evidence.truncated, evidence.dropped)
 
     share = range(processes.rank, len(tiles), processes.count)
     with ThreadPoolExecutor(_LOADERS) as pool, _meter('looking', len(share), processes) as meter:
-        found = []
+        states = []
         for _, future in _ahead(pool, look, share, 4 * _LOADERS):
-            found.append(future.result())
+            states.append(future.result())
             meter.update()
-    return sorted(entry for part in processes.gather(found) for entry in part)
+    return sorted(entry for part in processes.gather(states) for entry in part)
 
 
 def _make(
     verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
-    lacking: Sequence[_Found],
+    lacking: Sequence[_StoreState],
     device: str,
     batch: int,
     processes: Processes,
@@ -335,7 +337,7 @@ def _make(
     verifier.load(device)
     started = time.perf_counter()
 
-    def load(entry: _Found) -> np.ndarray:
+    def load(entry: _StoreState) -> np.ndarray:
         image = tiles[entry.number].image(verifier.bands)
         if store.key(tiles[entry.number].path) != entry.key:
             raise ValueError('It was changed a moment ago: run the tool again.')
@@ -345,7 +347,7 @@ def _make(
         ThreadPoolExecutor(_LOADERS) as pool,
         _meter('verifying', len(lacking), processes) as meter,
     ):
-        loaded: list[tuple[_Found, np.ndarray]] = []
+        loaded: list[tuple[_StoreState, np.ndarray]] = []
 
         def flush() -> None:
             entries = [entry for entry, _ in loaded]

@@ -677,7 +677,7 @@ def test_file_without_tensors_is_told(tmp_path, content):
 def test_plain_reading_unwraps(tmp_path):
     path = saved(tmp_path, {'state_dict': {'a': torch.ones(2)}, 'optimizer': {'lr': 1}})
     file = read_weight_file(path)
-    assert list(file.tensors) == ['a'] and file.beside == ('optimizer',)
+    assert list(file.tensors) == ['a'] and file.other_entries == ('optimizer',)
     assert torch.equal(load_state_dict_file(path)['a'], torch.ones(2))
 
 

@@ -120,12 +120,12 @@ def test_random_answers_are_handled(folders, family):
 def test_any_company_gives_the_same_answer(folders, family):
     verifier = loaded(folders[family], batch_size=3, **SMALL)
     given = tiles((64, 64), (128, 96), (200, 60))
-    together = verifier._ask(given)
-    lengths = {verifier._ask([tile])[0][1] for tile in given}
+    together = verifier._generate(given)
+    lengths = {verifier._generate([tile])[0][1] for tile in given}
     assert len(lengths) == 3  # so that two of the three questions are padded
     assert len({answer for answer, _, _ in together}) > 1  # and the answers tell tiles apart
-    assert [verifier._ask([tile])[0] for tile in given] == together
-    assert verifier._ask(given[::-1])[::-1] == together
+    assert [verifier._generate([tile])[0] for tile in given] == together
+    assert verifier._generate(given[::-1])[::-1] == together
 
 
 def test_decoding_is_greedy_and_without_penalty(folders, caplog):
@@ -176,7 +176,7 @@ def test_silence_is_no_claim(folders, monkeypatch):
     assert not evidence.seen.any() and not evidence.dropped and not evidence.truncated
 
 
-def test_s10_natural_names_are_asked_for_and_nothing_else(folders, monkeypatch):
+def test_s10_natural_names_are_generateed_for_and_nothing_else(folders, monkeypatch):
     verifier = loaded(folders['qwen2_5_vl'], batch_size=2)
     asked = let_answer(verifier, monkeypatch, '[]', '[]', '[]')
     verifier.verify(tiles((56, 56), (84, 84), (56, 56)))
@@ -324,7 +324,7 @@ def test_a_missing_model_is_not_downloaded(cache, model, words):
 
 
 @pytest.mark.parametrize('local_files_only', [True, False])
-def test_the_hub_is_asked_only_where_that_is_allowed(folders, monkeypatch, local_files_only):
+def test_the_hub_is_generateed_only_where_that_is_allowed(folders, monkeypatch, local_files_only):
     asked = []
 
     def snapshot_download(model, revision, local_files_only):
@@ -369,7 +369,7 @@ def test_a_folder_of_something_else(folders, tmp_path, monkeypatch):
         loaded(folders['qwen2_5_vl'])
 
 
-def test_s18_transformers_is_asked_for_only_on_loading(folders, monkeypatch):
+def test_s18_transformers_is_generateed_for_only_on_loading(folders, monkeypatch):
     for module in (generative_verifier, masks, pretrained):
         assert 'transformers' not in vars(module)
     monkeypatch.setitem(sys.modules, 'transformers', None)
