@@ -91,7 +91,7 @@ class Reproduction:
         one = experiment
         given = dict(args.cfg_options or {})
         cfg = read_config(one.config, given)
-        own = {}
+        own: dict[str, str] = {}
         for file in needed(cfg):
             if not file.here and file.known and file.known.instead:  # need not be asked for
                 twin = str(file.path.with_name(file.known.instead))

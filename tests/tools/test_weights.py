@@ -61,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         begin = 0
         asked = re.fullmatch(r'bytes=(\d+)-', headers.get('Range', ''))
-        if server.knows_ranges and asked and headers.get('If-Range') == server.etag:
+        if server.knows_ranges and asked and headers.get('If-Range') in (None, server.etag):
             begin = int(asked[1])
         if begin >= len(server.content):
             self.send_response(416)
