@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RSSEG = 'rsseg'  # stands for the package's command, however it is started
 EVIDENCE = 'evidence.done'
+INTERRUPTED = 130  # exit status, as of a shell
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -463,7 +464,11 @@ def main(arguments: list[str] | None = None) -> None:
         if missing:
             raise ValueError('Nothing was begun: bring what is missing first, and try again.')
         work.check_same()
-        carry_out(steps, work.folder)
+        try:
+            carry_out(steps, work.folder)
+        except KeyboardInterrupt:
+            print('interrupted: the same command goes on from here.', file=sys.stderr)
+            sys.exit(INTERRUPTED)
         row = measure(work)
         write_atomic(work.folder / 'row.json', (json.dumps(row, indent=1) + '\n').encode())
         files = sorted(work.folder.parent.glob('*/row.json'))

@@ -204,6 +204,15 @@ def test_dry_run_prints_each_command_as_a_user_types_it(tmp_path, monkeypatch, c
     ]
     assert not list(tmp_path.iterdir())
 
+    seed = tmp_path / folder / 'seed_0'  # a training that was killed is gone on with
+    seed.mkdir(parents=True)
+    (seed / 'last_checkpoint').write_text(f'{seed}/iter_500.pth')
+    again = dry_run(monkeypatch, capsys, 'rsmtdf', 'potsdam', '1pct', '--seeds', 2, '--gpus', 4)
+    assert again == [*said[:3], f'{said[3]} --resume', *said[4:]]
+    (seed / 'last_checkpoint').write_text(f'{seed}/iter_6060.pth')
+    again = dry_run(monkeypatch, capsys, 'rsmtdf', 'potsdam', '1pct', '--seeds', 2, '--gpus', 4)
+    assert again == [*said[:3], *said[4:]]
+
 
 def test_each_method_has_its_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
