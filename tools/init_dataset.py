@@ -39,20 +39,6 @@ from mmseg_semi_rs.dataprep.folder.config import (
     default_method,
     write_config,
 )
-<<<<<<< HEAD
-from mmseg_semi_rs.dataprep.folder.conversion import Ready, choose_stretch, make_ready, prepare
-from mmseg_semi_rs.dataprep.folder.mask_classes import IGNORED, ClassPlan, parse_wish
-from mmseg_semi_rs.dataprep.folder.split import FolderSplit, divide, rare_classes
-from mmseg_semi_rs.dataprep.folder.survey import Survey, plan_classes, survey_folder
-from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.rasters.files import list_images
-from mmseg_semi_rs.rasters.reader import read_rgb
-from mmseg_semi_rs.rasters.stretch import PERCENTILES
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
-from mmseg_semi_rs.utils.commands import command, resources
-from mmseg_semi_rs.utils.sampling import evenly
-from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
-=======
 from mmseg_semi_rs.dataprep.folder.conversion import (
     PreparedFolder,
     choose_stretch,
@@ -60,25 +46,28 @@ from mmseg_semi_rs.dataprep.folder.conversion import (
     prepare_folder,
 )
 from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks, is_drawing
-from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_class, propose_classes
+from mmseg_semi_rs.dataprep.folder.mask_classes import (
+    IGNORED,
+    ClassPlan,
+    parse_class,
+    propose_classes,
+)
 from mmseg_semi_rs.dataprep.folder.split import FolderSplit, rare_classes, split_folder
 from mmseg_semi_rs.dataprep.folder.survey import Survey, choose_bands, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.rasters.reader import RasterToRGB
+from mmseg_semi_rs.rasters.files import list_images
+from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 from mmseg_semi_rs.utils.commands import command, resources
 from mmseg_semi_rs.utils.sampling import evenly
->>>>>>> main
+from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
 
 CONFIGS = resources() / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
-<<<<<<< HEAD
 _DRAWN = 8  # labelled images on the sheet
-=======
 _MEASURED = 200  # images that the statistics are taken of
->>>>>>> main
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -296,20 +285,29 @@ def write_lists(
     return write_split(folder, lists, recipe, overwrite=True)
 
 
-def draw_sheet(ready: Ready, names: Sequence[str], plan: ClassPlan, out: Path) -> Path:
+def draw_sheet(
+    prepared: PreparedFolder,
+    names: Sequence[str],
+    plan: ClassPlan,
+    to_rgb: RasterToRGB,
+    out: Path,
+) -> Path:
     """Draw some labelled images with their masks, to see that they lie on each other.
 
     Args:
-        ready: What is trained on.
+        prepared: What is trained on.
         names: Labelled images, without suffix.
         plan: Classes and their colours.
+        to_rgb: How images are read; those of three bands have been written as RGB.
         out: Gets ``labelled.png``.
     """
-    images, masks = list_images(ready.image_dir), list_images(ready.mask_dir)
+    images, masks = list_images(prepared.image_dir), list_images(prepared.mask_dir)
+    bands = to_rgb if isinstance(to_rgb, RasterToBands) else None
     rows, shown = [], [names[k] for k in evenly(len(names), _DRAWN)]
     for name in shown:
-        image = read_rgb(ready.image_dir / images[name][0]).pixels
-        with Image.open(ready.mask_dir / masks[name][0]) as opened:
+        pixels = read_rgb(prepared.image_dir / images[name][0], bands).pixels
+        image = pixels if bands is None else bands.picture(pixels)
+        with Image.open(prepared.mask_dir / masks[name][0]) as opened:
             ids = np.asarray(opened)
         ids = np.where(ids < len(plan.classes), ids, IGNORED)
         labels = colorize(ids, plan.palette)
@@ -367,7 +365,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.mask_threshold,
         args.tolerance,
     )
-    plan = plan.coloured(args.colours)
+    plan = plan.with_colours(args.colours)
     show_classes(console, survey, plan)
 
     shown = None if choice is None else choice.rgb
@@ -433,13 +431,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             if other != path.resolve()
         ]
 
-<<<<<<< HEAD
-    sheet = draw_sheet(ready, [*split.train, *split.val], plan, out)
-    unit = 'tiles' if preparation.tile else 'images'
-    console.print(f'[bold]picture:[/] {escape(str(sheet))}: do the masks lie on their images?')
-=======
+    sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
     unit = 'tiles' if conversion.tile else 'images'
->>>>>>> main
+    console.print(f'[bold]picture:[/] {escape(str(sheet))}: do the masks lie on their images?')
     console.print(
         f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
         f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'

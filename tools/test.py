@@ -194,8 +194,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if is_main_process():
         write_metrics(args, metrics)
         if write_record(record, args, runner):
-            print(f'next:
-  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
+            print(f'next:\n  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
     leave_process_group()
     return metrics
 

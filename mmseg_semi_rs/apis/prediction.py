@@ -17,14 +17,9 @@ import torch
 from mmengine.dist import get_rank
 from PIL import Image
 
-from ..rasters.reader import RASTER_SUFFIXES, RasterToBands, RasterToRGB, raster_info, read_rgb
-from ..rasters.sources import (
-    IMAGE_SUFFIXES,
-    PixelSource,
-    RasterSource,
-    is_raster,
-    open_source,
-)
+from ..rasters.files import IMAGE_SUFFIXES
+from ..rasters.reader import RasterToBands, RasterToRGB, raster_info, read_rgb
+from ..rasters.sources import PixelSource, RasterSource, is_raster, open_source
 from ..utils.files import held, settings_digest
 from .maps import Layers, MapWriter
 from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
@@ -379,7 +374,7 @@ def find_images(given: Path, out: Path) -> list[Path]:
         FileNotFoundError: If there is none.
         ValueError: If a file has no suffix of an image.
     """
-    known = (*IMAGE_SUFFIXES, *RASTER_SUFFIXES)
+    known = IMAGE_SUFFIXES
     if given.is_file():
         if given.suffix.lower() not in known:
             raise ValueError(f'{given} is no image: known are {" ".join(known)}.')

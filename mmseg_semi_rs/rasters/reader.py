@@ -23,13 +23,13 @@ from PIL import Image
 
 from ..utils.commands import command
 from ..utils.files import replacing
+from .files import RASTER_SUFFIXES
 from .place import Place, is_annotated, place_of
-
-RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
 
 BYTES = ('uint8', 'int8')
 
 _ORIENTATION_TAG = 0x0112
+_LOADED_ALIKE = ('PNG', 'JPEG', 'MPO')
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
 
@@ -507,7 +507,7 @@ def _picture_info(path: Path) -> RasterInfo | None:
             1 if image.mode in ('1', 'L', 'LA') else 3,
             'uint8',
             image.mode in ('LA', 'RGBA') or 'transparency' in image.info,
-            image.mode != 'CMYK' and orientation == 1,
+            image.format in _LOADED_ALIKE and image.mode != 'CMYK' and orientation == 1,
             False,
             orientation,
         )

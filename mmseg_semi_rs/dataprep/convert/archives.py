@@ -13,11 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-<<<<<<< HEAD
-from typing import ClassVar
-=======
 from typing import Any
->>>>>>> main
 
 import numpy as np
 from PIL import Image
@@ -55,10 +51,7 @@ class SourceFile:
         member: Path below ``root``, with ``/``.
         size: Bytes, uncompressed.
         stamp: Checksum (archive) or modification time in ns (folder).
-        has_alpha: Whether a fourth band of its image says where there is data.
     """
-
-    has_alpha: ClassVar[bool] = False
 
     root: Path
     member: str

@@ -122,20 +122,6 @@ class Report:
         return [note for item in self.done for note in item.notes]
 
 
-<<<<<<< HEAD
-def _read_image(source: SourceFile) -> np.ndarray:
-    image = source.open_image()
-    if image.mode not in ('RGB', 'RGBA', 'L', 'P'):
-        raise SourceError(
-            f'{source} has pixels of type {image.mode!r} where an 8-bit RGB image is expected: '
-            'give the RGB version of the data set.'
-        )
-    kept = ('RGB', 'RGBA') if source.has_alpha else ('RGB',)
-    return np.asarray(image if image.mode in kept else image.convert('RGB'))
-
-
-=======
->>>>>>> main
 def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Converted:
     """Cut one image and its label; a file that cannot be used becomes a ``failure``."""
     result = Converted(job.key, job.subset, job.fingerprint, job.labels is not None)
@@ -191,30 +177,6 @@ def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Con
     return result
 
 
-<<<<<<< HEAD
-def _write_tile(
-    out_dir: Path,
-    subset: str,
-    name: str,
-    window: Window,
-    rgb: np.ndarray,
-    ids: np.ndarray | None,
-    ignore_id: int,
-    counts: np.ndarray,
-) -> None:
-    # the label first: an image whose label is missing would pass for an unlabelled one
-    if ids is not None:
-        tile = cut_window(ids, window, ignore_id)
-        counts += np.bincount(tile.ravel(), minlength=256)
-        write_png(out_dir / 'ann_dir' / subset / f'{name}.png', tile)
-    pixels = cut_window(rgb, window, 0)
-    if (pixels[..., 3:] == 255).all():  # what has data everywhere needs no alpha
-        pixels = np.ascontiguousarray(pixels[..., :3])
-    write_png(out_dir / 'img_dir' / subset / f'{name}.png', pixels)
-
-
-=======
->>>>>>> main
 def convert(
     jobs: Sequence[Job],
     out_dir: Path,

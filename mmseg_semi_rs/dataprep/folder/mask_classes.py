@@ -96,7 +96,7 @@ class ClassPlan:
     ignored: dict[int, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
-    def coloured(self, wanted: Sequence[str]) -> ClassPlan:
+    def with_colours(self, wanted: Sequence[str]) -> ClassPlan:
         """The same with other colours of some classes.
 
         Args:

@@ -15,18 +15,8 @@ import numpy as np
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-<<<<<<< HEAD
-from ...rasters.reader import RasterInfo, raster_info, read_picture
+from ...rasters.reader import RasterInfo, RasterToBands, band_marks, raster_info, read_picture
 from ...rasters.stretch import border_fill, read_small
-=======
-from ...rasters.reader import (
-    RasterInfo,
-    RasterToBands,
-    band_marks,
-    raster_info,
-    read_picture,
-)
->>>>>>> main
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
 
@@ -529,7 +519,7 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
         fill = None
         if pixels.size and pixels.dtype == np.uint8 and not info.transparent:
             fill = border_fill(pixels)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:  # a link to nothing is listed
         return str(error)
     if bands is not None and max(bands) > info.bands:
         return f'{path} has {info.bands} bands, not {max(bands)}: choose others by --bands.'
@@ -540,7 +530,7 @@ def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskS
     """A mask, or why it does not fit its image."""
     try:
         mask = read_mask(mask_dir / name, picture.info, warped)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     counts = mask.count()
     return MaskSummary(

@@ -31,12 +31,7 @@ class AddValidMask(BaseTransform):
     It is listed in ``seg_fields``, so every mmseg transform moves it like a label map and fills 255
     where it pads.
 
-<<<<<<< HEAD
     Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding or no data.
-=======
-    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding, or no data where
-    ``has_data`` (H, W) of the loader is False.
->>>>>>> main
     """
 
     def __init__(self) -> None:
@@ -51,20 +46,16 @@ class AddValidMask(BaseTransform):
         Returns:
             The same results with ``valid_map``.
         """
-<<<<<<< HEAD
         shape, path = results['img'].shape[:2], str(results.get('img_path') or '')
         results['valid_map'] = np.full(shape, VALID, dtype=np.uint8)
-        if path and path not in self._whole:
+        valid = results.pop('has_data', None)  # of a loader of rasters
+        if valid is None and path not in self._whole:
             valid = read_valid(Path(path)) if Path(path).is_file() else None
             if valid is None or valid.shape != shape or valid.all():
                 self._whole.add(path)
-            else:
-                results['valid_map'][~valid] = PADDED
-=======
-        results['valid_map'] = np.full(results['img'].shape[:2], VALID, dtype=np.uint8)
-        if 'has_data' in results:
-            results['valid_map'][~results.pop('has_data')] = PADDED
->>>>>>> main
+                valid = None
+        if valid is not None:
+            results['valid_map'][~valid] = PADDED
         results.setdefault('seg_fields', []).append('valid_map')
         return results
 
