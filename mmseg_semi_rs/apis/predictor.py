@@ -182,7 +182,7 @@ def load_predictor(
             :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`, with ``rgb`` or ``count`` of
             ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
         checkpoint: Checkpoint file.
-        device: Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
+        device: Defaults to the current GPU where there is one, else ``'cpu'``.
         network: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
             Defaults to what the config says.
         window: Side of the windows, instead of the config's.
@@ -205,7 +205,9 @@ def load_predictor(
             f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
             'the work_dir of a training.'
         )
-    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    if device is None:
+        gpu = torch.cuda.is_available()
+        device = f'cuda:{torch.cuda.current_device()}' if gpu else 'cpu'
     if settings.get('amp') and not device.startswith('cuda'):
         raise ValueError(f'amp needs a CUDA device, not {device}: leave it out.')
     with _quiet():
@@ -235,11 +237,17 @@ def load_predictor(
 def _rebanded(raster: Mapping[str, Any], bands: Sequence[int]) -> dict[str, Any]:
     """Settings that take other bands of a file for the same channels."""
     changed = {**raster, 'bands': list(bands)}
-    if changed.pop('count', None) is not None or 'rgb' in raster:
-        before = list(raster.get('bands') or range(1, raster['count'] + 1))
-        if len(bands) == len(before):
-            shown = raster.get('rgb') or before[:3]
-            changed['rgb'] = [bands[before.index(band)] for band in shown]
+    before = raster_conversion(raster)
+    if not isinstance(before, RasterToBands) or before.bands is None:
+        return changed
+    if len(bands) != len(before.bands):
+        raise ValueError(
+            f'The network takes {len(before.bands)} bands, but --bands names {len(bands)}: give as '
+            "many, in the order of the config's raster.bands."
+        )
+    changed.pop('count', None)  # the file is another one than those of the training
+    shown = [before.bands[channel] for channel in before.rgb_channels]
+    changed['rgb'] = list(dict.fromkeys(bands[before.bands.index(band)] for band in shown))
     return changed
 
 

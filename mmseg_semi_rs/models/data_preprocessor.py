@@ -22,8 +22,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
     Every branch is padded (right and bottom, raw value ``pad_val``) and normalised; all branches
     get one size, since labelled and strong images go through the student together. Padded pixels
-    become label ``seg_pad_val`` and ``valid`` False. Batches without branches, as in validation,
-    are handled by the parent.
+    become label ``seg_pad_val``, as do those that transforms padded, and ``valid`` False. Batches
+    without branches, as in validation, are handled by the parent.
 
     Args:
         rgb: Of images of bands, the positions from 0 of the red, green and blue channel, for
@@ -96,6 +96,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             inputs[branch] = stacked
             for sample in samples[branch]:
                 _pad_valid(sample, stacked.shape[-2:])
+                if 'gt_sem_seg' in sample and 'valid' in sample:  # transforms fill in 255
+                    sample.gt_sem_seg.data.masked_fill_(~sample.valid.data, self.seg_pad_val)
         return {'inputs': inputs, 'data_samples': samples}
 
     def _common_size(self, images: dict[str, list[Tensor]]) -> tuple[int, int]:

@@ -447,6 +447,23 @@ def test_a_head_that_ignores_another_label_than_is_padded_is_refused():
     MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
 
 
+def test_what_transforms_padded_becomes_the_label_that_is_ignored():
+    cfg = tiny.student()
+    cfg['decode_head']['ignore_index'] = 254
+    front = dict(type='SemiDataPreprocessor', seg_pad_val=254, size=(64, 64))
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
+    labels, valid = torch.randint(0, CLASSES, (1, 50, 64)), torch.ones(1, 50, 64, dtype=torch.bool)
+    labels[:, :4], labels[:, -9:], valid[:, -9:] = 254, 255, False
+    sample = tiny.samples(1)[0]
+    sample.set_data(dict(gt_sem_seg=PixelData(data=labels), valid=PixelData(data=valid)))
+    batch = {'inputs': {'sup': [torch.zeros(3, 50, 64)]}, 'data_samples': {'sup': [sample]}}
+    batch = model.data_preprocessor(batch, True)
+    (packed,) = batch['data_samples']['sup']
+    ignored = packed.gt_sem_seg.data[0] == 254
+    assert ignored[:4].all() and ignored[41:].all() and not ignored[4:41].any()
+    assert torch.isfinite(total(model.train().loss(**batch)))
+
+
 def test_focal_loss_on_the_cpu_is_told():
     cfg = tiny.student()
     cfg['decode_head']['loss_decode'] = dict(type='FocalLoss')
