@@ -248,6 +248,12 @@ def survey_folder(
             f'There is no image in {image_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
             'give the folder of the images.'
         )
+    for stem in [stem for stem in listed if len(stem.splitlines()) > 1]:
+        name = listed.pop(stem)[0]
+        survey.problems.append(
+            f'{str(image_dir / name)!r} has a line break in its name, which lists have no way to '
+            'write: rename it.'
+        )
     _note_twins(listed, image_dir, survey.problems)
 
     def look(item: tuple[str, str]) -> Picture | str:
@@ -401,10 +407,14 @@ def _survey_masks(
     _note_twins(masks, mask_dir, survey.problems)
     owners = {name_of(stem): stem for stem in survey.pictures}
     wanted = {name_of(stem) for stem in _left_out(survey)}
+    alike = Counter(name.lower() for name in owners)  # as file systems of Windows see names
+    folded = {name.lower(): stem for name, stem in owners.items() if alike[name.lower()] == 1}
     paired = []
     for stem, names in masks.items():
         if stem in owners:
             paired.append((survey.pictures[owners[stem]], names[0]))
+        elif stem.lower() in folded and name_of(folded[stem.lower()]) not in masks:
+            paired.append((survey.pictures[folded[stem.lower()]], names[0]))
         elif stem not in wanted:
             survey.problems.append(
                 f'{mask_dir / names[0]} has no image {survey.image_dir / stem}.*: give image and '
