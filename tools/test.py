@@ -4,6 +4,7 @@
     python tools/test.py CONFIG work_dirs/NAME/best_mIoU_iter_5000.pth
     python tools/test.py CONFIG CHECKPOINT --predict-on student --out predictions/
     python tools/test.py configs/co2s/CONFIG CHECKPOINT --predict-on a
+    python tools/test.py CONFIG CHECKPOINT --tta     # resized and mirrored copies of each image
     python tools/test.py CONFIG --verifier                 # that of the config's VLMPurifyHook
     python tools/test.py CONFIG --verifier Sam3Verifier --cfg-options verifier.model=FOLDER
 
@@ -59,6 +60,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs (default: work_dirs/<config name>)')
     parser.add_argument('--out', metavar='FOLDER', help='write the predicted class ids as PNG')
     parser.add_argument('--json', metavar='FILE', help='write the metrics')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average over resized and mirrored copies of each image, as tta_pipeline of the '
+        'config says or, without one, as in mmseg: six sizes, two directions',
+    )
     parser.add_argument('--show-dir', metavar='FOLDER', help='write pictures of the predictions')
     return parse(parser, arguments, launcher=True)
 
@@ -78,30 +85,6 @@ def show_predictions(cfg: Config, folder: str) -> None:
         if visualizer.get(key) is None:
             visualizer[key] = default
     visualizer.save_dir = folder
-
-
-def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
-    """Evaluate a verifier's own map."""
-    from mmengine.device import get_device
-    from mmengine.registry import init_default_scope
-
-    from mmseg_semi_rs.engine.launch import check_paths
-    from mmseg_semi_rs.engine.verifier_test import evaluate_verifier
-
-    for flag in ('checkpoint', 'predict_on', 'show_dir'):
-        if getattr(args, flag):
-            raise ValueError(
-                f'--verifier needs no network, but {flag.replace("_", "-")} '
-                f'{getattr(args, flag)} is given: leave one of the two out.'
-            )
-    if args.launcher != 'none':
-        raise ValueError(f'--launcher {args.launcher}: --verifier works in one process.')
-    check_paths(cfg, ['test_dataloader'], weights=False)
-    write_maps(cfg, args.out)
-    init_default_scope(cfg.get('default_scope', 'mmseg'))
-    metrics = evaluate_verifier(cfg, args.verifier, get_device(), args.unclaimed)
-    write_metrics(args, metrics)
-    return metrics
 
 
 def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
@@ -138,6 +121,30 @@ def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
     return True
 
 
+def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
+    """Evaluate a verifier's own map."""
+    from mmengine.device import get_device
+    from mmengine.registry import init_default_scope
+
+    from mmseg_semi_rs.engine.launch import check_paths
+    from mmseg_semi_rs.engine.verifier_test import evaluate_verifier
+
+    for flag in ('checkpoint', 'predict_on', 'show_dir', 'tta'):
+        if getattr(args, flag):
+            raise ValueError(
+                f'--verifier needs no network, but {flag.replace("_", "-")} '
+                f'{getattr(args, flag)} is given: leave one of the two out.'
+            )
+    if args.launcher != 'none':
+        raise ValueError(f'--launcher {args.launcher}: --verifier works in one process.')
+    check_paths(cfg, ['test_dataloader'], weights=False)
+    write_maps(cfg, args.out)
+    init_default_scope(cfg.get('default_scope', 'mmseg'))
+    metrics = evaluate_verifier(cfg, args.verifier, get_device(), args.unclaimed)
+    write_metrics(args, metrics)
+    return metrics
+
+
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Prepare the config, build the runner and evaluate."""
     register_all()
@@ -153,6 +160,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         load_config,
         set_launcher,
     )
+    from mmseg_semi_rs.engine.test_time_aug import augment_tests
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if cfg.get('test_dataloader') is None:
@@ -166,6 +174,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.predict_on:
         choose_network(cfg, args.predict_on)
         cfg.test_cfg = {'type': 'TestLoop'}
+    if args.tta:
+        augment_tests(cfg)
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
     write_maps(cfg, args.out)
@@ -182,10 +192,9 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
     if is_main_process():
-        told = write_record(record, args, runner)
-        if told:
-            print(f'for {command("report")} {shlex.quote(str(cfg.work_dir))}: {record}')
         write_metrics(args, metrics)
+        if write_record(record, args, runner):
+            print(f'next:\n  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
     leave_process_group()
     return metrics
 

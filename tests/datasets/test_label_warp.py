@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmseg.registry import TRANSFORMS
-from tests.tools.tiny_training import ROOT
 
 from mmseg_semi_rs.datasets.stock_pipelines import branch_pipeline
 from mmseg_semi_rs.utils.randomness import seeded
+from tests._support.tiny_training import ROOT
 
 SIZE = (40, 48)
 

@@ -10,8 +10,8 @@ import torch
 from mmseg_semi_rs.purification import ConformalThresholds, EvidencePolicy
 from mmseg_semi_rs.purification.evidence import Evidence, quantise
 from mmseg_semi_rs.structures import PseudoLabel
+from tests._support.evidence import evidence_of, purifier, truth_in_crop, truth_of, unsure
 from tests._support.networks import CLASSES
-from tests._support.purified_tiles import evidence_of, purifier, truth_in_crop, truth_of, unsure
 
 GRID = torch.arange(1, 21) / 20
 

@@ -12,9 +12,7 @@ from mmseg_semi_rs.purification.trust import learn_trust
 from mmseg_semi_rs.structures import PseudoLabel
 from tests._support.dual_student import batch as dual_batch
 from tests._support.dual_student import build as build_dual
-from tests._support.mean_teacher import batch, gradients
-from tests._support.networks import CLASSES, SIZE, NoHostSync, total
-from tests._support.purified_tiles import (
+from tests._support.evidence import (
     TILE,
     evidence_of,
     purifier,
@@ -24,6 +22,8 @@ from tests._support.purified_tiles import (
     unsure,
     with_tiles,
 )
+from tests._support.mean_teacher import batch, gradients
+from tests._support.networks import CLASSES, SIZE, NoHostSync, total
 
 
 def lie(path):
@@ -129,7 +129,7 @@ def test_trust_is_the_precision_of_clear_claims_counted_plainly():
                 if seen[y, x] and best >= 0.6 and best - second >= 0.3:
                     claims[labels[y, x], order[0]] += 1
     found = learn_trust(pairs, CLASSES, 0.6, 0.3, min_lift=0.5, min_pixels=10)
-    assert np.array_equal(found.claims.numpy(), claims)
+    assert np.array_equal(found.confusion.numpy(), claims)
     assert np.array_equal(found.present.numpy(), present)
     for k in range(CLASSES):
         rates = [claims[y, k] / present[y] for y in range(CLASSES)]
@@ -276,8 +276,8 @@ def test_trust_in_boxes_that_will_be_cut_is_learnt_from_cut_boxes():
     whole = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10)
     cut = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10, cut=True)
     inside = labels[:24, :24]
-    assert int(whole.claims[:, 1].sum()) == (inside != 255).sum()
-    assert int(cut.claims[:, 1].sum()) == int(cut.claims[1, 1]) == (inside == 1).sum()
+    assert int(whole.confusion[:, 1].sum()) == (inside != 255).sum()
+    assert int(cut.confusion[:, 1].sum()) == int(cut.confusion[1, 1]) == (inside == 1).sum()
     assert float(cut.trust[1]) == 1.0 > float(whole.trust[1])
 
 

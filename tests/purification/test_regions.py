@@ -18,9 +18,9 @@ from mmseg_semi_rs.purification.evidence import Evidence
 from mmseg_semi_rs.purification.proposers import consecutive, stack_masks
 from mmseg_semi_rs.purification.store import EvidenceStore
 from mmseg_semi_rs.structures import PseudoLabel
+from tests._support.evidence import purifier, tell, truth_in_crop, truth_of, unsure
 from tests._support.mean_teacher import gradients
 from tests._support.networks import CLASSES, NoHostSync
-from tests._support.purified_tiles import purifier, tell, truth_in_crop, truth_of, unsure
 from tests._support.tiny_vlm import save_sam, save_sam2, save_sam3_tracker
 
 SIZE = (2, 12, 15)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.tools.tiny_training import ROOT, load_tool
 
 from mmseg_semi_rs.dataprep import weights
 from mmseg_semi_rs.utils import download
+from tests._support.tiny_training import ROOT, load_tool
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -1,6 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-# The plain FixMatch SegFormer, purified by SAM 3 told in words what the classes are, with thresholds
-# that are fitted to the labelled tiles in the place of trust; then by the vote in SAM 3's regions.
+# The plain FixMatch SegFormer, purified by SAM 3 told in words what the classes are, its thresholds
+# fitted to the labelled tiles in the place of trust; then by the vote in SAM 3's regions.
 _base_ = './fixmatch_segformer_mit-b0_potsdam.py'
 
 purify = dict(

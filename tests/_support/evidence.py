@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""A mean teacher's tiny batch whose tiles have evidence: thick stripes, followed into each crop."""
+"""Tiles whose truth is known, evidence of them, and a model that is unsure of half."""
 
 import cv2
 import numpy as np
@@ -12,6 +12,8 @@ from tests._support.mean_teacher import batch, build
 from tests._support.networks import CLASSES, SIZE
 
 TILE = 80
+
+
 GEOMETRY = (('resize', (72, 96)), ('crop', (3, 9, SIZE, SIZE)), ('flip', (0,)))
 
 
