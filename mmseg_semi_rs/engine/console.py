@@ -27,7 +27,11 @@ _FOR_THE_FILE = (
     *('"FileClient" will be', '"HardDiskBackend" is', 'Checkpoints will be saved', 'Exp name:'),
     *('Saving checkpoint at', 'Load checkpoint from', 'Iter(', 'Epoch('),
 )
-_WARNINGS = ('``build_loss`` would be', 'Default ``avg_non_ignore``', 'The draw is False')  # mmseg's
+_WARNINGS = (
+    '``build_loss`` would be',
+    'Default ``avg_non_ignore``',
+    'The draw is False',
+)  # mmseg's
 _TOLD_BY_THE_HOOK = ('Validation of ', 'per class results', 'The best checkpoint')
 
 
@@ -37,7 +41,7 @@ class _ConsoleHandler(logging.Handler):
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
         self.console = console
-        self.left_out = _FOR_THE_FILE
+        self.left_out: tuple[str, ...] = _FOR_THE_FILE
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""

@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from ..utils.errors import one_line
 from .place import Place, is_annotated, misfit, place_of, warp
 from .reader import RasterInfo, open_raster, raster_info
 
 Colour = tuple[int, int, int]
 
-_CALM = 8  # largest difference of a channel in an area of one colour, after lossy compression
+_SMOOTH = 8  # largest difference of a channel in an area of one colour, after lossy compression
 _COUNTED = 256  # different colours of one mask that are counted one by one
 
 
@@ -31,7 +32,7 @@ class Mask:
         grey: Whether ``pixels`` are those of a colour picture that happens to be grey.
         direct: Whether a loader would find the very same numbers in the file: a PNG of one band of
             8 bits.
-        lossy: Whether it was compressed lossily, so that colours have strayed.
+        lossy: Whether it was compressed lossily, which changes colours.
         palette: RGB of the values that the file has colours for.
         names: Names of the values that the file has names for.
         declared: Value, or colour as 0xRRGGBB, that the file declares as no data although it may
@@ -52,14 +53,14 @@ class Mask:
     turned: bool = False
 
     @property
-    def painted(self) -> bool:
+    def coloured(self) -> bool:
         """Whether it holds colours."""
         return self.pixels.ndim == 3
 
     @property
     def colours(self) -> np.ndarray:
         """Its pixels as RGB, (H, W, 3) uint8: its own, those of its palette, or grey ones."""
-        if self.painted:
+        if self.coloured:
             return self.pixels
         if not self.palette:
             return np.stack([self.pixels] * 3, -1).astype(np.uint8)
@@ -68,20 +69,20 @@ class Mask:
             table[value] = colour
         return table[self.pixels]
 
-    def count(self, calm: bool = False) -> Counter[int]:
+    def count(self, interior: bool = False) -> Counter[int]:
         """Pixels of each value, of a colour as the number 0xRRGGBB; those without data left out.
 
         Args:
-            calm: Count only those whose right and lower neighbours have nearly their colour, so
+            interior: Count only those whose right and lower neighbours have nearly their colour, so
                 that mixtures along edges are left out.
         """
-        pixels = packed(self.pixels) if self.painted else self.pixels
+        pixels = packed(self.pixels) if self.coloured else self.pixels
         counted = np.ones(pixels.shape, bool) if self.valid is None else self.valid
-        if calm:
+        if interior:
             wide = self.pixels.astype(np.int16).reshape(*pixels.shape, -1)
             counted = counted.copy()
-            counted[:, :-1] &= np.abs(np.diff(wide, axis=1)).max(-1) <= _CALM
-            counted[:-1] &= np.abs(np.diff(wide, axis=0)).max(-1) <= _CALM
+            counted[:, :-1] &= np.abs(np.diff(wide, axis=1)).max(-1) <= _SMOOTH
+            counted[:-1] &= np.abs(np.diff(wide, axis=0)).max(-1) <= _SMOOTH
         pixels = pixels[counted]
         if pixels.dtype == np.uint8:
             every = np.bincount(pixels.ravel(), minlength=256)
@@ -109,7 +110,7 @@ def read_mask(
 
     Grey pictures are ids, also when they are stored as RGB; palette images are ids whose colours
     are kept aside. A lossily compressed picture is one of colours in any case, since its numbers
-    have strayed. Pixels are those that are stored, as for images (see :mod:`.reader`).
+    have changed. Pixels are those that are stored, as for images (see :mod:`.reader`).
 
     Args:
         path: The file.
@@ -161,7 +162,7 @@ def _laid(mask: Mask, own: Place, image: Place) -> Mask:
     covered = warp(valid[None].astype(np.uint8), own, image, 0)[0] > 0
     return replace(
         mask,
-        pixels=laid if mask.painted else laid[..., 0],
+        pixels=laid if mask.coloured else laid[..., 0],
         valid=_partly(covered),
         direct=False,
         place=image,
@@ -181,14 +182,13 @@ def _stored(upright: np.ndarray, orientation: int) -> np.ndarray:
 def _read_picture(path: Path) -> Mask:
     try:
         with Image.open(path) as image:
-            lossy = image.format in ('JPEG', 'MPO')
+            lossy = image.format in ('JPEG', 'MPO') or _is_lossy_webp(path)
             mode = image.mode
             table = image.getpalette('RGB') or [] if mode == 'P' else []
             pixels = np.asarray(image.convert('RGB') if lossy or _has_colours(mode) else image)
             valid = np.asarray(image)[..., -1] > 0 if mode in ('RGBA', 'LA') else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
+        raise ValueError(f'{path} cannot be read ({one_line(error)}): replace the file.') from error
     if mode == 'LA':
         pixels = pixels[..., 0]
     grey = pixels.ndim == 3 and not lossy and bool((pixels == pixels[..., :1]).all())
@@ -204,16 +204,22 @@ def _read_picture(path: Path) -> Mask:
     if not is_annotated(path):
         return mask
     with open_raster(path) as raster:
-        declared, beside, place = _told(raster)
-    if beside is not None:
-        valid = beside if valid is None else valid & beside
+        declared, by_gdal, place = _told(raster)
+    if by_gdal is not None:
+        valid = by_gdal if valid is None else valid & by_gdal
     return replace(
         mask,
         valid=_partly(valid),
         direct=mask.direct and (valid is None or bool(valid.all())),
-        declared=declared if declared is None or not mask.painted else declared * 0x010101,
+        declared=declared if declared is None or not mask.coloured else declared * 0x010101,
         place=place,
     )
+
+
+def _is_lossy_webp(path: Path) -> bool:
+    with path.open('rb') as file:
+        header = file.read(16)
+    return header[8:12] == b'WEBP' and header[12:] != b'VP8L'
 
 
 def _grey_bits(path: Path) -> int | None:
@@ -237,9 +243,10 @@ def _read_raster(path: Path) -> Mask:
             )
         try:
             bands = raster.read()
+            lossy = _is_lossy(raster)
             declared, valid, place = _told(raster)
         except Exception as error:  # GDAL's own errors, of many kinds
-            reason = ' '.join(str(error.__cause__ or error).split())
+            reason = one_line(error.__cause__ or error)
             raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
         try:
             table = raster.colormap(1)
@@ -251,22 +258,30 @@ def _read_raster(path: Path) -> Mask:
         known = np.isfinite(bands).all(0)
         valid = known if valid is None else valid & known
         bands = np.where(valid, bands, 0)
-    coloured = len(bands) > 1 and bands.dtype == np.uint8
-    painted = coloured and bool((bands[:3] != bands[0]).any())
-    pixels = bands[:3].transpose(1, 2, 0) if painted else bands[0]
-    if declared is not None and painted:
+    if lossy and len(bands) == 1:  # as of a picture
+        bands = np.repeat(bands, 3, 0)
+    rgb = len(bands) > 1 and bands.dtype == np.uint8
+    coloured = rgb and (lossy or bool((bands[:3] != bands[0]).any()))
+    pixels = bands[:3].transpose(1, 2, 0) if coloured else bands[0]
+    if declared is not None and coloured:
         declared *= 0x010101
     return Mask(
         _whole(pixels, path),
         _partly(valid),
-        coloured and not painted,
+        rgb and not coloured,
         False,
-        False,
+        lossy,
         palette,
         names,
         declared,
         place,
     )
+
+
+def _is_lossy(raster: Any) -> bool:
+    structure = raster.tags(ns='IMAGE_STRUCTURE')
+    kinds = (structure.get('COMPRESSION'), structure.get('COMPRESSION_REVERSIBILITY', ''))
+    return kinds[0] in ('JPEG', 'YCbCr JPEG') or kinds[1].startswith('LOSSY')
 
 
 def _told(raster: Any) -> tuple[int | None, np.ndarray | None, Place | None]:

@@ -3,4 +3,12 @@
 
 from .panels import colorize, compare_maps, denormalise, draw_panels, legend, overlay, save_picture
 
-__all__ = ['colorize', 'compare_maps', 'denormalise', 'draw_panels', 'legend', 'overlay', 'save_picture']
+__all__ = [
+    'colorize',
+    'compare_maps',
+    'denormalise',
+    'draw_panels',
+    'legend',
+    'overlay',
+    'save_picture',
+]

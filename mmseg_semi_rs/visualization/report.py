@@ -13,7 +13,14 @@ from PIL import Image
 
 from .html_page import embed_picture, write_page
 from .report_curves import COLOURS, DASHES, collect_charts, draw_chart, networks_of
-from .report_tables import class_tables, difference_table, results_table, run_tables, spread, tested_tables
+from .report_tables import (
+    class_tables,
+    difference_table,
+    results_table,
+    run_tables,
+    spread,
+    tested_tables,
+)
 from .run_groups import Group, group_runs
 from .run_records import Run, find_runs
 
@@ -101,11 +108,14 @@ def _by_data(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     """Groups by the data that they are validated on, each with a name; scores of two differ."""
     found: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        found.setdefault(group.runs[0].data, []).append(group)
+        found.setdefault(group.data, []).append(group)
     if len(found) == 1:
         return [('', list(groups))]
     return [
-        (f'{Path(root).name or kind}: {place} ({", ".join(group.name for group in members)})', members)
+        (
+            f'{Path(root).name or kind}: {place} ({", ".join(group.name for group in members)})',
+            members,
+        )
         for (kind, root, listed, images, *_), members in found.items()
         for place in [listed if listed not in ('', 'None') else images]
     ]
@@ -191,7 +201,11 @@ def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
                 note=_NOTES.get(section, ''),
                 folded=len(drawn) > 6,
                 charts=[
-                    dict(key=c.key, wide=c.key in _WIDE, svg=draw_chart(c, c.key in _WIDE))
+                    dict(
+                        key=c.key,
+                        wide=c.key in _WIDE,
+                        svg=draw_chart(c, c.key in _WIDE, groups[0].name),
+                    )
                     for c in drawn
                 ],
             )

@@ -30,7 +30,14 @@ from pathlib import Path
 
 import cv2
 import torch
-from lists import choose_labelled, keep_clicks, parse_amount, suggest_labelled, write_tiles
+from lists import (
+    choose_labelled,
+    hold_out,
+    keep_clicks,
+    parse_amount,
+    suggest_labelled,
+    write_tiles,
+)
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from tables import write_results
@@ -131,14 +138,20 @@ def make_config(
         if hook.type == 'PseudoLabelStatsHook':
             hook.interval = cfg.default_hooks.logger.interval
         if hook.type == 'VLMPurifyHook':
-            verifier = run.parent / f'verifier_seed{seed}'
             hook.store = str(run.parent / f'evidence_seed{seed}')
-            hook.verifier.update(
-                classes=args.classes,
-                config=str(verifier / 'config.py'),
-                checkpoint=str(verifier / 'best.pth'),
-                label_map=list(range(len(args.classes))),
-            )
+            if hook.verifier.type == 'SegmentorVerifier':
+                verifier = run.parent / f'verifier_seed{seed}'
+                hook.verifier.update(
+                    classes=args.classes,
+                    config=str(verifier / 'config.py'),
+                    checkpoint=str(verifier / 'best.pth'),
+                    label_map=list(range(len(args.classes))),
+                )
+        if hook.type == 'CalibrateGateHook':
+            hook.interval = args.interval
+            learnt, kept = hold_out(lists['labelled'], args.image_regex)
+            sources.labelled.ann_file = str(learnt)
+            hook.dataset.update(ann_file=str(kept), **common)
     cfg.train_cfg.update(max_iters=args.iters, val_interval=args.interval)
     cfg.default_hooks.checkpoint.interval = args.interval
     for scheduler in cfg.param_scheduler:

@@ -140,6 +140,29 @@ def choose_labelled(
     )
 
 
+def hold_out(labelled: Path, image_regex: str) -> tuple[Path, Path]:
+    """Keep the tiles of every fourth labelled image, to calibrate on what nobody trains on.
+
+    Args:
+        labelled: List of the labelled tiles.
+        image_regex: Group 1 in an id is its image.
+
+    Returns:
+        Lists beside it: of the tiles to learn from, and of those that are kept.
+    """
+    names = labelled.read_text(encoding='utf-8').split()
+    found = {name: re.search(image_regex, name) for name in names}
+    images = {name: match[1] if match else name for name, match in found.items()}
+    kept = set(sorted(set(images.values()))[3::4])
+    if not kept:
+        raise SystemExit(f'{labelled} shows fewer than 4 images: label tiles of more to calibrate.')
+    paths = labelled.with_name('learnt.txt'), labelled.with_name('calibration.txt')
+    for path, wanted in zip(paths, (False, True), strict=True):
+        listed = [name for name in names if (images[name] in kept) == wanted]
+        path.write_text(''.join(f'{name}\n' for name in listed), encoding='utf-8')
+    return paths
+
+
 def suggest_labelled(
     ids: Sequence[str], tiles: int, image_regex: str, images: Path, kept: Path
 ) -> list[str]:

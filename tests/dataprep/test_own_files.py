@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mmseg_semi_rs.dataprep.folder.conversion import choose_stretch, make_ready, prepare
-from mmseg_semi_rs.dataprep.folder.mask_classes import parse_wish
-from mmseg_semi_rs.dataprep.folder.split import divide
-from mmseg_semi_rs.dataprep.folder.survey import mask_namer, plan_classes, survey_folder
+from mmseg_semi_rs.dataprep.folder.conversion import choose_stretch, plan_conversion, prepare_folder
+from mmseg_semi_rs.dataprep.folder.mask_classes import parse_class, propose_classes
+from mmseg_semi_rs.dataprep.folder.split import split_folder
+from mmseg_semi_rs.dataprep.folder.survey import mask_namer, survey_folder
 from mmseg_semi_rs.rasters.place import Place, overlapping
 from mmseg_semi_rs.rasters.reader import read_rgb
 
@@ -61,11 +61,11 @@ def pairs(root, mask, image=None, count=4, name='t{}', mask_name=None, **shape):
 class Prepared:
     def __init__(self, root, classes=(), zero='auto', threshold=None, tolerance=None, **options):
         self.survey = survey_folder(root / 'images', root / 'masks', progress=False, **options)
-        wishes = [parse_wish(text) for text in classes]
-        self.plan = plan_classes(self.survey, wishes, zero, (), threshold, tolerance)
+        wanted = [parse_class(text) for text in classes]
+        self.plan = propose_classes(self.survey.values, wanted, zero, (), threshold, tolerance)
         to_rgb = choose_stretch(self.survey, None)
-        preparation = prepare(self.survey, self.plan, to_rgb)
-        self.ready = make_ready(self.survey, self.plan, to_rgb, preparation, root / 'out')
+        conversion = plan_conversion(self.survey, self.plan, to_rgb)
+        self.ready = prepare_folder(self.survey, self.plan, to_rgb, conversion, root / 'out')
         assert not self.ready.problems
         self.told = ' '.join([*self.plan.reasons, *self.survey.notes, *self.survey.problems])
 
@@ -173,7 +173,7 @@ def test_palettes_that_differ_where_nothing_is_drawn_do_not_matter(tmp_path):
         write_png(path, image)
 
     pairs(tmp_path, write)
-    assert not Prepared(tmp_path).plan.painted
+    assert not Prepared(tmp_path).plan.coloured
 
 
 def test_a_mask_without_a_palette_among_swapped_ones_is_refused(tmp_path):
@@ -457,13 +457,15 @@ def test_pairs_that_share_ground():
 def test_images_that_share_ground_are_one_scene():
     names = [f't{k}' for k in range(20)]
     places = tiles([(200.0 * (k // 2) + 20 * (k % 2), 0) for k in range(20)])  # ten couples
-    split = divide({name: {0: 1} for name in names[:12]}, names[12:], places=places)
+    split = split_folder({name: {0: 1} for name in names[:12]}, names[12:], places=places)
     assert 'pairs of images share ground' in split.reason
     for name in split.val:
         couple = f't{int(name[1:]) ^ 1}'
         assert couple in split.val or couple in split.left_out
     assert 3 <= len(split.val) <= 4
-    unlabelled_twin = divide({f't{k}': {0: 1} for k in range(0, 20, 2)}, names[1::2], places=places)
+    unlabelled_twin = split_folder(
+        {f't{k}': {0: 1} for k in range(0, 20, 2)}, names[1::2], places=places
+    )
     assert len(unlabelled_twin.left_out) == len(unlabelled_twin.val) == 2
 
 
@@ -471,7 +473,7 @@ def test_a_carpet_of_overlapping_images_is_divided_by_ground():
     places = tiles([(40.0 * (k % 8), 40.0 * (k // 8)) for k in range(40)])
     labelled = {name: {0: 1} for name in places if int(name[1:]) % 2}
     free = [name for name in places if name not in labelled]
-    split = divide(labelled, free, places=places)
+    split = split_folder(labelled, free, places=places)
     assert 'share ground: their eastern end is validated on' in split.reason
     assert len(split.val) >= 4 and split.train and split.unlabelled and split.left_out
     val = [places[name] for name in split.val]
@@ -485,7 +487,7 @@ def test_images_of_one_place_are_divided_and_the_leak_is_told():
     names = [f'summer{k}' for k in range(6)]
     places = tiles([(0, 0)] * 6)
     places = dict(zip(names, places.values(), strict=True))
-    split = divide({name: {0: 1} for name in names}, [], places=places)
+    split = split_folder({name: {0: 1} for name in names}, [], places=places)
     assert split.val and split.train and not split.left_out
     assert 'validation shows places that are trained on' in split.reason
 
@@ -494,20 +496,20 @@ def test_ground_is_divided_where_a_scene_would_take_most_unlabelled_images_along
     places = tiles([(40.0 * (k % 10), 1000.0 * (k // 10)) for k in range(20)])  # two strips
     labelled = {name: {0: 1} for name in places if int(name[1:]) not in range(12, 19)}
     free = [name for name in places if name not in labelled]
-    split = divide(labelled, free, places=places)
+    split = split_folder(labelled, free, places=places)
     assert len(split.unlabelled) > len(free) / 2 and 2 <= len(split.val) <= 5
 
 
 def test_tiles_of_overlapping_images_are_divided_by_ground():
     places = {'a': tiles([(0, 0)], 200)['t0'], 'b': tiles([(90, 0)], 200)['t0']}
     names = [f'{image}_{x}_0_{x + 100}_100' for image in 'ab' for x in (0, 100)]
-    split = divide({name: {0: 1} for name in names}, [], places=places)
+    split = split_folder({name: {0: 1} for name in names}, [], places=places)
     assert split.val == ['b_100_0_200_100'] and 'a_0_0_100_100' in split.train
 
 
 def test_validation_gets_a_fifth_and_pixels_of_every_class():
     presence = {f'n{k}': {0: 1000, 1: 500 if k in (2, 6) else 1} for k in range(8)}
     for seed in range(10):
-        split = divide(presence, [], seed)
+        split = split_folder(presence, [], seed)
         assert len(split.val) == 2 and len({'n2', 'n6'} & set(split.val)) == 1
-    assert len(divide({f'n{k}': {0: 1} for k in range(6)}, []).val) == 2
+    assert len(split_folder({f'n{k}': {0: 1} for k in range(6)}, []).val) == 2

@@ -243,16 +243,16 @@ def test_clicks_come_back_as_masks(orthophoto, tmp_path, capsys):
     np.testing.assert_array_equal(both, mask)
 
     from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks
-    from mmseg_semi_rs.dataprep.folder.mask_classes import Wish
+    from mmseg_semi_rs.dataprep.folder.mask_classes import WantedClass
 
-    wishes, pixels = draw_masks(
-        beside, orthophoto.parent, [Wish('road'), Wish('water')], tmp_path / 'more'
+    named, pixels = draw_masks(
+        beside, orthophoto.parent, [WantedClass('road'), WantedClass('water')], tmp_path / 'more'
     )
-    assert pixels == 12 and wishes == [Wish('road', 0), Wish('water', 1)]
+    assert pixels == 12 and named == [WantedClass('road', 0), WantedClass('water', 1)]
     mask = np.asarray(Image.open(tmp_path / 'more' / 'city.png'))
     assert (mask[5:8, 100:104] == 1).all() and (mask == 255).sum() == mask.size - 12
     with pytest.raises(ValueError, match='has the classes water: name them all by --classes'):
-        draw_masks(beside, orthophoto.parent, [Wish('road')], tmp_path / 'more')
+        draw_masks(beside, orthophoto.parent, [WantedClass('road')], tmp_path / 'more')
 
 
 def test_a_drawing_without_classes_or_places_is_told(orthophoto, images, tmp_path):

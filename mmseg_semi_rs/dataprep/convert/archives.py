@@ -13,8 +13,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from ...rasters.windows import Window, cut_window
+from ...utils.files import write_png
 
 # What Pillow and zipfile raise for files that are cut off, overwritten or not what they claim.
 _READ_ERRORS = (
@@ -99,6 +104,29 @@ class SourceFile:
             ) from error
         return image
 
+    @property
+    def suffix(self) -> str:
+        """Of the tiles that are cut out of it."""
+        return '.png'
+
+    def read_pixels(self) -> Any:
+        """The image, of which tiles are cut: anything that has the ``shape`` of (H, W, ...).
+
+        Raises:
+            SourceError: It is missing, damaged or no 8-bit image.
+        """
+        image = self.open_image()
+        if image.mode not in ('RGB', 'RGBA', 'L', 'P'):
+            raise SourceError(
+                f'{self} has pixels of type {image.mode!r} where an 8-bit RGB image is expected: '
+                'give the RGB version of the data set.'
+            )
+        return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
+
+    def write_tile(self, path: Path, pixels: Any, window: Window) -> None:
+        """Write a window of what :meth:`read_pixels` gave."""
+        write_png(path, cut_window(pixels, window, 0))
+
 
 def _reason(error: BaseException) -> str:
     return re.sub(r'<_io\.BytesIO object at 0x[0-9a-f]+>', 'contents', str(error)) or repr(error)
@@ -140,7 +168,7 @@ def find_sources(
     Raises:
         FileNotFoundError: If a location is absent.
     """
-    found: list[tuple[re.Match[str], SourceFile]] = []
+    matches: list[tuple[re.Match[str], SourceFile]] = []
     broken: list[str] = []
     for location in locations:
         if not location.exists():
@@ -154,8 +182,8 @@ def find_sources(
             root = source.root.stem if source.root.suffix.lower() == '.zip' else source.root.name
             match = pattern.search(f'{root}/{source.member}')
             if match is not None:
-                found.append((match, source))
-    return found, broken
+                matches.append((match, source))
+    return matches, broken
 
 
 def _list_location(location: Path, broken: list[str]) -> Iterator[SourceFile]:

@@ -122,7 +122,7 @@ def tool_parser(
 
 
 def add_unknown_colours(parser: argparse.ArgumentParser) -> None:
-    """The option of converters that read painted labels."""
+    """The option of converters that read coloured labels."""
     parser.add_argument(
         '--unknown-colours',
         choices=('error', 'nearest', 'ignore'),

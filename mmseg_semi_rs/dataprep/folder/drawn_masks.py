@@ -10,7 +10,7 @@ from ...rasters.drawings import SUFFIXES, UNLABELLED, rasterise, read_drawings
 from ...rasters.files import list_images
 from ...rasters.reader import raster_info
 from ...utils.files import write_png
-from .mask_classes import IGNORED, Wish
+from .mask_classes import IGNORED, WantedClass
 
 
 def is_drawing(path: Path) -> bool:
@@ -19,14 +19,14 @@ def is_drawing(path: Path) -> bool:
 
 
 def draw_masks(
-    drawings_file: Path, image_dir: Path, wishes: Sequence[Wish], folder: Path
-) -> tuple[list[Wish], int]:
+    drawings_file: Path, image_dir: Path, named: Sequence[WantedClass], folder: Path
+) -> tuple[list[WantedClass], int]:
     """Write a mask for each image on which something was drawn; all other pixels are ignored.
 
     Args:
         drawings_file: See :func:`~.rasters.drawings.read_drawings`.
         image_dir: Folder of images, of which those count that say where they lie.
-        wishes: Classes in the order of their ids, without values. Defaults to those that were
+        named: Classes in the order of their ids, without values. Defaults to those that were
             drawn, sorted.
         folder: Gets the masks, by the names of their images; those of an earlier drawing go.
 
@@ -39,9 +39,9 @@ def draw_masks(
     """
     drawings = read_drawings(drawings_file)
     drawn = sorted({drawing.label for drawing in drawings})
-    names = [wish.name for wish in wishes] or drawn
+    names = [each.name for each in named] or drawn
     unknown = [label for label in drawn if label not in names]
-    if unknown or any(wish.value is not None for wish in wishes):
+    if unknown or any(each.value is not None for each in named):
         raise ValueError(
             f'{drawings_file} has the classes {", ".join(drawn)}: name them all by --classes, '
             'without values, or leave --classes out.'
@@ -68,4 +68,4 @@ def draw_masks(
     if not labelled:
         told = 'lies on none of them' if located else 'needs images that say where they lie'
         raise ValueError(f'{drawings_file} {told}: give the folder of the images it was drawn on.')
-    return [Wish(name, number) for number, name in enumerate(names)], labelled
+    return [WantedClass(name, number) for number, name in enumerate(names)], labelled

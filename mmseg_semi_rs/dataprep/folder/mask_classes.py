@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from ...classes import class_colours
 from ...rasters.masks import Colour, Mask, unpacked
@@ -33,18 +33,42 @@ _NO_CLASS = re.compile(
 )
 
 
-class Wish(NamedTuple):
+@dataclass(frozen=True)
+class MaskValues:
+    """What the masks of a folder hold, all together.
+
+    Attributes:
+        counts: Pixels of each value; colours as 0xRRGGBB.
+        interior: The same without pixels along edges, whose mixtures are no classes; empty where
+            values need no such count.
+        coloured: Whether values are colours.
+        lossy: Whether masks were compressed lossily.
+        palette: Colours that the files have for their values.
+        names: Names that the files have for their values.
+        declared: Number of masks by the value that they declare as no data.
+    """
+
+    counts: Counter[int]
+    interior: Counter[int]
+    coloured: bool
+    lossy: bool
+    palette: dict[int, Colour]
+    names: dict[int, str]
+    declared: Counter[int]
+
+
+class WantedClass(NamedTuple):
     """A class that the user asked for.
 
     Attributes:
         name: Of the class.
         value: Number, or colour as 0xRRGGBB, that it has in the masks; None if it was not said.
-        painted: Whether ``value`` is a colour.
+        coloured: Whether ``value`` is a colour.
     """
 
     name: str
     value: int | None = None
-    painted: bool = False
+    coloured: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +79,7 @@ class ClassPlan:
         classes: Names in the order of their ids.
         palette: RGB of each.
         values: What each is in the masks: a number, or a colour as 0xRRGGBB.
-        painted: Whether values are colours.
+        coloured: Whether values are colours.
         tolerance: Largest difference, of a channel, of what is taken for a value near it.
         threshold: Grey level from which pixels are of the second of two classes; None if values
             tell the classes.
@@ -66,17 +90,43 @@ class ClassPlan:
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     values: tuple[int, ...]
-    painted: bool
+    coloured: bool
     tolerance: int = 0
     threshold: int | None = None
     ignored: dict[int, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
+    def with_colours(self, wanted: Sequence[str]) -> ClassPlan:
+        """The same with other colours of some classes.
+
+        Args:
+            wanted: ``name=#RRGGBB`` or ``name=red``.
+
+        Raises:
+            ValueError: There is no such class or colour.
+        """
+        palette = list(self.palette)
+        for text in wanted:
+            name, _, colour = text.rpartition('=')
+            if name not in self.classes:
+                raise ValueError(
+                    f'--colours {text!r} names none of the classes {", ".join(self.classes)}: '
+                    'write name=#RRGGBB.'
+                )
+            try:
+                r, g, b = ImageColor.getrgb(colour)[:3]
+            except ValueError as error:
+                raise ValueError(
+                    f'--colours {text!r} is no colour: write name=#RRGGBB, or a name as red.'
+                ) from error
+            palette[self.classes.index(name)] = (r, g, b)
+        return replace(self, palette=tuple(palette))
+
     @property
     def as_stored(self) -> bool:
         """Whether masks hold the class ids already, and 255 where there is none."""
         return (
-            not self.painted
+            not self.coloured
             and self.threshold is None
             and not self.tolerance
             and all(value == index for index, value in enumerate(self.values))
@@ -85,16 +135,16 @@ class ClassPlan:
 
     @property
     def legend(self) -> ColourLabels:
-        """Reader of painted masks."""
+        """Reader of coloured masks."""
         pairs = tuple((unpacked(value), index) for index, value in enumerate(self.values))
         return ColourLabels(pairs, IGNORED, self.tolerance, 'ignore')
 
     def encode(self, mask: Mask) -> np.ndarray:
         """Class ids of a mask, (H, W) uint8; 255 where there is none."""
         if self.threshold is not None:
-            grey = mask.pixels.mean(-1) if mask.painted else mask.pixels
+            grey = mask.pixels.mean(-1) if mask.coloured else mask.pixels
             ids = (grey >= self.threshold).astype(np.uint8)
-        elif self.painted:
+        elif self.coloured:
             ids = self.legend.decode(Image.fromarray(mask.colours), 'mask').ids
         else:
             ids = np.full(mask.pixels.shape, IGNORED, np.uint8)
@@ -108,20 +158,20 @@ class ClassPlan:
         return ids
 
     def tally(self, counts: Mapping[int, int]) -> dict[int, int]:
-        """Pixels of each class id out of those of each value; strayed colours are told apart."""
-        found: Counter[int] = Counter()
+        """Pixels of each class id out of those of each value, near ones included."""
+        totals: Counter[int] = Counter()
         for value, pixels in counts.items():
             index = self._index(value)
             if index is not None:
-                found[index] += pixels
-        return dict(found)
+                totals[index] += pixels
+        return dict(totals)
 
     def _index(self, value: int) -> int | None:
         if self.threshold is not None:
-            return int(_grey(value, self.painted) >= self.threshold)
+            return int(_grey(value, self.coloured) >= self.threshold)
         if value in self.values:
             return self.values.index(value)
-        near = [(_distance(value, v, self.painted), k) for k, v in enumerate(self.values)]
+        near = [(_distance(value, v, self.coloured), k) for k, v in enumerate(self.values)]
         distance, index = min(near)
         return index if distance <= self.tolerance else None
 
@@ -129,18 +179,18 @@ class ClassPlan:
         """A value as the user knows it."""
         if self.threshold is not None:
             return f'{"from" if value else "below"} {self.threshold}'
-        return f'#{value:06x}' if self.painted else str(value)
+        return f'#{value:06x}' if self.coloured else str(value)
 
 
-def parse_wish(text: str) -> Wish:
+def parse_class(text: str) -> WantedClass:
     """Read one of ``--classes``: ``name``, ``name=3`` or ``name=#RRGGBB``.
 
     Raises:
         ValueError: It is neither.
 
     Examples:
-        >>> parse_wish('road=#ff0000')
-        Wish(name='road', value=16711680, painted=True)
+        >>> parse_class('road=#ff0000')
+        WantedClass(name='road', value=16711680, coloured=True)
     """
     match = re.fullmatch(r'([^=]+)(?:=(?:#([0-9a-fA-F]{6})|(-?\d+)))?', text.strip())
     if match is None:
@@ -150,72 +200,46 @@ def parse_wish(text: str) -> Wish:
         )
     name, colour, number = match.groups()
     if colour is not None:
-        return Wish(name, int(colour, 16), True)
-    return Wish(name, None if number is None else int(number))
+        return WantedClass(name, int(colour, 16), True)
+    return WantedClass(name, None if number is None else int(number))
 
 
 def propose_classes(
-    counts: Mapping[int, int],
-    painted: bool,
-    lossy: bool = False,
-    wishes: Sequence[Wish] = (),
+    masks: MaskValues,
+    wanted: Sequence[WantedClass] = (),
     zero: Zero = 'auto',
     ignore: Sequence[int] = (),
-    palette: Mapping[int, Colour] | None = None,
-    names: Mapping[int, str] | None = None,
-    calm: Mapping[int, int] | None = None,
-    declared: Mapping[int, int] | None = None,
     threshold: int | None = None,
     tolerance: int | None = None,
 ) -> ClassPlan:
     """Decide which values of masks are classes.
 
     Args:
-        counts: Pixels of each value in all masks; colours as 0xRRGGBB.
-        painted: Whether values are colours.
-        lossy: Whether masks were compressed lossily.
-        wishes: What the user says; all with a value, or all without.
+        masks: What they hold.
+        wanted: What the user says; all with a value, or all without.
         zero: Whether 0 (black) is a class. ``'auto'`` decides by names and says why.
         ignore: Values that are no class.
-        palette: Colours that the files have for their values.
-        names: Names that the files have for their values.
-        calm: Pixels of each colour away from edges, whose mixtures are no classes. Defaults to
-            ``counts``.
-        declared: Number of masks by the value that they declare as no data.
-        threshold: Grey level that divides two classes; None lets values tell them.
+        threshold: Grey level that separates two classes; None lets values tell them.
         tolerance: Largest difference, of a channel, of what is taken for a class near it. Defaults
-            to 0, and to 32 for colours that have strayed.
+            to 0, and to 32 for colours that compression has changed.
 
     Raises:
         ValueError: The names do not fit the values, or fewer than two classes are left.
     """
     if threshold is not None:
-        return _halves(counts, painted, threshold, wishes)
-    plan = _Planner(
-        Counter(counts),
-        Counter(calm or counts),
-        painted,
-        lossy,
-        zero,
-        set(ignore),
-        dict(names or {}),
-        dict(declared or {}),
-        tolerance,
-    )
-    return plan.decide(list(wishes), dict(palette or {}))
+        return _two_grey_levels(masks, threshold, wanted)
+    return _ClassPlanner(masks, zero, set(ignore), tolerance).decide(list(wanted))
 
 
-def _halves(
-    counts: Mapping[int, int], painted: bool, threshold: int, wishes: Sequence[Wish]
-) -> ClassPlan:
+def _two_grey_levels(masks: MaskValues, threshold: int, wanted: Sequence[WantedClass]) -> ClassPlan:
     """Two classes: what is darker than a threshold, and the rest."""
-    names = [wish.name for wish in wishes] or ['background', 'foreground']
-    if len(set(names)) != 2 or any(wish.value is not None for wish in wishes):
+    names = [one.name for one in wanted] or ['background', 'foreground']
+    if len(set(names)) != 2 or any(one.value is not None for one in wanted):
         raise ValueError(
             f'--mask-threshold {threshold} makes two classes: give --classes two names without '
             'values, the darker one first.'
         )
-    levels = [_grey(value, painted) for value in counts]
+    levels = [_grey(value, masks.coloured) for value in masks.counts]
     if not min(levels, default=0) < threshold <= max(levels, default=0):
         raise ValueError(
             f'--mask-threshold {threshold} does not divide the masks, whose grey levels are '
@@ -223,37 +247,28 @@ def _halves(
         )
     reason = f'pixels below {threshold} are {names[0]}, the others {names[1]} (--mask-threshold)'
     colours = tuple((r, g, b) for r, g, b in class_colours(names))
-    return ClassPlan(tuple(names), colours, (0, 1), painted, threshold=threshold, reasons=(reason,))
+    return ClassPlan(
+        tuple(names), colours, (0, 1), masks.coloured, threshold=threshold, reasons=(reason,)
+    )
 
 
-class _Planner:
+class _ClassPlanner:
     def __init__(
-        self,
-        counts: Counter[int],
-        calm: Counter[int],
-        painted: bool,
-        lossy: bool,
-        zero: Zero,
-        ignore: set[int],
-        names: dict[int, str],
-        declared: dict[int, int],
-        tolerance: int | None,
+        self, masks: MaskValues, zero: Zero, ignore: set[int], tolerance: int | None
     ) -> None:
-        self.counts, self.painted, self.zero, self.ignore = counts, painted, zero, ignore
-        self.names = names
-        self.declared = declared
-        self.lossy = lossy
+        self.masks, self.counts, self.coloured = masks, masks.counts, masks.coloured
+        self.interior = masks.interior or masks.counts
+        self.lossy, self.zero, self.ignore = masks.lossy, zero, ignore
         self.asked_tolerance = tolerance
-        self.calm = calm
         self.reasons: list[str] = []
 
-    def decide(self, wishes: list[Wish], palette: dict[int, Colour]) -> ClassPlan:
-        pairs = self.named(wishes) if wishes and wishes[0].value is not None else None
+    def decide(self, wanted: list[WantedClass]) -> ClassPlan:
+        pairs = self.named(wanted) if wanted and wanted[0].value is not None else None
         if pairs is None:
-            pairs = self.unnamed([wish.name for wish in wishes])
-        elif any(wish.value is None for wish in wishes):
+            pairs = self.unnamed([one.name for one in wanted])
+        elif any(one.value is None for one in wanted):
             raise ValueError(
-                f'--classes {" ".join(wish.name for wish in wishes)} gives values for some classes '
+                f'--classes {" ".join(one.name for one in wanted)} gives values for some classes '
                 'only: write all as name=value, or none.'
             )
         if len({name for _, name in pairs}) < len(pairs):
@@ -264,19 +279,20 @@ class _Planner:
                 f'--classes has {len(pairs)} names, and masks have room for {IGNORED}: merge some.'
             )
         if len(pairs) < 2:
-            found = ', '.join(self.show(value) for value, _ in self.counts.most_common(5))
-            lost = ', '.join(map(self.show, self.declared))
-            found += f'; {lost} is declared as no data' if lost else ''
+            listed = ', '.join(self.show(value) for value, _ in self.counts.most_common(5))
+            lost = ', '.join(map(self.show, self.masks.declared))
+            listed += f'; {lost} is declared as no data' if lost else ''
             raise ValueError(
                 f'The masks show {len(pairs)} class{"" if len(pairs) == 1 else "es"} (values: '
-                f'{found}), and two are needed to learn anything: add masks that show others, or '
+                f'{listed}), and two are needed to learn anything: add masks that show others, or '
                 'say which values are classes by --classes name=value and --zero class.'
             )
         self.tell_declared(pairs)
         values = tuple(value for value, _ in pairs)
-        if self.painted:
+        if self.coloured:
             colours = [unpacked(value) for value in values]
         else:
+            palette = self.masks.palette
             colours = [palette[value] for value in values if value in palette]
             if len(set(colours)) < len(values):
                 colours = [(r, g, b) for r, g, b in class_colours([name for _, name in pairs])]
@@ -284,15 +300,15 @@ class _Planner:
             tuple(name for _, name in pairs),
             tuple(colours),
             values,
-            self.painted,
+            self.coloured,
             self.tolerance,
         )
         ignored = {v: n for v, n in self.counts.items() if not plan.tally({v: n})}
-        strayed = sum(n for v, n in self.counts.items() if v not in values and v not in ignored)
+        near = sum(n for v, n in self.counts.items() if v not in values and v not in ignored)
         total = max(1, sum(self.counts.values()))
-        if strayed:
+        if near:
             self.reasons.append(
-                f'{strayed:,} pixels ({strayed / total:.2%}) of colours near these are taken for '
+                f'{near:,} pixels ({near / total:.2%}) of colours near these are taken for '
                 'the nearest'
             )
         if ignored:
@@ -308,12 +324,12 @@ class _Planner:
         """Largest difference of what is taken for a class near it."""
         if self.asked_tolerance is not None:
             return self.asked_tolerance
-        return _TOLERANCE if self.painted and self.lossy else 0
+        return _TOLERANCE if self.coloured and self.lossy else 0
 
     def tell_declared(self, pairs: Sequence[tuple[int, str]]) -> None:
         """Say what became of values that masks declare as no data."""
         chosen = dict(pairs)
-        for value, masks in self.declared.items():
+        for value, masks in self.masks.declared.items():
             shown = f'{self.show(value)} is declared as no data in {masks} masks'
             if value in chosen:
                 self.reasons.append(f'{shown}, but is the class {chosen[value]} here')
@@ -324,34 +340,35 @@ class _Planner:
                 )
 
     def show(self, value: int) -> str:
-        return f'#{value:06x}' if self.painted else str(value)
+        return f'#{value:06x}' if self.coloured else str(value)
 
-    def named(self, wishes: list[Wish]) -> list[tuple[int, str]]:
+    def named(self, wanted: list[WantedClass]) -> list[tuple[int, str]]:
         """Classes of which the user gave the values."""
-        if self.painted and all(len(set(unpacked(value))) == 1 for value in self.counts):
-            wishes = [  # numbers of what is grey and a colour by its compression alone
-                w if w.painted else Wish(w.name, (w.value or 0) * 0x010101, True) for w in wishes
+        if self.coloured and all(len(set(unpacked(value))) == 1 for value in self.counts):
+            wanted = [  # numbers of what is grey and a colour by its compression alone
+                w if w.coloured else WantedClass(w.name, (w.value or 0) * 0x010101, True)
+                for w in wanted
             ]
-        pairs = [(wish.value, wish.name) for wish in wishes if wish.value is not None]
-        if any(wish.painted != self.painted for wish in wishes if wish.value is not None):
-            kind = 'colours, name=#RRGGBB' if self.painted else 'numbers, name=3'
+        pairs = [(one.value, one.name) for one in wanted if one.value is not None]
+        if any(one.coloured != self.coloured for one in wanted if one.value is not None):
+            kind = 'colours, name=#RRGGBB' if self.coloured else 'numbers, name=3'
             raise ValueError(
                 f'The masks hold {kind.split(",")[0]}, but --classes names '
-                f'{wishes[0].name}={"a number" if self.painted else "a colour"}: write {kind}.'
+                f'{wanted[0].name}={"a number" if self.coloured else "a colour"}: write {kind}.'
             )
         if len({value for value, _ in pairs}) < len(pairs):
             raise ValueError('--classes gives one value to two classes: give each its own.')
-        if self.painted:
+        if self.coloured:
             self.lossy = self.lossy or len(self.counts) > _FEW_COLOURS
         self.reasons.append('classes are those of --classes, everything else is ignored')
         return pairs
 
     def unnamed(self, names: list[str]) -> list[tuple[int, str]]:
         """Classes by the values that occur, with or without names for them."""
-        if not self.painted:
+        if not self.coloured:
             self.refuse_smoothed()
-        values = self.colours() if self.painted else sorted(self.counts)
-        if names and self.painted:
+        values = self.colours() if self.coloured else sorted(self.counts)
+        if names and self.coloured:
             listed = ' '.join(f'name=#{value:06x}' for value in values)
             raise ValueError(
                 f'The masks hold colours and --classes {" ".join(names)} does not say which is '
@@ -369,9 +386,9 @@ class _Planner:
         if names:
             return self.by_names(values, names)
         values = self.judged_zero(values)
-        binary = not self.painted and values == [0, 255]
-        proposed = {0: 'background', 255: 'foreground'} if binary else self.names
-        prefix = 'colour' if self.painted else 'class'
+        binary = not self.coloured and values == [0, 255]
+        proposed = {0: 'background', 255: 'foreground'} if binary else self.masks.names
+        prefix = 'colour' if self.coloured else 'class'
         return [
             (value, proposed.get(value) or f'{prefix}_{self.show(value).lstrip("#")}')
             for value in values
@@ -379,16 +396,18 @@ class _Planner:
 
     def is_ignored(self, value: int) -> bool:
         """Whether ``--ignore`` names a value or one near it, or the masks say so."""
-        if value in self.declared and not (value == 0 and self.zero == 'class'):
+        if value in self.masks.declared and not (value == 0 and self.zero == 'class'):
             return True
-        return any(_distance(value, other, self.painted) <= self.tolerance for other in self.ignore)
+        return any(
+            _distance(value, other, self.coloured) <= self.tolerance for other in self.ignore
+        )
 
     def refuse_smoothed(self) -> None:
         """Stop where numbers are two or a few grey levels and the mixtures along their edges."""
-        total = sum(self.calm.values())
+        total = sum(self.interior.values())
         peaks: list[int] = []
         mixed = 0
-        for value, pixels in self.calm.most_common():
+        for value, pixels in self.interior.most_common():
             if all(abs(value - peak) > _NEAR for peak in peaks):
                 if pixels >= _PEAK * total:
                     peaks.append(value)
@@ -420,8 +439,8 @@ class _Planner:
             return sorted(self.counts)
         self.lossy = True
         kept: list[int] = []
-        for value, pixels in self.calm.most_common():
-            if pixels < _RARE * sum(self.calm.values()):
+        for value, pixels in self.interior.most_common():
+            if pixels < _RARE * sum(self.interior.values()):
                 break
             if all(_distance(value, other) > max(1, self.tolerance) for other in kept):
                 kept.append(value)
@@ -439,7 +458,7 @@ class _Planner:
 
     def without_marks(self, values: list[int]) -> list[int]:
         """Values without 255, 65535 and negative ones, which mark pixels without a class."""
-        if self.painted:
+        if self.coloured:
             return values
         if min(values, default=0) < 0:
             self.reasons.append('negative values are no classes: ignored')
@@ -456,8 +475,8 @@ class _Planner:
         """Values with or without 0."""
         if 0 not in values:
             return values
-        what = 'black' if self.painted else '0'
-        told = self.names.get(0, '')
+        what = 'black' if self.coloured else '0'
+        told = self.masks.names.get(0, '')
         if self.zero == 'ignore':
             self.reasons.append(f'{what} is ignored (--zero ignore)')
         elif self.zero == 'auto' and _NO_CLASS.fullmatch(told):
@@ -493,13 +512,13 @@ class _Planner:
         )
 
 
-def _distance(first: int, second: int, painted: bool = True) -> int:
+def _distance(first: int, second: int, coloured: bool = True) -> int:
     """Largest difference of two colours in a channel, or of two numbers."""
-    if not painted:
+    if not coloured:
         return abs(first - second)
     return max(abs(a - b) for a, b in zip(unpacked(first), unpacked(second), strict=True))
 
 
-def _grey(value: int, painted: bool) -> float:
+def _grey(value: int, coloured: bool) -> float:
     """Grey level of a number or a colour."""
-    return sum(unpacked(value)) / 3 if painted else value
+    return sum(unpacked(value)) / 3 if coloured else value

@@ -6,15 +6,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+
+import numpy as np
 
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-from ...rasters.reader import RasterInfo, raster_info, read_picture
+from ...rasters.reader import RasterInfo, RasterToBands, band_marks, raster_info, read_picture
+from ...rasters.stretch import border_fill, read_small
 from ...utils.progress import map_threaded
-from .mask_classes import IGNORED, ClassPlan, Wish, Zero, propose_classes
+from .mask_classes import IGNORED, ClassPlan, MaskValues
 
 _FEW_VALUES = 6  # more may be the mixtures of a smoothed mask
 _DECODED = 4096**2  # pixels up to which an image is decoded to see whether all of it is there
@@ -31,11 +35,14 @@ class Picture:
         name: Path below the image folder.
         stem: The same without suffix: what a mask shares with it.
         info: Its header.
+        fill: 0 or 255 where 8-bit pixels have it from the edge inwards although the file declares
+            no data, and their share; None if there are none, or few.
     """
 
     name: str
     stem: str
     info: RasterInfo
+    fill: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,8 @@ class MaskSummary:
     Attributes:
         name: Path below the mask folder.
         counts: Pixels of each value, of a colour as 0xRRGGBB; those without data left out.
-        calm: The same of colours away from edges; empty for numbers.
-        painted: See :class:`~.rasters.masks.Mask`.
+        interior: The same of colours away from edges; empty for numbers.
+        coloured: See :class:`~.rasters.masks.Mask`.
         grey: See :class:`~.rasters.masks.Mask`.
         direct: See :class:`~.rasters.masks.Mask`; False too if it has another name than its image.
         lossy: See :class:`~.rasters.masks.Mask`.
@@ -58,8 +65,8 @@ class MaskSummary:
 
     name: str
     counts: Counter[int]
-    calm: Counter[int]
-    painted: bool
+    interior: Counter[int]
+    coloured: bool
     grey: bool
     direct: bool
     lossy: bool
@@ -75,17 +82,17 @@ class MaskSummary:
             r, g, b = self.palette.get(value, (0, 0, 0)) if self.palette else (value,) * 3
             return r << 16 | g << 8 | b
 
-        def painted(counts: Counter[int]) -> Counter[int]:
-            found: Counter[int] = Counter()
+        def by_colour(counts: Counter[int]) -> Counter[int]:
+            totals: Counter[int] = Counter()
             for value, pixels in counts.items():
-                found[colour(value)] += pixels
-            return found
+                totals[colour(value)] += pixels
+            return totals
 
         return replace(
             self,
-            counts=painted(self.counts),
-            calm=painted(self.calm or self.counts),
-            painted=True,
+            counts=by_colour(self.counts),
+            interior=by_colour(self.interior or self.counts),
+            coloured=True,
             grey=False,
             direct=False,
             names={},
@@ -121,39 +128,23 @@ class Survey:
     warp_masks: bool = False
 
     @property
-    def painted(self) -> bool:
+    def coloured(self) -> bool:
         """Whether masks hold colours."""
-        return any(mask.painted for mask in self.masks.values())
+        return any(mask.coloured for mask in self.masks.values())
 
     @property
-    def lossy(self) -> bool:
-        """Whether a mask was compressed lossily."""
-        return any(mask.lossy for mask in self.masks.values())
-
-    @property
-    def counts(self) -> Counter[int]:
-        """Pixels of each value in all masks."""
-        return sum((mask.counts for mask in self.masks.values()), Counter())
-
-    @property
-    def calm(self) -> Counter[int]:
-        """Pixels of each colour away from edges, in all masks."""
-        return sum((mask.calm for mask in self.masks.values()), Counter())
-
-    @property
-    def palette(self) -> dict[int, Colour]:
-        """Colours that the masks have for their values."""
-        return {k: v for mask in self.masks.values() for k, v in mask.palette.items()}
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Names that the masks have for their values."""
-        return {k: v for mask in self.masks.values() for k, v in mask.names.items()}
-
-    @property
-    def declared(self) -> Counter[int]:
-        """Number of masks by the value that they declare as no data."""
-        return Counter(m.declared for m in self.masks.values() if m.declared is not None)
+    def values(self) -> MaskValues:
+        """What the masks hold, all together."""
+        masks = self.masks.values()
+        return MaskValues(
+            sum((mask.counts for mask in masks), Counter()),
+            sum((mask.interior for mask in masks), Counter()),
+            self.coloured,
+            any(mask.lossy for mask in masks),
+            {value: colour for mask in masks for value, colour in mask.palette.items()},
+            {value: name for mask in masks for value, name in mask.names.items()},
+            Counter(mask.declared for mask in masks if mask.declared is not None),
+        )
 
     @property
     def places(self) -> dict[str, Place]:
@@ -188,6 +179,21 @@ class Survey:
             f'{p.info.bands} band{"s" if p.info.bands > 1 else ""} of {p.info.dtype}'
             for p in self.pictures.values()
         )
+
+    @property
+    def fills(self) -> list[str]:
+        """A sentence on each fill value at the edges of 8-bit images that nothing declares."""
+        found: dict[int, list[tuple[float, str]]] = defaultdict(list)
+        for picture in self.pictures.values():
+            if picture.fill is not None:
+                found[picture.fill[0]].append((picture.fill[1], picture.name))
+        return [
+            f'{len(filled)} images have {value} in all bands from an edge inwards, up to '
+            f'{max(filled)[0]:.0%} of {max(filled)[1]}, and declare no such no data: '
+            f'--nodata={value} leaves it out of masks and pseudo labels, --nodata=none says that '
+            'it was measured'
+            for value, filled in sorted(found.items())
+        ]
 
     def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
         """Pixels of each class id that each mask shows, by the stem of its image."""
@@ -226,7 +232,7 @@ def survey_folder(
             raise FileNotFoundError(f'The folder of {role} {folder} does not exist: correct it.')
     survey = Survey(image_dir, mask_dir, warp_masks=warp_masks)
     name_of = mask_namer(mask_name)
-    found = list_images(image_dir)
+    listed = list_images(image_dir)
     inside = mask_dir is not None and _below(mask_dir, image_dir)
     if inside == '.':
         raise ValueError(
@@ -234,18 +240,20 @@ def survey_folder(
             'own, with the names of their images.'
         )
     if inside:
-        found = {stem: names for stem, names in found.items() if not stem.startswith(f'{inside}/')}
-    if not found:
+        listed = {
+            stem: names for stem, names in listed.items() if not stem.startswith(f'{inside}/')
+        }
+    if not listed:
         raise FileNotFoundError(
             f'There is no image in {image_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
             'give the folder of the images.'
         )
-    _note_twins(found, image_dir, survey.problems)
+    _note_twins(listed, image_dir, survey.problems)
 
     def look(item: tuple[str, str]) -> Picture | str:
         return _look(image_dir, *item, bands)
 
-    first = [(stem, names[0]) for stem, names in found.items()]
+    first = [(stem, names[0]) for stem, names in listed.items()]
     for picture in map_threaded(look, first, 'looking at images' if progress else None, workers):
         if isinstance(picture, str):
             survey.problems.append(picture)
@@ -254,7 +262,7 @@ def survey_folder(
     _keep_one_depth(survey)
     if not survey.pictures:
         raise ValueError(
-            f'None of the {len(found)} images in {image_dir} can be used; the first: '
+            f'None of the {len(listed)} images in {image_dir} can be used; the first: '
             f'{survey.problems[0]}'
         )
     if mask_dir is not None:
@@ -262,29 +270,70 @@ def survey_folder(
     return survey
 
 
-def plan_classes(
-    survey: Survey,
-    wishes: Sequence[Wish] = (),
-    zero: Zero = 'auto',
-    ignore: Sequence[int] = (),
-    threshold: int | None = None,
-    tolerance: int | None = None,
-) -> ClassPlan:
-    """Decide which values of the masks that were found are classes; see :func:`propose_classes`."""
-    return propose_classes(
-        survey.counts,
-        survey.painted,
-        survey.lossy,
-        wishes,
-        zero,
-        ignore,
-        survey.palette,
-        survey.names,
-        survey.calm,
-        survey.declared,
-        threshold,
-        tolerance,
-    )
+@dataclass(frozen=True)
+class BandChoice:
+    """Which bands of images a network is to see.
+
+    Attributes:
+        bands: Their numbers, from 1, in the order of its channels.
+        rgb: Those of red, green and blue among them, for pictures and for what knows colours only;
+            one where there are not three.
+        count: Bands of each file.
+        notes: Remarks.
+    """
+
+    bands: list[int]
+    rgb: list[int]
+    count: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def reader(self) -> Callable[..., RasterToBands]:
+        """:class:`~.rasters.reader.RasterToBands` of these bands, but for a stretch."""
+        return partial(RasterToBands, rgb=self.rgb, count=self.count)
+
+
+def choose_bands(
+    survey: Survey, asked: Sequence[int] | None, rgb: Sequence[int] | None
+) -> BandChoice:
+    """Decide which bands are read; images of another number of bands are left out.
+
+    Args:
+        survey: What was found; images with other bands than most are moved to its problems.
+        asked: Numbers of bands; None for all that are no transparency.
+        rgb: Numbers of red, green and blue. Defaults to what the files mark as such, else to the
+            first three, else to the first.
+
+    Raises:
+        ValueError: A band is not there, or ``rgb`` are not one or three of the bands.
+    """
+    counts = Counter(picture.info.bands for picture in survey.pictures.values())
+    count = counts.most_common(1)[0][0]
+    for stem, picture in list(survey.pictures.items()):
+        if picture.info.bands != count:
+            survey.problems.append(
+                f'{survey.image_dir / picture.name} has {picture.info.bands} bands where most '
+                f'images have {count}: write it with the same bands.'
+            )
+            del survey.pictures[stem]
+            survey.masks.pop(stem, None)
+    first = next(iter(survey.pictures.values()))
+    marks = band_marks(survey.image_dir / first.name)
+    bands, notes = list(asked or range(1, count + 1)), []
+    if asked is None and 'alpha' in marks and count > 1:
+        alpha = marks.index('alpha') + 1
+        bands.remove(alpha)
+        notes.append(
+            f'band {alpha} is marked as transparency and left out: name it among --bands if it was '
+            'measured'
+        )
+    marked = [marks.index(name) + 1 for name in ('red', 'green', 'blue') if name in marks]
+    if rgb is None and len(marked) == 3 and {*marked} <= {*bands}:
+        rgb = marked
+    shown = list(rgb or (bands[:3] if len(bands) >= 3 else bands[:1]))
+    choice = BandChoice(bands, shown, count, notes)
+    choice.reader(bands).choose(count, str(survey.image_dir / first.name))
+    return choice
 
 
 def mask_namer(pattern: str | None) -> Callable[[str], str]:
@@ -365,21 +414,21 @@ def _survey_masks(
     def examine(pair: tuple[Picture, str]) -> MaskSummary | str:
         return _examine(mask_dir, *pair, survey.warp_masks)
 
-    found = map_threaded(examine, paired, 'looking at masks' if progress else None, workers)
-    for (picture, _), mask in zip(paired, found, strict=True):
+    examined = map_threaded(examine, paired, 'looking at masks' if progress else None, workers)
+    for (picture, _), mask in zip(paired, examined, strict=True):
         if isinstance(mask, str):
             survey.problems.append(mask)
         else:
             survey.masks[picture.stem] = mask
     _turn_alike(survey)
     _let_colours_decide(survey)
-    painted = Counter(mask.painted for mask in survey.masks.values())
-    if len(painted) == 2:
-        kept = painted.most_common(1)[0][0]
+    coloured = Counter(mask.coloured for mask in survey.masks.values())
+    if len(coloured) == 2:
+        kept = coloured.most_common(1)[0][0]
         for stem, mask in list(survey.masks.items()):
-            if mask.painted != kept:
+            if mask.coloured != kept:
                 survey.problems.append(
-                    f'{mask_dir / mask.name} holds {"colours" if mask.painted else "numbers"} '
+                    f'{mask_dir / mask.name} holds {"colours" if mask.coloured else "numbers"} '
                     f'where most masks hold {"colours" if kept else "numbers"}: make it like them.'
                 )
                 del survey.masks[stem]
@@ -411,8 +460,8 @@ def _turn_alike(survey: Survey) -> None:
 
 def _let_colours_decide(survey: Survey) -> None:
     """Take colours for classes where values mean other ones from file to file."""
-    painted = survey.painted
-    if not painted:
+    coloured = survey.coloured
+    if not coloured:
         colours: dict[int, set[Colour]] = defaultdict(set)
         values: dict[Colour, set[frozenset[int]]] = defaultdict(set)
         for mask in survey.masks.values():
@@ -439,7 +488,7 @@ def _let_colours_decide(survey: Survey) -> None:
             'palettes differ from mask to mask: their colours tell the classes, not their numbers'
         )
     for stem, mask in survey.masks.items():  # what is all black is a colour as well
-        if not mask.painted and (not painted or mask.grey or mask.palette):
+        if not mask.coloured and (not coloured or mask.grey or mask.palette):
             survey.masks[stem] = mask.as_colours()
 
 
@@ -461,28 +510,34 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
     path = image_dir / name
     try:
         info = raster_info(path)
+        pixels = np.empty((0, 0, 0), np.uint8)
         if not info.by_gdal and info.width * info.height <= _DECODED:
-            valid = read_picture(path)[1]
+            pixels, valid = read_picture(path)
             info = replace(info, transparent=valid is not None and not valid.all())
-    except ValueError as error:
+        elif info.dtype == 'uint8' and not info.transparent:
+            pixels = read_small(path)
+        fill = None
+        if pixels.size and pixels.dtype == np.uint8 and not info.transparent:
+            fill = border_fill(pixels)
+    except (ValueError, FileNotFoundError) as error:  # a link to nothing is listed
         return str(error)
     if bands is not None and max(bands) > info.bands:
         return f'{path} has {info.bands} bands, not {max(bands)}: choose others by --bands.'
-    return Picture(name, stem, info)
+    return Picture(name, stem, info, fill)
 
 
 def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskSummary | str:
     """A mask, or why it does not fit its image."""
     try:
         mask = read_mask(mask_dir / name, picture.info, warped)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     counts = mask.count()
     return MaskSummary(
         name,
         counts,
-        mask.count(calm=True) if mask.painted or len(counts) > _FEW_VALUES else Counter(),
-        mask.painted,
+        mask.count(interior=True) if mask.coloured or len(counts) > _FEW_VALUES else Counter(),
+        mask.coloured,
         mask.grey,
         mask.direct and composed(PurePosixPath(name).with_suffix('').as_posix()) == picture.stem,
         mask.lossy,
@@ -493,8 +548,8 @@ def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskS
     )
 
 
-def _note_twins(found: Mapping[str, list[str]], folder: Path, problems: list[str]) -> None:
-    for names in found.values():
+def _note_twins(listed: Mapping[str, list[str]], folder: Path, problems: list[str]) -> None:
+    for names in listed.values():
         if len(names) > 1:
             problems.append(
                 f'{folder / names[0]} and {", ".join(names[1:])} have one name: only the first is '

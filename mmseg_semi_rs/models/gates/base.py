@@ -167,7 +167,7 @@ def build_gate(
     if not (isinstance(kind, type) and issubclass(kind, Gate)):
         raise ValueError(
             f'semi_train_cfg.gate has type={gate["type"]!r}, which is no gate: choose FixedGate, '
-            'ClassQuantileGate, AdaptiveGate, SoftGate or ResidualGate.'
+            'ClassQuantileGate, ConformalGate, AdaptiveGate, SoftGate or ResidualGate.'
         )
     built: Gate = MODELS.build(dict(gate, num_classes=num_classes))
     return built

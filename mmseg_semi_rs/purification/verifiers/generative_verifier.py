@@ -17,7 +17,14 @@ from .answers import parse_answer
 from .base import Verifier
 from .boxes import COORDINATES, NATIVE_COORDINATES, Size, paint, processed_size, to_tile
 from .masks import SegmentAnything
-from .pretrained import find_model, import_transformers, model_digest, need_model, short_name
+from .pretrained import (
+    LOAD_ERRORS,
+    find_model,
+    import_transformers,
+    model_digest,
+    need_model,
+    short_name,
+)
 
 #: Version of what is done with an answer: raised when the same answer gives other evidence.
 READING = 1
@@ -37,35 +44,33 @@ class GenerativeVerifier(Verifier):
 
     Each tile is one question, with the natural names and synonyms of the classes; classes that are
     never asked for do not appear. A tile's evidence for a class is the highest score of its regions
-    at a pixel. A pixel is seen where a region covers it: no box is no claim. What a model was asked
+    at a pixel. A pixel is seen where a region covers it. What a model was asked
     and how is SemiEarth's verifier (arXiv 2602.00202) with its defects mended: boxes are brought
     from the model's frame to the tile's, its own JSON is read, and a cut-off answer is noticed.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-        model (str): A folder, or ``owner/name`` on the Hugging Face hub, of any model that
+        classes: See :class:`ClassPrompts`.
+        model: A folder, or ``owner/name`` on the Hugging Face hub, of any model that
             ``AutoModelForImageTextToText`` loads and that has learnt to give boxes. Defaults to
             'Qwen/Qwen2.5-VL-7B-Instruct' (Apache-2.0; the 3B model may not be used commercially).
-        revision (str, optional): On the hub. Defaults to None, the main branch.
-        coordinates (str): What its numbers are: 'absolute' (pixels of the image as resized by its
+        revision: On the hub. Defaults to None, the main branch.
+        coordinates: What its numbers are: 'absolute' (pixels of the image as resized by its
             processor), 'thousand' (0 to 1000), 'unit' (0 to 1), or 'auto' for what its family was
-            trained with. Defaults to 'auto'.
-        masks (str | dict): From boxes to masks: 'box' fills them; 'teacher' does too, and leaves it
-            to the purifier to keep of each region only the teacher's own segment; a dict is of
-            arguments of :class:`SegmentAnything`, and a region's score is then the box's times the
-            mask's predicted IoU. Defaults to 'box'.
-        score (float): Score of an object to which the model gives none, in (0, 1]. Defaults to
-            0.95.
-        batch_size (int): Tiles per call of the model; halved when its memory does not suffice.
-            Defaults to 8.
-        dtype (str): 'auto' (as saved), 'bfloat16', 'float16' or 'float32'. Defaults to 'auto'.
-        max_new_tokens (int): Longest answer; what is cut off there is noticed. Defaults to 512.
-        min_pixels (int, optional): Smallest area to which the processor resizes a tile, in pixels.
-            Defaults to None, the model's own.
-        max_pixels (int, optional): The largest. Defaults to None, the model's own.
-        prompt (str): The question, with ``{classes}`` in it. Defaults to :data:`PROMPT`.
-        local_files_only (bool): Whether :meth:`load` must not download what is not on this machine.
-            Defaults to True.
+            trained with.
+        masks: From boxes to masks: 'box' fills them; 'teacher' does too, and leaves it to the
+            purifier to keep of each region only the teacher's own segment; a dict is of arguments
+            of :class:`SegmentAnything`, and a region's score is then the box's times the mask's
+            predicted IoU.
+        score: Score of an object to which the model gives none, in (0, 1].
+        batch_size: Tiles per call of the model; halved when its memory does not suffice.
+        dtype: 'auto' (as saved), 'bfloat16', 'float16' or 'float32'.
+        max_new_tokens: Longest answer; what is cut off there is noticed.
+        min_pixels: Smallest area to which the processor resizes a tile, in pixels. Defaults to
+            None, the model's own.
+        max_pixels: The largest. Defaults to None, the model's own.
+        prompt: The question, with ``{classes}`` in it. Defaults to :data:`PROMPT`.
+        local_files_only: Whether :meth:`load` must not download what is not on this machine.
+        bands: See :class:`Verifier`.
 
     Raises:
         ValueError: A setting is unknown or out of its range.
@@ -86,8 +91,9 @@ class GenerativeVerifier(Verifier):
         max_pixels: int | None = None,
         prompt: str = PROMPT,
         local_files_only: bool = True,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         areas = [area for area in (min_pixels, max_pixels) if area is not None]
         wrong = {
             f"coordinates={coordinates!r} must be 'auto' or one of {sorted(COORDINATES)}": (
@@ -171,7 +177,7 @@ class GenerativeVerifier(Verifier):
                 dtype=self.dtype if self.dtype == 'auto' else getattr(torch, self.dtype),
             )
             processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        except (ValueError, OSError, KeyError) as error:
+        except LOAD_ERRORS as error:
             raise ValueError(
                 f'{folder} cannot be loaded as a model that answers questions about images '
                 f'({" ".join(str(error).split())}): give one of transformers, such as Qwen2.5-VL.'
@@ -215,7 +221,7 @@ class GenerativeVerifier(Verifier):
         while len(found) < len(tiles):
             batch = tiles[len(found) : len(found) + self.batch_size]
             try:
-                answers = self._ask(batch)
+                answers = self._generate(batch)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise MemoryError(
@@ -231,7 +237,7 @@ class GenerativeVerifier(Verifier):
         return found
 
     @torch.no_grad()
-    def _ask(self, tiles: Sequence[np.ndarray]) -> list[tuple[str, Size, bool]]:
+    def _generate(self, tiles: Sequence[np.ndarray]) -> list[tuple[str, Size, bool]]:
         """Ask about tiles: each one's answer, the size at which it was seen, whether it is cut."""
         content = [{'type': 'image'}, {'type': 'text', 'text': self.question}]
         text = self._processor.apply_chat_template(
@@ -267,12 +273,13 @@ class GenerativeVerifier(Verifier):
         read = parse_answer(answer, self.prompts, self.score)
         dropped = list(read.dropped)
         regions: list[Region] = []
-        for claim in read.claims:
-            box = to_tile(claim.box, coordinates, processed, size)
+        for detection in read.detections:
+            box = to_tile(detection.box, coordinates, processed, size)
             if box is None:
-                dropped.append(f'{claim.name!r} {list(claim.box)}: covers no pixel of the tile')
+                shown = f'{detection.name!r} {list(detection.box)}'
+                dropped.append(f'{shown}: covers no pixel of the tile')
             else:
-                regions.append(Region(claim.label, box, claim.score, claim.name))
+                regions.append(Region(detection.label, box, detection.score, detection.name))
         masks = None
         if self.segment is not None and regions:
             segmented = self.segment(tile, [region.box for region in regions])
