@@ -35,6 +35,7 @@ COMMANDS = {
     'train': Command('train', 'train a config'),
     'test': Command('test', 'evaluate a checkpoint or a verifier on the test set of a config'),
     'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
+    'autolabel': Command('autolabel', 'label all images, and write a config for a student'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
     'reproduce': Command('reproduce', 'make a row of a published table, from archives to numbers'),
     'report': Command('report', 'make one HTML page from trainings'),
