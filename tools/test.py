@@ -123,10 +123,13 @@ def test(args: argparse.Namespace) -> dict[str, float]:
         cfg.test_cfg = {'type': 'TestLoop'}
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
     if args.out:
-        evaluators = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for evaluator in evaluators:
             evaluator.output_dir = args.out
+    if evaluators and not any(evaluator.get('format_only') for evaluator in evaluators):
+        cfg.test_evaluator = [*evaluators, dict(type='CalibrationErrorMetric')]
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     record = Path(cfg.work_dir) / 'test' / f'{Path(args.checkpoint).stem}.json'
