@@ -10,6 +10,34 @@ import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmseg.registry import METRICS
+from torch import Tensor
+
+
+def bin_sums(sure: Tensor, right: Tensor, bins: int) -> np.ndarray:
+    """Of each bin the number of pixels, the sum of their probabilities, and how many are right.
+
+    Args:
+        sure: Probabilities of the predicted classes, (N,) in [0, 1].
+        right: Whether they are right, (N,) bool.
+        bins: How many, of equal width.
+
+    Returns:
+        (3, bins), float64.
+    """
+    sure = sure.double()
+    places = (sure * bins).ceil().long().clamp(1, bins) - 1
+    weights = (torch.ones_like(sure), sure, right.double())
+    return np.stack([torch.bincount(places, each, bins).cpu().numpy() for each in weights])
+
+
+def expected_calibration_error(sure: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error in percent; see :func:`bin_sums` for the arguments."""
+    return _error(bin_sums(sure, right, bins))
+
+
+def _error(sums: np.ndarray) -> float:
+    count, sure, right = sums
+    return float(100 * np.abs(right - sure).sum() / max(count.sum(), 1.0))
 
 
 @METRICS.register_module()
@@ -18,7 +46,7 @@ class CalibrationErrorMetric(BaseMetric):
 
     The pixels are put into bins by the probability :math:`p` of their predicted class, and
 
-    .. math:: \mathrm{ECE} = \sum_b \frac{|b|}{n} \, |\operatorname{acc}(b) - \operatorname{conf}(b)|
+    .. math:: \mathrm{ECE} = \sum_b \frac{|b|}{n} |\mathrm{acc}(b) - \mathrm{conf}(b)|
 
     with the share of pixels in bin :math:`b` that are right and the mean of their :math:`p`.
 
@@ -63,13 +91,7 @@ class CalibrationErrorMetric(BaseMetric):
             else:
                 sure = logits.softmax(0).gather(0, found[None].long())[0]
             counted = label != self.ignore_index
-            sure, right = sure[counted].double(), (found == label)[counted]
-            places = (sure * self.bins).ceil().long().clamp(1, self.bins) - 1
-            sums = [
-                torch.bincount(places, weights, self.bins).cpu().numpy()
-                for weights in (torch.ones_like(sure), sure, right.double())
-            ]
-            self.results.append(np.stack(sums))
+            self.results.append(bin_sums(sure[counted], (found == label)[counted], self.bins))
 
     def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
         """Compute the error of all images together.
@@ -78,9 +100,6 @@ class CalibrationErrorMetric(BaseMetric):
             results: Of each image and bin the number of pixels, the sum of their probabilities and
                 the number of those that are right, (3, bins).
         """
-        count, sure, right = np.sum(results, axis=0)
-        total = max(count.sum(), 1.0)
-        return {
-            'ECE': round(float(100 * np.abs(right - sure).sum() / total), 2),
-            'mean_confidence': round(float(100 * sure.sum() / total), 2),
-        }
+        sums: np.ndarray = np.sum(results, axis=0)
+        mean = 100 * sums[1].sum() / max(sums[0].sum(), 1.0)
+        return {'ECE': round(_error(sums), 2), 'mean_confidence': round(float(mean), 2)}
