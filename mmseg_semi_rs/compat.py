@@ -59,7 +59,7 @@ import cv2
 import numpy as np
 import torch
 
-__all__ = ['MissingOps', 'apply', 'import_mmpretrain', 'require_openmmlab']
+__all__ = ['MissingOps', 'apply', 'import_mmpretrain', 'missing_operator', 'require_openmmlab']
 
 # import name -> (what to install, the same from the maintained fork)
 _FAMILIES = {
@@ -130,6 +130,22 @@ def _mend_ext_loader() -> None:
 
     load_ext.mended = True  # type: ignore[attr-defined]
     ext_loader.load_ext = load_ext  # type: ignore[attr-defined]
+
+
+def missing_operator(network: Any) -> str | None:
+    """Which layer of a network would call a compiled operator that :class:`MissingOps` stands for.
+
+    Args:
+        network: A ``torch.nn.Module``.
+
+    Returns:
+        The name of its class; None if there is none.
+    """
+    for layer in network.modules():
+        home = sys.modules.get(type(layer).__module__)
+        if isinstance(getattr(home, 'ext_module', None), MissingOps):
+            return type(layer).__name__
+    return None
 
 
 def _history_buffer_attribute(owner: Any, name: str) -> Any:

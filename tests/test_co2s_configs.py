@@ -36,13 +36,16 @@ ABLATIONS = (
     'clip_clip_potsdam_1-4',
     'clip_dinov2_potsdam_1-4',
     'clip_dinov3_potsdam_1-4_released',
+    'clip_lingbot_potsdam_1-4',
     'clip_rsmtdf_potsdam_1-4',
     'dinov3_dinov3_potsdam_1-4',
 )
 leaves = pytest.mark.parametrize('leaf', leaves_of('co2s'), ids=name)
 MAIN, RELEASED = (CO2S / f'clip_dinov3_potsdam_1-4{end}.py' for end in ('', '_released'))
 LOVEDA, WHDLD = (CO2S / f'clip_dinov3_{data}_1-4.py' for data in ('loveda', 'whdld'))
-CLIP_CLIP, CLIP_DINOV2, _, CLIP_RSMTDF, DINOV3_DINOV3 = (CO2S / f'{stem}.py' for stem in ABLATIONS)
+CLIP_CLIP, CLIP_DINOV2, _, _, CLIP_RSMTDF, DINOV3_DINOV3 = (
+    CO2S / f'{stem}.py' for stem in ABLATIONS
+)
 
 
 @pytest.mark.parametrize(('path', 'low', 'high'), [(MAIN, 256, 1024), (LOVEDA, 512, 2048)])

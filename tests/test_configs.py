@@ -69,8 +69,9 @@ def promised() -> set[str]:
     names |= {f'clip_dinov3_{d}_{r}' for d in TILES if 'co2s' in TILES[d] for r in ('1-4', '1-8')}
     for d, last in (('whdld', '1-32'), ('loveda', '1-40'), ('potsdam', '1-32')):
         names |= {f'clip_dinov3_{d}_{r}' for r in ('1-16', '1-24', last)}
-    pairs = ('clip_clip', 'clip_dinov2', 'clip_rsmtdf', 'dinov3_dinov3')
+    pairs = ('clip_clip', 'clip_dinov2', 'clip_lingbot', 'clip_rsmtdf', 'dinov3_dinov3')
     names |= {f'{pair}_potsdam_1-4' for pair in pairs}
+    names |= {'lingbot_clip_potsdam_1-4', 'semiearth_lingbot_clip_potsdam_1pct'}
     released = ('dinov2_clip_potsdam_1pct', 'semiearth_dinov2_qwen_potsdam_1pct',
                 'clip_dinov3_potsdam_1-4')  # fmt: skip
     return names | {f'{stem}_released' for stem in released}
@@ -184,7 +185,7 @@ def batch_is_the_published_one(leaf: Leaf) -> None:
 def crop_of(leaf: Leaf) -> int:
     """Whole patches of 14 px, of 16 px, or of both; 256 for WHDLD."""
     if leaf.method != 'co2s':
-        return 518
+        return 512 if leaf.parts == 'lingbot_clip' and leaf.method == 'semiearth' else 518
     if leaf.parts in ('clip_dinov2', 'clip_rsmtdf'):
         return 448
     return 256 if leaf.data == 'whdld' else 512
@@ -201,7 +202,7 @@ def sizes_agree(leaf: Leaf) -> None:
                 'LoadImageFromFile', *['Resize'] * (not whole), 'LoadAnnotations', 'PackSegInputs',
             ]  # fmt: skip
             if not whole:
-                scale = 518 if leaf.method != 'co2s' else 512
+                scale = side if leaf.method != 'co2s' else 512
                 assert source.pipeline[1] == dict(
                     type='Resize', scale=(scale, scale), keep_ratio=False
                 )
@@ -461,7 +462,7 @@ def test_R5_R6_each_teacher_gets_what_it_was_trained_with():
     assert settings.translator.hidden == 1024
     assert (settings.student_view, settings.loss_distill.mask) == ('resized', 'valid')
     for leaf in leaves('rsmtdf'):
-        if not leaf.released:
+        if leaf.parts == 'dinov2_clip' and not leaf.released:
             ours = {**leaf.cfg.model.student.decode_head, 'decode_head': None}
             assert ours == {**settings, 'decode_head': None}, leaf.path
 

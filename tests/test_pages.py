@@ -77,7 +77,10 @@ COMMAND = re.compile(
 )
 SHORT = re.compile(r'\brsseg (convert )?(\w[\w-]*)')
 FLAG = re.compile(r'(?<![\w-])--[a-z][\w-]*')
-STARTED_BY = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
+STARTED_BY = {
+    **dict.fromkeys(['dist_train.sh', 'slurm_train.sh'], 'train.py'),
+    **dict.fromkeys(['dist_test.sh', 'slurm_test.sh'], 'test.py'),
+}
 EACH_PAGE = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 

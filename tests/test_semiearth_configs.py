@@ -34,9 +34,8 @@ def test_S10_S15_the_verifier_is_asked_for_the_classes_that_are_trained(leaf: Le
             word[:5] in ' '.join(hook.verifier.prompts.name(label).split()) for word in words
         )
     assert settings.store == f'data/evidence/{data}'
-    kind = {'clip': 'CLIPVerifier', 'qwen': 'GenerativeVerifier'}[
-        leaf.parts.removeprefix('dinov2_')
-    ]
+    verifiers = {'clip': 'CLIPVerifier', 'qwen': 'GenerativeVerifier'}
+    kind = verifiers[leaf.parts.rpartition('_')[2]]
     assert settings.verifier.type == kind
     assert MODELS.get(kind) is type(hook.verifier)
     policy = ReleasedPolicy if leaf.released else EvidencePolicy

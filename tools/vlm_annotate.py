@@ -7,11 +7,11 @@ A region proposer in its place divides the tiles into regions without classes.
     python tools/vlm_annotate.py CONFIG
     torchrun --nproc_per_node 4 tools/vlm_annotate.py CONFIG --launcher pytorch      # 4 GPUs
 
-The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other,
-the tiles those of its train_dataloader; they are shown as they are stored, neither augmented nor padded. The network that
-is to be trained is not built. What is in the store already is left as it is, so that the tool can
-be stopped at any time and started again; damaged entries are made anew. A tile that cannot be read
-is named at the end, and the exit code is then 2.
+The verifier and the folder are those of the config's VLMPurifyHook, of several one after the other;
+the tiles those of its train_dataloader, shown as they are stored, neither augmented nor padded. The
+network that is to be trained is not built. What is in the store already is left as it is, so that
+the tool can be stopped at any time and started again; damaged entries are made anew. A tile that
+cannot be read is named at the end, and the exit code is then 2.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from mmseg_semi_rs.utils.commands import command
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmseg_semi_rs.engine.annotation import Processes, StoredTile
+    from mmseg_semi_rs.engine.annotation import StoredTile
+    from mmseg_semi_rs.engine.processes import Processes
     from mmseg_semi_rs.purification.verifiers import EvidenceMaker
 
 INTERRUPTED = 130  # exit code, as of a shell
@@ -170,8 +171,9 @@ def run(args: argparse.Namespace) -> bool:
     register_all()
     from mmengine.registry import init_default_scope
 
-    from mmseg_semi_rs.engine.annotation import Processes, find_hooks
+    from mmseg_semi_rs.engine.annotation import find_hooks
     from mmseg_semi_rs.engine.launch import check_paths, leave_process_group, load_config
+    from mmseg_semi_rs.engine.processes import Processes
 
     for name, value in (('--batch', args.batch), ('--limit', args.limit)):
         if value is not None and value < 1:
@@ -180,8 +182,8 @@ def run(args: argparse.Namespace) -> bool:
     places = find_hooks(cfg, args.hook)
     for place in places:
         hook = cfg.custom_hooks[place]
-        missing = [key for key in ('verifier', 'store') if key not in hook]
-        missing = [key for key in missing if not (key == 'store' and args.store)]
+        needed = ['verifier'] if args.store else ['verifier', 'store']
+        missing = [key for key in needed if not hook.get(key)]
         if missing:
             raise ValueError(
                 f'The VLMPurifyHook of {args.config} names no {missing[-1]}: set both in the '
@@ -189,7 +191,7 @@ def run(args: argparse.Namespace) -> bool:
             )
     check_paths(cfg, ['train_dataloader'], weights=False)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    processes = Processes(cfg, args.launcher)
+    processes = Processes.start(cfg, args.launcher)
     device = own_device(args.device)
     whole = [fill(cfg, place, args, processes, device) for place in places]
     leave_process_group()

@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
             )
         failed = []
         for one in files:
-            if args.download and (not one.here or one.program):
+            if args.download and not one.ready:
                 print(f'fetching {one.name}', file=sys.stderr, flush=True)
                 try:
                     one.download(places)

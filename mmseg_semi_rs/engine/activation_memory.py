@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +42,8 @@ class SavedActivations:
         self._hooks.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._hooks.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._hooks.__exit__(*exception)
 
     def _pack(self, tensor: Tensor) -> _Saved:
         storage = tensor.untyped_storage()

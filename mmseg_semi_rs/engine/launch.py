@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from ..utils.commands import command, find_config
+from ..utils.errors import one_line
 from ..utils.files import held
 from .checkpoints import checkpoints_of, find_checkpoint
 from .config_check import check_config
@@ -90,18 +91,18 @@ def load_config(
             f'The config {path} names a base that does not exist ({error}): correct _base_.'
         ) from error
     except (SyntaxError, NameError, KeyError, OSError, TypeError, AttributeError) as error:
-        reason = ' '.join(str(error).split())
         raise ValueError(
-            f'The config {path} cannot be read ({type(error).__name__}: {reason}): correct it.'
+            f'The config {path} cannot be read ({type(error).__name__}: {one_line(error)}): '
+            'correct it.'
         ) from error
     if options:
         try:
             cfg.merge_from_dict(dict(options))
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            reason = ' '.join(str(error).split())
             raise ValueError(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
-                f'{path} ({reason}): use the dotted keys of the config, list entries by number.'
+                f'{path} ({one_line(error)}): use the dotted keys of the config, '
+                'list entries by number.'
             ) from error
     check_config(path, cfg, options)
     if work_dir is not None:
@@ -190,7 +191,7 @@ def leave_process_group() -> None:
 
 def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Torchrun's variables from those of a SLURM task."""
-    found = {
+    variables = {
         'RANK': env['SLURM_PROCID'],
         'WORLD_SIZE': env.get('SLURM_NTASKS', '1'),
         'LOCAL_RANK': env.get('SLURM_LOCALID', '0'),
@@ -203,8 +204,8 @@ def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
             text=True,
             check=True,
         )
-        found['MASTER_ADDR'] = listing.stdout.split()[0]
-    return found
+        variables['MASTER_ADDR'] = listing.stdout.split()[0]
+    return variables
 
 
 def set_amp(cfg: Config, amp: bool) -> str | None:
@@ -301,13 +302,13 @@ def set_resume(cfg: Config, resume: str | None) -> str | None:
             )
         cfg.resume, cfg.load_from = True, resume
         return None
-    found = find_checkpoint(work_dir)
-    if found is None:
+    resume_point = find_checkpoint(work_dir)
+    if resume_point is None:
         cfg.resume = False
         return f'{cfg.work_dir} has no checkpoint to resume from: starting from the beginning.'
     # Not through load_from of the config, which would be resumed from in its place.
-    cfg.resume, cfg.load_from = True, str(found.path)
-    return found.why
+    cfg.resume, cfg.load_from = True, str(resume_point.path)
+    return resume_point.why
 
 
 def set_safe_checkpoints(cfg: Config) -> None:
@@ -371,7 +372,7 @@ def check_paths(
     for loader in loaders:
         if cfg.get(loader) is not None:
             check_dataset_paths(cfg[loader]['dataset'], f'{loader}.dataset')
-    found = []
+    weight_files = []
     for key, node in _nodes(cfg.get('model'), 'model') if weights else ():
         checkpoint = node.get('checkpoint')
         if isinstance(checkpoint, (str, Path)) and _is_local_file(str(checkpoint)):
@@ -383,7 +384,7 @@ def check_paths(
                     f'fetches what can be fetched), or set another path by --cfg-options '
                     f'{key}.checkpoint=PATH, or None for random weights.'
                 )
-            found.append(path)
+            weight_files.append(path)
     start = cfg.get('load_from')
     if start and _is_local_file(str(start)):
         if not Path(start).is_file():
@@ -391,8 +392,8 @@ def check_paths(
                 f'The checkpoint {start} (load_from) does not exist: correct the path, or set '
                 'load_from=None.'
             )
-        found.append(Path(start))
-    return found
+        weight_files.append(Path(start))
+    return weight_files
 
 
 def _is_local_file(name: str) -> bool:

@@ -6,7 +6,14 @@ from .backbones import CLIPVision, DINOv2, DINOv3, EfficientNetLite
 from .class_embeddings import LearnableQueries, TextEmbedding
 from .data_preprocessor import SemiDataPreprocessor
 from .decode_heads import MultiTeacherDistillHead, SizeMatchedDPTHead, VLGHead
-from .gates import AdaptiveGate, ClassQuantileGate, FixedGate, ResidualGate, SoftGate
+from .gates import (
+    AdaptiveGate,
+    ClassQuantileGate,
+    ConformalGate,
+    FixedGate,
+    ResidualGate,
+    SoftGate,
+)
 from .losses import ValidCrossEntropyLoss
 from .segmentors import DistillEncoderDecoder, DualStudentSegmentor, MeanTeacherSegmentor
 from .teachers import FrozenTeacher
@@ -15,6 +22,7 @@ __all__ = [
     'AdaptiveGate',
     'CLIPVision',
     'ClassQuantileGate',
+    'ConformalGate',
     'DINOv2',
     'DINOv3',
     'DistillEncoderDecoder',

@@ -22,8 +22,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
     Every branch is padded (right and bottom, raw value ``pad_val``) and normalised; all branches
     get one size, since labelled and strong images go through the student together. Padded pixels
-    become label ``seg_pad_val`` and ``valid`` False. Batches without branches, as in validation,
-    are handled by the parent.
+    become label ``seg_pad_val``, as do those that transforms padded, and ``valid`` False. Batches
+    without branches, as in validation, are handled by the parent.
 
     Args:
         rgb: Of images of bands, the positions from 0 of the red, green and blue channel, for
@@ -33,11 +33,17 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             ``seg_pad_val``, ``test_cfg``.
 
     Raises:
-        ValueError: ``rgb`` are not three of the channels, or ``bgr_to_rgb`` is to turn another
-            number of channels than three.
+        ValueError: They are wrapped, as mmdet's ``MultiBranchDataPreprocessor`` has them;
+            ``rgb`` are not three of the channels, or ``bgr_to_rgb`` is to turn another number of
+            channels than three.
     """
 
     def __init__(self, rgb: Sequence[int] | None = None, **kwargs: Any) -> None:
+        if 'data_preprocessor' in kwargs:
+            raise ValueError(
+                'SemiDataPreprocessor has no other one inside: give it the arguments of that '
+                'data_preprocessor itself, such as mean and std.'
+            )
         super().__init__(**kwargs)
         channels = len(kwargs.get('mean') or (0, 0, 0))
         if self.channel_conversion and channels != 3:
@@ -90,6 +96,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             inputs[branch] = stacked
             for sample in samples[branch]:
                 _pad_valid(sample, stacked.shape[-2:])
+                if 'gt_sem_seg' in sample and 'valid' in sample:  # transforms fill in 255
+                    sample.gt_sem_seg.data.masked_fill_(~sample.valid.data, self.seg_pad_val)
         return {'inputs': inputs, 'data_samples': samples}
 
     def _common_size(self, images: dict[str, list[Tensor]]) -> tuple[int, int]:

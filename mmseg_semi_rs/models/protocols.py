@@ -17,7 +17,7 @@ class HeadWithFeatureLosses(Protocol):
 
     def forward_train(
         self, feats: tuple, valid: Tensor, branches: Mapping[str, slice] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Decode and compare features in one pass.
 
         Args:
@@ -27,7 +27,7 @@ class HeadWithFeatureLosses(Protocol):
                 to None, unknown.
 
         Returns:
-            Logits (B, K, h, w) and named scalar losses.
+            Logits (B, K, h, w), or what else the head gives, and named scalar losses.
         """
         ...
 

@@ -86,8 +86,8 @@ class EvidencePurifier:
         thresholds (ClassThresholds, optional): Calibrated thresholds, which then act in the place
             of ``trust``. Defaults to None.
         asked (Sequence[int]): Classes that are asked for, see ``ClassPrompts.asked``. One of them
-            without any trust, or without a threshold, cannot be seen, hence not denied either: pixels that the teacher gives
-            to it are left alone. Defaults to ().
+            without any trust, or without a threshold, cannot be seen, hence not denied either:
+            pixels that the teacher gives to it are left alone. Defaults to ().
         within_segments (bool): Whether a region counts only on those of its pixels to which the
             teacher gives the label that is the most frequent within it, so that the corners of a
             box do not spill over its object's border. Defaults to False.
@@ -100,7 +100,7 @@ class EvidencePurifier:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | RegionVote,
         fetch: Fetch,
         num_classes: int,
         trust: Tensor | None = None,
@@ -108,7 +108,8 @@ class EvidencePurifier:
         within_segments: bool = False,
         thresholds: ClassThresholds | None = None,
     ) -> None:
-        self.policy, self.fetch, self.num_classes = policy, fetch, num_classes
+        self.policy: Any = policy
+        self.fetch, self.num_classes = fetch, num_classes
         self.trust = torch.ones(num_classes) if trust is None else trust.float()
         self.thresholds = thresholds
         heard = self.trust > 0 if thresholds is None else thresholds.used
@@ -200,8 +201,6 @@ class RegionPurifier(EvidencePurifier):
         fetch (Fetch): Where they come from.
         num_classes (int): Number of classes K.
     """
-
-    policy: RegionVote
 
     def _counted(
         self,

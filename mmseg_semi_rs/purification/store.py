@@ -284,7 +284,9 @@ def _encode(evidence: Evidence, seal: bytes) -> bytes:
         'truncated': evidence.truncated,
     }
     buffer = io.BytesIO()
-    ids = {} if evidence.region_ids is None else {'region_ids': evidence.region_ids}
+    ids: dict[str, Any] = {}
+    if evidence.region_ids is not None:
+        ids['region_ids'] = evidence.region_ids
     np.savez_compressed(
         buffer,
         **ids,
@@ -305,7 +307,7 @@ def _decode(data: bytes, seal: bytes) -> Evidence:
         raise ValueError('its digest does not match')
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         scores, packed = archive['scores'], archive['seen']
-        region_ids = archive['region_ids'] if 'region_ids' in archive else None
+        region_ids = archive.get('region_ids')
         record = json.loads(archive['record'].tobytes())
     if record['format'] != _FORMAT or len(scores) != record['num_classes']:
         raise ValueError(f'format {record["format"]}, {record["num_classes"]} classes')

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +37,16 @@ class Window(NamedTuple):
     y0: int
     x1: int
     y1: int
+
+
+def overlap(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether two rectangles (left, upper, right, lower) have an area in common."""
+    return (
+        first[0] < second[2]
+        and second[0] < first[2]
+        and first[1] < second[3]
+        and second[1] < first[3]
+    )
 
 
 def window_starts(length: int, window: int, stride: int, edge: Edge) -> list[int]:

@@ -33,7 +33,7 @@ COMMANDS = {
     'splits': Command('make_splits', 'draw the lists of labelled and unlabelled tiles'),
     'weights': Command('weights', 'say which weight files are missing, and fetch them if told to'),
     'train': Command('train', 'train a config'),
-    'test': Command('test', 'evaluate a checkpoint on the test set of its config'),
+    'test': Command('test', 'evaluate a checkpoint or a verifier on the test set of a config'),
     'calibrate': Command('calibrate', 'fit the confidence of maps to validation images'),
     'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),

@@ -10,3 +10,8 @@ class RunStoppedError(RuntimeError):
 
 class InUseError(ValueError):
     """Another process works on the same file or folder."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error of others, without line breaks; its kind where it says nothing."""
+    return ' '.join(str(error).split()) or type(error).__name__

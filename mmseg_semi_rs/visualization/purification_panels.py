@@ -111,8 +111,9 @@ def purification_row(
 
     Returns:
         Pictures, (h, w, 3) uint8 RGB of one size, and their titles: image, teacher's label and
-        confidence, evidence (or the regions), purified label, changes; and where truth exists, truth and errors
-        before and after. Rows with and without truth fit below the longer one's titles.
+        confidence, evidence (or the regions), purified label, changes; and where truth exists,
+        truth and errors before and after. Rows with and without truth fit below the longer one's
+        titles.
     """
     height, width = tile.image.shape[:2]
     scale = _Scale(height, width, side)

@@ -178,3 +178,91 @@ def save_sam2(folder: Path) -> Path:
     )
     transformers.Sam2Processor(image).save_pretrained(folder)
     return folder
+
+
+def save_sam3_tracker(folder: Path) -> Path:
+    """Save a tiny SAM 3 for prompts by points, of the real class, with its processor."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Sam3TrackerConfig(
+        vision_config=_sam3_vision(),
+        prompt_encoder_config=dict(hidden_size=16, image_size=56, patch_size=14),
+        mask_decoder_config=dict(
+            hidden_size=16,
+            mlp_dim=16,
+            num_attention_heads=2,
+            iou_head_hidden_dim=16,
+            attention_downsample_rate=1,
+        ),
+    )
+    transformers.Sam3TrackerModel(config).save_pretrained(folder)
+    transformers.Sam3TrackerProcessor(_sam3_image_processor()).save_pretrained(folder)
+    return folder
+
+
+def save_sam3(folder: Path) -> Path:
+    """Save a tiny SAM 3 for prompts by text, of the real class, with its processor."""
+    import transformers
+
+    torch.manual_seed(0)
+    words = tokenizer()
+    small = dict(
+        hidden_size=16, num_layers=1, num_attention_heads=2, intermediate_size=16, dropout=0.0
+    )
+    config = transformers.Sam3Config(
+        vision_config=_sam3_vision(),
+        text_config=dict(
+            model_type='clip_text_model',
+            vocab_size=len(words),
+            hidden_size=16,
+            intermediate_size=16,
+            projection_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+            bos_token_id=None,
+        ),
+        geometry_encoder_config=small,
+        detr_encoder_config=small,
+        detr_decoder_config=small | dict(num_queries=5),
+        mask_decoder_config=dict(hidden_size=16, num_upsampling_stages=2, num_attention_heads=2),
+    )
+    model = transformers.Sam3Model(config)
+    with torch.no_grad():  # so that images and texts matter
+        for parameter in model.parameters():
+            parameter.mul_(6 if parameter.ndim > 1 else 1)
+    model.save_pretrained(folder)
+    transformers.Sam3Processor(_sam3_image_processor(), words).save_pretrained(folder)
+    return folder
+
+
+def _sam3_vision() -> dict:
+    backbone = dict(
+        model_type='sam3_vit_model',
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
+        window_size=2,
+        global_attn_indexes=[1],
+        pretrain_image_size=28,
+    )
+    return dict(
+        model_type='sam3_vision_model',
+        backbone_config=backbone,
+        fpn_hidden_size=16,
+        backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
+    )
+
+
+def _sam3_image_processor():
+    import transformers
+
+    return transformers.Sam3ImageProcessor(
+        size={'height': 56, 'width': 56}, mask_size={'height': 16, 'width': 16}
+    )

@@ -8,7 +8,7 @@ from mmseg.registry import TRANSFORMS
 
 from mmseg_semi_rs.datasets.stock_pipelines import branch_pipeline
 from mmseg_semi_rs.utils.randomness import seeded
-from tests.tools.tiny_training import ROOT
+from tests._support.tiny_training import ROOT
 
 SIZE = (40, 48)
 

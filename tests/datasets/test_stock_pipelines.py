@@ -77,10 +77,55 @@ def test_without_photometry_the_strong_view_gets_one_and_labelled_images_get_non
 
 
 def test_what_cannot_be_followed_is_named():
-    with pytest.raises(ValueError, match='cannot follow Pad'):
-        SemiDataset(
-            dict(type='PotsdamDataset', pipeline=[dict(type='Pad', size=(9, 9)), STOCK[-1]])
-        )
+    crop = dict(type='CenterCrop', crop_size=(9, 9))
+    with pytest.raises(ValueError, match='cannot follow CenterCrop'):
+        SemiDataset(dict(type='PotsdamDataset', pipeline=[crop, STOCK[-1]]))
+
+
+def own(labelled):
+    return branch_pipeline(STOCK, labelled)
+
+
+FLIP = dict(type='RandomFlip', prob=0.5)
+
+
+@pytest.mark.parametrize('place', ['before', 'behind', 'sup', 'inside of a wrapper'])
+def test_what_moves_pixels_beside_tracked_geometry_is_refused(source, place):
+    pipeline = own(True)
+    if place == 'sup':
+        pipeline[-1]['sup'] = [FLIP, *pipeline[-1]['sup']]
+    else:
+        at = next(i for i, step in enumerate(pipeline) if step['type'] == 'TrackGeometry')
+        pipeline.insert(at + (place == 'behind'), FLIP)
+    labelled = source(True, pipeline)
+    if place == 'inside of a wrapper':
+        labelled = dict(type='RepeatDataset', times=2, dataset=labelled)
+    with pytest.raises(ValueError, match='RandomFlip beside TrackGeometry') as told:
+        SemiDataset(labelled, source(False))
+    assert '\n' not in str(told.value)
+
+
+def test_what_needs_masks_is_left_out_of_an_unlabelled_pipeline_of_ones_own(source):
+    loads, *rest = own(False)
+    rest[1]['transforms'][1]['cat_max_ratio'] = 0.75
+    assert rest[1]['transforms'][1]['type'] == 'RandomCrop'
+    unlabelled = source(False, [loads, dict(type='LoadAnnotations'), *rest])
+    dataset = SemiDataset(source(True), unlabelled)
+    assert dataset[Draw(4, (1,))]['inputs']['weak'].shape == (3, 24, 24)
+    joined = dict(
+        type='MultiImageMixDataset', dataset=source(False, STOCK[:2]), pipeline=own(False)[1:]
+    )
+    assert SemiDataset(source(True), joined)[Draw(4, (1,))]['inputs']['weak'] is not None
+
+
+def test_what_is_done_to_every_image_is_done_to_every_view(source):
+    steps = [*STOCK[:5], dict(type='CLAHE'), STOCK[5], dict(type='GenerateEdge'), STOCK[-1]]
+    dataset = SemiDataset(source(True, steps), source(False, steps))
+    weak, strong = (dataset[Draw(4, (1,))]['inputs'][name] for name in ('weak', 'strong'))
+    plain = SemiDataset(source(True), source(False))[Draw(4, (1,))]['inputs']['weak']
+    assert weak.shape == plain.shape and not torch.equal(weak, plain)
+    assert not torch.equal(weak, strong)
+    assert 'gt_edge_map' in dataset[Draw(0, (0,))]['data_samples']['sup']
 
 
 def test_wrappers_and_lists_are_sources(source):

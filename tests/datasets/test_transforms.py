@@ -1,12 +1,17 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+import inspect
 import random
 
+import mmcv.transforms
+import mmseg.datasets.transforms
 import numpy as np
 import pytest
 import torch
+from mmseg.datasets.transforms import Albu
 from mmseg.registry import TRANSFORMS
 
 from mmseg_semi_rs.datasets.transforms import GeometryStep, homography, replay
+from mmseg_semi_rs.datasets.transforms.geometry import moving_parts
 
 
 def sample(height=40, width=56, seed=0):
@@ -72,9 +77,13 @@ def test_homography_of_a_flip_is_exact():
         dict(type='RandomRotate', prob=0.8, degree=40),
         dict(type='RandomRotate', prob=0.8, degree=40, auto_bound=True, seg_pad_val=0),
         dict(type='RandomRotFlip', rotate_prob=0.5, flip_prob=0.9),
+        dict(type='Pad', size=(90, 70), pad_val=dict(img=0, seg=3)),
+        dict(type='Pad', pad_to_square=True),
+        dict(type='ResizeShortestEdge', scale=30, max_size=99),
+        dict(type='ResizeToMultiple', size_divisor=16),
     ],
 )
-def test_rotations_between_other_transforms_are_replayed(rotation, seed):
+def test_rotations_and_padding_between_other_transforms_are_replayed(rotation, seed):
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
     original = TRANSFORMS.build(dict(type='AddValidMask'))(sample(seed=seed))
@@ -135,6 +144,63 @@ def test_views_that_would_not_show_the_same_are_refused(transform, name):
     with pytest.raises(ValueError, match=f"{name} in the branch 'strong'"):
         TRANSFORMS.build(dict(type='MultiBranch', branch_field=branches, strong=[transform]))
     TRANSFORMS.build(dict(type='MultiBranch', branch_field=branches, sup=[transform]))
+
+
+# Whoever adds a name here has looked: it leaves every pixel where it is.
+STILL = {
+    *('BaseTransform', 'Compose', 'ImageToTensor', 'KeyMapper', 'Normalize', 'RandomApply'),
+    *('RandomChoice', 'RandomGrayscale', 'ToTensor', 'TransformBroadcaster', 'to_tensor'),
+    *('AdjustGamma', 'Albu', 'BioMedicalGaussianBlur', 'BioMedicalGaussianNoise', 'CLAHE'),
+    *('BioMedicalRandomGamma', 'ConcatCDInput', 'GenerateEdge', 'PackSegInputs', 'Rerange'),
+    *('PhotoMetricDistortion', 'RGB2Gray', 'RandomCutOut', 'TRANSFORMS'),
+}
+
+
+@pytest.mark.parametrize('library', [mmcv.transforms, mmseg.datasets.transforms])
+def test_of_every_transform_it_is_known_whether_it_moves_pixels(library):
+    for name in library.__all__:
+        kind = getattr(library, name)
+        concrete = isinstance(kind, type) and not inspect.isabstract(kind)
+        moving = concrete and bool(moving_parts(kind.__new__(kind)))
+        assert moving is not (name in STILL or name.startswith('Load')), name
+
+
+class DualTransform:
+    """As albumentations calls what it does to images and masks alike."""
+
+
+ALBUMENTATIONS = {
+    name: type(name, (DualTransform,), {})
+    for name in ('ShiftScaleRotate', 'CoarseDropout', 'GridDropout', 'NoOp')
+}
+
+
+class OneOf:
+    def __init__(self, *names):
+        self.transforms = [ALBUMENTATIONS.get(name, type(name, (), {}))() for name in names]
+
+
+def albu(*names):
+    found = Albu.__new__(Albu)
+    found.aug, found.transforms = OneOf(*names), [dict(type=name) for name in names]
+    return found
+
+
+def test_pixels_are_moved_inside_of_wrappers_and_by_other_libraries():
+    flip = dict(type='RandomFlip', prob=0.5)
+    for cfg, expected in (
+        (dict(type='RandomChoice', transforms=[[dict(type='CLAHE')], [flip]]), ['RandomFlip']),
+        (dict(type='TestTimeAug', transforms=[[flip]]), ['TestTimeAug']),
+        (dict(type='AntialiasedResize', scale=(8, 8)), ['AntialiasedResize']),
+        (dict(type='mmpretrain.RandomResizedCrop', scale=8), ['RandomResizedCrop']),
+        (dict(type='mmpretrain.torchvision/RandomAffine', degrees=9), ['RandomAffine']),
+        (dict(type='mmpretrain.torchvision/ColorJitter'), []),
+        (dict(type='mmpretrain.Rotate', angle=9), ['Rotate']),
+        (dict(type='mmpretrain.Sharpness', magnitude=0.1), []),
+    ):
+        assert moving_parts(TRANSFORMS.build(cfg)) == expected, cfg
+    found = moving_parts(albu('RandomGamma', 'CoarseDropout', 'ShiftScaleRotate', 'NoOp'))
+    assert found == ['ShiftScaleRotate'] and moving_parts(albu('GridDropout')) == []
 
 
 def test_valid_mask_follows_the_geometry_and_marks_padding():

@@ -190,3 +190,69 @@ def test_a_store_without_the_labelled_tiles_is_told(tmp_path):
 def test_wrong_settings_are_told(tmp_path, settings):
     with pytest.raises(ValueError, match='VLMPurifyHook'):
         VLMPurifyHook(dict(type='ColourVerifier'), str(tmp_path), **settings)
+
+
+# Regions and calibrated thresholds.
+
+
+REGIONS = dict(
+    verifier=dict(type='SuperpixelProposer', settings=dict(min_size=20)),
+    policy=dict(type='RegionVote', weight='share'),
+    budget=4,
+)
+
+
+def test_regions_change_the_training_and_their_use_is_logged(tiny, tmp_path):
+    _, plain = train(config(tiny, tmp_path / 'plain', iters=3))
+    store = str(tmp_path / 'store')
+    cfg = truth_pipeline(config(tiny, tmp_path / 'run', 3, hook=dict(REGIONS, store=store)))
+    runner, voted = train(cfg)
+    assert voted != plain
+    hook = hook_of(runner)
+    assert hook.trust is hook.fitted is None
+    default = VLMPurifyHook(dict(type='SuperpixelProposer'), store)
+    assert type(default.policy).__name__ == 'RegionVote' and default.policy.weight == 'gate'
+    logged = runner.message_hub.get_scalar('train/purify/covered').data[0]
+    assert len(logged) == 3 and min(logged) == 1.0
+    assert len(hook.source.store) == 2  # of the unlabelled tiles, none of the labelled
+    assert any(runner.message_hub.get_scalar('train/purify/supported').data[0])
+    hook = dict(REGIONS, store=store, policy=None, budget=0)  # what is stored is enough
+    _, gated = train(config(tiny, tmp_path / 'gated', iters=3, hook=hook))
+    assert gated == plain  # where the gate keeps nothing, its default keeps nothing either
+
+
+def test_thresholds_act_in_the_place_of_trust_and_are_learnt_on_held_out_tiles(
+    tiny, tmp_path, caplog
+):
+    thresholds = dict(type='ConformalThresholds')
+    _, plain = train(config(tiny, tmp_path / 'plain', iters=3))
+    lying = dict(
+        budget=4, verifier=dict(type='ColourVerifier', shift=1), thresholds=thresholds,
+        trust=dict(min_pixels=50),
+    )  # fmt: skip
+    runner, lied = train(config(tiny, tmp_path / 'lied', iters=3, hook=lying))
+    assert lied == plain and not hook_of(runner).fitted.used.any()
+    assert hook_of(runner).trust is None
+    log = next((tmp_path / 'lied').rglob('*.log')).read_text()
+    assert 'these thresholds act, not trust' in log and 'grass                not used' in log
+    cfg = config(tiny, tmp_path / 'told', iters=3)
+    held_out = cfg.val_dataloader.dataset.to_dict()
+    honest = dict(budget=4, thresholds=thresholds, held_out=held_out)
+    runner, told = train(config(tiny, tmp_path / 'told', iters=3, hook=honest))
+    hook = hook_of(runner)
+    assert told != plain and hook.fitted.used.all()
+    assert hook.fitted.claims.sum() == 3 * 64 * 64  # of the three tiles that are held out
+    assert sorted(hook.purifier.policy.actions) == ['correct', 'support']
+
+
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        (dict(REGIONS, policy=dict(type='EvidencePolicy')), 'EvidencePolicy does not go with'),
+        (dict(policy=dict(type='RegionVote')), 'RegionVote does not go with ColourVerifier'),
+        (dict(REGIONS, thresholds=dict(type='ConformalThresholds')), 'leave thresholds out'),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_told(settings, words):
+    with pytest.raises(ValueError, match=words):
+        VLMPurifyHook(**{'verifier': dict(type='ColourVerifier'), 'store': 's', **settings})

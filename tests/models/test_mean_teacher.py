@@ -197,7 +197,7 @@ def test_batch_without_unlabelled_images_trains_supervised():
     model = build()
     inputs, data = batch()
     losses = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})
-    assert set(losses) == {'decode.loss_ce'}
+    assert set(losses) == {'decode.loss_ce', 'decode.acc_seg'}
 
 
 def test_unsupervised_ramp_follows_the_iteration():

@@ -284,7 +284,7 @@ def test_supervised_batches_lose_no_channels():
     for settings in ({}, None):
         model = build(feature_dropout=settings)
         losses = model.loss(one, {'sup': data['sup']})
-        assert set(losses) == {'decode.loss_ce'}
+        assert set(losses) == {'decode.loss_ce', 'decode.acc_seg'}
         if settings is not None:
             expected = losses['decode.loss_ce']
     assert torch.equal(losses['decode.loss_ce'], expected)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmseg_semi_rs.purification.audit import AuditRecord, append_summaries, totals
+from mmseg_semi_rs.purification.audit import BOUNDARY, AuditRecord, append_summaries, totals
 from mmseg_semi_rs.purification.evidence import Region
 
 CLASSES = ['road', 'building', 'tree', 'car']
@@ -250,3 +250,44 @@ def test_appending_nothing_leaves_the_file(tmp_path):
     path = tmp_path / 'audit.jsonl'
     append_summaries(path, [])
     assert path.read_bytes() == b''
+
+
+def test_boundaries_and_regions_are_counted_as_plain_loops_do():
+    record = fabricate()
+    regions = np.random.default_rng(3).integers(0, 5, SIZE)
+    record = replace(record, regions=regions)
+    counts = record.summary(CLASSES)['counts']['boundary']
+    height, width = SIZE
+    reach, band = BOUNDARY - 1, set()
+    for row, column in pixels_of(record):
+        for below, right in ((1, 0), (0, 1)):
+            other = (row + below, column + right)
+            inside = other[0] < height and other[1] < width and record.valid[other]
+            if inside and record.labels_before[row, column] != record.labels_before[other]:
+                for at in ((row, column), other):
+                    band |= {
+                        (at[0] + i, at[1] + j)
+                        for i in range(-reach, reach + 1)
+                        for j in range(-reach, reach + 1)
+                    }
+    band = [pixel for pixel in pixels_of(record) if pixel in band]
+    assert counts['pixels'] == len(band) > 0
+    for moment, labels in (('before', record.labels_before), ('after', record.labels_after)):
+        usual = {
+            region: np.bincount(labels[(regions == region) & record.valid]).argmax()
+            for region in range(1, 5)
+        }
+        against = [p for p in band if regions[p] and labels[p] != usual[regions[p]]]
+        assert counts[f'against_{moment}'] == len(against) > 0
+        right = [p for p in band if labels[p] == record.truth[p]]
+        assert counts[f'right_{moment}'] == len(right)
+        rates = record.summary(CLASSES)['rates']
+        assert rates[f'against_regions_{moment}'] == len(against) / len(band)
+        known = [p for p in band if record.truth[p] < len(CLASSES)]
+        assert rates[f'boundary_accuracy_{moment}'] == len(right) / len(known)
+    inside = replace(record, labels_after=record.labels_before, actions=record.actions * 0)
+    rates = inside.summary(CLASSES)['rates']
+    assert rates['inside_accuracy_before'] == rates['inside_accuracy_after']
+    assert fabricate().summary(CLASSES)['rates']['against_regions_before'] is None
+    added = totals([record.summary(CLASSES)] * 2)
+    assert added['counts']['boundary']['against_before'] == 2 * counts['against_before']

@@ -446,7 +446,7 @@ def test_the_command_that_users_type_tells_bad_input_without_a_trace(tmp_path):
 
 
 def test_shell_tools_say_how_they_are_used(tmp_path):
-    for tool in ('dist_train', 'dist_test', 'slurm_train'):
+    for tool in ('dist_train', 'dist_test', 'slurm_train', 'slurm_test'):
         outcome = run_shell(tool, folder=tmp_path)
         assert outcome.returncode == 2
         assert outcome.stderr.startswith('usage:')
@@ -471,6 +471,18 @@ def test_slurm_asks_for_a_signal_in_time_and_requeues_what_it_stopped(
     assert '--signal=TERM@180' in calls[0]
     assert ('--resume' in calls[0]) is requeue
     assert calls[1:] == (['scontrol requeue 77'] if code == 143 and requeue else [])
+
+
+def test_slurm_hands_a_test_over(tmp_path, monkeypatch):
+    (tmp_path / 'srun').write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    monkeypatch.setenv('GPUS', '2')
+    words = ('gpu', 'name', 'c.py', 'c.pth', '--tta')
+    outcome = run_shell('slurm_test', *words, folder=tmp_path)
+    assert outcome.returncode == 0
+    assert '-p gpu --job-name=name --gres=gpu:2 --ntasks=2 --ntasks-per-node=2' in outcome.stdout
+    assert outcome.stdout.strip().endswith('test.py c.py c.pth --launcher slurm --tta')
 
 
 def test_output_to_a_file_of_few_characters_is_no_error(tmp_path, monkeypatch):

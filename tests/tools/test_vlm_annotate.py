@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmseg_semi_rs.purification import SuperpixelProposer
 from mmseg_semi_rs.purification.store import EvidenceStore
 from tests._support.stub_verifier import COLOURS, StubVerifier
 from tests._support.tiny_training import run_here, write_training
@@ -161,8 +162,8 @@ def test_a_tile_that_changes_while_it_is_read_is_not_kept(tiny, monkeypatch, cap
     load = annotation.load_tile
     path = tiny.parent / 'img' / 'tile_4.png'
 
-    def change(dataset, index, with_labels=True):
-        tile = load(dataset, index, with_labels)
+    def change(dataset, index, **more):
+        tile = load(dataset, index, **more)
         if tile.path == str(path):
             Image.fromarray(255 - tile.image).save(path)
         return tile
@@ -293,7 +294,7 @@ def test_the_network_is_not_built(tiny):
     ('options', 'words'),
     [
         (['--cfg-options', 'custom_hooks.1.type=Other'], 'has no VLMPurifyHook'),
-        (['--cfg-options', 'custom_hooks.0.type=VLMPurifyHook'], '--hook None chooses no'),
+        (['--cfg-options', 'custom_hooks.0.type=VLMPurifyHook'], 'names no store'),
         (['--hook', 0], '--hook 0 chooses no'),
         (['--cfg-options', 'custom_hooks.1.store='], 'names no store'),
         (['--batch', 0], '--batch 0 leaves nothing'),
@@ -339,3 +340,22 @@ def test_stub_recognises_the_colours_of_the_tiles():
     tile = np.repeat(np.array(COLOURS, np.uint8)[:, None], 4, axis=1).repeat(4, axis=0)
     (evidence,) = StubVerifier().verify([tile])
     assert evidence.scores.argmax(0)[:, 0].tolist() == [0, 1, 2]
+
+
+def test_several_hooks_are_filled_one_after_the_other(tiny, capsys):
+    regions = tiny.with_name('regions.py')
+    regions.write_text(
+        f"_base_ = ['{tiny.name}']\n"
+        'custom_hooks = [*_base_.custom_hooks, dict(type="VLMPurifyHook", store="STORE", '
+        'verifier=dict(type="SuperpixelProposer"))]\n'.replace('STORE', str(tiny.parent / 'store'))
+    )
+    annotate(regions, '--check')
+    out = capsys.readouterr().out
+    assert out.count('answer: mean') == 4 and '100% of the tile in regions' in out
+    annotate(regions)
+    assert len(store_of(tiny)) == 10
+    proposer = SuperpixelProposer()
+    store = EvidenceStore(tiny.parent / 'store', proposer.settings())
+    assert len(store) == 10
+    ids = store.read(store.key(tiny.parent / 'img' / 'tile_0.png')).region_ids
+    assert ids.shape == (64, 64) and ids.min() == 1

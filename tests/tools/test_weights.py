@@ -14,7 +14,7 @@ import yaml
 
 from mmseg_semi_rs.dataprep import weights
 from mmseg_semi_rs.utils import download
-from tests.tools.tiny_training import ROOT, load_tool
+from tests._support.tiny_training import ROOT, load_tool
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -17,9 +17,11 @@ from mmseg_semi_rs.visualization import draw_panels
 from mmseg_semi_rs.visualization.audit_page import write_audit_page
 from mmseg_semi_rs.visualization.purification_panels import (
     ACTION_COLOURS,
+    DISAGREES,
     ERROR_COLOURS,
     HATCH,
     NO_SCORE,
+    OUTLINE,
     purification_row,
 )
 from tests._support.browser import check_looks, needs_browser
@@ -402,3 +404,26 @@ def test_the_pages_policy_forbids_any_other_script(browser, tmp_path):
     path.write_text(added, encoding='utf-8')
     assert any('Content Security Policy' in error for error in browser.open(path.as_uri()).errors)
     assert browser.evaluate('document.title') == 'Audit'
+
+
+def test_regions_are_drawn_and_what_disagrees_with_them_is_told(tmp_path):
+    record = fabricate(changed=6)
+    regions = np.ones((16, 24), np.int64)
+    regions[:, 12:] = 2
+    regions[:4, 16:] = 0
+    before = record.labels_before.copy()
+    before[5:8, 3:6] = 2
+    after = np.where(record.actions == 1, 1, before)
+    record = replace(record, regions=regions, labels_before=before, labels_after=after)
+    pictures, titles = purification_row(record, CLASSES, PALETTE, side=24)
+    picture = pictures[titles.index('evidence')]
+    assert (picture[:14] == DISAGREES).all(2)[5:8, 3:6].all()
+    assert (picture[4:14, 12] == OUTLINE).all()
+    assert not (picture == OUTLINE).all(2)[5:8, 3:6].any()
+    summary = record.summary(CLASSES)
+    page = write_audit_page([record], tmp_path / 'p.html', CLASSES, PALETTE, totals([summary]))
+    text = page.read_text()
+    share = 100 * summary['rates']['against_regions_before']
+    assert 'boundary pixels against their region' in text and f'{share:.2f} %' in text
+    assert 'label before that is not the most frequent of its region' in text
+    assert 'boundary accuracy' in text and 'inside accuracy' in text

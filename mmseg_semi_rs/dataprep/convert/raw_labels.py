@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from ...rasters.masks import packed, unpacked
 from .archives import SourceError
 
 UnknownColours = Literal['error', 'nearest', 'ignore']
@@ -89,20 +90,20 @@ class ColourLabels:
         table, ids = _colour_table(self)
         codes = np.empty(rgb.shape[:2], np.uint8)
         for top in range(0, len(rgb), _STRIP):
-            codes[top : top + _STRIP] = table[_packed(rgb[top : top + _STRIP])]
+            codes[top : top + _STRIP] = table[packed(rgb[top : top + _STRIP])]
         counts = np.bincount(codes.ravel(), minlength=256)
         notes: list[str] = []
         if counts[_UNKNOWN]:
-            found = (
+            told = (
                 f'{name} has {counts[_UNKNOWN]} pixels of colours outside the legend '
                 f'({_examples(rgb, codes == _UNKNOWN)})'
             )
             if self.unknown == 'error':
                 raise SourceError(
-                    f'{found}: check the file, or choose --unknown-colours nearest or ignore, or '
+                    f'{told}: check the file, or choose --unknown-colours nearest or ignore, or '
                     f'a --colour-tolerance above {self.tolerance}.'
                 )
-            notes.append(f'{found}, ignored')
+            notes.append(f'{told}, ignored')
         snapped = (codes >= _SNAPPED) & (codes != _UNKNOWN)
         if snapped.any():
             notes.append(
@@ -183,23 +184,15 @@ class ColourOrIdLabels:
         return (self.ids if image.mode == 'L' else self.colours).decode(image, name)
 
 
-def _packed(rgb: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) uint8 as 24-bit numbers."""
-    wide = rgb.astype(np.int32)
-    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-
-
 def _examples(rgb: np.ndarray, mask: np.ndarray, limit: int = 3) -> str:
     """The most frequent colours under a mask, judged from a sample of each strip."""
     samples = []
     for top in range(0, len(rgb), _STRIP):
         chosen = rgb[top : top + _STRIP][mask[top : top + _STRIP]]
-        samples.append(_packed(chosen[:: max(1, len(chosen) // 4096)]))
+        samples.append(packed(chosen[:: max(1, len(chosen) // 4096)]))
     colours, counts = np.unique(np.concatenate(samples), return_counts=True)
     order = np.argsort(-counts, kind='stable')[:limit]
-    return 'e.g. ' + ', '.join(
-        f'({colours[k] >> 16}, {colours[k] >> 8 & 255}, {colours[k] & 255})' for k in order
-    )
+    return 'e.g. ' + ', '.join(str(unpacked(int(colours[k]))) for k in order)
 
 
 @functools.lru_cache(maxsize=2)

@@ -10,16 +10,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+import numpy as np
+
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-from ...rasters.reader import (
-    RasterInfo,
-    RasterToBands,
-    band_marks,
-    raster_info,
-    read_picture,
-)
+from ...rasters.reader import RasterInfo, RasterToBands, band_marks, raster_info, read_picture
+from ...rasters.stretch import border_fill, read_small
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
 
@@ -38,11 +35,14 @@ class Picture:
         name: Path below the image folder.
         stem: The same without suffix: what a mask shares with it.
         info: Its header.
+        fill: 0 or 255 where 8-bit pixels have it from the edge inwards although the file declares
+            no data, and their share; None if there are none, or few.
     """
 
     name: str
     stem: str
     info: RasterInfo
+    fill: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,21 @@ class Survey:
             f'{p.info.bands} band{"s" if p.info.bands > 1 else ""} of {p.info.dtype}'
             for p in self.pictures.values()
         )
+
+    @property
+    def fills(self) -> list[str]:
+        """A sentence on each fill value at the edges of 8-bit images that nothing declares."""
+        found: dict[int, list[tuple[float, str]]] = defaultdict(list)
+        for picture in self.pictures.values():
+            if picture.fill is not None:
+                found[picture.fill[0]].append((picture.fill[1], picture.name))
+        return [
+            f'{len(filled)} images have {value} in all bands from an edge inwards, up to '
+            f'{max(filled)[0]:.0%} of {max(filled)[1]}, and declare no such no data: '
+            f'--nodata={value} leaves it out of masks and pseudo labels, --nodata=none says that '
+            'it was measured'
+            for value, filled in sorted(found.items())
+        ]
 
     def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
         """Pixels of each class id that each mask shows, by the stem of its image."""
@@ -495,21 +510,27 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
     path = image_dir / name
     try:
         info = raster_info(path)
+        pixels = np.empty((0, 0, 0), np.uint8)
         if not info.by_gdal and info.width * info.height <= _DECODED:
-            valid = read_picture(path)[1]
+            pixels, valid = read_picture(path)
             info = replace(info, transparent=valid is not None and not valid.all())
-    except ValueError as error:
+        elif info.dtype == 'uint8' and not info.transparent:
+            pixels = read_small(path)
+        fill = None
+        if pixels.size and pixels.dtype == np.uint8 and not info.transparent:
+            fill = border_fill(pixels)
+    except (ValueError, FileNotFoundError) as error:  # a link to nothing is listed
         return str(error)
     if bands is not None and max(bands) > info.bands:
         return f'{path} has {info.bands} bands, not {max(bands)}: choose others by --bands.'
-    return Picture(name, stem, info)
+    return Picture(name, stem, info, fill)
 
 
 def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskSummary | str:
     """A mask, or why it does not fit its image."""
     try:
         mask = read_mask(mask_dir / name, picture.info, warped)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     counts = mask.count()
     return MaskSummary(

@@ -20,7 +20,7 @@ from fractions import Fraction
 from typing import Literal
 
 from ...classes import METAINFO
-from ...rasters.windows import Window, parse_tile_name
+from ...rasters.windows import Window, overlap, parse_tile_name
 
 RATIOS = ('1-4', '1-8', '1-16', '1-32', '1pct', '5pct', '10pct')
 SHARES = (60, 20, 20)
@@ -153,6 +153,17 @@ def parse_ratio(text: str) -> Fraction:
 def labelled_count(tiles: int, ratio: Fraction) -> int:
     """Number of labelled tiles: rounded down, as the published lists are, and at least one."""
     return max(1, tiles * ratio.numerator // ratio.denominator)
+
+
+def check_scene_regex(pattern: str) -> str:
+    """Return a pattern that can be searched for; else a ValueError says why not."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f'--scene-regex {pattern!r} is no regular expression ({error}).'
+        ) from error
+    return pattern
 
 
 def scene_of(name: str, pattern: str) -> str:
@@ -449,18 +460,9 @@ def leak_report(
     for name, scene in scenes.items():
         window = parse_tile_name(name)[1]
         if window is not None:
-            overlaps.append(any(_overlap(window, other) for other in trained.get(scene, ())))
+            overlaps.append(any(overlap(window, other) for other in trained.get(scene, ())))
     return Leak(
         share(train),
         sum(overlaps) / total if len(overlaps) == len(evaluation) else None,
         {ratio: share(names) for ratio, names in labelled.items()},
-    )
-
-
-def _overlap(first: Window, second: Window) -> bool:
-    return (
-        first.x0 < second.x1
-        and second.x0 < first.x1
-        and first.y0 < second.y1
-        and second.y0 < first.y1
     )

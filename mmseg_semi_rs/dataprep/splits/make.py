@@ -95,13 +95,7 @@ class _SplitMaker:
                 f'It is not known how the names of {options.dataset!r} tell the scene of a tile: '
                 "give --scene-regex, e.g. '^(\\w+?)_' (or '.+' if every image is a scene)."
             )
-        try:
-            re.compile(scene_regex)
-        except re.error as error:
-            raise ValueError(
-                f'--scene-regex {scene_regex!r} is no regular expression ({error}).'
-            ) from error
-        self.scene_regex: str = scene_regex
+        self.scene_regex = draw.check_scene_regex(scene_regex)
         self.progress = progress
         draw.check_shares(options.shares)
         self.protocol = draw.CO2S.get(options.dataset) if options.preset == 'co2s' else None

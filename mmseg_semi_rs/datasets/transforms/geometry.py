@@ -10,7 +10,6 @@ import mmcv
 import numpy as np
 from mmcv.transforms import (
     BaseTransform,
-    CenterCrop,
     Pad,
     RandomChoiceResize,
     RandomFlip,
@@ -19,9 +18,7 @@ from mmcv.transforms import (
 )
 from mmcv.transforms.utils import cache_random_params
 from mmseg.datasets.transforms import (
-    Albu,
     RandomCrop,
-    RandomMosaic,
     RandomRotate,
     RandomRotFlip,
     ResizeShortestEdge,
@@ -134,25 +131,30 @@ class TrackGeometry(BaseTransform):
     Adds ``geometry`` (tuple of :class:`GeometryStep`) and ``homography`` (3 x 3, tile to sample) to
     the results, so that evidence made once on the stored tile can be replayed into the crop.
 
-    Rotations move label maps and the valid map at the nearest pixel, and fill what comes from
-    outside of the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids, and fills in class 0).
+    Rotations and padding move label maps and the valid map at the nearest pixel, and fill what
+    comes from outside of the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids, and fills
+    in class 0; mmcv's ``Pad`` forgets the valid map).
 
     Args:
         transforms (Sequence[dict]): Configs of Resize, RandomResize, RandomChoiceResize,
-            RandomCrop, RandomFlip, RandomRotate and RandomRotFlip transforms, in order.
+            ResizeShortestEdge, ResizeToMultiple, RandomCrop, RandomFlip, RandomRotate,
+            RandomRotFlip and Pad transforms, in order.
 
     Raises:
         ValueError: If a transform is of a kind whose geometry cannot be followed.
     """
 
-    FOLLOWED = (Resize, RandomResize, RandomChoiceResize, RandomCrop, RandomFlip)
-    ROTATIONS = (RandomRotate, RandomRotFlip)
+    FOLLOWED = (
+        *(Resize, RandomResize, RandomChoiceResize, ResizeShortestEdge, ResizeToMultiple),
+        *(RandomCrop, RandomFlip),
+    )
+    FILLING = (RandomRotate, RandomRotFlip, Pad)
 
     def __init__(self, transforms: Sequence[dict]) -> None:
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
         for transform in self.transforms:
-            if not isinstance(transform, self.FOLLOWED + self.ROTATIONS):
-                names = ', '.join(kind.__name__ for kind in self.FOLLOWED + self.ROTATIONS)
+            if not isinstance(transform, self.FOLLOWED + self.FILLING):
+                names = ', '.join(kind.__name__ for kind in self.FOLLOWED + self.FILLING)
                 raise ValueError(
                     f'TrackGeometry cannot follow {type(transform).__name__}: use {names}, or '
                     'put it outside of TrackGeometry if it moves no pixel.'
@@ -170,8 +172,8 @@ class TrackGeometry(BaseTransform):
         tile_size = results['img'].shape[:2]
         steps: list[GeometryStep] = []
         for transform in self.transforms:
-            if isinstance(transform, self.ROTATIONS):
-                results, step = self._rotate(transform, results)
+            if isinstance(transform, self.FILLING):
+                results, step = self._fill(transform, results)
                 steps.append(step)
                 continue
             before = results['img'].shape[:2]
@@ -190,52 +192,72 @@ class TrackGeometry(BaseTransform):
         return results
 
     @staticmethod
-    def _rotate(transform: BaseTransform, results: dict) -> tuple[dict, GeometryStep]:
-        """Let maps of the pixels' places be rotated with the image, and the others follow them."""
+    def _fill(transform: BaseTransform, results: dict) -> tuple[dict, GeometryStep]:
+        """Let maps of the pixels' places be moved with the image, and the others follow them."""
         fields, before = results.get('seg_fields', []), results['img'].shape[:2]
         rows, columns = np.indices(before, dtype=np.float32)
         probes = dict(rows=rows, columns=columns, inside=np.ones(before, np.float32))
         moved = transform({'img': results['img'], **probes, 'seg_fields': list(probes)})
+        after = moved['img'].shape[:2]
+        if isinstance(transform, Pad):  # it pads behind the pixels, and leaves the probes alone
+            behind = [(0, new - old) for new, old in zip(after, before, strict=True)]
+            moved = {**moved, **{name: np.pad(probes[name], behind) for name in probes}}
         outside = moved['inside'] != 1
-        places = [np.rint(moved[name]).astype(np.int32) for name in ('rows', 'columns')]
-        for place in places:
-            place[outside] = -1
-        results = {**results, 'img': moved['img'], 'img_shape': moved['img'].shape[:2]}
-        results.update({name: gather(results[name], *places) for name in fields})
-        return results, GeometryStep('gather', tuple(places))
+        rows, columns = (
+            np.where(outside, -1, np.rint(moved[name])).astype(np.int32)
+            for name in ('rows', 'columns')
+        )
+        results = {**results, 'img': moved['img'], 'img_shape': after}
+        results.update({name: gather(results[name], rows, columns) for name in fields})
+        return results, GeometryStep('gather', (rows, columns))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(transforms={self.transforms})'
 
 
-_MOVING = (
-    *TrackGeometry.FOLLOWED,
-    *TrackGeometry.ROTATIONS,
-    *(CenterCrop, Pad, RandomMosaic, ResizeShortestEdge, ResizeToMultiple),
+# What moves pixels, by name: mmpretrain and torchvision need not be imported to recognise theirs.
+_MOVING = frozenset(
+    (
+        # mmcv and mmseg
+        *('BioMedical3DPad', 'BioMedical3DRandomCrop', 'BioMedical3DRandomFlip', 'CenterCrop'),
+        *('MultiScaleFlipAug', 'Pad', 'RandomChoiceResize', 'RandomCrop', 'RandomDepthMix'),
+        *('RandomFlip', 'RandomMosaic', 'RandomResize', 'RandomRotate', 'RandomRotFlip', 'Resize'),
+        *('ResizeShortestEdge', 'ResizeToMultiple', 'SegRescale', 'TestTimeAug'),
+        # mmpretrain
+        *('EfficientNetCenterCrop', 'RandomResizedCrop', 'RandomTranslatePad', 'ResizeEdge'),
+        *('RandomResizedCropAndInterpolationWithTwoPic', 'Rotate', 'Shear', 'Translate'),
+        # torchvision, in mmpretrain's wrapper
+        *('ElasticTransform', 'FiveCrop', 'RandomAffine', 'RandomHorizontalFlip'),
+        *('RandomPerspective', 'RandomRotation', 'RandomVerticalFlip', 'TenCrop'),
+    )
 )
+
+
+def _moves(transform: Any) -> bool:
+    """Whether a transform, by itself or by a class that it extends, moves pixels."""
+    names = [kind.__name__ for kind in type(transform).__mro__]
+    if 'DualTransform' in names:  # of albumentations: what it does to images, it does to masks
+        return not any('Dropout' in name or name in ('NoOp', 'XYMasking') for name in names)
+    return not _MOVING.isdisjoint(names)
 
 
 def moving_parts(transform: Any) -> list[str]:
     """Names of the transforms, of this one and of those inside it, that move pixels.
 
     Args:
-        transform (BaseTransform | Sequence): Of mmcv, mmseg or albumentations (in ``Albu``), alone,
-            in a list, or inside of a wrapper such as ``RandomApply``.
+        transform (BaseTransform | list): Of mmcv, mmseg, mmpretrain, torchvision (in mmpretrain's
+            wrapper) or albumentations (in ``Albu``), alone, in a list, or inside of a wrapper such
+            as ``RandomApply``.
 
     Returns:
         list[str]: Names of their classes; those inside of a ``TrackGeometry`` are not among them.
     """
     if isinstance(transform, TrackGeometry):
         return []
-    if isinstance(transform, _MOVING):
-        return [type(transform).__name__]
-    if isinstance(transform, Albu):
-        return moving_parts(transform.aug)
-    if type(transform).__module__.startswith('albumentations') and not hasattr(
-        transform, 'transforms'
-    ):
-        kinds = [kind.__name__ for kind in type(transform).__mro__]
-        return [type(transform).__name__] if 'DualTransform' in kinds else []
-    if isinstance(transform, Sequence):
+    if isinstance(transform, (list, tuple)):
         return [name for part in transform for name in moving_parts(part)]
-    return moving_parts(transform.transforms) if hasattr(transform, 'transforms') else []
+    if _moves(transform):
+        return [type(transform).__name__]
+    holders = ('aug', 't', 'transforms')  # of Albu, of torchvision's, of all others
+    inside = (getattr(transform, name) for name in holders if hasattr(transform, name))
+    return moving_parts(next(inside, []))

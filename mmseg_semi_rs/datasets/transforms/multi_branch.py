@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmcv.transforms import BaseTransform, Compose
 from mmseg.registry import TRANSFORMS
 
-from .geometry import moving_parts
+from .geometry import TrackGeometry, moving_parts
 
 #: What mmdet's configs call branches, and what they are called here.
 _OF_MMDET = {'unsup_teacher': 'weak', 'unsup_student': 'strong'}
@@ -92,3 +93,26 @@ class MultiBranch(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(branch_field={self.branch_field}, {self.pipelines})'
+
+
+def refuse_untracked(pipeline: Sequence[Any]) -> None:
+    """Refuse what moves pixels behind the back of a ``TrackGeometry`` in the same pipeline.
+
+    Args:
+        pipeline: Built transforms. A mosaic of several tiles, which have no common geometry, may
+            come first.
+
+    Raises:
+        ValueError: There is such a transform, before, behind or in a branch; it is named.
+    """
+    if not any(isinstance(part, TrackGeometry) for part in pipeline):
+        return
+    for part in pipeline:
+        inside = list(part.pipelines.values()) if isinstance(part, MultiBranch) else part
+        moving = [name for name in moving_parts(inside) if name != 'RandomMosaic']
+        if moving:
+            raise ValueError(
+                f'{", ".join(moving)} beside TrackGeometry moves pixels that it does not see, so '
+                'that what is known of a tile would be looked for at the wrong place: put every '
+                'transform that moves pixels into its transforms.'
+            )

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Hooks that connect the models to the runner."""
 
+from .calibrate_gate_hook import CalibrateGateHook
 from .channels_last_hook import ChannelsLastHook
 from .deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from .finite_guard_hook import FiniteGuardHook
@@ -13,6 +14,7 @@ from .semi_vis_hook import SemiVisHook
 from .vlm_purify_hook import VLMPurifyHook, purification_stats
 
 __all__ = [
+    'CalibrateGateHook',
     'ChannelsLastHook',
     'DeferredRuntimeInfoHook',
     'FiniteGuardHook',

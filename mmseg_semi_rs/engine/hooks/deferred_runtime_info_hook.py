@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import CheckpointHook, LoggerHook, RuntimeInfoHook
+from mmengine.hooks import CheckpointHook, RuntimeInfoHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
+
+from ...utils.runner import logger_interval
 
 
 @HOOKS.register_module()
@@ -34,8 +36,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         """Adopt the logger's interval."""
         super().before_train(runner)
         if self.interval is None:
-            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
-            self.interval = min((hook.interval for hook in loggers), default=1)
+            self.interval = logger_interval(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
 from ...utils.errors import RunStoppedError
-from ...utils.runner import unwrap
+from ...utils.runner import logger_interval, unwrap
 
 _LISTED = 4  # images that the message names
 
@@ -51,8 +51,7 @@ class FiniteGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Adopt the logger's interval."""
         if self.interval is None:
-            loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
-            self.interval = min((hook.interval for hook in loggers), default=1)
+            self.interval = logger_interval(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -116,7 +115,7 @@ class FiniteGuardHook(Hook):
 
 def _images(batch: Any) -> Iterator[str]:
     """Paths of the images of a batch, each once."""
-    seen: set[str] = set()
+    paths: set[str] = set()
     todo = [batch.get('data_samples')] if isinstance(batch, Mapping) else []
     while todo:
         entry = todo.pop(0)
@@ -126,6 +125,6 @@ def _images(batch: Any) -> Iterator[str]:
             todo += entry
         else:
             path = getattr(entry, 'img_path', None)
-            if path and path not in seen:
-                seen.add(path)
+            if path and path not in paths:
+                paths.add(path)
                 yield str(path)

@@ -60,10 +60,12 @@ class MeanTeacherHook(Hook):
         half_life: Share of the training over which the weight of a student in the average halves,
             in (0, 1).
         keep: Share of the OLD weights, as papers write it, in [0, 1): 1 - ``momentum``.
+        **unknown: None of these, such as ``skip_buffer`` of mmdet's hook.
 
     Raises:
         ValueError: If a number is out of its range or two say the same; or, when the training
             starts, if the model has no teacher.
+        TypeError: If there is an unknown argument.
     """
 
     def __init__(
@@ -73,7 +75,13 @@ class MeanTeacherHook(Hook):
         interval: int = 1,
         half_life: float | None = None,
         keep: float | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(
+                f'MeanTeacherHook has no {sorted(unknown)}: leave them out; buffers are averaged '
+                'like weights, which skip_buffer of mmdet would not do.'
+            )
         given = {'momentum': momentum, 'half_life': half_life, 'keep': keep}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) > 1:

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -23,6 +23,7 @@ from .semi_segmentor import semi_segmentor
 
 _INFO = 'pseudo_label_guard'
 _LONGEST_WINDOW = 50
+_SPARSE = 0.1  # labelled share of the pixels below which labels are clicks, not areas
 _NOTHING = 0.01  # kept share of the valid pixels below which classes are not compared
 _RELEASE = 1.5  # how far back a share must come until its class counts as fine again
 _HELP = {
@@ -58,7 +59,8 @@ class PseudoLabelGuardHook(Hook):
 
     The labels are those that were trained on so far, a supervised burn-in included; a sampler that
     prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
-    it. Unlabelled images that truly lack a class starve it as well.
+    it. Unlabelled images that truly lack a class starve it as well. Sparse labels, of less than
+    10 % of the pixels, do not tell how frequent a class is: it then says so, and compares nothing.
 
     Logged at each window's end are ``labelled_share/<class>`` and, with the network's name in front
     where there are several, ``guard/<class>``, the kept share over it. What was counted is saved in
@@ -107,6 +109,8 @@ class PseudoLabelGuardHook(Hook):
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take over what :meth:`before_save_checkpoint` saved, or begin anew."""
         self._steps: int = saved.get('steps', 0)
+        self._pixels: int = saved.get('pixels', 0)
+        self._sparse: bool = saved.get('sparse', False)
         self._labelled = torch.tensor(saved.get('labelled', 0.0), dtype=torch.float64)
         self._counts: dict[str, Tensor] = {
             name: torch.tensor(counts, dtype=torch.float64)
@@ -131,6 +135,8 @@ class PseudoLabelGuardHook(Hook):
         """Save what was counted; it is the same on every rank."""
         saved = {
             'steps': self._steps,
+            'pixels': self._pixels,
+            'sparse': self._sparse,
             'labelled': self._labelled.tolist(),
             'counts': {name: counts.tolist() for name, counts in self._counts.items()},
             'idle': list(self._idle),
@@ -151,19 +157,21 @@ class PseudoLabelGuardHook(Hook):
         """Count labels and pseudo labels; at the end of a window, judge."""
         model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']
-        found = model.last_step.titled
+        labels = model.last_step.titled
         table = torch.stack([
             count_labels(model.last_step.labelled, len(classes)),
-            *(row for pseudo in found.values() for row in _count(pseudo, len(classes))),
+            *(row for pseudo in labels.values() for row in _count(pseudo, len(classes))),
         ])  # fmt: skip
         all_reduce(table)
         self._labelled = self._labelled.to(table.device) + table[0]
-        for name, counts in zip(found, table[1:].view(len(found), 2, len(classes)), strict=True):
+        labelled = model.last_step.labelled
+        self._pixels += sum(s.gt_sem_seg.data.numel() for s in labelled) * get_world_size()
+        for name, counts in zip(labels, table[1:].view(len(labels), 2, len(classes)), strict=True):
             before = self._counts.get(name)
             self._counts[name] = counts if before is None else before.to(counts.device) + counts
-        self._steps += bool(found)
+        self._steps += bool(labels)
         if self._steps >= self.window:
-            image = next(iter(found.values())).labels[0].numel()
+            image = next(iter(labels.values())).labels[0].numel()
             self._judge(runner, classes, image)
             self._steps, self._counts = 0, {}
             self._set_scale(model)
@@ -176,6 +184,18 @@ class PseudoLabelGuardHook(Hook):
             classes: Their names.
             image: Pixels of one image.
         """
+        share = float(self._labelled.sum()) / max(self._pixels, 1)
+        if share < _SPARSE:
+            if not self._sparse:
+                self._sparse = True
+                print_log(
+                    f'{GUARD} at iteration {runner.iter + 1}: only {_percent(share)} of the pixels '
+                    'of labelled images have a label, which does not tell how frequent a class '
+                    'is, so that nothing is compared.',
+                    logger='current',
+                    level=logging.INFO,
+                )
+            return
         labelled = (self._labelled / self._labelled.sum().clamp(min=1)).tolist()
         for name, due in zip(classes, labelled, strict=True):
             runner.message_hub.update_scalar(f'train/labelled_share/{name}', due)
@@ -196,7 +216,7 @@ class PseudoLabelGuardHook(Hook):
             self._idle = [name for name in self._idle if name != network] + [network] * idle
             verdicts = self._verdicts.setdefault(network, {})
             for number, name in enumerate(classes if not idle else []):
-                share, due, seen = (
+                share, due, predicted_share = (
                     kept[number] / weight,
                     labelled[number],
                     predicted[number] / pixels,
@@ -209,7 +229,7 @@ class PseudoLabelGuardHook(Hook):
                 if now:
                     verdicts[name] = now
                 if now != before:
-                    change = self._describe(name, before, now, share, due, seen)
+                    change = self._describe(name, before, now, share, due, predicted_share)
                     level = logging.WARNING if now else logging.INFO
                     print_log(said + change, logger='current', level=level)
 
@@ -236,15 +256,16 @@ class PseudoLabelGuardHook(Hook):
         return 'flooded' if enough['flooded'] and much else ''
 
     def _describe(
-        self, name: str, before: str, now: str, share: float, due: float, seen: float
+        self, name: str, before: str, now: str, share: float, due: float, predicted_share: float
     ) -> str:
         """A sentence on a class that changed, with the numbers and what helps."""
         numbers = f'{_percent(share)} of the kept weight, {_percent(due)} of the labels'
         if not now:
             return f'{name} is no longer {before} ({numbers}).'
-        help_for = now if now == 'flooded' else 'dropped' if seen >= self.starved * due else 'new'
+        known = predicted_share >= self.starved * due
+        help_for = now if now == 'flooded' else 'dropped' if known else 'new'
         return (
-            f'{name} is {now} ({numbers}, predicted on {_percent(seen)} of the pixels): '
+            f'{name} is {now} ({numbers}, predicted on {_percent(predicted_share)} of the pixels): '
             f'{_HELP[help_for]}.'
         )
 

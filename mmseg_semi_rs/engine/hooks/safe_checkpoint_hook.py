@@ -11,12 +11,13 @@ from typing import Any
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 
 from ...utils.errors import RunStoppedError
 from ...utils.files import write_atomic
+from ...utils.runner import logger_interval
 from ..checkpoints import LAST, check_resumable, check_start, find_checkpoint
 from ..data_checks import image_lists
 from ..launch import leave_process_group
@@ -31,7 +32,7 @@ class AtomicBackend(LocalBackend):
     """The local disk, where a file is whole or not there."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file beside, flush it to the disk, and give it its name.
+        """Write to a temporary file, flush it to the disk, and give it its name.
 
         Raises:
             RunStoppedError: The disk is full, or the folder cannot be written to.
@@ -50,9 +51,9 @@ class AtomicBackend(LocalBackend):
 class SafeCheckpointHook(CheckpointHook):
     """``CheckpointHook`` after which dying at any moment loses at most one interval.
 
-    * A checkpoint is written beside, flushed to the disk and renamed, and only then is the one
-      that it makes superfluous removed; likewise the best one. ``last_checkpoint`` names the
-      newest relative to its own folder, which may be moved.
+    * A checkpoint is written to a temporary file, flushed to the disk and renamed, and only then is
+      the one that it makes superfluous removed; likewise the best one. ``last_checkpoint`` names
+      the newest relative to its own folder, which may be moved.
     * A run that resumes takes the newest checkpoint that reads whole, and refuses one of another
       model, list of images or list of classes.
     * A validation that was due when the training died is made up before training goes on.
@@ -84,10 +85,10 @@ class SafeCheckpointHook(CheckpointHook):
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from, where none is named."""
         if runner._resume and runner._load_from is None:
-            found = find_checkpoint(Path(runner.work_dir))
-            if found is not None:
-                runner.logger.info(found.why)
-                runner._load_from = str(found.path)
+            resume_point = find_checkpoint(Path(runner.work_dir))
+            if resume_point is not None:
+                runner.logger.info(resume_point.why)
+                runner._load_from = str(resume_point.path)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse a checkpoint that is not of this training, naming what differs."""
@@ -242,8 +243,7 @@ class SafeCheckpointHook(CheckpointHook):
         """Whether a signal came, of several processes to any; asked as seldom as losses are."""
         if get_world_size() == 1:
             return self._signals.received is not None
-        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-        if not self.every_n_train_iters(runner, min(intervals, default=1)):
+        if not self.every_n_train_iters(runner, logger_interval(runner)):
             return False
         self._signals.agree(next(runner.model.parameters()).device)
         return self._signals.received is not None

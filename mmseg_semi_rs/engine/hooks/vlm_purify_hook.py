@@ -149,7 +149,9 @@ class VLMPurifyHook(Hook):
                 f'{type(self.verifier).__name__} proposes regions without scores: leave thresholds '
                 'out.'
             )
-        self.thresholds: ConformalThresholds | None = thresholds and MODELS.build(thresholds)
+        self.thresholds: ConformalThresholds | None = (
+            None if thresholds is None else MODELS.build(thresholds)
+        )
         self.held_out = held_out
         self.store = store
         self.start, self.ramp, self.budget, self.interval = start, ramp, budget, interval

@@ -193,7 +193,7 @@ class TextEmbedding(BaseModule):
     def _run_tower(self, weights: Path | None) -> Tensor:
         tower = build_text_tower(self.arch)
         if weights is not None:
-            load_text_tower(tower, self.arch, read_weight_file(weights))
+            load_text_tower(tower, self.arch, weights)
         distinct = list(dict.fromkeys(prompt for known in self.prompts for prompt in known))
         features = dict(zip(distinct, encode_prompts(tower, self.arch, distinct), strict=True))
         # Every concept has the same number of templates: the mean of means is the mean.

@@ -3,51 +3,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..backbones.clip_vision import clip_origin, wants_quick_gelu
-from ..weights import KeyFormat, WeightFile
+from ..backbones.foundation import read_arch
+from ..weights import Translation, WeightFile, load_pretrained
 
 _ARCH_KEYS = {'width', 'layers', 'heads', 'embed_dim'}
 _ARCH_OPTIONS = {'context_length', 'quick_gelu'}
 _BATCH = 64  # prompts encoded at once
-
-_TEXT_FORMATS = (
-    # OpenAI's archive has the names of open_clip; so have open_clip's own files, some under 'text.'
-    KeyFormat(
-        'open_clip',
-        'CLIP text',
-        'token_embedding.weight',
-        requires=('positional_embedding', 'ln_final.weight'),
-    ),
-    KeyFormat(
-        'Hugging Face',
-        'CLIP text',
-        'text_model.embeddings.token_embedding.weight',
-        requires=('text_model.final_layer_norm.weight', 'text_projection.weight'),
-        rules=(
-            (r'^text_model\.embeddings\.token_embedding\.', 'token_embedding.'),
-            (r'^text_model\.embeddings\.position_embedding\.weight$', 'positional_embedding'),
-            (r'^text_model\.final_layer_norm\.', 'ln_final.'),
-            (r'^text_projection\.weight$', 'text_projection#T'),
-            (r'^text_model\.encoder\.layers\.(\d+)\.', r'transformer.resblocks.\1.'),
-            (r'\.self_attn\.q_proj\.(weight|bias)$', r'.attn.in_proj_\1#0'),
-            (r'\.self_attn\.k_proj\.(weight|bias)$', r'.attn.in_proj_\1#1'),
-            (r'\.self_attn\.v_proj\.(weight|bias)$', r'.attn.in_proj_\1#2'),
-            (r'\.self_attn\.out_proj\.', '.attn.out_proj.'),
-            (r'\.layer_norm([12])\.', r'.ln_\1.'),
-            (r'\.mlp\.fc1\.', '.mlp.c_fc.'),
-            (r'\.mlp\.fc2\.', '.mlp.c_proj.'),
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -93,13 +63,7 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
     """
     label = f'TextEmbedding arch={arch!r}'
     if not isinstance(arch, str):
-        wrong = sorted((_ARCH_KEYS - arch.keys()) | (arch.keys() - _ARCH_KEYS - _ARCH_OPTIONS))
-        if wrong:
-            raise ValueError(
-                f'{label}: {", ".join(wrong)} is missing or unknown; give '
-                f'{", ".join(sorted(_ARCH_KEYS))}, and optionally '
-                f'{", ".join(sorted(_ARCH_OPTIONS))}.'
-            )
+        arch = read_arch('TextEmbedding', arch, {}, _ARCH_KEYS, _ARCH_OPTIONS)
         text_cfg = {key: arch[key] for key in ('width', 'layers', 'heads')}
         text_cfg['context_length'] = arch.get('context_length', 77)
         quick_gelu = arch.get('quick_gelu')
@@ -144,85 +108,61 @@ def build_text_tower(arch: TextArch) -> nn.Module:
     return tower.eval()
 
 
-def load_text_tower(tower: nn.Module, arch: TextArch, file: WeightFile) -> None:
+@dataclass
+class _LoadableTower:
+    """A text tower as :func:`~mmseg_semi_rs.models.weights.load_pretrained` takes it."""
+
+    tower: nn.Module
+    arch: TextArch
+    label: str
+    origin: str
+    family: str = 'CLIP text'
+    depth: int = 0  # of blocks that may stay unread
+    block_prefix: str = 'transformer.resblocks.'
+    position_name: str = ''
+    name_aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def state_dict(self, *, keep_vars: bool) -> dict[str, Tensor]:
+        return self.tower.state_dict(keep_vars=keep_vars)
+
+    def fit_position(self, embedding: Tensor) -> Tensor:
+        return embedding
+
+    def adapt_weights(self, translation: Translation, path: Path) -> None:
+        pass
+
+    def check_weights(self, file: WeightFile, format_name: str) -> None:
+        """Refuse weights that were trained with the other activation, or might have been."""
+        arch, wanted = self.arch, wants_quick_gelu(file)
+        remedy = 'an arch whose name ends in -quickgelu or has quick_gelu=True'
+        if wanted is None:
+            if not arch.activation_named and format_name == 'Hugging Face':
+                raise ValueError(
+                    f'The weight file {file.path} (CLIP text, {format_name} names) does not tell '
+                    f'its activation, nor does {arch.label}: put its config.json next to it, or '
+                    f'give {remedy} if it stems from OpenAI.'
+                )
+        elif wanted != arch.quick_gelu:
+            trained, built = ('QuickGELU', 'GELU') if wanted else ('GELU', 'QuickGELU')
+            raise ValueError(
+                f'The weight file {file.path} was trained with {trained}, while {arch.label} is '
+                f'built with {built}: give {remedy if wanted else "the arch without quick GELU"}.'
+            )
+
+
+def load_text_tower(tower: nn.Module, arch: TextArch, path: Path) -> None:
     """Set every tensor of a text tower from a weight file; the rest of the file is not looked at.
 
     Args:
         tower: From :func:`build_text_tower`.
         arch: Its settings.
-        file: Of OpenAI, open_clip or Hugging Face, with or without the image tower.
+        path: Of OpenAI, open_clip or Hugging Face, with or without the image tower.
 
     Raises:
         ValueError: The file holds no or several text towers, was trained with the other activation,
             or has other tensors than the arch.
     """
-    found = [(form, at) for form in _TEXT_FORMATS for at in form.prefixes(file.tensors)]
-    if len(found) != 1:
-        holds = f'{len(found)} CLIP text towers' if found else 'no CLIP text tower'
-        raise ValueError(
-            f'The weight file {file.path} holds {holds} (first {", ".join(list(file.tensors)[:3])}'
-            '): give a file with one, with the names of OpenAI, open_clip or Hugging Face.'
-        )
-    form, prefix = found[0]
-    _check_activation(arch, file, form.name)
-    targets = tower.state_dict()
-    values: dict[str, Tensor] = {}
-    thirds: dict[str, dict[int, Tensor]] = {}
-    wrong = []
-    for key, tensor in file.tensors.items():
-        if not key.startswith(prefix):
-            continue
-        name, _, mark = form.translate(key[len(prefix) :]).partition('#')
-        if name not in targets:
-            if name.startswith('transformer.'):
-                wrong.append(f'{key} is not in the model')
-        elif mark.isdigit():
-            thirds.setdefault(name, {})[int(mark)] = tensor
-        else:
-            values[name] = tensor.T if mark == 'T' else tensor
-    for name, parts in thirds.items():
-        values[name] = torch.cat([parts[index] for index in sorted(parts)])
-    for name, target in targets.items():
-        if name not in values:
-            wrong.append(f'{name} is missing in the file')
-        elif values[name].shape != target.shape:
-            wrong.append(
-                f'{name} is {tuple(values[name].shape)}, the model has {tuple(target.shape)}'
-            )
-    if wrong:
-        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise ValueError(
-            f'The weight file {file.path} (CLIP text, {form.name} names) does not fit '
-            f'{arch.label}; {"; ".join(wrong[:3])}{more}: set arch to the model that the file '
-            'holds, or give the file of this one.'
-        )
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(values[name])
-    print_log(
-        f'{arch.label}: {len(values)} tensors from {file.path} ({form.name} names)',
-        logger='current',
-        level=logging.INFO,
-    )
-
-
-def _check_activation(arch: TextArch, file: WeightFile, format_name: str) -> None:
-    """Refuse weights that were trained with the other activation, or might have been."""
-    wanted = wants_quick_gelu(file)
-    remedy = 'an arch whose name ends in -quickgelu or has quick_gelu=True'
-    if wanted is None:
-        if not arch.activation_named and format_name == 'Hugging Face':
-            raise ValueError(
-                f'The weight file {file.path} (CLIP text, {format_name} names) does not tell its '
-                f'activation, nor does {arch.label}: put its config.json next to it, or give '
-                f'{remedy} if it stems from OpenAI.'
-            )
-    elif wanted != arch.quick_gelu:
-        trained, built = ('QuickGELU', 'GELU') if wanted else ('GELU', 'QuickGELU')
-        raise ValueError(
-            f'The weight file {file.path} was trained with {trained}, while {arch.label} is built '
-            f'with {built}: give {remedy if wanted else "the arch without quick GELU"}.'
-        )
+    load_pretrained(_LoadableTower(tower, arch, arch.label, arch.origin), path)
 
 
 @torch.no_grad()

@@ -3,12 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.model import BaseModule
+from mmseg.models.decode_heads import DDRHead, IterativeDecodeHead, PIDHead
 from mmseg.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
+
+_ANSWERED = (
+    *('num_classes', 'out_channels', 'align_corners', 'threshold', 'ignore_index', 'in_index'),
+    *('in_channels', 'channels', 'loss_decode', 'sampler', 'conv_seg'),
+    *('loss_by_feat', 'predict_by_feat'),
+)
 
 
 class DecodeHeadWrapper(BaseModule):
@@ -25,7 +32,8 @@ class DecodeHeadWrapper(BaseModule):
         deepest_channels: Its width.
 
     Raises:
-        ValueError: ``deepest_index`` is no input of the head, or the head does not tell its widths.
+        ValueError: ``deepest_index`` is no input of the head, the head does not tell its widths, or
+            it reads other features in prediction.
     """
 
     def __init__(
@@ -36,78 +44,27 @@ class DecodeHeadWrapper(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.decode_head = MODELS.build(decode_head)
+        if isinstance(self.decode_head, (DDRHead, PIDHead)):
+            raise ValueError(
+                f'{type(self.decode_head).__name__} reads other features in training than in '
+                f'prediction, between which {type(self).__name__} cannot mediate: choose another '
+                'decode_head.'
+            )
         self.deepest_index, self.deepest_channels = _deepest_input(
             decode_head, self.decode_head, deepest_index
         )
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the wrapped head."""
-        return self.decode_head.num_classes
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the logits of the wrapped head."""
-        return self.decode_head.out_channels
-
-    @property
-    def align_corners(self) -> bool:
-        """How the wrapped head's logits are resized."""
-        return self.decode_head.align_corners
-
-    @property
-    def threshold(self) -> float | None:
-        """Threshold of a binary wrapped head."""
-        return self.decode_head.threshold
-
-    @property
-    def ignore_index(self) -> int:
-        """Label that the wrapped head's loss leaves out."""
-        return self.decode_head.ignore_index
-
-    @property
-    def in_index(self) -> int | Sequence[int]:
-        """Encoder outputs that the wrapped head reads."""
-        return self.decode_head.in_index
-
-    @property
-    def in_channels(self) -> int | Sequence[int]:
-        """Widths that the wrapped head expects."""
-        return self.decode_head.in_channels
-
-    @property
-    def channels(self) -> int:
-        """Width of the wrapped head before its classifier."""
-        return self.decode_head.channels
-
-    @property
-    def loss_decode(self) -> nn.Module:
-        """Segmentation loss or losses of the wrapped head."""
-        return self.decode_head.loss_decode
-
-    @property
-    def sampler(self) -> Any:
-        """Pixel sampler of the wrapped head."""
-        return self.decode_head.sampler
-
-    @property
-    def conv_seg(self) -> nn.Module:
-        """Classifier of the wrapped head."""
-        return self.decode_head.conv_seg
-
-    def loss_by_feat(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Segmentation loss of logits, by the wrapped head."""
-        return self.decode_head.loss_by_feat(*args, **kwargs)
-
-    def predict_by_feat(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Resize logits to the image, by the wrapped head."""
-        return self.decode_head.predict_by_feat(*args, **kwargs)
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapped head is asked for in this one's place."""
+        return getattr(self.decode_head, name) if name in _ANSWERED else super().__getattr__(name)
 
 
 def _deepest_input(
     cfg: Mapping[str, Any], head: nn.Module, deepest_index: int | None
 ) -> tuple[int, int]:
     """Find which encoder output is the deepest that a head reads, and its width."""
+    if isinstance(head, IterativeDecodeHead):
+        return _deepest_input(cfg['kernel_generate_head'], head.kernel_generate_head, deepest_index)
     # A head that concatenates its inputs keeps only the sum of their widths; its config has them.
     widths = cfg.get('in_channels') or getattr(head, 'in_channels', None)
     if widths is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..utils import read_cfg
 from .feature_distillation import TARGET_NORMS
 
 MASKS = ('valid', 'none')
@@ -38,7 +39,7 @@ class DistillLossOptions:
     def read(cls, options: Mapping[str, Any]) -> DistillLossOptions:
         """Take the options from a config."""
         defaults = {field.name: field.default for field in fields(cls)}
-        options = only(options, defaults, 'loss_distill')
+        options = read_cfg(options, defaults, 'loss_distill')
         return cls(**{**options, 'views': tuple(options['views'])})
 
     def __post_init__(self) -> None:
@@ -78,14 +79,6 @@ def weights_by_name(
             f'dict(student={weights[0]}, {names[0]}={weights[1]}, ...).'
         )
     return {owner: float(by_name[owner]) for owner in owners}
-
-
-def only(options: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Fill in defaults, and refuse keys that nothing would read."""
-    unknown = sorted(set(options) - set(defaults))
-    if unknown:
-        raise ValueError(f'{name} knows the keys {sorted(defaults)}, got {unknown}: remove them.')
-    return {**defaults, **options}
 
 
 def positive_int(value: Any, name: str) -> int:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from ..data_preprocessor import stack_valid
 from ..losses import RankSum
+from ..utils import read_cfg
 from ..utils.renormalise import image_statistics
 from .decode_head_wrapper import DecodeHeadWrapper
 from .distill_features import DistillFeatures
-from .distill_options import BRANCHES, DistillLossOptions, only, positive_int, weights_by_name
+from .distill_options import BRANCHES, DistillLossOptions, positive_int, weights_by_name
 from .feature_distillation import masked_feature_mse, normalise_target, valid_tokens
 from .translators import TokenProjection, TokenTranslator, resample_tokens
 
@@ -145,12 +146,12 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         if image_stats:
             for teacher in self.teachers.values():
                 teacher.bind_source(image_stats['mean'], image_stats['std'])
-        weights = only(fusion or {}, {'weights': None}, 'fusion')['weights']
+        weights = read_cfg(fusion, {'weights': None}, 'fusion')['weights']
         self.fusion_weights = weights_by_name(weights, list(self.teachers))
         self.student_weight = self.fusion_weights.pop('student')
         self._check_roles()
         width = self.deepest_channels
-        hidden = only(translator or {}, {'hidden': 1024}, 'translator')['hidden']
+        hidden = read_cfg(translator, {'hidden': 1024}, 'translator')['hidden']
         hidden = positive_int(hidden, 'translator.hidden')
         self.translators = nn.ModuleDict(
             {
@@ -322,7 +323,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         feats: Sequence[Tensor],
         valid: Tensor,
         branches: Mapping[str, slice] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Any, dict[str, Tensor]]:
         """Decode and compare with the teachers in one pass.
 
         Args:
@@ -332,20 +333,11 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
                 when ``loss_distill.views`` is not both.
 
         Returns:
-            Logits (B, K, h, w) and ``loss_distill_<name>`` for each teacher; their sum is L_dis.
-
-        Raises:
-            ValueError: If the wrapped head does not return one map of logits.
+            What the wrapped head returns, in general logits (B, K, h, w), and
+            ``loss_distill_<name>`` for each teacher; their sum is L_dis.
         """
         fused, losses = self._fuse_and_distil(feats, valid, branches)
-        logits = self.decode_head(fused)
-        if not isinstance(logits, Tensor):
-            raise ValueError(
-                f'{type(self.decode_head).__name__} returns a {type(logits).__name__} in training '
-                'but semi-supervised losses need one map of logits: use a head that returns a '
-                'single Tensor.'
-            )
-        return logits, losses
+        return self.decode_head(fused), losses
 
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg: Any

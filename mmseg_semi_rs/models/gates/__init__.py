@@ -4,6 +4,7 @@
 from .adaptive import AdaptiveGate
 from .base import Gate, build_gate
 from .class_quantile import ClassQuantileGate
+from .conformal import ConformalGate
 from .fixed import FixedGate
 from .residual import ResidualGate
 from .soft import SoftGate
@@ -11,6 +12,7 @@ from .soft import SoftGate
 __all__ = [
     'AdaptiveGate',
     'ClassQuantileGate',
+    'ConformalGate',
     'FixedGate',
     'Gate',
     'ResidualGate',

@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..decode_heads import DistillFeatures, with_image_stats
-from ..utils import forget_recomputation, keep_running_statistics
+from ..utils import forget_recomputation, keep_running_statistics, read_cfg
 
 
 @MODELS.register_module()
@@ -37,23 +37,24 @@ class DistillEncoderDecoder(EncoderDecoder):
             is no neck and the head reads the last level.
 
     Raises:
-        ValueError: If ``view_resize`` has an unknown key.
+        ValueError: If ``view_resize`` has an unknown key, or the backbone gives class tokens.
     """
 
     def __init__(self, view_resize: Mapping[str, bool] | None = None, **kwargs: Any) -> None:
-        options = {'antialias': True, 'align_corners': False}
-        unknown = sorted(set(view_resize or {}) - set(options))
-        if unknown:
-            raise ValueError(
-                f'view_resize knows the keys {sorted(options)}, got {unknown}: remove them.'
-            )
+        defaults = {'antialias': True, 'align_corners': False}
+        resize = read_cfg(view_resize, defaults, 'view_resize')
         own = kwargs.get('data_preprocessor')
         if isinstance(own, Mapping):
             own = kwargs['data_preprocessor'] = MODELS.build(own)
         if isinstance(own, SegDataPreProcessor):
             kwargs['decode_head'] = with_image_stats(kwargs['decode_head'], own)
         super().__init__(**kwargs)
-        self.view_resize = {**options, **(view_resize or {})}
+        if getattr(self.backbone, 'output_cls_token', False):
+            raise ValueError(
+                'The backbone has output_cls_token=True, so that its levels are no maps that could '
+                "be distilled: leave it out, and take type='SizeMatchedDPTHead' instead of DPTHead."
+            )
+        self.view_resize = resize
         forget_recomputation(self)
 
     def extract_feat(self, inputs: Tensor) -> DistillFeatures:

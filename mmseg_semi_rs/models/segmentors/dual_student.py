@@ -22,7 +22,7 @@ from ...structures import PseudoLabel
 from ..gates import FixedGate
 from ..losses import RankSum, consistency_loss, stability_loss, stability_ramp, taught_pixels
 from ..protocols import RatioSampler
-from ..utils import Renormalise, early_backward, keep_running_statistics
+from ..utils import Renormalise, early_backward, keep_running_statistics, read_cfg
 from ..utils.fusion import FUSIONS, fuse, fuse_logits
 from .semi_segmentor import SemiBatch, SemiSegmentor, SemiSettings, check_weight
 from .strong_views import StrongView, draw_views, perturb_features
@@ -33,7 +33,6 @@ from .student import (
     forward_student,
     main_logits,
     make_teacher,
-    read_cfg,
     upsample,
 )
 
@@ -158,7 +157,7 @@ class DualStudentSegmentor(SemiSegmentor):
 
     def __init__(
         self,
-        students: dict[str, dict],
+        students: dict[str, dict] | None = None,
         ema: bool = False,
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
@@ -170,7 +169,7 @@ class DualStudentSegmentor(SemiSegmentor):
             data_preprocessor,
             **misplaced,
         )
-        owner = type(self).__name__
+        owner, students = type(self).__name__, students or {}
         if len(students) != 2 or not all(
             name.isidentifier() and name != 'fused' and 'loss' not in name for name in students
         ):
@@ -293,8 +292,8 @@ class DualStudentSegmentor(SemiSegmentor):
         for name, partner in zip(names, reversed(names), strict=True):
             params = [param for param in self.students[name].parameters() if param.requires_grad]
             parts = self._parts(name, partner, batch, pseudo[name]) if pseudo else None
-            found = early_backward(parts or [partial(self._supervise, name, batch)], params)
-            losses.update({f'{name}.{key}': value for key, value in found.items()})
+            own_losses = early_backward(parts or [partial(self._supervise, name, batch)], params)
+            losses.update({f'{name}.{key}': value for key, value in own_losses.items()})
         self._weak = {}
         return losses
 
@@ -348,7 +347,7 @@ class DualStudentSegmentor(SemiSegmentor):
             with keep_running_statistics(student):
                 logits = main_logits(student.decode_head, student.decode_head(feats))
                 logits = upsample(student, logits, size)
-            loss = consistency_loss(logits, own.labels, own.weight, valid)
+            loss = consistency_loss(logits, own.labels, own.weight, valid, own.soft)
             groups['fp'] = {'loss_fp': batch.unsup_weight * loss}
         losses = self.weigh(groups)
         if self.settings.stability is not None:
@@ -410,12 +409,12 @@ class DualStudentSegmentor(SemiSegmentor):
         self, inputs: Tensor, data_samples: SampleList | None
     ) -> dict[str, SampleList]:
         """Predict with each network, and fuse the two, see :meth:`SemiSegmentor.predict_each`."""
-        found = super().predict_each(inputs, data_samples)
-        both = [found[name] for name in self.students]
-        found['fused'] = [
+        samples = super().predict_each(inputs, data_samples)
+        both = [samples[name] for name in self.students]
+        samples['fused'] = [
             fuse(first, second, self.fusion) for first, second in zip(*both, strict=True)
         ]
-        return dict(sorted(found.items(), key=lambda item: item[0] == self.predict_on))
+        return dict(sorted(samples.items(), key=lambda item: item[0] == self.predict_on))
 
     def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
         """Predict, see :meth:`SemiSegmentor.predict`; fused logits are log probabilities."""

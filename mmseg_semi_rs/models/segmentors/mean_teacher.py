@@ -15,7 +15,7 @@ from torch import Tensor
 from ...structures import PseudoLabel
 from ..gates import Gate
 from ..losses import RankSum
-from ..utils import keep_running_statistics
+from ..utils import keep_running_statistics, read_cfg
 from .semi_segmentor import SemiBatch, SemiSegmentor, SemiSettings
 from .strong_views import ComplementaryDropout, StrongView
 from .student import (
@@ -24,7 +24,6 @@ from .student import (
     forward_student,
     make_teacher,
     mean_over_images,
-    read_cfg,
 )
 
 
@@ -101,7 +100,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
 
     def __init__(
         self,
-        student: dict,
+        student: dict | None = None,
         ema: bool = True,
         semi_train_cfg: dict | None = None,
         semi_test_cfg: dict | None = None,
@@ -113,6 +112,10 @@ class MeanTeacherSegmentor(SemiSegmentor):
             data_preprocessor,
             **misplaced,
         )
+        if student is None:
+            raise ValueError(
+                f'{type(self).__name__} has no student: give it the config of an EncoderDecoder.'
+            )
         if 'data_preprocessor' in student:
             raise ValueError(
                 'The student has a data_preprocessor, which would never run: give it to '

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def loss_of_views(
         counts: Valid pixels of each.
     """
     losses = [
-        consistency_loss(scores, target.labels, target.weight, count)
+        consistency_loss(scores, target.labels, target.weight, count, target.soft)
         for scores, target, count in zip(logits.chunk(len(targets)), targets, counts, strict=True)
     ]
     return torch.stack(losses).mean()
@@ -93,13 +94,22 @@ def perturb_features(
     """Send some images' features through a function, those for distillation included.
 
     Args:
-        feats: Levels, (B, C_i, h_i, w_i) each; perhaps ``DistillFeatures``.
+        feats: Levels, (B, C_i, h_i, w_i) each; perhaps ``DistillFeatures``. With the class token
+            that DPT reads, a level is a list of both.
         perturb: Changes a level, (B', C_i, h_i, w_i).
         rows: Which B' images.
     """
     if isinstance(feats, DistillFeatures):
         return feats.perturbed(perturb, rows)
-    return tuple(perturb(level[rows]) for level in feats)
+
+    def change(level: Any) -> Any:
+        if not isinstance(level, Tensor):
+            return [change(part) for part in level]
+        if level.ndim == 2:  # a token
+            return perturb(level[rows, :, None, None])[..., 0, 0]
+        return perturb(level[rows])
+
+    return tuple(change(level) for level in feats)
 
 
 class ComplementaryDropout:
@@ -135,8 +145,9 @@ class ComplementaryDropout:
                 views at other sizes lose channels too.
             clean: Images before the two views, which stay as they are.
         """
-        images = (len(feats[0]) - clean) // 2
-        order = torch.randperm(images, device=feats[0].device)
+        first_map = feats[0] if isinstance(feats[0], Tensor) else feats[0][0]
+        images = (len(first_map) - clean) // 2
+        order = torch.randperm(images, device=first_map.device)
         whole = (order < int(images * self.keep))[:, None, None, None]
 
         masks: dict[int, Tensor] = {}

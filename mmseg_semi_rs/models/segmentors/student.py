@@ -10,23 +10,37 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
-from mmseg.models.decode_heads import DAHead, DDRHead, EncHead, IterativeDecodeHead, PIDHead
+from mmseg.models.decode_heads import (
+    DAHead,
+    DDRHead,
+    EncHead,
+    IterativeDecodeHead,
+    PIDHead,
+    VPDDepthHead,
+)
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss, FocalLoss
+from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from ...compat import missing_operator
 from ..backbones import drop_unread_stages
 from ..decode_heads import with_image_stats
+from ..losses import ValidCrossEntropyLoss
 from ..protocols import HeadWithFeatureLosses
 from ..utils import forget_recomputation
+from ..utils.options import of_mmdet
 
 SampleList = list[SegDataSample]
 
 #: Which output of a head with several are the logits by which its own ``predict`` goes.
 _MAIN_OUTPUT = {EncHead: 0, DAHead: 0, DDRHead: 0, PIDHead: 1, IterativeDecodeHead: -1}
+
+#: Losses that give 0 where every pixel is ignored.
+_PIXELWISE = (ValidCrossEntropyLoss, CrossEntropyLoss)
 
 
 class Decoded(NamedTuple):
@@ -61,24 +75,6 @@ def _take(outputs: Any, rows: slice) -> Any:
     return [_take(output, rows) for output in outputs]
 
 
-def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Fill in defaults, and refuse keys that nothing would read.
-
-    Args:
-        cfg: What the user gave.
-        defaults: All keys with their defaults.
-        name: Where the user gave it, for the message.
-
-    Raises:
-        ValueError: If there is a key without a default.
-    """
-    cfg = dict(cfg or {})
-    unknown = sorted(set(cfg) - set(defaults))
-    if unknown:
-        raise ValueError(f'{name} has unknown keys {unknown}; known are {sorted(defaults)}.')
-    return {**defaults, **cfg}
-
-
 _OF_A_STUDENT = (
     *('backbone', 'neck', 'decode_head', 'auxiliary_head', 'train_cfg', 'test_cfg'),
     *('pretrained', 'init_cfg'),
@@ -89,7 +85,9 @@ def refuse_misplaced(owner: str, **given: object) -> None:
     """Refuse what belongs to a student, unless it is all of a model that a config inherits from."""
     unknown = sorted(set(given) - set(_OF_A_STUDENT))
     if unknown:
-        raise TypeError(f'{owner} has no arguments {unknown}: correct their names.')
+        raise TypeError(
+            f'{owner} has no arguments {unknown}: correct their names{of_mmdet(unknown)}.'
+        )
     values = {name: value for name, value in given.items() if value is not None}
     if {'backbone', 'decode_head'} <= set(values):
         print_log(
@@ -115,18 +113,22 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
         preprocessor: What normalises its images, unless it has one of its own.
 
     Raises:
-        ValueError: If it has a cascade of heads, or as many logits as no softmax over its classes
-            can take.
+        ValueError: If it is no ``EncoderDecoder``, has a cascade of heads, one that does not
+            classify pixels or as many logits as no softmax over its classes can take, or needs a
+            compiled operator that is not there.
     """
+    _check_kind(cfg, owner)
     own = cfg.get('data_preprocessor')
     source = MODELS.build(own) if isinstance(own, Mapping) else own or preprocessor
     head_cfg = with_image_stats(cfg['decode_head'], source)
     student: Any = MODELS.build({**cfg, 'decode_head': head_cfg})
     head = student.decode_head
-    if isinstance(head, nn.ModuleList):
+    missing = missing_operator(student)
+    if missing is not None:
         raise ValueError(
-            f'student type {cfg["type"]!r} has a cascade of decode heads; {owner} works with one '
-            'decode_head.'
+            f'The student has a {missing}, whose operator is compiled code that mmcv-lite does not '
+            'have: install the full mmcv (built for your PyTorch), or choose a network that needs '
+            'no compiled operator.'
         )
     channels = getattr(head, 'out_channels', head.num_classes)
     if channels != head.num_classes:
@@ -141,17 +143,51 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
                 f'The {type(part).__name__} of the student ignores the label {part.ignore_index}, '
                 f'but data_preprocessor pads labels with seg_pad_val={padded}: set both alike.'
             )
-        # A mask classifier makes no logits by pixel.
-        own_loss = getattr(type(part), 'loss', None) is not BaseDecodeHead.loss
-        if own_loss and not isinstance(part, HeadWithFeatureLosses):
-            raise ValueError(
-                f'The student has a {type(part).__name__}, whose loss needs more than logits of '
-                f"each pixel: {owner} works with heads that keep the loss of mmseg's "
-                'BaseDecodeHead.'
-            )
     drop_unread_stages(student.backbone, last_level_read(student))
     forget_recomputation(student)
     return student
+
+
+def _check_kind(cfg: Mapping[str, Any], owner: str) -> None:
+    """Refuse, before it is built, a network that makes no map of logits from its images alone."""
+    if not {'backbone', 'decode_head'} <= set(cfg):
+        raise ValueError(
+            f'{owner} got a student with {sorted(cfg)}: give it the backbone and decode_head of an '
+            'EncoderDecoder.'
+        )
+    kind, heads = _class_of(cfg), cfg['decode_head']
+    if isinstance(heads, (list, tuple)):
+        raise ValueError(
+            f'student type {kind.__name__!r} has a cascade of decode heads; {owner} works with one '
+            'decode_head.'
+        )
+    if not issubclass(kind, EncoderDecoder):
+        raise ValueError(
+            f'student type {kind.__name__!r} is no EncoderDecoder, which {owner} works with: '
+            'choose a network that is one.'
+        )
+    auxiliary = cfg.get('auxiliary_head') or []
+    for head in (heads, *(auxiliary if isinstance(auxiliary, (list, tuple)) else [auxiliary])):
+        part = _class_of(head)
+        # A mask classifier makes no logits by pixel, and depth has no classes.
+        own_loss = getattr(part, 'loss', None) is not BaseDecodeHead.loss
+        wraps = hasattr(part, 'forward_train')
+        if (own_loss and not wraps) or issubclass(part, VPDDepthHead):
+            raise ValueError(
+                f'The student has a {part.__name__}, whose loss needs more than logits of each '
+                f"pixel: {owner} works with heads that keep the loss of mmseg's BaseDecodeHead."
+            )
+        if wraps and 'decode_head' in head:
+            _check_kind({**cfg, 'decode_head': head['decode_head'], 'auxiliary_head': None}, owner)
+
+
+def _class_of(cfg: Mapping[str, Any]) -> Any:
+    """The class that a config names, by its name or by itself."""
+    kind = cfg.get('type')
+    found = MODELS.get(kind) if isinstance(kind, str) else kind
+    if found is None:
+        raise ValueError(f'type={kind!r} is no registered part of a network: correct its name.')
+    return found
 
 
 def last_level_read(student: Any) -> int:
@@ -188,6 +224,7 @@ def main_logits(head: Any, outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
+    head = getattr(head, 'decode_head', head)
     for kind, position in _MAIN_OUTPUT.items():
         if isinstance(head, kind):
             return outputs[position]
@@ -275,20 +312,24 @@ def supervised_losses(student: Any, decoded: Decoded, samples: SampleList) -> di
         samples: The B samples, with ``gt_sem_seg``.
 
     Returns:
-        Scalars named as mmseg does, ``decode.loss_ce``, ``aux_0.loss_ce``.
+        Scalars named as mmseg does: ``decode.loss_ce`` and ``decode.acc_seg``, the percentage of
+        labelled pixels that are right; ``aux.loss_ce``, in a list of heads ``aux_0.loss_ce``.
     """
     losses = _head_losses(student.decode_head, decoded.outputs, samples, 'decode')
     heads = auxiliary_heads(student)
+    several = heads and isinstance(student.auxiliary_head, nn.ModuleList)
     for index, (head, aux) in enumerate(zip(heads, decoded.aux_outputs, strict=True)):
-        losses.update(_head_losses(head, aux, samples, f'aux_{index}'))
+        losses.update(_head_losses(head, aux, samples, f'aux_{index}' if several else 'aux'))
     return losses
 
 
 def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> dict[str, Tensor]:
     """Compute a decode head's supervised losses.
 
-    Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its accuracy, whose
-    boolean indexing makes the host wait for the device; heads with their own are called.
+    Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its boolean indexing,
+    which makes the host wait for the device; heads with their own are called. Images without a
+    labelled pixel, as crops of sparse labels are, are kept from mmseg's other losses and samplers,
+    which fail or give NaN.
     """
     inner: Any = getattr(head, 'decode_head', head)
     if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
@@ -298,8 +339,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
                 "dict(type='GenerateEdge', edge_width=4) to the branch 'sup' of MultiBranch, "
                 'before PackSemiInputs.'
             )
-        losses = inner.loss_by_feat(outputs, samples)
-        return {f'{prefix}.{name}': value for name, value in losses.items()}
+        own = inner.loss_by_feat(outputs, samples)
+        return {f'{prefix}.{name}': value for name, value in own.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
         main_logits(inner, outputs),
@@ -307,15 +348,24 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         mode='bilinear',
         align_corners=inner.align_corners,
     )
+    parts = inner.loss_decode
+    parts = list(parts) if isinstance(parts, nn.ModuleList) else [parts]
+    if inner.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
+        labelled = (labels != inner.ignore_index).flatten(1).any(1)
+        if not labelled.any():
+            return {f'{prefix}.{part.loss_name}': 0.0 * logits.sum() for part in parts}
+        logits, labels = logits[labelled], labels[labelled]
     weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
     labels = labels.squeeze(1)
-    parts = inner.loss_decode
-    losses = {}
-    for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
+    losses: dict[str, Tensor] = {}
+    for part in parts:
         options = _loss_options(part, logits, labels, inner.ignore_index)
         value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
         name = f'{prefix}.{part.loss_name}'
         losses[name] = losses[name] + value if name in losses else value
+    counted = labels != inner.ignore_index
+    right = (logits.detach().argmax(dim=1) == labels) & counted
+    losses[f'{prefix}.acc_seg'] = 100.0 * right.sum() / counted.sum().clamp(min=1)
     return losses
 
 

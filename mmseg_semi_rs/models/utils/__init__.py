@@ -4,6 +4,7 @@
 from .cutmix import CutMix
 from .early_gradients import early_backward
 from .norm import forget_recomputation, keep_running_statistics
+from .options import read_cfg
 from .renormalise import Renormalise
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     'early_backward',
     'forget_recomputation',
     'keep_running_statistics',
+    'read_cfg',
 ]

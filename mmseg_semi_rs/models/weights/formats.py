@@ -20,7 +20,7 @@ class KeyFormat:
     Attributes:
         name: The project, as messages call it.
         family: Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'``, ``'CLIP'`` or
-            ``'EfficientNet-Lite'``.
+            ``'EfficientNet-Lite'``; or ``'CLIP text'``, the other tower.
         anchor: The weight of the patch embedding or stem: every file has it, and what precedes it
             is the prefix of the backbone in the file.
         requires: Other names (behind the prefix) that must be there.
@@ -28,8 +28,8 @@ class KeyFormat:
         rules: Regular expressions and replacements, all applied in order.
         drops: Regular expressions of names that are left out on purpose, and why; unless the model
             has the tensor.
-        beside: Names next to the backbone in the file, one level up, and what they are called here;
-            used where the model has the tensor.
+        siblings: Names next to the backbone in the file, one level up, and what they are called
+            here; used where the model has the tensor.
     """
 
     name: str
@@ -39,7 +39,7 @@ class KeyFormat:
     forbids: tuple[str, ...] = ()
     rules: tuple[tuple[str, str], ...] = ()
     drops: tuple[tuple[str, str], ...] = ()
-    beside: tuple[tuple[str, str], ...] = ()
+    siblings: tuple[tuple[str, str], ...] = ()
 
     def prefixes(self, keys: Collection[str]) -> list[str]:
         """Where in a file this format's weights are.
@@ -50,10 +50,10 @@ class KeyFormat:
         Returns:
             Prefixes, ``''`` for a bare backbone; empty if it is another format.
         """
-        found = (key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor))
+        places = (key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor))
         return [
             prefix
-            for prefix in found
+            for prefix in places
             if (not prefix or prefix.endswith('.'))
             and all(prefix + name in keys for name in self.requires)
             and not any(prefix + name in keys for name in self.forbids)
@@ -73,6 +73,7 @@ class KeyFormat:
 _MASK_TOKEN = 'mask token, only used in pretraining'
 _POOLING = 'pooling and projection behind the patch tokens'
 _CLASSIFIER = 'classification head'
+_NOT_TEXT = 'outside the text tower'
 _LOCAL_NORM = 'norm of the class token of local crops, only used in pretraining'
 
 _TIMM_DINOV2_RULES = (
@@ -86,6 +87,16 @@ _TIMM_DINOV2_RULES = (
     (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
     (r'\.mlp\.(w12|w3)\.', r'.ffn.\1.'),
     (r'^norm\.', 'ln1.'),
+)
+
+_HUGGING_FACE_CLIP_BLOCK_RULES = (
+    (r'\.self_attn\.q_proj\.(weight|bias)$', r'.attn.in_proj_\1#0'),
+    (r'\.self_attn\.k_proj\.(weight|bias)$', r'.attn.in_proj_\1#1'),
+    (r'\.self_attn\.v_proj\.(weight|bias)$', r'.attn.in_proj_\1#2'),
+    (r'\.self_attn\.out_proj\.', '.attn.out_proj.'),
+    (r'\.layer_norm([12])\.', r'.ln_\1.'),
+    (r'\.mlp\.fc1\.', '.mlp.c_fc.'),
+    (r'\.mlp\.fc2\.', '.mlp.c_proj.'),
 )
 
 FORMATS: tuple[KeyFormat, ...] = (
@@ -205,19 +216,13 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'^pre_layrnorm\.', 'ln_pre.'),
             (r'^post_layernorm\.', 'ln_post.'),
             (r'^encoder\.layers\.(\d+)\.', r'transformer.resblocks.\1.'),
-            (r'\.self_attn\.q_proj\.(weight|bias)$', r'.attn.in_proj_\1#0'),
-            (r'\.self_attn\.k_proj\.(weight|bias)$', r'.attn.in_proj_\1#1'),
-            (r'\.self_attn\.v_proj\.(weight|bias)$', r'.attn.in_proj_\1#2'),
-            (r'\.self_attn\.out_proj\.', '.attn.out_proj.'),
-            (r'\.layer_norm([12])\.', r'.ln_\1.'),
-            (r'\.mlp\.fc1\.', '.mlp.c_fc.'),
-            (r'\.mlp\.fc2\.', '.mlp.c_proj.'),
+            *_HUGGING_FACE_CLIP_BLOCK_RULES,
         ),
         drops=(
             (r'post_layernorm\.', _POOLING),
             (r'embeddings\.position_ids$', 'running numbers, no weights'),
         ),
-        beside=(('visual_projection.weight', 'proj#T'),),
+        siblings=(('visual_projection.weight', 'proj#T'),),
     ),
     KeyFormat(
         'timm',
@@ -291,5 +296,28 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'\._bn2\.', '.bn3.'),
         ),
         drops=tuple((name, _CLASSIFIER) for name in (r'_conv_head\.', r'_bn1\.', r'_fc\.')),
+    ),
+    # OpenAI's archive has the names of open_clip; so have open_clip's own files, some under 'text.'
+    KeyFormat(
+        'open_clip',
+        'CLIP text',
+        'token_embedding.weight',
+        requires=('positional_embedding', 'ln_final.weight'),
+        drops=((r'(?!transformer\.)', _NOT_TEXT),),
+    ),
+    KeyFormat(
+        'Hugging Face',
+        'CLIP text',
+        'text_model.embeddings.token_embedding.weight',
+        requires=('text_model.final_layer_norm.weight', 'text_projection.weight'),
+        rules=(
+            (r'^text_model\.embeddings\.token_embedding\.', 'token_embedding.'),
+            (r'^text_model\.embeddings\.position_embedding\.weight$', 'positional_embedding'),
+            (r'^text_model\.final_layer_norm\.', 'ln_final.'),
+            (r'^text_projection\.weight$', 'text_projection#T'),
+            (r'^text_model\.encoder\.layers\.(\d+)\.', r'transformer.resblocks.\1.'),
+            *_HUGGING_FACE_CLIP_BLOCK_RULES,
+        ),
+        drops=((r'(?!text_model\.encoder\.)', _NOT_TEXT),),
     ),
 )

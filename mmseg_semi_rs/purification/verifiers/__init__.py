@@ -4,5 +4,6 @@
 from .base import EvidenceMaker, Verifier
 from .clip_verifier import CLIPVerifier
 from .generative_verifier import GenerativeVerifier
+from .sam3_verifier import Sam3Verifier
 
-__all__ = ['CLIPVerifier', 'EvidenceMaker', 'GenerativeVerifier', 'Verifier']
+__all__ = ['CLIPVerifier', 'EvidenceMaker', 'GenerativeVerifier', 'Sam3Verifier', 'Verifier']

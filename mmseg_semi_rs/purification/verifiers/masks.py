@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 
 from .boxes import Box
-from .pretrained import find_model, import_transformers, model_digest, need_model, short_name
+from .pretrained import (
+    LOAD_ERRORS,
+    find_model,
+    import_transformers,
+    model_digest,
+    need_model,
+    short_name,
+)
 
 
 class SegmentAnything:
@@ -68,7 +75,7 @@ class SegmentAnything:
                 processor = transformers.AutoProcessor.from_pretrained(
                     folder, local_files_only=True
                 )
-            except (ValueError, OSError, KeyError) as error:
+            except LOAD_ERRORS as error:
                 raise ValueError(
                     f'{folder} cannot be loaded as a model for masks '
                     f'({" ".join(str(error).split())}): give a SAM of transformers.'

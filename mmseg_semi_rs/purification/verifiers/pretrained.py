@@ -7,6 +7,11 @@ import hashlib
 from pathlib import Path
 from types import ModuleType
 
+from safetensors import SafetensorError
+
+#: What loading a model of transformers raises when its folder does not fit or is damaged.
+LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError)
+
 _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
 _DESCRIPTIONS = ('.json', '.txt', '.jinja', '.model')
 # Of each weight file, this many pieces of this many bytes go into the digest.
