@@ -37,7 +37,9 @@ EXTRAS = {
         'ftfy>=6.0',  # mmseg imports it, and does not say so
         'regex>=2022.1.18',  # likewise
     ],
-    'vlm': ['transformers>=4.57'],  # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels
+    # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels; SAM 3 is there from 5.0 on
+    'vlm': ['transformers>=4.57'],
+    'regions': ['scikit-image>=0.22'],  # superpixels, in which pseudo labels vote
     'geo': [
         'rasterio>=1.3',  # windowed reads, cloud-optimised GeoTIFF; wheels with GDAL inside
         'fiona>=1.9',  # polygons into GeoPackage, feature by feature

@@ -5,7 +5,7 @@ import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmseg.registry import DATA_SAMPLERS, HOOKS, MODELS
 
-from tests.models import tiny
+from tests._support import networks as tiny
 
 
 def segmentor(**changes):

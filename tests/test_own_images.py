@@ -4,14 +4,15 @@
 import importlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from mmseg.registry import MODELS
+from mmengine.config import Config
 from PIL import Image
 
 from tests._support import processes
+from tests._support.config_zoo import build_model
 from tests._support.processes import ROOT
 
 CLASSES = ['a', 'b', 'c']
@@ -105,7 +106,7 @@ def test_labelled_tiles_are_drawn_of_so_many_images(project, folder, amount, til
 
     def draw(seed):
         return lists.choose_labelled(
-            ids, *lists.parse_amount(amount), r'(p\d)', folder / 'labels', 3, seed
+            ids, *lists.parse_amount(amount)[:2], r'(p\d)', folder / 'labels', 3, seed
         )
 
     assert len(draw(0)) == tiles
@@ -113,6 +114,34 @@ def test_labelled_tiles_are_drawn_of_so_many_images(project, folder, amount, til
     assert draw(0) == draw(0)
     if amount != 'all':
         assert any(draw(seed) != draw(0) for seed in range(1, 5))
+
+
+def test_clicks_keep_a_few_pixels_of_the_labelled_masks_alone(project, folder, monkeypatch):
+    pytest.importorskip('skimage')
+    compare, lists = project('compare'), project('lists')
+    asked = lists.parse_amount('4/2@clicks0.1%')
+    assert asked[:2] == (4, 2) and asked.name == '4_of_2_clicks_0.1pct'
+    monkeypatch.setattr(compare, 'run_one', lambda folder, console: None)
+    compare.main(words(folder, '--labelled', '4/2@clicks0.1%', '--methods', 'recipe',
+                       '--seeds', '0'))  # fmt: skip
+    (path,) = (folder / 'out' / asked.name).glob('recipe_seed0/config.py')
+    cfg = Config.fromfile(path)
+    sources = cfg.train_dataloader.dataset
+    root = Path(sources.labelled.data_root)
+    folders = [root / source.data_prefix.seg_map_path for source in sources.values()
+               if not isinstance(source, str)]  # fmt: skip
+    assert [path.name for path in folders] == ['labels_clicks_0.1pct', 'labels']
+    names = Path(sources.labelled.ann_file).read_text().split()
+    assert sorted(path.stem for path in folders[0].iterdir()) == names
+    for name in names:
+        kept, whole = (np.asarray(Image.open(path / f'{name}.png')) for path in folders)
+        assert (kept != 255).sum() == 4 and (kept == whole)[kept != 255].all()
+
+
+@pytest.mark.parametrize('text', ['2/4', 'all/3', '8@clicks', '8@clicks0%', '8/2@suggest', '0'])
+def test_what_is_no_amount_is_told(project, text):
+    with pytest.raises(SystemExit, match=f'--labelled {text}'):
+        project('lists').parse_amount(text)
 
 
 def test_classes_that_never_occur_are_told(project, folder):
@@ -205,8 +234,7 @@ def test_every_method_is_filled_in_with_the_users_data(project, folder, method):
     assert supervised == ('supervised' in method or method == 'verifier')
     for backbone in backbones(cfg.model):
         backbone.checkpoint = None
-    with torch.device('meta'):
-        assert MODELS.build(cfg.model).num_classes == len(CLASSES)
+    assert build_model(repr(cfg.model.to_dict())).num_classes == len(CLASSES)
 
 
 def backbones(node):

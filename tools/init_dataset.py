@@ -5,6 +5,8 @@ r"""Look at a folder of images and masks, divide it, and write a config that tra
   python tools/init_dataset.py IMAGES MASKS --classes building road water --method fixmatch
   python tools/init_dataset.py IMAGES MASKS --classes roof=#3c1098 road=#6ec1e4
   python tools/init_dataset.py SCENES MASKS --bands 4 3 2      # 16-bit rasters, infrared as red
+  python tools/init_dataset.py SCENES suggested/suggested.gpkg # what was drawn on a map
+  python tools/init_dataset.py SCENES MASKS --bands all --rgb 3 2 1  # a network of all bands
   python tools/init_dataset.py IMAGES                          # only look
 
 A mask has the path of its image, whatever the suffixes: IMAGES/a/x.jpg and MASKS/a/x.png. Images
@@ -18,10 +20,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -40,24 +45,42 @@ from mmseg_semi_rs.dataprep.folder.conversion import (
     plan_conversion,
     prepare_folder,
 )
-from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_class, propose_classes
+from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks, is_drawing
+from mmseg_semi_rs.dataprep.folder.mask_classes import (
+    IGNORED,
+    ClassPlan,
+    parse_class,
+    propose_classes,
+)
 from mmseg_semi_rs.dataprep.folder.split import FolderSplit, rare_classes, split_folder
-from mmseg_semi_rs.dataprep.folder.survey import Survey, survey_folder
+from mmseg_semi_rs.dataprep.folder.survey import Survey, choose_bands, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.rasters.stretch import PERCENTILES
+from mmseg_semi_rs.rasters.files import list_images
+from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
+from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 from mmseg_semi_rs.utils.commands import command, resources
+from mmseg_semi_rs.utils.sampling import evenly
+from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
 
 CONFIGS = resources() / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
+_DRAWN = 8  # labelled images on the sheet
+_MEASURED = 200  # images that the statistics are taken of
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser('init', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
-    parser.add_argument('masks', type=Path, nargs='?', help='folder of masks, for some of them')
+    parser.add_argument(
+        'masks',
+        type=Path,
+        nargs='?',
+        help='folder of masks, for some of them; or points and areas with a field "class" '
+        '(GeoPackage, GeoJSON, shapefile), everything else being ignored',
+    )
     parser.add_argument(
         '--classes',
         nargs='+',
@@ -80,6 +103,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='values, or colours as #RRGGBB, that are no class (default: 255)',
     )
     parser.add_argument(
+        '--colours',
+        '--colors',
+        nargs='+',
+        default=[],
+        metavar='NAME=COLOUR',
+        help='colours of classes in pictures and maps, as #RRGGBB or red (default: those of the '
+        'masks, else by the names: water blue, forest green, roads grey, buildings red)',
+    )
+    parser.add_argument(
         '--method',
         choices=METHODS,
         help='default: rsmtdf-lite, or supervised where all images have masks',
@@ -91,7 +123,19 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--config', type=Path, help='default: OUT/NAME_METHOD.py, NAME being that of the folder OUT'
     )
     parser.add_argument(
-        '--bands', type=int, nargs='+', metavar='N', help='red, green, blue, from 1; or one band'
+        '--bands',
+        nargs='+',
+        metavar='N',
+        help='red, green, blue, from 1, or one band: a network of 8-bit RGB; all, or any other '
+        'number of them: a network of so many channels',
+    )
+    parser.add_argument(
+        '--rgb',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='of a network of bands, those that are red, green and blue (default: as the files '
+        'say, else the first three)',
     )
     for option, what in (('--low', '0'), ('--high', '255')):
         parser.add_argument(
@@ -241,6 +285,38 @@ def write_lists(
     return write_split(folder, lists, recipe, overwrite=True)
 
 
+def draw_sheet(
+    prepared: PreparedFolder,
+    names: Sequence[str],
+    plan: ClassPlan,
+    to_rgb: RasterToRGB,
+    out: Path,
+) -> Path:
+    """Draw some labelled images with their masks, to see that they lie on each other.
+
+    Args:
+        prepared: What is trained on.
+        names: Labelled images, without suffix.
+        plan: Classes and their colours.
+        to_rgb: How images are read; those of three bands have been written as RGB.
+        out: Gets ``labelled.png``.
+    """
+    images, masks = list_images(prepared.image_dir), list_images(prepared.mask_dir)
+    bands = to_rgb if isinstance(to_rgb, RasterToBands) else None
+    rows, shown = [], [names[k] for k in evenly(len(names), _DRAWN)]
+    for name in shown:
+        pixels = read_rgb(prepared.image_dir / images[name][0], bands).pixels
+        image = pixels if bands is None else bands.picture(pixels)
+        with Image.open(prepared.mask_dir / masks[name][0]) as opened:
+            ids = np.asarray(opened)
+        ids = np.where(ids < len(plan.classes), ids, IGNORED)
+        labels = colorize(ids, plan.palette)
+        rows.append([image, labels, overlay(image, labels, ids != IGNORED)])
+    grid = draw_panels(rows, ['image', 'mask (grey: ignored)', 'both'], shown, cell=320)
+    colours = legend(plan.classes, plan.palette, grid.shape[1])
+    return save_picture(np.concatenate([grid, colours]), out / 'labelled.png')
+
+
 def initialise(args: argparse.Namespace, console: Console) -> int:
     """Look, decide, convert, divide, write.
 
@@ -266,23 +342,34 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
             raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
-    survey = survey_folder(args.images, args.masks, args.bands, args.mask_name, args.warp_masks)
+    named, masks = [parse_class(text) for text in args.classes], args.masks
+    if masks is not None and is_drawing(masks):
+        masks = out / 'drawn'
+        named, pixels = draw_masks(args.masks, args.images, named, masks)
+        console.print(f'{pixels:,} pixels are drawn in {args.masks}, made into masks in {masks}')
+    bands, several = parse_bands(args.bands, args.rgb)
+    survey = survey_folder(args.images, masks, bands, args.mask_name, args.warp_masks)
+    choice = choose_bands(survey, bands, args.rgb) if several else None
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
+        for note in survey.fills:
+            console.print(f'  note: {note}', style='yellow', markup=False)
         show_problems(console, survey.problems)
         return len(survey.problems)
     plan = propose_classes(
         survey.values,
-        [parse_class(text) for text in args.classes],
+        named,
         args.zero,
         [_ignored(text) for text in args.ignore],
         args.mask_threshold,
         args.tolerance,
     )
+    plan = plan.with_colours(args.colours)
     show_classes(console, survey, plan)
 
-    check_method(args.method, plan.classes, args.student_weights)
+    shown = None if choice is None else choice.rgb
+    check_method(args.method, plan.classes, args.student_weights, shown)
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / '.writable').touch()
@@ -291,7 +378,17 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         raise ValueError(f'{out} cannot be written to ({error}): choose another --out.') from error
     before = read_before(out / 'splits', args.force)
     stretch = (args.low, args.high, tuple(args.percentiles))
-    to_rgb = choose_stretch(survey, args.bands, *stretch, nodata, ask=args.nodata is None)
+    ask = args.nodata is None
+    if choice is None:
+        to_rgb = choose_stretch(survey, bands, *stretch, nodata, ask)
+    else:
+        survey.notes += choice.notes
+        to_rgb = choose_stretch(survey, choice.bands, *stretch, nodata, ask, choice.reader)
+        console.print(
+            f'  bands {", ".join(map(str, choice.bands))} of {choice.count} are channels; '
+            f'{", ".join(map(str, choice.rgb))} make pictures',
+            markup=False,
+        )
     conversion = plan_conversion(survey, plan, to_rgb, args.tile)
     console.print(f'[bold]files:[/] {escape(conversion.reason)}')
     if to_rgb.low is not None:
@@ -300,7 +397,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     ready = prepare_folder(survey, plan, to_rgb, conversion, out, args.workers, console)
     seed, regex = args.seed, args.scene_regex
     split = split_folder(ready.presence, ready.unlabelled, seed, regex, survey.places)
-    method = args.method or default_method(len(split.unlabelled), args.student_weights)
+    method = args.method or default_method(len(split.unlabelled), args.student_weights, to_rgb)
     rare = [
         f'{plan.classes[k]} ({share:.1%} of the pixels, in {count} of {len(split.train)} images)'
         for k, (share, count) in rare_classes(ready.presence, split.train).items()
@@ -322,6 +419,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.seed,
         args.student_weights,
         rare,
+        None if choice is None else measure(ready, split, to_rgb),
     )
     path = args.config or out / f'{name}_{method}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
@@ -333,7 +431,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             if other != path.resolve()
         ]
 
+    sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
     unit = 'tiles' if conversion.tile else 'images'
+    console.print(f'[bold]picture:[/] {escape(str(sheet))}: do the masks lie on their images?')
     console.print(
         f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
         f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'
@@ -377,12 +477,45 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             f'  the student starts from ImageNet: {config.package} (Apache-2.0) {there}',
             markup=False,
         )
-    for note in [*survey.notes, *ready.notes]:
+    fills = survey.fills if args.nodata is None else []
+    for note in [*survey.notes, *fills, *ready.notes]:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
     show_next(console, path, config, args.images)
     return len(problems)
+
+
+def parse_bands(words: list[str] | None, rgb: list[int] | None) -> tuple[list[int] | None, bool]:
+    """Read ``--bands``.
+
+    Returns:
+        The numbers, None for all or the default ones; and whether each is a channel of the network,
+        rather than red, green, blue or grey.
+
+    Raises:
+        ValueError: A word is no number.
+    """
+    if words == ['all']:
+        return None, True
+    parts = [part for word in words or () for part in word.split(',') if part]
+    if not all(part.isdigit() for part in parts):
+        raise ValueError(
+            f'--bands {" ".join(words or ())} are no numbers of bands: write e.g. --bands 4 3 2, '
+            '--bands 4,3,2,8, or --bands all.'
+        )
+    bands = [int(part) for part in parts] or None
+    return bands, rgb is not None or (bands is not None and len(bands) not in (1, 3))
+
+
+def measure(
+    ready: PreparedFolder, split: FolderSplit, to_rgb: RasterToRGB
+) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each band over up to 200 images of both training lists."""
+    names = [*split.train, *split.unlabelled]
+    chosen = [names[index] for index in evenly(len(names), _MEASURED)]
+    files = [ready.image_dir / ready.files.get(name, f'{name}.tif') for name in chosen]
+    return measure_statistics(files, to_rgb)
 
 
 def installed(package: str) -> bool:

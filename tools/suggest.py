@@ -4,13 +4,15 @@
     python tools/suggest.py data/mine/images --count 24 --out suggested
     python tools/suggest.py data/mine/images --count 24 --out suggested \
         --labelled data/mine/labelled.txt --config CONFIG --checkpoint CHECKPOINT
-    python tools/suggest.py orthophotos --tile 512 --count 24 --out suggested
+    python tools/suggest.py orthophotos --tile 512 --count 24 --clicks 20 --out suggested
 
 Tiles are chosen that resemble as many others as possible and each other as little as possible, in
 turn of all scenes: with the same number of labels that gives more than any way of training. It
 writes suggested.txt (one name a line, the most useful first), suggested.png to look at, and for
 georeferenced images suggested.gpkg, which QGIS opens. A network's doubts and rare classes count
-where its config and checkpoint are given.
+where its config and checkpoint are given. --clicks chooses pixels of these tiles as well, for who
+labels points: write the class of each into the layer clicks of suggested.gpkg, or draw into its
+layer areas, and give the file to tools/init_dataset.py in the place of masks.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--count', type=int, required=True, help='number of tiles to label')
     parser.add_argument('--out', type=Path, required=True, help='folder to write to')
     parser.add_argument('--tile', type=int, help='cut larger images into tiles of this side')
+    parser.add_argument(
+        '--clicks', metavar='N', help='pixels to label in each tile, e.g. 20 or 0.05%%'
+    )
     parser.add_argument('--labelled', type=Path, help='list of tiles that have labels already')
     parser.add_argument(
         '--scene-regex',
@@ -62,8 +67,11 @@ def suggest(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f'{args.images} has no images: give the folder they are in.')
     register_all()
     from mmseg_semi_rs.apis import suggestion
+    from mmseg_semi_rs.apis.clicks import count_clicks
     from mmseg_semi_rs.apis.predictor import load_predictor
 
+    if args.clicks:
+        count_clicks(args.clicks, 1)
     predictor = load_predictor(args.config, args.checkpoint) if args.config else None
     to_rgb = predictor.to_rgb if predictor else RasterToRGB(args.bands)
     tiles = suggestion.list_candidates(found, args.tile, to_rgb)
@@ -82,7 +90,13 @@ def suggest(args: argparse.Namespace) -> None:
     write_atomic(args.out / 'suggested.txt', ''.join(f'{tile.name}\n' for tile in best).encode())
     written = [args.out / 'suggested.txt']
     written.append(suggestion.write_contact_sheet(best, to_rgb, args.out / 'suggested.png'))
-    places = suggestion.write_places(best, args.out / 'suggested.gpkg')
+    clicks = suggestion.click_points(best, args.clicks, to_rgb, predictor) if args.clicks else None
+    places = suggestion.write_places(best, args.out / 'suggested.gpkg', clicks)
+    if args.clicks and places is None:
+        raise ValueError(
+            f'--clicks {args.clicks} are points on a map, and no image of {args.images} says where '
+            'it lies: leave it out.'
+        )
     written += [places] if places else []
     chosen_scenes = len({scenes[index] for index in chosen})
     print(

@@ -129,7 +129,7 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     from mmseg_semi_rs.engine.launch import check_paths
     from mmseg_semi_rs.engine.verifier_test import evaluate_verifier
 
-    for flag in ('checkpoint', 'predict_on', 'show_dir'):
+    for flag in ('checkpoint', 'predict_on', 'show_dir', 'tta'):
         if getattr(args, flag):
             raise ValueError(
                 f'--verifier needs no network, but {flag.replace("_", "-")} '
@@ -192,10 +192,9 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
     if is_main_process():
-        told = write_record(record, args, runner)
-        if told:
-            print(f'for {command("report")} {shlex.quote(str(cfg.work_dir))}: {record}')
         write_metrics(args, metrics)
+        if write_record(record, args, runner):
+            print(f'next:\n  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
     leave_process_group()
     return metrics
 

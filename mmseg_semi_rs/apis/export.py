@@ -27,6 +27,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..engine.launch import load_config
+from ..models.utils.renormalise import image_statistics
 from ..utils.commands import command
 from ..utils.files import replacing, write_atomic
 from .predictor import choose_network, dataset_meta, load_weights
@@ -52,17 +53,17 @@ class TakenNetwork:
     """One network of a trained model, with all that belongs to it.
 
     Attributes:
-        name (str): 'teacher', 'student', a student's name, or '' where there is only one network.
-        model (nn.Module): The whole model, predicting with this network, in eval mode on the CPU.
-        network (nn.Module): The network, an ``EncoderDecoder``.
-        cfg (dict): Config of the network.
-        preprocessor (SegDataPreProcessor): How its images are normalised.
-        preprocessor_cfg (dict): Arguments of a ``SegDataPreProcessor`` that does the same.
-        classes (list[str]): Names of the K classes.
-        palette (list[list[int]]): RGB colour of each.
-        config (Config): Config of the training.
-        size (tuple[int, int]): Height and width in pixels of the images that it gets: of a window
-            of slide inference, else of a training crop.
+        name: 'teacher', 'student', a student's name, or '' where there is only one network.
+        model: The whole model, predicting with this network, in eval mode on the CPU.
+        network: The network, an ``EncoderDecoder``.
+        cfg: Config of the network.
+        preprocessor: How its images are normalised.
+        preprocessor_cfg: Arguments of a ``SegDataPreProcessor`` that does the same.
+        classes: Names of the K classes.
+        palette: RGB colour of each.
+        config: Config of the training.
+        size: Height and width in pixels of the images that it gets: of a window of slide inference,
+            else of a training crop.
     """
 
     name: str
@@ -76,19 +77,30 @@ class TakenNetwork:
     config: Config
     size: tuple[int, int]
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images."""
+        return len(image_statistics(self.preprocessor)[0])
+
+    @property
+    def raster(self) -> dict[str, Any]:
+        """How its images are made of files; empty for 8-bit RGB as it is."""
+        found = self.config.get('raster') or {}
+        return {key: value for key, value in found.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class ExportedNetwork:
     """What :func:`export_network` wrote.
 
     Attributes:
-        config (Path): The config.
-        checkpoint (Path): The checkpoint.
-        needs (tuple[str, ...]): Parts of this package that the config names; none: it runs without.
-        difference (float): Largest difference of the logits from the original's.
-        size (tuple[int, int]): Height and width of the image on which they were compared.
-        mmpretrain (bool): Whether the config names a backbone of mmpretrain.
-        resized_positions (bool): Whether the stored position embedding was brought to ``size``.
+        config: The config.
+        checkpoint: The checkpoint.
+        needs: Parts of this package that the config names; none: it runs without.
+        difference: Largest difference of the logits from the original's.
+        size: Height and width of the image on which they were compared.
+        mmpretrain: Whether the config names a backbone of mmpretrain.
+        resized_positions: Whether the stored position embedding was brought to ``size``.
     """
 
     config: Path
@@ -131,14 +143,14 @@ def take_network(
     """Load a trained model, and take one network out of it.
 
     Args:
-        config (str | Path): The training's config.
-        checkpoint (str | Path): Its checkpoint.
-        network (str, optional): ``'teacher'`` or ``'student'``, or a student's name (its average,
-            if the training kept one). Defaults to what the config predicts on.
-        size (tuple[int, int], optional): Height and width of the images, instead of the config's.
+        config: The training's config.
+        checkpoint: Its checkpoint.
+        network: ``'teacher'`` or ``'student'``, or a student's name (its average, if the training
+            kept one). Defaults to what the config predicts on.
+        size: Height and width of the images, instead of the config's.
 
     Returns:
-        TakenNetwork: The network.
+        The network.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -228,12 +240,12 @@ def export_network(taken: TakenNetwork, out: str | Path, name: str) -> ExportedN
     ``torch.load(weights_only=True)``. Auxiliary heads, which never predict, are left out.
 
     Args:
-        taken (TakenNetwork): The network.
-        out (str | Path): Folder; made where it is missing.
-        name (str): Of the two files.
+        taken: The network.
+        out: Folder; made where it is missing.
+        name: Of the two files.
 
     Returns:
-        ExportedNetwork: What was written.
+        What was written.
 
     Raises:
         ValueError: If what would be written does not predict as the original does.
@@ -302,7 +314,8 @@ def _compare(taken: TakenNetwork, cfg: dict[str, Any], state: State) -> tuple[fl
     exported: Any = MODELS.build(ConfigDict(copy.deepcopy(cfg)))
     exported.load_state_dict(state)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, *taken.size), generator=generator, dtype=torch.uint8)
+    shape = (taken.channels, *taken.size)
+    image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     exported.eval()
     first, second = (_logits(model, image) for model in (taken.model, exported))
     return float((first - second).abs().max()), float(first.abs().max())

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..classes import is_background
+from ..rasters.drawings import import_fiona
 from ..rasters.place import square_metres
 from ..rasters.reader import import_rasterio, open_raster
 from ..rasters.sources import PixelSource, RasterSource
@@ -365,15 +366,3 @@ def writing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def import_fiona(path: Path) -> Any:
-    """Import what writes polygons, or say that it is not installed."""
-    try:
-        import fiona
-    except ImportError as error:
-        raise ImportError(
-            f'Polygons of {path} are written by fiona, which is not installed: pip install '
-            "'mmseg_semi_rs[geo]'."
-        ) from error
-    return fiona

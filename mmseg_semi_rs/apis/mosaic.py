@@ -27,13 +27,13 @@ class Strip:
     """A finished rectangle of the map.
 
     Attributes:
-        number (int): Of this strip among all, from 0.
-        top (int): First row.
-        left (int): First column.
-        labels (np.ndarray): Class ids, (h, w) uint8; 255 where the image has no data.
-        confidence (np.ndarray): Probability of that class times 255, (h, w) uint8, rounded; 0 where
-            the image has no data.
-        probabilities (np.ndarray | None): Of all classes, times 255, (K, h, w) uint8, if asked for.
+        number: Of this strip among all, from 0.
+        top: First row.
+        left: First column.
+        labels: Class ids, (h, w) uint8; 255 where the image has no data.
+        confidence: Probability of that class times 255, (h, w) uint8, rounded; 0 where the image
+            has no data.
+        probabilities: Of all classes, times 255, (K, h, w) uint8, if asked for.
     """
 
     number: int
@@ -66,14 +66,14 @@ class Mosaic:
     An image smaller than a window is mirrored at its lower and right edge.
 
     Args:
-        predictor (Predictor): Predicts the windows.
-        width (int): Of the image in pixels.
-        height (int): Likewise.
-        memory (int): Bytes for the sums. Defaults to 256 MiB.
+        predictor: Predicts the windows.
+        width: Of the image in pixels.
+        height: Likewise.
+        memory: Bytes for the sums. Defaults to 256 MiB.
 
     Attributes:
-        strips (int): Number of strips.
-        windows (int): Number of windows that will be predicted, those without data included.
+        strips: Number of strips.
+        windows: Number of windows that will be predicted, those without data included.
     """
 
     def __init__(self, predictor: Predictor, width: int, height: int, memory: int = MEMORY) -> None:
@@ -101,13 +101,12 @@ class Mosaic:
         """Predict the strips that are not done yet, bit by bit as if none were.
 
         Args:
-            source (Source): The image; read by a thread of its own, a row of windows ahead.
-            done (Collection[int]): Numbers of the strips to leave out. Defaults to none.
-            probabilities (bool): Whether strips have the probabilities of all classes. Defaults to
-                False.
+            source: The image; read by a thread of its own, a row of windows ahead.
+            done: Numbers of the strips to leave out. Defaults to none.
+            probabilities: Whether strips have the probabilities of all classes.
 
         Yields:
-            Strip: In order of their numbers.
+            In order of their numbers.
         """
         rows = len(self._y.starts)
         for index, panel in enumerate(self._panels):
@@ -132,20 +131,19 @@ class Mosaic:
         """Read the pixels of rows of windows; each pixel once.
 
         Yields:
-            tuple[int, np.ndarray, np.ndarray]: The row's number; its pixels, (window, w, 3) uint8;
-            and where they have data, (window, w) bool.
+            The row's number; its pixels, (window, w, C); and where they have data, (window, w)
+            bool.
         """
         window, below = self._y.window, 0
         right = min(sums.right, self.width)
-        pixels = np.empty((0, right - sums.left, 3), np.uint8)
-        valid = np.empty((0, right - sums.left), bool)
+        pixels = valid = np.empty(0)
         for row in rows:
             top = self._y.starts[row]
             bottom = min(top + window, self.height)
             keep = max(below - top, 0)
             more, more_valid = source.read(top + keep, bottom, sums.left, right)
-            pixels = np.concatenate([pixels[len(pixels) - keep :], more])
-            valid = np.concatenate([valid[len(valid) - keep :], more_valid])
+            pixels = np.concatenate([pixels[-keep:], more]) if keep else more
+            valid = np.concatenate([valid[-keep:], more_valid]) if keep else more_valid
             below = bottom
             yield row, *mirror(pixels, valid, window, sums.right - sums.left)
 
@@ -162,7 +160,7 @@ def mirror(
         width: At least w.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Both, enlarged.
+        Both, enlarged.
     """
     missing = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]))
     if missing == ((0, 0), (0, 0)):
@@ -189,7 +187,7 @@ class _Sums:
         """Predict a row of windows and add them up.
 
         Args:
-            pixels: (window, w, 3) uint8.
+            pixels: (window, w, C).
             valid: (window, w) bool.
             weight: Of each row of pixels, (window,) float32.
         """

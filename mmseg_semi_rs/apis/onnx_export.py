@@ -2,10 +2,12 @@
 """One network as an ONNX file, compared with PyTorch before it is kept.
 
 ======== =========================================================================================
-input    ``images``, (B, 3, H, W), float32, RGB in 0-255; normalisation is inside
+input    ``images``, (B, 3, H, W), float32, RGB in 0-255; normalisation is inside. Of a network of
+         bands (B, N, H, W), on the same scale
 output   ``probabilities``, (B, K, H, W), float32: softmax over the classes (of a head with one
          channel (B, 1, H, W), its sigmoid)
-metadata ``classes`` and ``palette`` (JSON lists), ``input``, ``output``, ``size`` ("H W", at which
+metadata ``classes`` and ``palette`` (JSON lists), ``raster`` (JSON: bands of a file and values that
+         become 0 and 255; none for 8-bit RGB), ``input``, ``output``, ``size`` ("H W", at which
          it was exported), ``dynamic`` ("yes" or "no") and ``multiple`` (H and W must be multiples
          of it; equal to ``size`` where that is fixed)
 ======== =========================================================================================
@@ -39,6 +41,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.backbones import DINOv2, FoundationBackbone
+from ..models.utils.renormalise import image_statistics
+from ..rasters.reader import RasterToBands, raster_conversion
 from .export import TakenNetwork
 
 #: How far probabilities of onnxruntime may be from PyTorch's.
@@ -51,13 +55,13 @@ class ExportedOnnx:
     """What :func:`export_onnx` wrote.
 
     Attributes:
-        path (Path): The file.
-        opset (int): Version of the operators.
-        size (tuple[int, int]): Height and width at which it was exported.
-        multiple (int | None): Height and width may be any multiples of it; None: ``size`` alone.
-        difference (float): Largest difference of the probabilities from PyTorch's.
-        checked (tuple[tuple[int, int, int, int], ...]): Shapes on which they were compared.
-        reason (str): Why it is not dynamic; empty where it is.
+        path: The file.
+        opset: Version of the operators.
+        size: Height and width at which it was exported.
+        multiple: Height and width may be any multiples of it; None: ``size`` alone.
+        difference: Largest difference of the probabilities from PyTorch's.
+        checked: Shapes on which they were compared.
+        reason: Why it is not dynamic; empty where it is.
     """
 
     path: Path
@@ -85,8 +89,12 @@ class ExportedOnnx:
         return '\n'.join(lines)
 
 
+def _has_bands(taken: TakenNetwork) -> bool:
+    return isinstance(raster_conversion(taken.raster), RasterToBands)
+
+
 class _WithPixels(nn.Module):
-    """RGB pixels in, probabilities out."""
+    """RGB pixels, or levels of bands, in; probabilities out."""
 
     mean: Tensor
     std: Tensor
@@ -95,10 +103,12 @@ class _WithPixels(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(taken.network).requires_grad_(False).eval()
         preprocessor = taken.preprocessor
-        self.swap = not preprocessor.channel_conversion  # the network was trained on BGR
-        zeros, ones = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-        self.register_buffer('mean', getattr(preprocessor, 'mean', zeros).float().clone())
-        self.register_buffer('std', getattr(preprocessor, 'std', ones).float().clone())
+        self.channels = taken.channels
+        # of RGB the network was trained on BGR
+        self.swap = not preprocessor.channel_conversion and not _has_bands(taken)
+        mean, std = image_statistics(preprocessor)
+        self.register_buffer('mean', mean.float())
+        self.register_buffer('std', std.float())
 
     def forward(self, images: Tensor) -> Tensor:
         size = images.shape[-2:]
@@ -113,12 +123,12 @@ def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None)
     """Write a network as ONNX.
 
     Args:
-        taken (TakenNetwork): The network.
-        path (str | Path): The file to write.
-        opset (int, optional): Version of the operators. Defaults to what ``torch.onnx`` takes.
+        taken: The network.
+        path: The file to write.
+        opset: Version of the operators. Defaults to what ``torch.onnx`` takes.
 
     Returns:
-        ExportedOnnx: What was written.
+        What was written.
 
     Raises:
         ImportError: If onnx, onnxruntime or onnxscript is missing.
@@ -153,7 +163,7 @@ def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / 'model.onnx'
         for multiple in multiples:
-            shapes = _shapes(taken.size, multiple)
+            shapes = _shapes(taken.channels, taken.size, multiple)
             try:
                 _export(wrapped, taken.size, multiple, opset, partial)
                 difference = max(_difference(wrapped, partial, shape) for shape in shapes)
@@ -204,14 +214,18 @@ def _looks_again(network: Any, size: tuple[int, int]) -> bool:
     )
 
 
-def _shapes(size: tuple[int, int], multiple: int | None) -> list[tuple[int, int, int, int]]:
+def _shapes(
+    channels: int, size: tuple[int, int], multiple: int | None
+) -> list[tuple[int, int, int, int]]:
     """On which inputs the two are compared: of the size itself; if it may vary, wide and high."""
     height, width = size
     if multiple is None:
-        return [(1, 3, height, width)]
+        return [(1, channels, height, width)]
     rows, columns = height // multiple, width // multiple
     others = [(3, rows + 1, columns + 3), (1, 2 * max(rows, columns) + 1, columns + 1)]
-    return [(1, 3, height, width)] + [(b, 3, h * multiple, w * multiple) for b, h, w in others]
+    return [(1, channels, height, width)] + [
+        (b, channels, h * multiple, w * multiple) for b, h, w in others
+    ]
 
 
 def _pixels(shape: tuple[int, int, int, int]) -> Tensor:
@@ -219,7 +233,7 @@ def _pixels(shape: tuple[int, int, int, int]) -> Tensor:
 
 
 def _export(
-    wrapped: nn.Module,
+    wrapped: _WithPixels,
     size: tuple[int, int],
     multiple: int | None,
     opset: int | None,
@@ -235,7 +249,7 @@ def _export(
     if multiple is not None:
         batch = 2
         sides = (size[0] // multiple + 1) * multiple, (size[1] // multiple + 2) * multiple
-    example = _pixels((batch, 3, *sides))
+    example = _pixels((batch, wrapped.channels, *sides))
     with _exportable(wrapped, multiple), _silence(), torch.no_grad():
         if _follows_shapes():
             dynamic = None if multiple is None else {'images': _dimensions(multiple)}
@@ -408,7 +422,9 @@ def _describe(path: Path, taken: TakenNetwork, multiple: int | None) -> int:
         {
             'classes': json.dumps(taken.classes),
             'palette': json.dumps(taken.palette),
-            'input': 'images (B, 3, H, W), float32, RGB, 0-255',
+            'input': f'images (B, {taken.channels}, H, W), float32, '
+            f'{"bands" if _has_bands(taken) else "RGB"}, 0-255',
+            **({'raster': json.dumps(taken.raster)} if taken.raster else {}),
             'output': 'probabilities (B, K, H, W), float32',
             'size': size,
             'dynamic': 'no' if multiple is None else 'yes',

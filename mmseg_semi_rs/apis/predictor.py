@@ -18,8 +18,9 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from ..engine.launch import load_config, section
+from ..models.utils.renormalise import image_statistics
 from ..models.weights import load_weights
-from ..rasters.reader import RasterToRGB
+from ..rasters.reader import RasterToBands, RasterToRGB, raster_conversion
 from ..utils.commands import command
 from ..utils.files import file_digest, settings_digest
 
@@ -35,21 +36,18 @@ class Predictor:
         model (nn.Module): A segmentor of mmseg, in eval mode on its device. Its ``inference`` is
             called, so that teacher, student and fused students, whole and slide inference all work
             as in ``tools/test.py``.
-        classes (Sequence[str]): Names of its K classes.
-        palette (Sequence[Sequence[int]]): RGB colour of each, 0-255.
-        window (int): Side of the windows, in pixels of the image.
-        input_size (tuple[int, int], optional): (H, W) to which a window is resized for the network;
-            None leaves it. Defaults to None.
-        to_rgb (RasterToRGB, optional): How the bands of a raster become 8-bit RGB. Defaults to
-            bands 1 to 3 of 8 bits.
-        overlap (int, optional): Pixels that neighbouring windows share. Defaults to a quarter of
-            ``window``.
-        batch_size (int): Windows per forward. Defaults to 4.
-        flips (bool): Whether the probabilities are the mean over the window and its three mirror
-            images. Defaults to False.
-        amp (bool): Whether to predict under bfloat16 autocast, CUDA only. Defaults to False.
-        fingerprint (str): Of the config and the checkpoint; what is predicted by another is not
-            continued. Defaults to ''.
+        classes: Names of its K classes.
+        palette: RGB colour of each, 0-255.
+        window: Side of the windows, in pixels of the image.
+        input_size: (H, W) to which a window is resized for the network; None leaves it.
+        to_rgb: How the bands of a raster become 8-bit RGB, or channels (``RasterToBands``).
+            Defaults to bands 1 to 3 of 8 bits.
+        overlap: Pixels that neighbouring windows share. Defaults to a quarter of ``window``.
+        batch_size: Windows per forward.
+        flips: Whether the probabilities are the mean over the window and its three mirror images.
+        amp: Whether to predict under bfloat16 autocast, CUDA only.
+        fingerprint: Of the config and the checkpoint; what is predicted by another is not
+            continued.
 
     Raises:
         ValueError: If the numbers of classes and colours differ from the model's, or a setting is
@@ -92,6 +90,15 @@ class Predictor:
                 f'names and {len(self.palette)} colours: the checkpoint belongs to another data '
                 'set than the config.'
             )
+        channels = len(image_statistics(model.data_preprocessor)[0])
+        given = len(self.to_rgb.bands or range(channels))
+        takes_bands = isinstance(self.to_rgb, RasterToBands)
+        if (given != channels and takes_bands) or (channels != 3 and not takes_bands):
+            raise ValueError(
+                f'The network takes {channels} bands, but bands {self.to_rgb.bands or "1, 2, 3"} '
+                'of the images are to be read: choose as many by --bands, or give the config the '
+                'raster=dict(bands=..., count=...) of its training.'
+            )
         if not 2 <= len(self.classes) <= NO_DATA:
             raise ValueError(
                 f'The model has {len(self.classes)} classes, and maps are made of 2 to {NO_DATA}.'
@@ -119,10 +126,11 @@ class Predictor:
         """Predict a batch of windows.
 
         Args:
-            windows (Tensor): RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device.
+            windows: RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device; of a network
+                of bands shape (B, N, h, w), float32.
 
         Returns:
-            Tensor: Shape (B, K, h, w), float32 in [0, 1], which add up to 1 over the classes.
+            Shape (B, K, h, w), float32 in [0, 1], which add up to 1 over the classes.
         """
         images = windows.to(self.device)
         total = torch.zeros((), device=self.device)
@@ -136,7 +144,8 @@ class Predictor:
         size = self.input_size or shape
         if size != shape:
             images = F.interpolate(images.float(), size, mode='bilinear')
-        images = images[:, [2, 1, 0]]  # as mmcv loads them; the preprocessor turns them back
+        if not isinstance(self.to_rgb, RasterToBands):
+            images = images[:, [2, 1, 0]]  # as mmcv loads them; the preprocessor turns them back
         cast = torch.autocast('cuda', torch.bfloat16) if self.amp else nullcontext()
         with cast:
             data = {'inputs': list(images), 'data_samples': [SegDataSample() for _ in images]}
@@ -168,19 +177,19 @@ def load_predictor(
     Weights of foundation models are not needed: the checkpoint holds all that predicts.
 
     Args:
-        config (str | Path | Config): The training's config. Of its top-level keys ``window_size``
-            (else ``crop_size``) is the side of the windows and ``raster`` the arguments of
-            :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`. Windows are resized as the
-            ``Resize`` of its test pipeline says.
-        checkpoint (str | Path): Checkpoint file.
-        device (str, optional): Defaults to ``'cuda:0'`` where there is one, else ``'cpu'``.
-        network (str, optional): ``'teacher'`` or ``'student'``; of two students a name of theirs or
-            ``'fused'``. Defaults to what the config says.
-        window (int, optional): Side of the windows, instead of the config's.
-        bands (Sequence[int], optional): Numbers of the bands that are red, green and blue, from 1,
-            instead of the config's.
-        raster (Mapping[str, Any], optional): Other arguments of ``RasterToRGB`` (``low``, ``high``,
-            ``nodata``), instead of the config's.
+        config: The training's config. Of its top-level keys ``window_size`` (else ``crop_size``) is
+            the side of the windows and ``raster`` the arguments of
+            :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`, with ``rgb`` or ``count`` of
+            ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
+        checkpoint: Checkpoint file.
+        device: Defaults to the current GPU where there is one, else ``'cpu'``.
+        network: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
+            Defaults to what the config says.
+        window: Side of the windows, instead of the config's.
+        bands: Numbers of the bands that are red, green and blue, from 1, instead of the config's;
+            of a network of bands, those of its channels in their order.
+        raster: Other arguments of ``RasterToRGB`` (``low``, ``high``, ``nodata``), instead of the
+            config's.
         **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
 
     Raises:
@@ -196,7 +205,9 @@ def load_predictor(
             f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
             'the work_dir of a training.'
         )
-    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    if device is None:
+        gpu = torch.cuda.is_available()
+        device = f'cuda:{torch.cuda.current_device()}' if gpu else 'cpu'
     if settings.get('amp') and not device.startswith('cuda'):
         raise ValueError(f'amp needs a CUDA device, not {device}: leave it out.')
     with _quiet():
@@ -206,7 +217,7 @@ def load_predictor(
     side = window or cfg.get('window_size') or _side(cfg)
     to_rgb = {**(cfg.get('raster') or {}), **(raster or {})}
     if bands is not None:
-        to_rgb['bands'] = list(bands)
+        to_rgb = _rebanded(to_rgb, bands)
     classes, palette = dataset_meta(cfg, meta, path)
     return Predictor(
         model,
@@ -214,13 +225,30 @@ def load_predictor(
         palette,
         side,
         input_size=input_size(side),
-        to_rgb=RasterToRGB(**to_rgb),
+        to_rgb=raster_conversion(to_rgb),
         fingerprint=settings_digest({
             'config': repr(cfg.model.to_dict()),
             'checkpoint': file_digest(path),
         }),
         **settings,
     )  # fmt: skip
+
+
+def _rebanded(raster: Mapping[str, Any], bands: Sequence[int]) -> dict[str, Any]:
+    """Settings that take other bands of a file for the same channels."""
+    changed = {**raster, 'bands': list(bands)}
+    before = raster_conversion(raster)
+    if not isinstance(before, RasterToBands) or before.bands is None:
+        return changed
+    if len(bands) != len(before.bands):
+        raise ValueError(
+            f'The network takes {len(before.bands)} bands, but --bands names {len(bands)}: give as '
+            "many, in the order of the config's raster.bands."
+        )
+    changed.pop('count', None)  # the file is another one than those of the training
+    shown = [before.bands[channel] for channel in before.rgb_channels]
+    changed['rgb'] = list(dict.fromkeys(bands[before.bands.index(band)] for band in shown))
+    return changed
 
 
 def choose_network(cfg: Config, name: str) -> None:

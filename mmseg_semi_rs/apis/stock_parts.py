@@ -77,10 +77,10 @@ def package_parts(tree: Any) -> list[str]:
     """Names of the registered parts of this package in a config, each once; teachers do not count.
 
     Args:
-        tree (Any): A config, or a part of it.
+        tree: A config, or a part of it.
 
     Returns:
-        list[str]: Sorted.
+        Sorted.
     """
     names = {node['type'] for node in nodes(tree, 'teachers') if 'type' in node}
     found = {name: MODELS.get(name) or TRANSFORMS.get(name) for name in names}
@@ -95,7 +95,7 @@ def for_prediction(cfg: dict[str, Any]) -> None:
     """Take out of a network's config what only training needs, weights to start from included.
 
     Args:
-        cfg (dict): Of an ``EncoderDecoder``; changed in place.
+        cfg: Of an ``EncoderDecoder``; changed in place.
     """
     for key in ('auxiliary_head', 'train_cfg', 'pretrained', 'init_cfg'):
         cfg.pop(key, None)
@@ -120,8 +120,8 @@ def complete_backbone(cfg: dict[str, Any], state: State, network: Any) -> None:
     any case; they are zeros then, which take no room in the file.
 
     Args:
-        cfg (dict): Config of the network; changed in place.
-        state (dict[str, Tensor]): Its weights; changed in place.
+        cfg: Config of the network; changed in place.
+        state: Its weights; changed in place.
         network (nn.Module): The network itself.
     """
     unread = unread_tensors(network.backbone)
@@ -137,8 +137,8 @@ def unwrap_distillation(cfg: dict[str, Any], state: State, network: Any) -> None
     """Take teachers out of a network, and the head around its decode head where it does nothing.
 
     Args:
-        cfg (dict): Config of the network; changed in place.
-        state (dict[str, Tensor]): Its weights; changed in place.
+        cfg: Config of the network; changed in place.
+        state: Its weights; changed in place.
         network (nn.Module): The network itself.
     """
     head = network.decode_head
@@ -168,14 +168,14 @@ def use_stock_backbone(
     """Put mmpretrain's vision transformer in the place of ours, where the two are equal.
 
     Args:
-        cfg (dict): Config of the network; changed in place.
-        state (dict[str, Tensor]): Its weights; changed in place.
+        cfg: Config of the network; changed in place.
+        state: Its weights; changed in place.
         network (nn.Module): The network itself.
-        size (tuple[int, int]): Height and width in pixels of the images for which it is equal.
+        size: Height and width in pixels of the images for which it is equal.
 
     Returns:
-        bool | None: Whether the stored positions were resized to ``size``; None if there is no
-            equal backbone, and nothing was changed.
+        Whether the stored positions were resized to ``size``; None if there is no equal backbone,
+            and nothing was changed.
     """
     backbone = network.backbone
     translate = _BACKBONES.get(cfg['backbone']['type'])
@@ -209,6 +209,7 @@ def _dinov2(backbone: Any) -> dict[str, Any] | None:
     swiglu = bool(backbone.name_aliases)
     return {
         'arch': dict(backbone.arch_settings),
+        'in_channels': backbone.patch_embed.projection.in_channels,
         'norm_cfg': {'type': 'LN', 'eps': 1e-6},
         'layer_scale_init_value': 1.0,
         'layer_cfgs': {'ffn_type': 'swiglu_fused' if swiglu else 'origin'},
@@ -220,6 +221,7 @@ def _clip(backbone: Any) -> dict[str, Any] | None:
         return None
     block = backbone.blocks[0]
     return {
+        'in_channels': backbone.conv1.in_channels,
         'arch': {
             'embed_dims': backbone.embed_dims,
             'num_layers': len(backbone.blocks),

@@ -19,12 +19,15 @@ import torch
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from ..rasters.drawings import CLASS_FIELD, import_fiona
 from ..rasters.reader import RasterToRGB, import_rasterio
 from ..rasters.sources import is_raster, open_source
 from ..rasters.windows import Window, tile_name, tile_windows
 from ..utils.progress import progress_bar
 from ..visualization import save_picture
-from .maps import import_fiona, writing
+from .clicks import choose_clicks, count_clicks
+from .maps import writing
+from .prediction import predict_image
 from .predictor import Predictor
 
 #: The backbone whose features tell tiles apart: installs by pip, needs no file.
@@ -217,12 +220,46 @@ def write_contact_sheet(tiles: Sequence[Candidate], to_rgb: RasterToRGB, path: P
     return save_picture(sheet, path)
 
 
-def write_places(tiles: Sequence[Candidate], path: Path) -> Path | None:
-    """Write the outlines of tiles of georeferenced images as a GeoPackage, which QGIS opens.
+def click_points(
+    tiles: Sequence[Candidate], clicks: str, to_rgb: RasterToRGB, predictor: Predictor | None = None
+) -> list[np.ndarray]:
+    """Choose the pixels of tiles that a person should click.
+
+    Args:
+        tiles: N of them.
+        clicks: How many in each, see :func:`~.clicks.count_clicks`.
+        to_rgb: How bands become RGB.
+        predictor: A trained network, whose doubt decides; None lets the colours.
+
+    Returns:
+        Columns and rows of each tile's clicks in its image, (n, 2).
+    """
+    found = []
+    with progress_bar() as bar:
+        for tile in bar.track(tiles, description='choosing clicks'):
+            image = read_tile(tile, to_rgb)
+            count = count_clicks(clicks, image[..., 0].size)
+            probabilities = None
+            if predictor is not None:
+                probabilities = np.asarray(predict_image(predictor, image).probabilities) / 255
+            rows_columns = choose_clicks(image, count, probabilities)
+            found.append(rows_columns[:, ::-1] + tile.window[:2])
+    return found
+
+
+def write_places(
+    tiles: Sequence[Candidate], path: Path, clicks: Sequence[np.ndarray] | None = None
+) -> Path | None:
+    """Write where tiles of georeferenced images lie as a GeoPackage, in which QGIS can label.
+
+    The layer ``suggested`` has the outlines, ``clicks`` the points to label, and ``areas`` is empty
+    and for drawing. What gets a name in the field ``class`` of the latter two is read by
+    :func:`~mmseg_semi_rs.rasters.drawings.read_drawings`.
 
     Args:
         tiles: In the order of their rank.
         path: File to write.
+        clicks: Columns and rows in its image of each tile's points, (n, 2).
 
     Returns:
         The path; None where no image has a place.
@@ -232,7 +269,9 @@ def write_places(tiles: Sequence[Candidate], path: Path) -> Path | None:
         ValueError: The images have several coordinate systems.
     """
     rasterio = import_rasterio(path)
-    records, systems = [], {}
+    outlines: list[dict[str, Any]] = []
+    points: list[dict[str, Any]] = []
+    systems: dict[str, Path] = {}
     for rank, tile in enumerate(tiles, start=1):
         if not is_raster(tile.path):
             continue
@@ -240,24 +279,38 @@ def write_places(tiles: Sequence[Candidate], path: Path) -> Path | None:
             if raster.crs is None:
                 continue
             systems[raster.crs.to_wkt()] = tile.path
-            x0, y0, x1, y1 = tile.window
-            corners = [
-                raster.transform * corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
-            ]
-        ring = [*corners, corners[0]]
-        records.append({
-            'geometry': {'type': 'Polygon', 'coordinates': [ring]},
-            'properties': {'rank': rank, 'tile': tile.name},
-        })  # fmt: skip
-    if not records:
+            to_ground = raster.transform
+        x0, y0, x1, y1 = tile.window
+        corners = [to_ground * corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+        known = {'rank': rank, 'tile': tile.name}
+        outlines.append(_feature('Polygon', [[*corners, corners[0]]], known))
+        for column, row in clicks[rank - 1].tolist() if clicks is not None else ():
+            ground = to_ground * (column + 0.5, row + 0.5)
+            points.append(_feature('Point', ground, {**known, CLASS_FIELD: ''}))
+    if not outlines:
         return None
     if len(systems) > 1:
         raise ValueError(
             f'{" and ".join(map(str, list(systems.values())[:2]))} have different coordinate '
             'systems: suggest tiles of one system at a time, or warp the images to one.'
         )
-    schema = {'geometry': 'Polygon', 'properties': {'rank': 'int', 'tile': 'str'}}
-    options = dict(driver='GPKG', layer='suggested', schema=schema, crs_wkt=next(iter(systems)))
-    with writing(path) as partial, import_fiona(path).open(partial, 'w', **options) as sink:
-        sink.writerecords(records)
+    named, labelled = {'rank': 'int', 'tile': 'str'}, {CLASS_FIELD: 'str'}
+    with writing(path) as partial:
+        for layer, kind, fields, rows in (
+            ('suggested', 'Polygon', named, outlines),
+            ('clicks', 'Point', named | labelled, points),
+            ('areas', 'Polygon', labelled, []),
+        ):
+            schema = {'geometry': kind, 'properties': fields}
+            options = dict(driver='GPKG', layer=layer, schema=schema, crs_wkt=next(iter(systems)))
+            with import_fiona(path).open(partial, 'w', **options) as sink:
+                sink.writerecords(rows)
     return path
+
+
+def _feature(kind: str, coordinates: Any, properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        'type': 'Feature',
+        'geometry': {'type': kind, 'coordinates': coordinates},
+        'properties': properties,
+    }

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadAnnotations
 
+from ..rasters.reader import levels_to_rgb
 from .transforms.keep_in_memory import KeepInMemory
 
 
@@ -17,10 +18,10 @@ class Tile(NamedTuple):
     """A stored tile.
 
     Attributes:
-        path (str): Its file.
-        image (np.ndarray): Shape (H, W, 3), uint8, RGB.
-        labels (np.ndarray | None): Shape (H, W), uint8, class ids as training sees them; None where
-            the dataset loads none.
+        path: Its file.
+        image: Shape (H, W, 3), uint8, RGB.
+        labels: Shape (H, W), uint8, class ids as training sees them; None where the dataset loads
+            none.
     """
 
     path: str
@@ -28,17 +29,21 @@ class Tile(NamedTuple):
     labels: np.ndarray | None
 
 
-def load_tile(dataset: Any, index: int, with_labels: bool = True) -> Tile:
+def load_tile(
+    dataset: Any, index: int, with_labels: bool = True, bands: Sequence[int] | None = None
+) -> Tile:
     """Load a tile by the loading transforms of its dataset's pipeline, and by no others.
 
     Args:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline; ``SemiDataset``
             and its parts too.
-        index (int): In ``[0, len(dataset))``.
-        with_labels (bool): Whether labels are loaded, if the pipeline does. Defaults to True.
+        index: In ``[0, len(dataset))``.
+        with_labels: Whether labels are loaded, if the pipeline does.
+        bands: Of an image of bands the positions, from 0, of those that are red, green and blue.
+            Defaults to those of its pictures.
 
     Returns:
-        Tile: What is stored, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
+        What is stored, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
 
     Raises:
         FileNotFoundError: A file of the tile does not exist.
@@ -49,7 +54,7 @@ def load_tile(dataset: Any, index: int, with_labels: bool = True) -> Tile:
     info = dataset.get_data_info(index)
     path = str(info['img_path'])
     results = _load(dataset, info, path, with_labels)
-    image, labels = _rgb(results['img'], path), results.get('gt_seg_map')
+    image, labels = _rgb(results, path, bands), results.get('gt_seg_map')
     if labels is not None and labels.shape != image.shape[:2]:
         raise ValueError(
             f'The labels {info["seg_map_path"]} of shape {labels.shape} do not fit their image of '
@@ -58,23 +63,38 @@ def load_tile(dataset: Any, index: int, with_labels: bool = True) -> Tile:
     return Tile(path, image, labels)
 
 
-def load_image(dataset: Any, path: str) -> np.ndarray:
+def load_image(dataset: Any, path: str, bands: Sequence[int] | None = None) -> np.ndarray:
     """Load the image of a tile of which only the file is known.
 
     Args:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): The tile's; of several inside, the
             first one's loading transforms are used.
-        path (str): File of the tile.
+        path: File of the tile.
+        bands: See :func:`load_tile`.
 
     Returns:
-        np.ndarray: Shape (H, W, 3), uint8, RGB; the same as that of :func:`load_tile`.
+        Shape (H, W, 3), uint8, RGB; the same as that of :func:`load_tile`.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: It cannot be read, or is no picture of 1, 3 or 4 bands.
     """
     leaf, _ = _leaf(dataset, 0)
-    return _rgb(_load(leaf, {'img_path': path}, path, False)['img'], path)
+    return _rgb(_load(leaf, {'img_path': path}, path, False), path, bands)
+
+
+def band_reading(dataset: Any) -> str | None:
+    """How the pixels of a dataset's images come about, if they are of bands.
+
+    Args:
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline.
+
+    Returns:
+        Changes with the bands and their stretch; None where ``LoadBands`` is not used.
+    """
+    leaf, _ = _leaf(dataset, 0)
+    found = [repr(step) for step in _loading(leaf.pipeline.transforms)]
+    return next((text for text in found if text.startswith('LoadBands')), None)
 
 
 def tile_paths(dataset: Any) -> list[str]:
@@ -84,7 +104,7 @@ def tile_paths(dataset: Any) -> list[str]:
         dataset (BaseSegDataset | ConcatDataset | RepeatDataset): Repeated tiles occur again.
 
     Returns:
-        list[str]: One path per index.
+        One path per index.
     """
     return [str(dataset.get_data_info(index)['img_path']) for index in range(len(dataset))]
 
@@ -139,11 +159,21 @@ def _load(dataset: Any, info: dict, path: str, with_labels: bool) -> dict:
     return info
 
 
-def _rgb(image: np.ndarray, path: str) -> np.ndarray:
-    """Turn what a loader gives, BGR, into (H, W, 3) uint8 RGB.
+def _rgb(results: dict, path: str, bands: Sequence[int] | None) -> np.ndarray:
+    """Turn what a loader gives into (H, W, 3) uint8 RGB.
 
-    16 bits become 8 as OpenCV does it for colour images, by the upper ones.
+    Of bands those that a picture shows, or the asked ones; else it is BGR, of which 16 bits become
+    8 as OpenCV does it for colour images, by the upper ones.
     """
+    image, shown = results['img'], results.get('rgb_channels')
+    if shown is not None:
+        channels = list(shown if bands is None else bands)
+        if len(channels) != 3 or not 0 <= min(channels) <= max(channels) < image.shape[2]:
+            raise ValueError(
+                f'The tile {path} has {image.shape[2]} bands, of which {channels} were asked for: '
+                'give the positions of red, green and blue, from 0.'
+            )
+        return levels_to_rgb(image, channels)
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype == np.uint16:

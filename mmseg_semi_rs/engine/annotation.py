@@ -9,25 +9,21 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch.distributed
 from mmengine.config import Config
-from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
-from ..datasets.tiles import load_tile
+from ..datasets.tiles import band_reading, load_tile
 from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
 from ..purification.verifiers import EvidenceMaker
 from ..utils.sampling import evenly
-from .launch import set_launcher
+from .processes import Processes
 
 __all__ = [
     'Annotation',
-    'Processes',
     'StoredTile',
     'annotate',
     'calibrate',
@@ -38,58 +34,11 @@ __all__ = [
 
 _CALIBRATION_TILES = 50
 _LOADERS = 4  # threads that read tiles, and compress evidence
-_PATIENCE = timedelta(days=30)  # with ranks that have more to do
 _LOG_SECONDS = 60.0  # between lines of progress where nobody looks at a terminal
 _TOP_REASONS = 5
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
-
-
-class Processes:
-    """The processes that share the work; they wait for each other only to exchange results.
-
-    Args:
-        cfg: The config; its launcher is set.
-        launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process gets its
-            own as the current device.
-
-    Attributes:
-        rank: Of this process.
-        count: Number of processes.
-
-    Raises:
-        ValueError: The launcher's environment variables are missing.
-    """
-
-    def __init__(self, cfg: Config, launcher: str = 'none') -> None:
-        set_launcher(cfg, launcher)
-        if launcher != 'none' and not torch.distributed.is_initialized():
-            init_dist(launcher, backend='gloo')
-        self.rank, self.count = get_rank(), get_world_size()
-        self._group: Any = None
-        if self.count > 1:
-            self._group = torch.distributed.new_group(backend='gloo', timeout=_PATIENCE)
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.rank == 0
-
-    def gather(self, result: _Result) -> list[_Result]:
-        """Exchange a result; waits for all processes.
-
-        Args:
-            result: Of this process.
-
-        Returns:
-            Of all processes, by rank.
-        """
-        if self._group is None:
-            return [result]
-        results: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(results, result, group=self._group)
-        return results
 
 
 class StoredTile(NamedTuple):
@@ -105,9 +54,9 @@ class StoredTile(NamedTuple):
     number: int
     path: str
 
-    def image(self) -> np.ndarray:
-        """Load the pixels, (H, W, 3) uint8 RGB."""
-        return load_tile(self.dataset, self.number, with_labels=False).image
+    def image(self, bands: Sequence[int] | None = None) -> np.ndarray:
+        """Load the pixels, (H, W, 3) uint8 RGB; see ``bands`` of a verifier."""
+        return load_tile(self.dataset, self.number, with_labels=False, bands=bands).image
 
 
 class _StoreState(NamedTuple):
@@ -225,6 +174,22 @@ def _choose(cfg: Config, index: int | None, places: Sequence[int]) -> str:
     )
 
 
+def evidence_settings(verifier: EvidenceMaker, dataset: Any) -> dict[str, Any]:
+    """All that evidence of a dataset's tiles depends on, beside their files.
+
+    Args:
+        verifier: Calibrated, if it has to be.
+        dataset (BaseSegDataset): Where the tiles are, with its pipeline.
+
+    Returns:
+        The verifier's settings; of tiles of bands also how they become RGB.
+    """
+    reading = band_reading(dataset)
+    if reading is None:
+        return verifier.settings()
+    return {**verifier.settings(), 'pixels': reading, 'bands': verifier.bands}
+
+
 def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
     """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
 
@@ -242,7 +207,7 @@ def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for index in evenly(len(labelled), _CALIBRATION_TILES):
-            tile = load_tile(labelled, index)
+            tile = load_tile(labelled, index, bands=verifier.bands)
             if tile.labels is None:
                 raise ValueError(
                     f'{type(verifier).__name__} is to be fitted to labelled tiles, but the '
@@ -323,7 +288,7 @@ def try_out(
     seconds = 0.0
     rest = [chosen[start : start + batch] for start in range(1, len(chosen), batch)]
     for number, part in enumerate([chosen[:1], *rest]):
-        images = [tile.image() for tile in part]
+        images = [tile.image(verifier.bands) for tile in part]
         started = time.perf_counter()
         evidence = verifier.verify(images)
         passed = time.perf_counter() - started
@@ -373,7 +338,7 @@ def _make(
     started = time.perf_counter()
 
     def load(entry: _StoreState) -> np.ndarray:
-        image = tiles[entry.number].image()
+        image = tiles[entry.number].image(verifier.bands)
         if store.key(tiles[entry.number].path) != entry.key:
             raise ValueError('It was changed a moment ago: run the tool again.')
         return image

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.data_preprocessor import stack_valid
+from ..models.data_preprocessor import rgb_channels, stack_valid
 from ..models.segmentors import SemiSegmentor
 from ..models.utils import CutMix
 from ..models.utils.cutmix import paste
+from ..models.utils.renormalise import image_statistics
 from ..structures import PseudoLabel
 from ..visualization import colorize, denormalise, draw_panels, legend, overlay
 
@@ -47,11 +48,8 @@ class BatchPainter:
 
     def pixels(self, image: Tensor) -> np.ndarray:
         """Pixels of a normalised image, RGB."""
-        mean = getattr(self.preprocessor, 'mean', torch.zeros(3)).flatten().tolist()
-        std = getattr(self.preprocessor, 'std', torch.ones(3)).flatten().tolist()
-        pixels = denormalise(image, mean, std)
-        converted = getattr(self.preprocessor, 'channel_conversion', False)
-        return pixels if converted else np.ascontiguousarray(pixels[..., ::-1])
+        mean, std = (each.flatten().tolist() for each in image_statistics(self.preprocessor))
+        return denormalise(image, mean, std, rgb_channels(self.preprocessor))
 
     def labelled(self, images: Tensor, samples: list) -> np.ndarray:
         """Images with their labels and valid masks."""

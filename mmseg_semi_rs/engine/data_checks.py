@@ -12,6 +12,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..datasets.semi_dataset import fill_split
+from ..rasters.reader import open_raster
 from ..utils.commands import command
 from ..utils.files import read_list
 from ..utils.progress import map_threaded
@@ -468,6 +470,9 @@ def _image_size(path: str, backend_args: dict | None, decode: bool) -> tuple[int
 def _raster_size(path: str) -> tuple[int, int] | None:
     import cv2
 
+    with suppress(ImportError), open_raster(path) as raster:
+        raster.read()
+        return raster.width, raster.height
     pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED) if Path(path).is_file() else None
     return None if pixels is None else (pixels.shape[1], pixels.shape[0])
 

@@ -22,37 +22,53 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
     Every branch is padded (right and bottom, raw value ``pad_val``) and normalised; all branches
     get one size, since labelled and strong images go through the student together. Padded pixels
-    become label ``seg_pad_val`` and ``valid`` False. Batches without branches, as in validation,
-    are handled by the parent.
+    become label ``seg_pad_val``, as do those that transforms padded, and ``valid`` False. Batches
+    without branches, as in validation, are handled by the parent.
 
     Args:
-        **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, 0-255 scale),
-            ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``, ``seg_pad_val``,
-            ``test_cfg``.
+        rgb: Of images of bands, the positions from 0 of the red, green and blue channel, for
+            pictures. Defaults to None: images are RGB, as ``bgr_to_rgb`` says.
+        **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, any number of
+            them, 0-255 scale), ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``,
+            ``seg_pad_val``, ``test_cfg``.
 
     Raises:
-        ValueError: If they are wrapped, as mmdet's ``MultiBranchDataPreprocessor`` has them.
+        ValueError: They are wrapped, as mmdet's ``MultiBranchDataPreprocessor`` has them;
+            ``rgb`` are not three of the channels, or ``bgr_to_rgb`` is to turn another number of
+            channels than three.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, rgb: Sequence[int] | None = None, **kwargs: Any) -> None:
         if 'data_preprocessor' in kwargs:
             raise ValueError(
                 'SemiDataPreprocessor has no other one inside: give it the arguments of that '
                 'data_preprocessor itself, such as mean and std.'
             )
         super().__init__(**kwargs)
+        channels = len(kwargs.get('mean') or (0, 0, 0))
+        if self.channel_conversion and channels != 3:
+            raise ValueError(
+                f'bgr_to_rgb=True turns the order of three channels, and mean has {channels}: '
+                'leave it out, and name the channels of pictures by rgb.'
+            )
+        if rgb is not None and (len(rgb) != 3 or not 0 <= min(rgb) <= max(rgb) < channels):
+            raise ValueError(
+                f'rgb={list(rgb)} of the data_preprocessor are not three of its {channels} '
+                'channels: give the positions of red, green and blue, from 0.'
+            )
+        self.rgb = None if rgb is None else list(rgb)
 
     def forward(self, data: dict, training: bool = False) -> dict[str, Any]:
         """Prepare one batch.
 
         Args:
-            data (dict): ``inputs`` and ``data_samples``, each ``{branch: list}`` with None where a
-                sample has no such branch, or plain lists.
-            training (bool): Whether the batch is a training batch. Defaults to False.
+            data: ``inputs`` and ``data_samples``, each ``{branch: list}`` with None where a sample
+                has no such branch, or plain lists.
+            training: Whether the batch is a training batch.
 
         Returns:
-            dict: ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples``
-            ``{branch: list[SegDataSample]}``; only branches that have samples.
+            ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples`` ``{branch:
+            list[SegDataSample]}``; only branches that have samples.
         """
         if not isinstance(data['inputs'], dict):
             return super().forward(data, training)
@@ -80,6 +96,8 @@ class SemiDataPreprocessor(SegDataPreProcessor):
             inputs[branch] = stacked
             for sample in samples[branch]:
                 _pad_valid(sample, stacked.shape[-2:])
+                if 'gt_sem_seg' in sample and 'valid' in sample:  # transforms fill in 255
+                    sample.gt_sem_seg.data.masked_fill_(~sample.valid.data, self.seg_pad_val)
         return {'inputs': inputs, 'data_samples': samples}
 
     def _common_size(self, images: dict[str, list[Tensor]]) -> tuple[int, int]:
@@ -89,6 +107,23 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         height, width = (max(sides) for sides in zip(*shapes, strict=True))
         divisor = self.size_divisor or 1
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
+def rgb_channels(preprocessor: Any, loaded: bool = False) -> list[int]:
+    """Positions of red, green and blue among the channels of images, for pictures.
+
+    Args:
+        preprocessor (SegDataPreProcessor): Of the model.
+        loaded: Of images as they are loaded, rather than as the preprocessor hands them on.
+
+    Returns:
+        Three positions, from 0.
+    """
+    named = getattr(preprocessor, 'rgb', None)
+    if named is not None:
+        return list(named)
+    turned = not loaded and getattr(preprocessor, 'channel_conversion', False)
+    return [0, 1, 2] if turned else [2, 1, 0]
 
 
 def _pad_valid(sample: SegDataSample, size: Sequence[int]) -> None:
@@ -107,13 +142,13 @@ def stack_valid(samples: Sequence[SegDataSample], size: Sequence[int], device: A
     """Stack the valid masks of a branch.
 
     Args:
-        samples (Sequence[SegDataSample]): B samples; one without ``valid`` counts as valid except
-            where the preprocessor padded it.
-        size (Sequence[int]): Height and width of the batch in pixels.
+        samples: B samples; one without ``valid`` counts as valid except where the preprocessor
+            padded it.
+        size: Height and width of the batch in pixels.
         device (torch.device): Device of the result.
 
     Returns:
-        Tensor: Shape (B, H, W), bool.
+        Shape (B, H, W), bool.
     """
     masks = []
     for sample in samples:

@@ -10,7 +10,7 @@ to its mask nor to its map.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +22,14 @@ import numpy as np
 from PIL import Image
 
 from ..utils.commands import command
+from ..utils.files import replacing
+from .files import RASTER_SUFFIXES
 from .place import Place, is_annotated, place_of
-
-RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
 
 BYTES = ('uint8', 'int8')
 
 _ORIENTATION_TAG = 0x0112
+_LOADED_ALIKE = ('PNG', 'JPEG', 'MPO')
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
 
@@ -67,30 +68,40 @@ class RasterToRGB:
                 f'Bands are one or three numbers from 1, not {list(bands)}: give those of red, '
                 'green and blue.'
             )
+        self.bands = None if bands is None else [int(band) for band in bands]
+        expected = (1, 3) if bands is None else (len(bands),)
+        self._take_stretch(low, high, expected, [1, 2, 3] if bands is None else bands)
+        self.nodata = None if nodata is None else float(nodata)
+
+    def _take_stretch(
+        self,
+        low: Sequence[float] | None,
+        high: Sequence[float] | None,
+        expected: Sequence[int] | None,
+        bands: Sequence[int] | None,
+    ) -> None:
+        """Take the ends of a stretch, which must be so many numbers; None: any."""
         if (low is None) != (high is None):
             raise ValueError(
                 f'A stretch needs both ends, not low={low} and high={high}: give both or neither.'
             )
         if low is not None and high is not None:
-            expected = (1, 3) if bands is None else (len(bands),)
-            if len(low) != len(high) or len(low) not in expected:
+            if len(low) != len(high) or len(low) not in (expected or (len(low),)):
                 raise ValueError(
                     f'The stretch low={list(low)}, high={list(high)} does not fit the bands '
-                    f'{"1, 2, 3" if bands is None else list(bands)}: give one number per band.'
+                    f'{", ".join(map(str, bands or ()))}: give one number per band.'
                 )
             if any(bottom >= top for bottom, top in zip(low, high, strict=True)):
                 raise ValueError(
                     f'The stretch low={list(low)}, high={list(high)} is empty in a band: let each '
                     'low be below its high.'
                 )
-        self.bands = None if bands is None else [int(band) for band in bands]
         self.low = None if low is None else [float(value) for value in low]
         self.high = None if high is None else [float(value) for value in high]
-        self.nodata = None if nodata is None else float(nodata)
 
     def __repr__(self) -> str:
         settings = ', '.join(f'{key}={value}' for key, value in vars(self).items())
-        return f'RasterToRGB({settings})'
+        return f'{type(self).__name__}({settings})'
 
     def choose(self, count: int, name: str = 'The raster') -> list[int]:
         """Numbers of the bands to read.
@@ -113,6 +124,22 @@ class RasterToRGB:
             )
         return bands
 
+    def picture(self, pixels: np.ndarray) -> np.ndarray:
+        """What a person sees of pixels that this made: 8-bit RGB of the same (H, W)."""
+        return pixels
+
+    def check_pixels(self, pixels: np.ndarray) -> None:
+        """Refuse an array that is not what this makes.
+
+        Raises:
+            ValueError: It is not (H, W, 3) of type uint8.
+        """
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+            raise ValueError(
+                f'An image is RGB of shape (H, W, 3) and type uint8, not {pixels.shape} '
+                f'{pixels.dtype}: convert it, for instance by RasterToRGB.'
+            )
+
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Stretch bands.
 
@@ -132,6 +159,16 @@ class RasterToRGB:
                 f'Bands of shape {pixels.shape} cannot become RGB: give '
                 f'{" or ".join(map(str, wanted))} of them as (bands, height, width).'
             )
+        levels = self._levels(pixels)
+        stretched = levels
+        if levels.dtype != np.uint8:
+            stretched = np.rint(np.clip(levels, 0, 255, out=levels)).astype(np.uint8)
+        if len(stretched) == 1:
+            stretched = np.broadcast_to(stretched, (3, *stretched.shape[1:]))
+        return np.ascontiguousarray(stretched.transpose(1, 2, 0))
+
+    def _levels(self, pixels: np.ndarray) -> np.ndarray:
+        """Bands (B, H, W) on the scale of 8 bits: as they are, or stretched, in float32."""
         if self.low is None or self.high is None:
             if pixels.dtype == np.int8:
                 pixels = (pixels.astype(np.int16) + 128).astype(np.uint8)
@@ -141,18 +178,13 @@ class RasterToRGB:
                     'values that become 0 and 255, e.g. raster=dict(low=[..], high=[..]) in the '
                     f'config, as {command("init")} estimates them, or --low and --high.'
                 )
-            stretched = pixels
-        else:
-            short = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
-            kind = np.float32 if short else np.float64  # which has all of their digits
-            low = np.array(self.low)[:, None, None]
-            scale = (255 / (np.array(self.high)[:, None, None] - low)).astype(np.float32)
-            levels = (pixels.astype(kind) - low.astype(kind)).astype(np.float32) * scale
-            np.nan_to_num(levels, copy=False, nan=0.0)
-            stretched = np.rint(np.clip(levels, 0, 255, out=levels)).astype(np.uint8)
-        if len(stretched) == 1:
-            stretched = np.broadcast_to(stretched, (3, *stretched.shape[1:]))
-        return np.ascontiguousarray(stretched.transpose(1, 2, 0))
+            return pixels
+        short = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
+        kind = np.float32 if short else np.float64  # which has all of their digits
+        low = np.array(self.low)[:, None, None]
+        scale = (255 / (np.array(self.high)[:, None, None] - low)).astype(np.float32)
+        levels = (pixels.astype(kind) - low.astype(kind)).astype(np.float32) * scale
+        return np.nan_to_num(levels, copy=False, nan=0.0)
 
     def has_data(self, pixels: np.ndarray) -> np.ndarray:
         """Where chosen bands (B, H, W) are neither all NaN nor all ``nodata``, (H, W) bool."""
@@ -162,6 +194,166 @@ class RasterToRGB:
         if self.nodata is not None:
             found &= (pixels != _as(self.nodata, pixels.dtype)).any(0)
         return found
+
+    def with_data(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Pixels (H, W, C) of which some have no data, (H, W) bool; these stay as they are."""
+        return pixels
+
+
+class RasterToBands(RasterToRGB):
+    """Brings any number of bands of a raster to the scale of 8-bit pixels, in float32.
+
+    A band becomes ``(value - low) / (high - low) * 255``, neither rounded nor clipped but far
+    outside, below -255 and above 510. So all that follows (statistics, photometry, pictures, frozen
+    RGB networks) has one unit, the grey level, whatever the sensor's. Pixels without data are 0.
+
+    Args:
+        bands: Numbers of the bands in the order of the network's channels, from 1 as GDAL counts.
+            None takes all of a file.
+        low: Value of each band that becomes 0.
+        high: Value of each band that becomes 255. None for both leaves 8-bit values as they are;
+            signed ones are raised by 128.
+        nodata: Value of pixels without data that the files do not declare: 0 in each band that has
+            it; where all have it there is none.
+        rgb: Numbers of the red, green and blue band, of those of ``bands``: what pictures show;
+            one number makes them grey. None takes the first three, or the first of two.
+        count: Bands of a file; one that has others is refused. None takes any that has ``bands``.
+
+    Raises:
+        ValueError: Bands are repeated or no numbers from 1, ``rgb`` is not among them, or the
+            stretch does not fit them.
+
+    Examples:
+        >>> to_bands = RasterToBands([1, 2, 3, 4], [0] * 4, [1000] * 4, rgb=[3, 2, 1])
+        >>> pixels = to_bands(np.full((4, 2, 2), 1200, np.uint16))
+        >>> pixels.shape, pixels[0, 0].tolist(), to_bands.picture(pixels)[0, 0].tolist()
+        ((2, 2, 4), [306.0, 306.0, 306.0, 306.0], [255, 255, 255])
+    """
+
+    FURTHEST = (-255.0, 510.0)
+
+    def __init__(
+        self,
+        bands: Sequence[int] | None = None,
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+        nodata: float | None = None,
+        rgb: Sequence[int] | None = None,
+        count: int | None = None,
+    ) -> None:
+        chosen = list(range(1, count + 1)) if bands is None and count else bands
+        if chosen is not None and (not chosen or min(chosen) < 1 or len(set(chosen)) < len(chosen)):
+            raise ValueError(
+                f'Bands are different numbers from 1, not {list(chosen)}: give each band once, in '
+                "the order of the network's channels."
+            )
+        self.bands = None if chosen is None else [int(band) for band in chosen]
+        self._take_stretch(low, high, None if chosen is None else (len(chosen),), chosen)
+        self.nodata = None if nodata is None else float(nodata)
+        self.count = count
+        self.rgb = None if rgb is None else [int(band) for band in rgb]
+        known = self.bands or self.rgb or []
+        if self.rgb is not None and (len(self.rgb) not in (1, 3) or not {*self.rgb} <= {*known}):
+            raise ValueError(
+                f'rgb={self.rgb} are not one or three of the bands {known}: give the numbers of '
+                'those that make a picture.'
+            )
+
+    @property
+    def rgb_channels(self) -> list[int]:
+        """Positions among the channels, from 0, of red, green and blue of a picture."""
+        if self.rgb is None:
+            return [0, 1, 2] if self.bands is None or len(self.bands) >= 3 else [0] * 3
+        bands = self.bands or list(range(1, max(self.rgb) + 1))
+        return [bands.index(band) for band in self.rgb] * (3 // len(self.rgb))
+
+    def choose(self, count: int, name: str = 'The raster') -> list[int]:
+        """Numbers of the bands to read; see :meth:`RasterToRGB.choose`.
+
+        Raises:
+            ValueError: The file has another number of bands, or lacks one.
+        """
+        if self.count not in (None, count):
+            raise ValueError(
+                f'{name} has {count} bands where files of {self.count} are read: give the same '
+                f'bands as in training, or choose {len(self.bands or ())} of them by --bands.'
+            )
+        bands = self.bands or list(range(1, count + 1))
+        if max(bands) > count:
+            raise ValueError(
+                f'{name} has {count} bands but bands {bands} are asked for: choose among 1 to '
+                f'{count} (--bands, or bands of raster in the config).'
+            )
+        return bands
+
+    def picture(self, pixels: np.ndarray) -> np.ndarray:
+        """What a person sees of levels (H, W, N): 8-bit RGB of the bands ``rgb``."""
+        return levels_to_rgb(pixels, self.rgb_channels)
+
+    def check_pixels(self, pixels: np.ndarray) -> None:
+        """Refuse an array that is not what this makes.
+
+        Raises:
+            ValueError: It is not (H, W, N) of type float32.
+        """
+        wanted = 'N' if self.bands is None else len(self.bands)
+        if pixels.ndim != 3 or pixels.dtype != np.float32 or wanted not in ('N', pixels.shape[2]):
+            raise ValueError(
+                f'An image is of shape (H, W, {wanted}) and type float32, not {pixels.shape} '
+                f'{pixels.dtype}: convert it by RasterToBands.'
+            )
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Bring bands to the scale of 8 bits.
+
+        Args:
+            pixels: Shape (N, H, W), any numbers: the chosen bands in order.
+
+        Returns:
+            Shape (H, W, N), float32, mostly in [0, 255]. NaN becomes 0.
+
+        Raises:
+            ValueError: There are other bands than the stretch is for, or the numbers need a stretch
+                and there is none.
+        """
+        wanted = self.low or self.bands or pixels
+        if pixels.ndim != 3 or len(pixels) != len(wanted):
+            raise ValueError(
+                f'Bands of shape {pixels.shape} are not the {len(wanted)} that are read: give them '
+                'as (bands, height, width).'
+            )
+        levels = self._levels(pixels).astype(np.float32, copy=False)
+        if self.nodata is not None:
+            levels = np.where(pixels == _as(self.nodata, pixels.dtype), np.float32(0), levels)
+        return np.ascontiguousarray(np.clip(levels, *self.FURTHEST).transpose(1, 2, 0))
+
+    def with_data(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Set pixels (H, W, N) without data, (H, W) bool, to 0: they may hold any number."""
+        pixels[~valid] = 0
+        return pixels
+
+
+def levels_to_rgb(levels: np.ndarray, channels: Sequence[int]) -> np.ndarray:
+    """8-bit RGB of three channels of levels.
+
+    Args:
+        levels: Shape (H, W, N), any numbers on the scale of 8 bits.
+        channels: Positions of red, green and blue.
+
+    Returns:
+        Shape (H, W, 3), uint8, rounded and clipped.
+    """
+    return np.rint(np.clip(levels[..., list(channels)], 0, 255)).astype(np.uint8)
+
+
+def raster_conversion(settings: Mapping[str, Any]) -> RasterToRGB:
+    """What the ``raster`` of a config says: :class:`RasterToBands` if it has ``rgb`` or ``count``.
+
+    Raises:
+        ValueError: See both classes.
+    """
+    kind = RasterToBands if {'rgb', 'count'} & set(settings) else RasterToRGB
+    return kind(**settings)
 
 
 @dataclass(frozen=True)
@@ -203,7 +395,7 @@ class RGBPixels(NamedTuple):
     """A raster as it is trained on.
 
     Attributes:
-        pixels: Shape (H, W, 3), uint8, RGB.
+        pixels: Shape (H, W, 3), uint8, RGB; of :class:`RasterToBands` (H, W, N), float32.
         valid: Shape (H, W), bool, False where the raster has no data; None where it has everywhere.
     """
 
@@ -315,14 +507,14 @@ def _picture_info(path: Path) -> RasterInfo | None:
             1 if image.mode in ('1', 'L', 'LA') else 3,
             'uint8',
             image.mode in ('LA', 'RGBA') or 'transparency' in image.info,
-            image.mode != 'CMYK' and orientation == 1,
+            image.format in _LOADED_ALIKE and image.mode != 'CMYK' and orientation == 1,
             False,
             orientation,
         )
 
 
 def read_rgb(path: str | Path, to_rgb: RasterToRGB | None = None) -> RGBPixels:
-    """Read an image file of any kind as RGB.
+    """Read an image file of any kind as RGB, or as bands.
 
     Args:
         path: PNG, JPEG, TIFF or whatever else Pillow reads.
@@ -341,7 +533,8 @@ def read_rgb(path: str | Path, to_rgb: RasterToRGB | None = None) -> RGBPixels:
     chosen = bands[[band - 1 for band in to_rgb.choose(len(bands), str(path))]]
     found = to_rgb.has_data(chosen) & (True if valid is None else valid)
     try:
-        return RGBPixels(to_rgb(chosen), None if found.all() else found)
+        pixels = to_rgb.with_data(to_rgb(chosen), found)
+        return RGBPixels(pixels, None if found.all() else found)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
 
@@ -387,6 +580,32 @@ def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             beside = raster.dataset_mask() > 0
         valid = beside if valid is None else valid & beside
     return bands, valid
+
+
+def read_valid(path: Path) -> np.ndarray | None:
+    """Where an image file says that it has data, without decoding what cannot say so.
+
+    Args:
+        path: An image file of any kind; a raster that needs rasterio says nothing without it.
+
+    Returns:
+        Shape (H, W), bool; None for everywhere, as for a file that cannot be read.
+    """
+    try:
+        if path.suffix.lower() in RASTER_SUFFIXES:
+            with open_raster(path) as raster:
+                flags = {flag.name for band in raster.mask_flag_enums for flag in band}
+                return None if flags == {'all_valid'} else raster.dataset_mask() > 0
+        if is_annotated(path) or _may_be_transparent(path):
+            return read_picture(path)[1]
+    except (ImportError, ValueError):
+        pass
+    return None
+
+
+def _may_be_transparent(path: Path) -> bool:
+    with _open_picture(path) as image:
+        return image.mode in ('LA', 'RGBA', 'PA') or 'transparency' in image.info
 
 
 def _orientation(image: Image.Image, path: Path) -> int:
@@ -441,18 +660,89 @@ def _read_raster(path: Path, to_rgb: RasterToRGB) -> RGBPixels:
         from rasterio.windows import Window
 
         bands = to_rgb.choose(count_bands(raster), str(path))
-        rgb = np.empty((raster.height, raster.width, 3), np.uint8)
-        valid = np.empty((raster.height, raster.width), bool)
+        strips = []
         for top in range(0, raster.height, _STRIP):
-            rows = min(_STRIP, raster.height - top)
-            window = Window(0, top, raster.width, rows)
-            strip = read_bands(raster, bands, window=window)
+            window = Window(0, top, raster.width, min(_STRIP, raster.height - top))
             try:
-                rgb[top : top + rows] = to_rgb(strip)
+                strips.append(read_window(raster, bands, to_rgb, window))
             except ValueError as error:
                 raise ValueError(f'{path}: {error}') from error
-            valid[top : top + rows] = has_data(raster, strip, to_rgb, window)
-    return RGBPixels(rgb, None if valid.all() else valid)
+    pixels, valid = (np.concatenate(parts) for parts in zip(*strips, strict=True))
+    return RGBPixels(pixels, None if valid.all() else valid)
+
+
+def read_window(
+    raster: Any, bands: Sequence[int], to_rgb: RasterToRGB, window: Any = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a part of a raster that rasterio has open.
+
+    Args:
+        raster: ``rasterio.DatasetReader``.
+        bands: As ``to_rgb`` has chosen them.
+        to_rgb: What becomes of them.
+        window: ``rasterio.windows.Window``; None reads all.
+
+    Returns:
+        Pixels as ``to_rgb`` makes them, (h, w, C), and where there is data, (h, w) bool.
+    """
+    stored = read_bands(raster, bands, window=window)
+    valid = has_data(raster, stored, to_rgb, window)
+    return to_rgb.with_data(to_rgb(stored), valid), valid
+
+
+def band_marks(path: str | Path) -> list[str]:
+    """What each band of an image file is marked as: ``red``, ``alpha``, ``undefined`` ...
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    info = raster_info(path)
+    if not info.by_gdal:
+        return ['red', 'green', 'blue'] if info.bands == 3 else ['gray'] * info.bands
+    with open_raster(path) as raster:
+        return [band.name for band in raster.colorinterp]
+
+
+def copy_window(path: str | Path, target: str | Path, window: Sequence[int]) -> None:
+    """Write a part of an image file as a GeoTIFF of the same bands, numbers, no data and place.
+
+    Args:
+        path: Any file that :func:`read_rgb` reads.
+        target: The GeoTIFF; it is there when it is whole.
+        window: Left, top, right and lower end in pixels, within the image.
+
+    Raises:
+        ImportError: rasterio is not installed.
+        ValueError: The file cannot be read.
+    """
+    left, top, right, bottom = window
+    rasterio = import_rasterio(path)
+    settings: dict[str, Any] = dict(
+        driver='GTiff', compress='deflate', photometric='minisblack', width=right - left
+    )
+    if not raster_info(path).by_gdal:
+        bands, valid = read_picture(Path(path))
+        bands = bands[:, top:bottom, left:right]
+        mask = None if valid is None else valid[top:bottom, left:right]
+    else:
+        with open_raster(path) as raster:
+            part = rasterio.windows.Window(left, top, right - left, bottom - top)
+            bands = read_bands(raster, range(1, count_bands(raster) + 1), window=part)
+            settings.update(
+                crs=raster.crs, transform=raster.window_transform(part), nodata=raster.nodata
+            )
+            kinds = {flag.name for flags in raster.mask_flag_enums for flag in flags}
+            own = 'per_dataset' in kinds and 'alpha' not in kinds
+            mask = raster.dataset_mask(window=part) > 0 if own else None
+    settings.update(height=bottom - top, count=len(bands), dtype=bands.dtype)
+    with (
+        replacing(Path(target)) as partial,
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(partial, 'w', **settings) as out,
+    ):
+        out.write(bands)
+        if mask is not None:
+            out.write_mask(mask)
 
 
 def count_bands(raster: Any) -> int:
@@ -501,9 +791,17 @@ def _palette(raster: Any) -> np.ndarray | None:
 def has_data(
     raster: Any, pixels: np.ndarray, to_rgb: RasterToRGB, window: Any = None
 ) -> np.ndarray:
-    """Where a raster has data, (H, W): GDAL's mask, and :meth:`RasterToRGB.has_data`."""
-    marked = raster.dataset_mask(window=window, out_shape=pixels.shape[1:]) > 0
-    return marked & to_rgb.has_data(pixels)
+    """Where a raster has data, (H, W): GDAL's mask, and :meth:`RasterToRGB.has_data`.
+
+    A band that is read as data is no mask, even where the file marks it as alpha, as GDAL does with
+    the fourth of four bands of 8 bits.
+    """
+    found = to_rgb.has_data(pixels)
+    marks = [band.name for band in raster.colorinterp]
+    read = to_rgb.bands or () if isinstance(to_rgb, RasterToBands) else ()
+    if 'alpha' in marks and marks.index('alpha') + 1 in read:
+        return found
+    return found & (raster.dataset_mask(window=window, out_shape=pixels.shape[1:]) > 0)
 
 
 def _as(value: float, kind: np.dtype) -> Any:

@@ -16,14 +16,13 @@ from .reader import (
     BYTES,
     RasterToRGB,
     count_bands,
-    has_data,
     open_raster,
     raster_info,
     read_bands,
     read_rgb,
+    read_window,
 )
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 LARGE = 100_000_000  # pixels from which a picture is read by rasterio too
 _CACHE = 64 * 2**20  # bytes; GDAL's default is a share of the machine's memory
 
@@ -45,7 +44,7 @@ class Source(Protocol):
         """Read a rectangle; it lies within the image.
 
         Returns:
-            tuple[np.ndarray, np.ndarray]: RGB (h, w, 3) uint8; where there is data, (h, w) bool.
+            RGB (h, w, 3) uint8, or bands (h, w, N) float32; where there is data, (h, w) bool.
         """
         ...
 
@@ -55,19 +54,17 @@ class PixelSource:
     """An image in memory.
 
     Attributes:
-        pixels (np.ndarray): RGB, (H, W, 3) uint8.
-        valid (np.ndarray | None): Where there is data, (H, W) bool; None: everywhere.
+        pixels: RGB, (H, W, 3) uint8; of bands (H, W, N) float32.
+        valid: Where there is data, (H, W) bool; None: everywhere.
+        to_rgb: What has made the pixels.
     """
 
     pixels: np.ndarray
     valid: np.ndarray | None = None
+    to_rgb: RasterToRGB = field(default_factory=RasterToRGB)
 
     def __post_init__(self) -> None:
-        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
-            raise ValueError(
-                f'An image is RGB of shape (H, W, 3) and type uint8, not {self.pixels.shape} '
-                f'{self.pixels.dtype}: convert it, for instance by RasterToRGB.'
-            )
+        self.to_rgb.check_pixels(self.pixels)
 
     @property
     def width(self) -> int:
@@ -88,7 +85,8 @@ class PixelSource:
 
     def shrunk(self, size: tuple[int, int]) -> np.ndarray:
         """RGB of another size (h, w), for looking at."""
-        return cv2.resize(self.pixels, size[::-1], interpolation=cv2.INTER_AREA)
+        picture = self.to_rgb.picture(self.pixels)
+        return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,10 @@ class RasterSource:
     """A raster that rasterio has open; nothing of it is kept in memory.
 
     Attributes:
-        dataset (Any): ``rasterio.DatasetReader``.
-        to_rgb (RasterToRGB): How its bands become RGB.
-        picture (PixelSource | None): Pixels of a picture, of which the dataset tells the place
-            only: decoders of JPEG differ.
+        dataset: ``rasterio.DatasetReader``.
+        to_rgb: How its bands become RGB.
+        picture: Pixels of a picture, of which the dataset tells the place only: decoders of JPEG
+            differ.
     """
 
     dataset: Any
@@ -136,15 +134,14 @@ class RasterSource:
         from rasterio.windows import Window
 
         window = Window(left, top, right - left, bottom - top)
-        pixels = read_bands(self.dataset, self.bands, window=window)
-        return self.to_rgb(pixels), has_data(self.dataset, pixels, self.to_rgb, window)
+        return read_window(self.dataset, self.bands, self.to_rgb, window)
 
     def shrunk(self, size: tuple[int, int]) -> np.ndarray:
         """RGB of another size (h, w), for looking at."""
         if self.picture is not None:
             return self.picture.shrunk(size)
         # The nearest pixels: a stretch must not meet the mean of data and no data.
-        return self.to_rgb(read_bands(self.dataset, self.bands, size))
+        return self.to_rgb.picture(self.to_rgb(read_bands(self.dataset, self.bands, size)))
 
     @property
     def told(self) -> str:
@@ -172,14 +169,14 @@ def open_source(path: Path, to_rgb: RasterToRGB) -> Iterator[PixelSource | Raste
     if not path.is_file():
         raise FileNotFoundError(f'The image {path} does not exist: correct the path.')
     if not is_raster(path):
-        yield PixelSource(*read_rgb(path, to_rgb))
+        yield PixelSource(*read_rgb(path, to_rgb), to_rgb)
         return
     with open_raster(path) as dataset:
         from rasterio import Env
 
         picture = None
         if not raster_info(path).by_gdal and dataset.width * dataset.height <= LARGE:
-            picture = PixelSource(*read_rgb(path, to_rgb))
+            picture = PixelSource(*read_rgb(path, to_rgb), to_rgb)
         with Env(GDAL_CACHEMAX=_CACHE):
             yield RasterSource(dataset, to_rgb, picture)
 

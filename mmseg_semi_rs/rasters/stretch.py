@@ -1,11 +1,12 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which values of deep rasters become 0 and 255, estimated from a sample of them."""
+"""Estimated from a sample of rasters: which values become 0 and 255, mean and deviation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from .reader import (
@@ -16,6 +17,7 @@ from .reader import (
     raster_info,
     read_bands,
     read_picture,
+    read_rgb,
 )
 
 PERCENTILES = (2.0, 98.0)
@@ -24,6 +26,7 @@ _SAMPLED_SIDE = 512  # pixels of an image's longer side that a stretch is estima
 _FILL_SHARE = 1e-3  # of the pixels, from which a lonely value is no accident
 _FILL_GAP = 1.0  # between a lonely value and the others, in spreads of these
 _BORDER_SHARE, _BORDER_GAP = 1e-2, 0.25  # the same where all bands have that value at once
+_EDGE_SHARE = 0.02  # of the pixels, from which 0 or 255 at the edge of 8-bit images is told
 _STEPS = 8  # such a gap is wider than so many of the usual steps between values
 
 
@@ -37,6 +40,7 @@ def estimate_stretch(
     percentiles: tuple[float, float] = PERCENTILES,
     nodata: float | None = None,
     ask: bool = True,
+    kind: Callable[..., RasterToRGB] = RasterToRGB,
 ) -> RasterToRGB:
     """Find a stretch for rasters that are not 8-bit: the same for all of them.
 
@@ -47,6 +51,7 @@ def estimate_stretch(
             pixels without data are left out.
         nodata: See :class:`RasterToRGB`.
         ask: Whether a value far from all others is an error, unless ``nodata`` is given.
+        kind: Makes the result of ``bands``, ``low``, ``high`` and ``nodata``.
 
     Raises:
         ImportError: rasterio is needed and not installed.
@@ -58,7 +63,7 @@ def estimate_stretch(
             f'Percentiles {percentiles[0]:g} and {percentiles[1]:g} are no range: give two numbers '
             'from 0 to 100, the smaller first.'
         )
-    chooser = RasterToRGB(bands, nodata=nodata)
+    chooser = kind(bands, nodata=nodata)
     samples = [s for s in (_sample(Path(path), chooser) for path in paths) if s is not None]
     counts = {len(sample) for sample in samples}
     values = np.concatenate(samples, 1) if len(counts) == 1 else np.empty((1, 0))
@@ -77,7 +82,64 @@ def estimate_stretch(
             f'{fill!r} if there is none at such pixels, or --nodata=none if it is measured.'
         )
     ends = [_ends(band, percentiles) for band in columns]
-    return RasterToRGB(bands, [low for low, _ in ends], [high for _, high in ends], nodata)
+    return kind(bands, [low for low, _ in ends], [high for _, high in ends], nodata)
+
+
+def measure_statistics(
+    paths: Sequence[str | Path], to_rgb: RasterToRGB
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the pixels with data of images.
+
+    Args:
+        paths: The images, thinned to a side of at most 512 px.
+        to_rgb: How they are read.
+
+    Returns:
+        Both on the scale of 8 bits, rounded to hundredths; a deviation is at least 1.
+
+    Raises:
+        ValueError: No image has data, or one cannot be read.
+    """
+    count = 0
+    total = squares = np.zeros(1)
+    for path in paths:
+        pixels, valid = read_rgb(path, to_rgb)
+        thin = max(1, max(pixels.shape[:2]) // _SAMPLED_SIDE)
+        found = pixels[::thin, ::thin].astype(np.float64)
+        seen = found.reshape(-1, found.shape[-1])
+        if valid is not None:
+            seen = found[valid[::thin, ::thin]]
+        count += len(seen)
+        total, squares = total + seen.sum(0), squares + np.square(seen).sum(0)
+    if not count:
+        raise ValueError(
+            f'The statistics of {len(paths)} images cannot be measured, since no pixel has data: '
+            'check the nodata value of the files.'
+        )
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 1.0))
+    return mean.round(2).tolist(), deviation.round(2).tolist()
+
+
+def border_fill(pixels: np.ndarray) -> tuple[int, float] | None:
+    """Find pixels of 0, or of 255, in all bands that reach inwards from the edge of an image.
+
+    Args:
+        pixels: Shape (B, H, W), uint8.
+
+    Returns:
+        The value and its share of the pixels, in [0, 1]; None if there is less than 2 % of both.
+    """
+    for value in (0, 255):
+        filled = (pixels == value).all(0)
+        if filled.mean() < _EDGE_SHARE:
+            continue
+        areas = cv2.connectedComponents(filled.astype(np.uint8), connectivity=4)[1]
+        edges = np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]])
+        share = float(np.isin(areas, np.unique(edges[edges > 0])).mean())
+        if share >= _EDGE_SHARE:
+            return value, share
+    return None
 
 
 def _ends(band: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
@@ -111,6 +173,19 @@ def _fill(values: np.ndarray) -> float | None:
             if wide and gap > _STEPS * np.median(np.diff(others)):
                 return float(candidate)
     return None
+
+
+def read_small(path: Path) -> np.ndarray:
+    """All bands of a raster, thinned to 512 pixels or so, (B, h, w).
+
+    Raises:
+        ImportError: rasterio is not installed.
+        ValueError: It cannot be read.
+    """
+    with open_raster(path) as raster:
+        thin = max(1, max(raster.width, raster.height) // _SAMPLED_SIDE)
+        size = (max(1, raster.height // thin), max(1, raster.width // thin))
+        return read_bands(raster, range(1, count_bands(raster) + 1), size)
 
 
 def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:

@@ -3,10 +3,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class SoftLabel(NamedTuple):
+    """The k likeliest classes of each pixel, and how likely each is.
+
+    Attributes:
+        classes: Class ids, the likeliest first, shape (B, k, H, W), int16.
+        probabilities: Theirs, which add up to 1, shape (B, k, H, W), float32.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+
+    @classmethod
+    def top(cls, probabilities: Tensor, count: int) -> SoftLabel:
+        """Keep the likeliest classes of probabilities (B, K, H, W), at most ``count`` of them."""
+        kept, classes = probabilities.topk(min(count, probabilities.shape[1]), dim=1)
+        kept = kept.nan_to_num(nan=0.0)
+        return cls(classes.short(), kept / kept.sum(dim=1, keepdim=True).clamp(min=1e-12))
+
+    def relabelled(self, labels: Tensor, changed: Tensor) -> SoftLabel:
+        """Be sure of other labels (B, H, W) where ``changed``, bool of the same shape."""
+        sure = torch.zeros_like(self.probabilities)
+        sure[:, 0] = 1.0
+        classes = torch.where(changed[:, None], labels[:, None].short(), self.classes)
+        return SoftLabel(classes, torch.where(changed[:, None], sure, self.probabilities))
 
 
 @dataclass(frozen=True)
@@ -22,33 +50,56 @@ class PseudoLabel:
         weight: Weight of each pixel in the unsupervised loss, shape (B, H, W), float32 in [0, 1].
         valid: False on padding, shape (B, H, W), bool. Only valid pixels count in the loss's
             denominator.
+        soft: What the loss takes in the place of ``labels``; a pixel that is relabelled is sure of
+            its new label. None: the labels alone.
 
     Raises:
-        ValueError: If the four tensors differ in shape or are not (B, H, W).
+        ValueError: If the four tensors differ in shape or are not (B, H, W), or those of ``soft``
+            are not (B, k, H, W).
     """
 
     labels: Tensor
     confidence: Tensor
     weight: Tensor
     valid: Tensor
+    soft: SoftLabel | None = None
 
     def __post_init__(self) -> None:
-        shapes = {field.name: tuple(getattr(self, field.name).shape) for field in fields(self)}
+        shapes = {name: tuple(value.shape) for name, value in self._maps().items()}
         if len(set(shapes.values())) != 1 or self.labels.ndim != 3:
             raise ValueError(f'PseudoLabel needs four (B, H, W) tensors of one shape, got {shapes}')
+        if self.soft is not None:
+            soft = [tuple(part.shape) for part in self.soft]
+            batch, *size = self.labels.shape
+            if soft[0] != soft[1] or soft[0][:1] + soft[0][2:] != (batch, *size):
+                raise ValueError(
+                    f'PseudoLabel of {tuple(self.labels.shape)} needs soft labels (B, k, H, W), '
+                    f'got {soft}'
+                )
 
-    def replace(self, **changes: Tensor) -> PseudoLabel:
+    def _maps(self) -> dict[str, Tensor]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != 'soft'}
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PseudoLabel:
+        """Change all tensors alike; those of soft labels have a dimension more."""
+        soft = None if self.soft is None else SoftLabel(*map(change, self.soft))
+        return PseudoLabel(
+            **{name: change(value) for name, value in self._maps().items()}, soft=soft
+        )
+
+    def replace(self, **changes: Any) -> PseudoLabel:
         """Return a copy with some tensors replaced (purifiers use this)."""
+        if 'labels' in changes and 'soft' not in changes and self.soft is not None:
+            changed = changes['labels'] != self.labels
+            changes['soft'] = self.soft.relabelled(changes['labels'], changed)
         return replace(self, **changes)
 
     def first(self, count: int) -> PseudoLabel:
         """Return the targets of the first ``count`` images."""
-        return PseudoLabel(
-            **{field.name: getattr(self, field.name)[:count] for field in fields(self)}
-        )
+        return self._each(lambda value: value[:count])
 
     def mix(self, partner: Tensor, box: Tensor) -> PseudoLabel:
-        """Paste another image's targets into a box; all four tensors move together.
+        """Paste another image's targets into a box; all tensors move together.
 
         Args:
             partner: Index of each image's partner, shape (n,), int64, for the first n <= B images.
@@ -57,9 +108,9 @@ class PseudoLabel:
         Returns:
             The mixed targets of the first n images.
         """
-        mixed = {
-            field.name: torch.where(box, value[partner], value[: len(partner)])
-            for field in fields(self)
-            for value in (getattr(self, field.name),)
-        }
-        return PseudoLabel(**mixed)
+
+        def mixed(value: Tensor) -> Tensor:
+            where = box if value.ndim == box.ndim else box[:, None]
+            return torch.where(where, value[partner], value[: len(partner)])
+
+        return self._each(mixed)

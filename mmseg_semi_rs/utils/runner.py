@@ -13,9 +13,10 @@ from torch import nn
 
 def unwrap(model: nn.Module) -> Any:
     """The model inside of mmengine's wrappers, for several processes and augmented tests."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner
 
 
 def logger_interval(runner: Runner) -> int:

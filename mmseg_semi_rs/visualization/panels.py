@@ -37,20 +37,26 @@ _WRONG, _UNKNOWN = (230, 0, 120), (128, 128, 128)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+def denormalise(
+    image: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: Sequence[int] = (0, 1, 2),
+) -> np.ndarray:
     """Turn a normalised image back into pixels.
 
     Args:
-        image: (3, H, W), normalised as ``(pixel - mean) / std``, channels R, G, B.
+        image: (C, H, W), normalised as ``(pixel - mean) / std``.
         mean: Per channel, 0-255 scale.
         std: Per channel, 0-255 scale.
+        channels: Positions of R, G, B.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     pixels = image.detach().float().cpu().permute(1, 2, 0).numpy()
     pixels = pixels * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    return np.clip(pixels.round(), 0, 255).astype(np.uint8)
+    return np.clip(pixels[..., list(channels)].round(), 0, 255).astype(np.uint8)
 
 
 def colorize(

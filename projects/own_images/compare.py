@@ -4,7 +4,7 @@ r"""Which method helps a person with few labels: every method, number of labels 
 The folder has images/<id>.<suffix>, labels/<id>.png (class ids, 255 = ignored) and lists of ids,
 one per line. Labelled tiles are drawn anew for each seed: `32/8` draws 32 tiles of 8 images, `32`
 spreads them over as many images as there are, `all` takes all of the training list. `32@suggest`
-takes the 32 that tools/suggest.py names.
+takes the 32 that tools/suggest.py names; behind each, `@clicks0.05%` keeps so many of their pixels.
 
     python projects/own_images/compare.py DATA --classes building land road vegetation water \
         --train splits/train.txt --held splits/held.txt --val splits/val.txt \
@@ -31,9 +31,9 @@ from pathlib import Path
 import cv2
 import torch
 from lists import (
-    SUGGESTED,
     choose_labelled,
     hold_out,
+    keep_clicks,
     parse_amount,
     suggest_labelled,
     write_tiles,
@@ -176,30 +176,23 @@ def make_lists(args: argparse.Namespace, root: Path, amount: str, seed: int) -> 
     pool = [name for name in ids['train'] if name not in set(ids['held'])]
     looked_at = evenly(len(ids['held']), args.held_tiles or len(ids['held']))
     ids['held'] = [ids['held'][index] for index in looked_at]
-    tiles, images = parse_amount(amount)
-    if amount.endswith(SUGGESTED) and tiles is not None:
+    asked = parse_amount(amount)
+    if asked.suggested and asked.tiles is not None:
         kept = args.out.resolve() / 'features.npy'
-        labelled = suggest_labelled(pool, tiles, args.image_regex, root / 'images', kept)
+        labelled = suggest_labelled(pool, asked.tiles, args.image_regex, root / 'images', kept)
     else:
+        number, pictures, masks = asked.tiles, asked.images, root / 'labels'
         labelled = choose_labelled(
-            pool, tiles, images, args.image_regex, root / 'labels', len(args.classes), seed
+            pool, number, pictures, args.image_regex, masks, len(args.classes), seed
         )
     ids['labelled'] = labelled
     ids['unlabelled'] = [name for name in pool if name not in set(labelled)]
-    folder = args.out.resolve() / name_of(amount) / f'lists_seed{seed}'
+    folder = args.out.resolve() / asked.name / f'lists_seed{seed}'
     folder.mkdir(parents=True, exist_ok=True)
     paths = {role: folder / f'{role}.txt' for role in ('labelled', 'unlabelled', 'held', 'val')}
     for role, path in paths.items():
         path.write_text(''.join(f'{name}\n' for name in ids[role]), encoding='utf-8')
     return paths
-
-
-def name_of(amount: str) -> str:
-    """Folder of the runs with so many labels."""
-    tiles, images = parse_amount(amount)
-    if amount.endswith(SUGGESTED):
-        return f'{tiles}_suggested'
-    return 'all' if tiles is None else f'{tiles}_of_{images}' if images else str(tiles)
 
 
 def run_one(folder: Path, console: Console) -> None:
@@ -250,12 +243,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folders = []
     for seed in args.seeds:
         for amount in args.labelled:
-            lists = make_lists(args, root, amount, seed)
+            lists, asked = make_lists(args, root, amount, seed), parse_amount(amount)
+            masks = 'labels'
+            if asked.clicks:
+                masks = keep_clicks(root, read_list(lists['labelled']), asked.clicks)
             for method in args.methods:
-                folder = args.out.resolve() / name_of(amount) / f'{method}_seed{seed}'
+                folder = args.out.resolve() / asked.name / f'{method}_seed{seed}'
                 folder.mkdir(parents=True, exist_ok=True)
                 if not (folder / 'result.json').is_file():
                     cfg = make_config(args, root, lists, method, folder, seed)
+                    cfg.train_dataloader.dataset.labelled.data_prefix.seg_map_path = masks
                     cfg.dump(folder / 'config.py')
                 folders.append(folder)
     # Runs that others build on are first in METHODS' order; threads only wait for processes.

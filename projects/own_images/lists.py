@@ -8,35 +8,59 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from rich.progress import track
 
+from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
 from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_features
 from mmseg_semi_rs.rasters.reader import RasterToRGB
 
 _DRAWS = 200
-SUGGESTED = '@suggest'
 
 
-def parse_amount(amount: str) -> tuple[int | None, int | None]:
-    """Read ``32/8``, ``32``, ``32@suggest`` or ``all``.
+class Amount(NamedTuple):
+    """How much is labelled.
 
-    Returns:
-        Number of tiles, None for all; number of images that they are of, None for as many as
-        possible.
+    Attributes:
+        tiles: Number of tiles, None for all.
+        images: Number of images that they are of, None for as many as possible.
+        suggested: Whether tools/suggest.py chooses them.
+        clicks: Which of their pixels, as ``0.05%`` or a number in each; None for all.
     """
-    if amount == 'all':
-        return None, None
-    amount = amount.removesuffix(SUGGESTED)
-    found = re.fullmatch(r'([1-9]\d*)(?:/([1-9]\d*))?', amount)
-    if found is None or int(found[2] or 1) > int(found[1]):
+
+    tiles: int | None
+    images: int | None = None
+    suggested: bool = False
+    clicks: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Folder of the runs with so many labels."""
+        name = 'all' if self.tiles is None else str(self.tiles)
+        name += f'_of_{self.images}' if self.images else ''
+        name += '_suggested' if self.suggested else ''
+        return name + (f'_clicks_{self.clicks.replace("%", "pct")}' if self.clicks else '')
+
+
+def parse_amount(text: str) -> Amount:
+    """Read ``32/8``, ``32``, ``32@suggest`` or ``all``; each may end with ``@clicks0.05%``."""
+    amount, _, clicks = text.partition('@clicks')
+    found = re.fullmatch(r'(all)|([1-9]\d*)(?:/([1-9]\d*)|(@suggest))?', amount)
+    if found is None or int(found[3] or 1) > int(found[2] or 1):
         raise SystemExit(
-            f'--labelled {amount} is no amount: give TILES, TILES/IMAGES with fewer images than '
-            f'tiles, TILES{SUGGESTED}, or all.'
+            f'--labelled {text} is no amount: give TILES, TILES/IMAGES with fewer images than '
+            'tiles, TILES@suggest, or all; and @clicks0.05% behind it for so many of their pixels.'
         )
-    return int(found[1]), int(found[2]) if found[2] else None
+    try:
+        if '@clicks' in text:
+            count_clicks(clicks, 1)
+    except ValueError as error:
+        raise SystemExit(f'--labelled {text}: {error}') from error
+    numbers = [int(number) if number else None for number in found.groups()[1:3]]
+    return Amount(numbers[0], numbers[1], bool(found[4]), clicks or None)
 
 
 def write_tiles(data: Path, ids: Sequence[str], suffix: str, side: int | None, out: Path) -> Path:
@@ -161,6 +185,32 @@ def suggest_labelled(
     found = [re.search(image_regex, name) for name in names]
     scenes = [match[1] if match else name for match, name in zip(found, names, strict=True)]
     return sorted(names[index] for index in choose_tiles(np.load(kept), scenes, tiles))
+
+
+def keep_clicks(root: Path, names: Sequence[str], clicks: str) -> str:
+    """Thin out the masks of tiles to the pixels that tools/suggest.py --clicks would ask for.
+
+    Args:
+        root: Folder with images/ and labels/.
+        names: Of the tiles.
+        clicks: How many pixels of each.
+
+    Returns:
+        The folder of the thinned masks, below the root.
+    """
+    folder = root / f'labels_clicks_{clicks.replace("%", "pct")}'
+    folder.mkdir(exist_ok=True)
+    for name in track(names, 'choosing clicks', transient=True):
+        target = folder / f'{name}.png'
+        if target.is_file():
+            continue
+        image = cv2.cvtColor(cv2.imread(str(root / 'images' / f'{name}.png')), cv2.COLOR_BGR2RGB)
+        mask = _label(root / 'labels' / f'{name}.png')
+        kept = np.full_like(mask, 255)
+        rows, columns = choose_clicks(image, count_clicks(clicks, mask.size)).T
+        kept[rows, columns] = mask[rows, columns]
+        cv2.imwrite(str(target), kept)
+    return folder.name
 
 
 def _label(path: Path) -> np.ndarray:

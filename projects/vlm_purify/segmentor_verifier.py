@@ -28,12 +28,13 @@ class SegmentorVerifier(Verifier):
     the same class here. A pixel is seen unless the likeliest of its classes is none of ours.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See ``ClassPrompts``.
-        config (str): Config of the segmentor, with a ``test_dataloader`` or a ``test_pipeline``.
-        checkpoint (str): Its weights.
-        label_map (Sequence[int | None]): For each class id of the segmentor, in their order, the
-            id here; None for a class that is none of ours.
-        temperature (float): By which logits are divided; above 1 makes it less sure. Defaults to 1.
+        classes: See ``ClassPrompts``.
+        config: Config of the segmentor, with a ``test_dataloader`` or a ``test_pipeline``.
+        checkpoint: Its weights.
+        label_map: For each class id of the segmentor, in their order, the id here; None for a class
+            that is none of ours.
+        temperature: By which logits are divided; above 1 makes it less sure. Defaults to 1.
+        bands: See ``Verifier``.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -53,8 +54,9 @@ class SegmentorVerifier(Verifier):
         checkpoint: str,
         label_map: Sequence[int | None],
         temperature: float = 1.0,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         wrong = sorted(
             {label for label in label_map if label is not None} - set(self.prompts.asked)
         )

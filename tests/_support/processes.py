@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from mmengine.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 200  # seconds
@@ -111,6 +112,19 @@ def on_ranks(world: int, action: Callable[..., Any], *words: Any, folder: Path) 
     ]
     for process, log in zip(started, logs, strict=True):
         finish(process, log)
+
+
+def forget_package() -> None:
+    """Forget the package and its tests, so that what is imported next is found and run anew."""
+    register = Registry._register_module
+
+    def again(self: Registry, module: Any, module_name: Any = None, force: bool = False) -> None:
+        register(self, module, module_name, True)
+
+    Registry._register_module = again
+    for name in list(sys.modules):
+        if name.split('.')[0] in ('mmseg_semi_rs', 'tests'):
+            del sys.modules[name]
 
 
 def _main(folder: Path, words: list[str]) -> None:

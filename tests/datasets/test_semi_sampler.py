@@ -210,6 +210,29 @@ def test_rare_class_image_is_drawn_more_often_and_draws_resume(rare):
     assert [again.draw(0, position) for position in range(300, 400)] == drawn[300:]
 
 
+def test_of_sparse_labels_every_image_that_shows_a_class_counts(tmp_path):
+    """No image has 100 pixels of it, so that it is not only the one with most of them."""
+    from PIL import Image
+
+    for name in ('img', 'ann'):
+        (tmp_path / name).mkdir()
+    for index, clicks in enumerate([3, 1, 0]):
+        label = np.full((50, 50), 255, np.uint8)
+        label[0, :20] = 0
+        label[1, :clicks] = 1
+        Image.fromarray(label).save(tmp_path / 'ann' / f'{index}.png')
+        Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / 'img' / f'{index}.png')
+    labelled = BaseSegDataset(
+        img_suffix='.png',
+        metainfo=dict(classes=('field', 'car'), palette=[[0, 0, 0], [1, 1, 1]]),
+        data_root=str(tmp_path),
+        data_prefix=dict(img_path='img', seg_map_path='ann'),
+        pipeline=[],
+    )
+    sampler = RareClassSemiSampler(SemiDataset(labelled), 2, source_ratio=(1, 0), seed=0)
+    assert {sampler.draw(0, position) for position in range(100)} == {0, 1}
+
+
 def test_rare_class_sampler_refuses_a_temperature_of_zero(rare):
     with pytest.raises(ValueError, match='temperature=0'):
         RareClassSemiSampler(rare, 2, source_ratio=(1, 0), seed=0, temperature=0)

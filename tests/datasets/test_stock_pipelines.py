@@ -77,10 +77,9 @@ def test_without_photometry_the_strong_view_gets_one_and_labelled_images_get_non
 
 
 def test_what_cannot_be_followed_is_named():
-    with pytest.raises(ValueError, match='cannot follow Pad'):
-        SemiDataset(
-            dict(type='PotsdamDataset', pipeline=[dict(type='Pad', size=(9, 9)), STOCK[-1]])
-        )
+    crop = dict(type='CenterCrop', crop_size=(9, 9))
+    with pytest.raises(ValueError, match='cannot follow CenterCrop'):
+        SemiDataset(dict(type='PotsdamDataset', pipeline=[crop, STOCK[-1]]))
 
 
 def own(labelled):

@@ -77,9 +77,13 @@ def test_homography_of_a_flip_is_exact():
         dict(type='RandomRotate', prob=0.8, degree=40),
         dict(type='RandomRotate', prob=0.8, degree=40, auto_bound=True, seg_pad_val=0),
         dict(type='RandomRotFlip', rotate_prob=0.5, flip_prob=0.9),
+        dict(type='Pad', size=(90, 70), pad_val=dict(img=0, seg=3)),
+        dict(type='Pad', pad_to_square=True),
+        dict(type='ResizeShortestEdge', scale=30, max_size=99),
+        dict(type='ResizeToMultiple', size_divisor=16),
     ],
 )
-def test_rotations_between_other_transforms_are_replayed(rotation, seed):
+def test_rotations_and_padding_between_other_transforms_are_replayed(rotation, seed):
     np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
     original = TRANSFORMS.build(dict(type='AddValidMask'))(sample(seed=seed))

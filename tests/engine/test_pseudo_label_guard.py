@@ -103,6 +103,27 @@ STARVED = pseudo((0.7, 0.2, 0.1), kept=(1, 0.05, 1))
 HEALTHY = pseudo((0.65, 0.22, 0.13), kept=(0.9, 0.5, 0.4))
 
 
+def test_sparse_labels_are_said_to_be_sparse_and_judge_nothing(monkeypatch):
+    """Clicks are spread over the classes, so that their shares are those of no place."""
+    run = Training(monkeypatch)
+    clicks = labelled((0.34, 0.33, 0.33))
+    for sample in clicks:
+        kept = sample.gt_sem_seg.data.flatten()[:: SIDE * SIDE // 9].clone()
+        sample.gt_sem_seg.data.fill_(255).flatten()[:: SIDE * SIDE // 9] = kept
+    flooded = pseudo((0.98, 0.01, 0.01))
+    (said,) = run.steps(100, flooded, clicks)
+    assert 'only 2.5 % of the pixels of labelled images have a label' in said
+    assert run.guard._restore(saved(run)) is None and run.steps(50, flooded, clicks) == []
+    assert any('flooded' in text for text in Training(monkeypatch).steps(
+        50, flooded, labelled((0.3, 0.4, 0.3))))  # fmt: skip
+
+
+def saved(run):
+    """What a checkpoint keeps."""
+    run.guard.before_save_checkpoint(run.runner, {})
+    return run.runner.message_hub.get_info('pseudo_label_guard')
+
+
 def test_I18_a_starved_class_is_told_within_50_steps_by_its_name(monkeypatch):
     run = Training(monkeypatch)
     assert run.steps(100) == [], 'a supervised burn-in has nothing to tell'

@@ -395,6 +395,48 @@ def test_class_weights_leave_ignored_pixels_out_of_the_denominator():
     torch.testing.assert_close(found, expected)
 
 
+LOSSES = {
+    'valid': dict(type='ValidCrossEntropyLoss'),
+    'weighted': dict(type='ValidCrossEntropyLoss', class_weight=[1.0, 2.0, 4.0]),
+    'stock': dict(type='CrossEntropyLoss', avg_non_ignore=True, class_weight=[1.0, 2.0, 4.0]),
+    'sigmoid': dict(type='CrossEntropyLoss', use_sigmoid=True),
+    'lovasz': dict(type='LovaszLoss', reduction='none'),
+    'lovasz by image': dict(type='LovaszLoss', per_image=True),
+    'dice': [dict(type='DiceLoss'), dict(type='TverskyLoss', loss_name='loss_tversky')],
+    'OHEM': dict(type='CrossEntropyLoss'),
+}
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_crops_without_a_labelled_pixel_cost_nothing(name):
+    """Of sparse labels many crops hold none: a batch of them is 0, and one among others no NaN."""
+    cfg = tiny.student('GN', aux=True)
+    for head in (cfg['decode_head'], cfg['auxiliary_head']):
+        head['loss_decode'] = LOSSES[name]
+        if name == 'OHEM':
+            head['sampler'] = dict(type='OHEMPixelSampler', min_kept=10)
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
+    inputs, data = single.batch(3)
+
+    def step():
+        model.zero_grad()
+        losses = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})
+        total(losses).backward()
+        gradients = [p.grad for p in model.student.parameters()]
+        assert all(grad.isfinite().all() for grad in gradients)
+        return losses, max(grad.abs().max().item() for grad in gradients)
+
+    data['sup'][1].gt_sem_seg.data.fill_(255)
+    data['sup'][0].gt_sem_seg.data[:, 1:] = 255
+    data['sup'][0].gt_sem_seg.data[:, 0, ::16] = 1  # clicks
+    losses, steepest = step()
+    assert total(losses) > 0 and steepest > 0
+    for sample in data['sup']:
+        sample.gt_sem_seg.data.fill_(255)
+    losses, steepest = step()
+    assert all(value == 0 for value in losses.values()) and steepest == 0
+
+
 def test_a_head_that_ignores_another_label_than_is_padded_is_refused():
     cfg = tiny.student()
     cfg['decode_head']['ignore_index'] = 254
@@ -403,6 +445,23 @@ def test_a_head_that_ignores_another_label_than_is_padded_is_refused():
         MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
     front['seg_pad_val'] = 254
     MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
+
+
+def test_what_transforms_padded_becomes_the_label_that_is_ignored():
+    cfg = tiny.student()
+    cfg['decode_head']['ignore_index'] = 254
+    front = dict(type='SemiDataPreprocessor', seg_pad_val=254, size=(64, 64))
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg, data_preprocessor=front))
+    labels, valid = torch.randint(0, CLASSES, (1, 50, 64)), torch.ones(1, 50, 64, dtype=torch.bool)
+    labels[:, :4], labels[:, -9:], valid[:, -9:] = 254, 255, False
+    sample = tiny.samples(1)[0]
+    sample.set_data(dict(gt_sem_seg=PixelData(data=labels), valid=PixelData(data=valid)))
+    batch = {'inputs': {'sup': [torch.zeros(3, 50, 64)]}, 'data_samples': {'sup': [sample]}}
+    batch = model.data_preprocessor(batch, True)
+    (packed,) = batch['data_samples']['sup']
+    ignored = packed.gt_sem_seg.data[0] == 254
+    assert ignored[:4].all() and ignored[41:].all() and not ignored[4:41].any()
+    assert torch.isfinite(total(model.train().loss(**batch)))
 
 
 def test_focal_loss_on_the_cpu_is_told():

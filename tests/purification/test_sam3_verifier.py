@@ -7,7 +7,7 @@ import torch
 
 from mmseg_semi_rs.purification.evidence import quantise
 from mmseg_semi_rs.purification.verifiers import Sam3Verifier
-from tests.purification.tiny_vlm import save_sam3
+from tests._support.tiny_vlm import save_sam3
 
 transformers = pytest.importorskip('transformers')
 if not hasattr(transformers, 'Sam3Model'):

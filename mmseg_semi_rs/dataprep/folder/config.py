@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
 
-from ...rasters.reader import RasterToRGB
+from ...rasters.reader import RasterToBands, RasterToRGB
 from ...utils.commands import command
 from ...utils.files import write_atomic
 
@@ -77,6 +77,7 @@ _LICENCES = {
     'ViT-B-16.pt': 'CLIP by OpenAI, MIT',
     'ViT-L-14.pt': 'CLIP by OpenAI, MIT',
 }
+_KNOW_COLOURS = ('rsmtdf', 'rsmtdf-lite', 'semiearth')
 # What projects/own_images was measured with.
 _RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
 _DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
@@ -144,6 +145,8 @@ class FolderConfig:
         seed: Of the training.
         student_weights: State dict of the small student's MobileNetV2, if there is one.
         rare: What there is of each class whose images are to be drawn more often, in words.
+        statistics: Of a network of bands, mean and standard deviation of each on the scale of 8
+            bits; None for RGB, with the statistics of the pretrained network.
     """
 
     method: str
@@ -162,6 +165,7 @@ class FolderConfig:
     seed: int = 0
     student_weights: Path | None = None
     rare: Sequence[str] = ()
+    statistics: tuple[list[float], list[float]] | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.unlabelled and not self.unlabelled:
@@ -233,6 +237,9 @@ class FolderConfig:
             palette=[list(map(int, colour)) for colour in self.palette],
             concepts=[_spoken(name) for name in self.classes],
             raster=raster,
+            statistics=self.statistics,
+            rgb=self._rgb,
+            coloured=self._coloured,
             ratio=[self.recipe.labelled // common, self.recipe.unlabelled // common],
             val_batch=val_batch,
             model=self._model(configs),
@@ -243,6 +250,35 @@ class FolderConfig:
             drawn_interval=max(1, validations // max(1, _DRAWN // val_batch)),
         )
 
+    @property
+    def _rgb(self) -> list[int]:
+        return self.to_rgb.rgb_channels if isinstance(self.to_rgb, RasterToBands) else []
+
+    @property
+    def _coloured(self) -> bool:
+        """Whether there are red, green and blue."""
+        return len(set(self._rgb)) == 3
+
+    def _widen(self, model: dict[str, Any]) -> None:
+        """Let a model for RGB take bands."""
+        assert self.statistics is not None
+        mean, std = self.statistics
+        preprocessor = model['data_preprocessor']
+        preprocessor.pop('bgr_to_rgb', None)
+        preprocessor.update(mean=mean, std=std, rgb=_Name('rgb'))
+        known = _Name('rgb') if self._coloured else []
+        for student in _students(model):
+            student.pop('data_preprocessor', None)  # of RGB as one network knows it
+            backbone = student['backbone']
+            backbone['in_channels'] = len(mean)
+            checkpoint = backbone.pop('checkpoint', None)
+            if checkpoint is not None:
+                backbone['init_cfg'] = dict(
+                    type='Pretrained', checkpoint=checkpoint, bands=known, widen='mean'
+                )
+            for teacher in student['decode_head'].get('teachers', {}).values():
+                teacher['bands'] = known
+
     def _model(self, configs: Path) -> dict[str, Any]:
         base = self.recipe.base
         if self.student_weights is not None:
@@ -250,8 +286,7 @@ class FolderConfig:
         path = configs / '_base_/models' / base
         model: dict[str, Any] = Config.fromfile(path).model.to_dict()
         model['data_preprocessor']['size'] = _Name('crop_size')
-        students = list(model['students'].values()) if 'students' in model else [model['student']]
-        for student in students:
+        for student in _students(model):
             head = student['decode_head']
             head.get('decode_head', head)['num_classes'] = len(self.classes)
             if head.get('class_embedding', {}).get('concepts'):
@@ -268,6 +303,8 @@ class FolderConfig:
                 weights = str(self.student_weights.resolve())
                 student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
         model.setdefault('semi_train_cfg', {}).update(self.recipe.semi)
+        if self.statistics is not None:
+            self._widen(model)
         return model
 
     def _hooks(self, configs: Path, interval: int) -> list[dict[str, Any]]:
@@ -286,38 +323,67 @@ class FolderConfig:
             base = Config.fromfile(configs / 'semiearth/_base_/semiearth.py')
             things = [None if n in _NO_THING else _spoken(n) for n in self.classes]
             store = self.data_root / 'evidence'
+            shown = dict(bands=_Name('rgb')) if self.statistics is not None else {}
             verifier = dict(
-                **base.clip, classes=things, temperature=str(store / 'clip_temperature.json')
+                **base.clip,
+                **shown,
+                classes=things,
+                temperature=str(store / 'clip_temperature.json'),
             )
             hooks.append(dict(base.purify.to_dict(), verifier=verifier, store=str(store)))
         return hooks
 
 
-def default_method(unlabelled: int, student_weights: Path | None) -> str:
+def _students(model: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(model['students'].values()) if 'students' in model else [model['student']]
+
+
+def default_method(
+    unlabelled: int, student_weights: Path | None, to_rgb: RasterToRGB | None = None
+) -> str:
     """The method that did best against supervised training in projects/own_images.
 
     Args:
         unlabelled: Number of images without masks.
         student_weights: See :class:`FolderConfig`; they belong to a student without a teacher.
+        to_rgb: How images are read; a teacher of RGB needs red, green and blue.
     """
     if not unlabelled:
         return 'supervised'
-    return 'rsmtdf-lite' if student_weights is None else 'fixmatch'
+    colourless = isinstance(to_rgb, RasterToBands) and len(set(to_rgb.rgb_channels)) < 3
+    return 'rsmtdf-lite' if student_weights is None and not colourless else 'fixmatch'
 
 
-def check_method(method: str | None, classes: Sequence[str], student_weights: Path | None) -> None:
+def check_method(
+    method: str | None,
+    classes: Sequence[str],
+    student_weights: Path | None,
+    bands: Sequence[int] | None = None,
+) -> None:
     """Find what a method cannot be used with, before anything is converted for it.
 
     Args:
         method: A key of :data:`METHODS`; None is a method with a small student.
         classes: Their names.
         student_weights: See :class:`FolderConfig`.
+        bands: Numbers of the bands that are red, green and blue, of a network of bands.
 
     Raises:
         FileNotFoundError: The weights do not exist.
-        ValueError: The method has no student of such weights, or describes classes by their names
-            and those say nothing.
+        ValueError: The method has no student of such weights, describes classes by their names and
+            those say nothing, or has a network that knows red, green and blue alone and there are
+            none.
     """
+    if bands is not None and student_weights is not None:
+        raise ValueError(
+            f'--student-weights {student_weights} are of a MobileNetV2, which mmseg builds for '
+            'three bands alone: leave them out.'
+        )
+    if bands is not None and len(bands) < 3 and method in _KNOW_COLOURS:
+        raise ValueError(
+            f'--method {method} asks a network that knows red, green and blue, of which --rgb '
+            f'names {len(bands)}: choose --method fixmatch.'
+        )
     if student_weights is not None and not student_weights.is_file():
         raise FileNotFoundError(
             f'--student-weights {student_weights} does not exist: correct the path.'

@@ -3,17 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 
 from ...rasters.masks import read_mask
-from ...rasters.reader import RasterInfo, RasterToRGB, read_rgb
+from ...rasters.reader import (
+    RasterInfo,
+    RasterToBands,
+    RasterToRGB,
+    copy_window,
+    raster_info,
+    read_rgb,
+    read_valid,
+)
 from ...rasters.stretch import PERCENTILES, estimate_stretch
+from ...rasters.windows import Window, cut_window
 from ...utils.files import write_png
 from ...utils.progress import map_threaded
 from ...utils.sampling import evenly
@@ -76,19 +86,77 @@ class PreparedFolder:
 
 @dataclass(frozen=True)
 class RasterSource(SourceFile):
-    """An image of any kind that opens as 8-bit RGB."""
+    """An image of any kind that opens as 8-bit RGB, with alpha where it has no data."""
 
     to_rgb: RasterToRGB
 
     @property
     def fingerprint(self) -> str:
         """Changes with the file and with the stretch."""
-        return f'{super().fingerprint}:{self.to_rgb!r}'
+        return f'{super().fingerprint}:{self.to_rgb!r}:alpha'
 
     def open_image(self) -> Image.Image:
-        """The RGB image; see :meth:`SourceFile.open_image`."""
+        """The image; see :meth:`SourceFile.open_image`."""
         try:
-            return Image.fromarray(read_rgb(self.root / self.member, self.to_rgb).pixels)
+            pixels, valid = read_rgb(self.root / self.member, self.to_rgb)
+            if valid is None:
+                return Image.fromarray(pixels)
+            alpha = np.where(valid, np.uint8(255), np.uint8(0))
+            return Image.fromarray(np.dstack([pixels, alpha]))
+        except ValueError as error:
+            raise SourceError(str(error)) from error
+
+    def read_pixels(self) -> Any:
+        """RGB, or RGBA where it has no data somewhere; see :meth:`SourceFile.read_pixels`."""
+        return np.asarray(self.open_image())
+
+    def write_tile(self, path: Path, pixels: Any, window: Window) -> None:
+        """Write a window; what has data everywhere needs no alpha."""
+        tile = cut_window(pixels, window, 0)
+        if (tile[..., 3:] == 255).all():
+            tile = np.ascontiguousarray(tile[..., :3])
+        write_png(path, tile)
+
+
+class _Extent(NamedTuple):
+    """Of an image that is read window by window.
+
+    Attributes:
+        shape: Height and width in pixels.
+    """
+
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BandSource(RasterSource):
+    """An image of any number of bands, of which tiles are rasters of the same numbers."""
+
+    @property
+    def suffix(self) -> str:
+        """Of the tiles that are cut out of it."""
+        return '.tif'
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the file, and with what of it is no data; the stretch changes no tile."""
+        settings = (self.size, self.stamp, self.to_rgb.bands, self.to_rgb.nodata)
+        return ':'.join(map(str, (self.member, *settings)))
+
+    def read_pixels(self) -> _Extent:
+        """Its size: windows are read one by one."""
+        try:
+            info = raster_info(self.root / self.member)
+        except ValueError as error:
+            raise SourceError(str(error)) from error
+        return _Extent((info.height, info.width))
+
+    def write_tile(self, path: Path, pixels: _Extent, window: Window) -> None:
+        """Write a window as GeoTIFF; it ends where the image does."""
+        right, bottom = min(window.x1, pixels.shape[1]), min(window.y1, pixels.shape[0])
+        try:
+            ends = (window.x0, window.y0, right, bottom)
+            copy_window(self.root / self.member, path, ends)
         except ValueError as error:
             raise SourceError(str(error)) from error
 
@@ -133,8 +201,9 @@ def choose_stretch(
     percentiles: tuple[float, float] = PERCENTILES,
     nodata: float | None = None,
     ask: bool = True,
+    kind: Callable[..., RasterToRGB] = RasterToRGB,
 ) -> RasterToRGB:
-    """How images become RGB: as they are, or with the same stretch for all.
+    """How images become RGB, or bands: as they are, or with the same stretch for all.
 
     Args:
         survey: What was found.
@@ -144,12 +213,13 @@ def choose_stretch(
         percentiles: See :func:`~.rasters.stretch.estimate_stretch`.
         nodata: Likewise.
         ask: Likewise.
+        kind: Likewise.
 
     Raises:
         ValueError: See :func:`~.rasters.stretch.estimate_stretch`.
     """
     if low is None and high is None and not survey.needs_stretch:
-        return RasterToRGB(bands, nodata=nodata)
+        return kind(bands, nodata=nodata)
     deep = [p for p in survey.pictures.values() if p.info.deep]
     deep = deep or list(survey.pictures.values())
     chosen = [survey.image_dir / deep[k].name for k in evenly(len(deep), _SAMPLED)]
@@ -158,10 +228,10 @@ def choose_stretch(
             raise ValueError(
                 'A stretch has two ends: give both --low and --high, or neither and --percentiles.'
             )
-        return estimate_stretch(chosen, bands, percentiles, nodata, ask)
-    count = len(RasterToRGB(bands).choose(deep[0].info.bands))
+        return estimate_stretch(chosen, bands, percentiles, nodata, ask, kind)
+    count = len(kind(bands).choose(deep[0].info.bands))
     ends = [list(end) * count if len(end) == 1 else list(end) for end in (low, high)]
-    return RasterToRGB(bands, ends[0], ends[1], nodata)
+    return kind(bands, ends[0], ends[1], nodata)
 
 
 def plan_conversion(
@@ -196,27 +266,33 @@ def plan_conversion(
     ):
         if asked:
             return ConversionPlan(True, True, side, reason)
+    in_place = isinstance(to_rgb, RasterToBands)  # loaded as prediction reads them
     for asked, reason in (
-        (
-            to_rgb.low is not None,
-            'pixels are stretched to 8-bit RGB'
-            if not survey.needs_stretch
-            else 'pixels of more than 8 bits are stretched to 8-bit RGB',
-        ),
-        (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
-        (
-            not all(info.plain for info in infos),
-            'the loaders of training would read TIFF, CMYK or pictures with an orientation in EXIF '
-            'otherwise than prediction, or slowly: written once as PNG',
-        ),
-        (
-            any(info.transparent for info in masked) or to_rgb.nodata is not None,
-            'pixels without data are ignored in the masks',
-        ),
+        ()
+        if in_place
+        else (
+            (
+                to_rgb.low is not None,
+                'pixels are stretched to 8-bit RGB'
+                if not survey.needs_stretch
+                else 'pixels of more than 8 bits are stretched to 8-bit RGB',
+            ),
+            (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
+            (
+                not all(info.plain for info in infos),
+                'the loaders of training would read TIFF, CMYK or pictures with an orientation in '
+                'EXIF otherwise than prediction, or slowly: written once as PNG',
+            ),
+            (
+                any(info.transparent for info in masked) or to_rgb.nodata is not None,
+                'pixels without data are ignored in the masks',
+            ),
+        )
     ):
         if asked:
             return ConversionPlan(True, True, None, reason)
-    if not (plan.as_stored and all(mask.direct for mask in survey.masks.values())):
+    partly = in_place and (any(i.transparent for i in masked) or to_rgb.nodata is not None)
+    if partly or not (plan.as_stored and all(mask.direct for mask in survey.masks.values())):
         return ConversionPlan(
             False,
             True,
@@ -266,13 +342,20 @@ def prepare_folder(
     assert survey.mask_dir is not None
     mask_dir = survey.mask_dir
     presence = survey.presence(plan)
+    problems: list[str] = []
     if conversion.convert_masks:
         mask_dir = out_dir / 'ann_dir'
-        for stem, mask in survey.masks.items():
+        for stem in survey.masks:
             target = mask_dir / f'{stem}.png'
             target.parent.mkdir(parents=True, exist_ok=True)
-            path, info = survey.mask_dir / mask.name, survey.pictures[stem].info
-            ids = plan.encode(read_mask(path, info, survey.warp_masks, mask.turned))
+            _, labels = _sources(survey, survey.pictures[stem], plan, to_rgb)
+            assert labels is not None
+            try:
+                ids = np.asarray(labels.open_image())
+            except SourceError as error:
+                problems.append(str(error))
+                presence.pop(stem)
+                continue
             presence[stem] = _pixels(ids)
             write_png(target, ids)
     labelled = {stem: ids for stem, ids in presence.items() if ids}
@@ -284,6 +367,7 @@ def prepare_folder(
         {stem: picture.name for stem, picture in survey.pictures.items()},
         survey.typical_side,
         len(survey.sizes) == 1,
+        problems,
     )
 
 
@@ -315,7 +399,8 @@ def _converted(
     empty = []
     infos = [picture.info for picture in survey.pictures.values()]
     if to_rgb.nodata is not None or any(info.transparent for info in infos):
-        empty = [name for name in unlabelled if _is_black(out_dir / 'img_dir' / f'{name}.png')]
+        folder = out_dir / 'img_dir'
+        empty = [name for name in unlabelled if _is_empty(folder, name, to_rgb)]
     return PreparedFolder(
         out_dir / 'img_dir',
         out_dir / 'ann_dir',
@@ -330,16 +415,24 @@ def _converted(
 
 
 def _job(survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB) -> Job:
-    image = RasterSource(*_file(survey.image_dir, picture.name), to_rgb)
-    labels = None
-    if picture.stem in survey.masks and survey.mask_dir is not None:
-        mask = survey.masks[picture.stem]
-        source = _file(survey.mask_dir, mask.name)
-        fit = (picture.info, survey.warp_masks, mask.turned)
-        labels = (MaskSource(*source, plan, image, *fit),)
+    image, labels = _sources(survey, picture, plan, to_rgb)
     stem = PurePosixPath(picture.stem)
     subset = '' if stem.parent == PurePosixPath('.') else stem.parent.as_posix()
-    return Job(stem.name, subset, (image,), labels)
+    return Job(stem.name, subset, (image,), None if labels is None else (labels,))
+
+
+def _sources(
+    survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB
+) -> tuple[RasterSource, MaskSource | None]:
+    """An image and its mask, if it has one."""
+    kind = BandSource if isinstance(to_rgb, RasterToBands) else RasterSource
+    image = kind(*_file(survey.image_dir, picture.name), to_rgb)
+    if picture.stem not in survey.masks or survey.mask_dir is None:
+        return image, None
+    mask = survey.masks[picture.stem]
+    source = _file(survey.mask_dir, mask.name)
+    fit = (picture.info, survey.warp_masks, mask.turned)
+    return image, MaskSource(*source, plan, image, *fit)
 
 
 def _file(folder: Path, name: str) -> tuple[Path, str, int, int]:
@@ -353,6 +446,10 @@ def _pixels(ids: np.ndarray) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def _is_black(path: Path) -> bool:
-    with Image.open(path) as image:
-        return image.getbbox() is None
+def _is_empty(folder: Path, name: str, to_rgb: RasterToRGB) -> bool:
+    """Whether no pixel of a tile has data."""
+    if isinstance(to_rgb, RasterToBands):
+        valid = read_rgb(folder / f'{name}.tif', to_rgb).valid
+    else:
+        valid = read_valid(folder / f'{name}.png')
+    return valid is not None and not valid.any()

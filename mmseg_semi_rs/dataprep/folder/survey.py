@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
+
+import numpy as np
 
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-from ...rasters.reader import RasterInfo, raster_info, read_picture
+from ...rasters.reader import RasterInfo, RasterToBands, band_marks, raster_info, read_picture
+from ...rasters.stretch import border_fill, read_small
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
 
@@ -31,11 +35,14 @@ class Picture:
         name: Path below the image folder.
         stem: The same without suffix: what a mask shares with it.
         info: Its header.
+        fill: 0 or 255 where 8-bit pixels have it from the edge inwards although the file declares
+            no data, and their share; None if there are none, or few.
     """
 
     name: str
     stem: str
     info: RasterInfo
+    fill: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,21 @@ class Survey:
             for p in self.pictures.values()
         )
 
+    @property
+    def fills(self) -> list[str]:
+        """A sentence on each fill value at the edges of 8-bit images that nothing declares."""
+        found: dict[int, list[tuple[float, str]]] = defaultdict(list)
+        for picture in self.pictures.values():
+            if picture.fill is not None:
+                found[picture.fill[0]].append((picture.fill[1], picture.name))
+        return [
+            f'{len(filled)} images have {value} in all bands from an edge inwards, up to '
+            f'{max(filled)[0]:.0%} of {max(filled)[1]}, and declare no such no data: '
+            f'--nodata={value} leaves it out of masks and pseudo labels, --nodata=none says that '
+            'it was measured'
+            for value, filled in sorted(found.items())
+        ]
+
     def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
         """Pixels of each class id that each mask shows, by the stem of its image."""
         return {stem: plan.tally(mask.counts) for stem, mask in self.masks.items()}
@@ -235,6 +257,72 @@ def survey_folder(
     if mask_dir is not None:
         _survey_masks(survey, mask_dir, name_of, workers, progress)
     return survey
+
+
+@dataclass(frozen=True)
+class BandChoice:
+    """Which bands of images a network is to see.
+
+    Attributes:
+        bands: Their numbers, from 1, in the order of its channels.
+        rgb: Those of red, green and blue among them, for pictures and for what knows colours only;
+            one where there are not three.
+        count: Bands of each file.
+        notes: Remarks.
+    """
+
+    bands: list[int]
+    rgb: list[int]
+    count: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def reader(self) -> Callable[..., RasterToBands]:
+        """:class:`~.rasters.reader.RasterToBands` of these bands, but for a stretch."""
+        return partial(RasterToBands, rgb=self.rgb, count=self.count)
+
+
+def choose_bands(
+    survey: Survey, asked: Sequence[int] | None, rgb: Sequence[int] | None
+) -> BandChoice:
+    """Decide which bands are read; images of another number of bands are left out.
+
+    Args:
+        survey: What was found; images with other bands than most are moved to its problems.
+        asked: Numbers of bands; None for all that are no transparency.
+        rgb: Numbers of red, green and blue. Defaults to what the files mark as such, else to the
+            first three, else to the first.
+
+    Raises:
+        ValueError: A band is not there, or ``rgb`` are not one or three of the bands.
+    """
+    counts = Counter(picture.info.bands for picture in survey.pictures.values())
+    count = counts.most_common(1)[0][0]
+    for stem, picture in list(survey.pictures.items()):
+        if picture.info.bands != count:
+            survey.problems.append(
+                f'{survey.image_dir / picture.name} has {picture.info.bands} bands where most '
+                f'images have {count}: write it with the same bands.'
+            )
+            del survey.pictures[stem]
+            survey.masks.pop(stem, None)
+    first = next(iter(survey.pictures.values()))
+    marks = band_marks(survey.image_dir / first.name)
+    bands, notes = list(asked or range(1, count + 1)), []
+    if asked is None and 'alpha' in marks and count > 1:
+        alpha = marks.index('alpha') + 1
+        bands.remove(alpha)
+        notes.append(
+            f'band {alpha} is marked as transparency and left out: name it among --bands if it was '
+            'measured'
+        )
+    marked = [marks.index(name) + 1 for name in ('red', 'green', 'blue') if name in marks]
+    if rgb is None and len(marked) == 3 and {*marked} <= {*bands}:
+        rgb = marked
+    shown = list(rgb or (bands[:3] if len(bands) >= 3 else bands[:1]))
+    choice = BandChoice(bands, shown, count, notes)
+    choice.reader(bands).choose(count, str(survey.image_dir / first.name))
+    return choice
 
 
 def mask_namer(pattern: str | None) -> Callable[[str], str]:
@@ -420,21 +508,27 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
     path = image_dir / name
     try:
         info = raster_info(path)
+        pixels = np.empty((0, 0, 0), np.uint8)
         if not info.by_gdal and info.width * info.height <= _DECODED:
-            valid = read_picture(path)[1]
+            pixels, valid = read_picture(path)
             info = replace(info, transparent=valid is not None and not valid.all())
-    except ValueError as error:
+        elif info.dtype == 'uint8' and not info.transparent:
+            pixels = read_small(path)
+        fill = None
+        if pixels.size and pixels.dtype == np.uint8 and not info.transparent:
+            fill = border_fill(pixels)
+    except (ValueError, FileNotFoundError) as error:  # a link to nothing is listed
         return str(error)
     if bands is not None and max(bands) > info.bands:
         return f'{path} has {info.bands} bands, not {max(bands)}: choose others by --bands.'
-    return Picture(name, stem, info)
+    return Picture(name, stem, info, fill)
 
 
 def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskSummary | str:
     """A mask, or why it does not fit its image."""
     try:
         mask = read_mask(mask_dir / name, picture.info, warped)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     counts = mask.count()
     return MaskSummary(

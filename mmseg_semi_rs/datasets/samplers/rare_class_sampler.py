@@ -85,7 +85,8 @@ class RareClassSemiSampler(SemiSampler):
         self.class_probability = np.zeros(pixels.shape[1])
         self.class_probability[present] = score / score.sum()
         self._images = [
-            np.flatnonzero(column >= min(min_pixels, max(column.max(), 1))) for column in pixels.T
+            np.flatnonzero(column >= (min_pixels if column.max() >= min_pixels else 1))
+            for column in pixels.T
         ]
 
     def draw(self, source: int, position: int) -> int:

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Transforms that make several views of one sample and keep track of its geometry."""
 
+from .bands import BandPhotometry, LoadBands
 from .formatting import AddValidMask, PackSemiInputs
 from .geometry import GeometryStep, TrackGeometry, homography, replay
 from .keep_in_memory import KeepInMemory
@@ -12,9 +13,11 @@ from .resize import AntialiasedResize
 __all__ = [
     'AddValidMask',
     'AntialiasedResize',
+    'BandPhotometry',
     'GeometryStep',
     'KeepInMemory',
     'LabelWarp',
+    'LoadBands',
     'MultiBranch',
     'PackSemiInputs',
     'Photometry',

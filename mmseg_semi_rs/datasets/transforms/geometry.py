@@ -8,9 +8,22 @@ from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
-from mmcv.transforms import BaseTransform, RandomChoiceResize, RandomFlip, RandomResize, Resize
+from mmcv.transforms import (
+    BaseTransform,
+    Pad,
+    RandomChoiceResize,
+    RandomFlip,
+    RandomResize,
+    Resize,
+)
 from mmcv.transforms.utils import cache_random_params
-from mmseg.datasets.transforms import RandomCrop, RandomRotate, RandomRotFlip
+from mmseg.datasets.transforms import (
+    RandomCrop,
+    RandomRotate,
+    RandomRotFlip,
+    ResizeShortestEdge,
+    ResizeToMultiple,
+)
 from mmseg.registry import TRANSFORMS
 
 
@@ -118,25 +131,30 @@ class TrackGeometry(BaseTransform):
     Adds ``geometry`` (tuple of :class:`GeometryStep`) and ``homography`` (3 x 3, tile to sample) to
     the results, so that evidence made once on the stored tile can be replayed into the crop.
 
-    Rotations move label maps and the valid map at the nearest pixel, and fill what comes from
-    outside of the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids, and fills in class 0).
+    Rotations and padding move label maps and the valid map at the nearest pixel, and fill what
+    comes from outside of the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids, and fills
+    in class 0; mmcv's ``Pad`` forgets the valid map).
 
     Args:
         transforms (Sequence[dict]): Configs of Resize, RandomResize, RandomChoiceResize,
-            RandomCrop, RandomFlip, RandomRotate and RandomRotFlip transforms, in order.
+            ResizeShortestEdge, ResizeToMultiple, RandomCrop, RandomFlip, RandomRotate,
+            RandomRotFlip and Pad transforms, in order.
 
     Raises:
         ValueError: If a transform is of a kind whose geometry cannot be followed.
     """
 
-    FOLLOWED = (Resize, RandomResize, RandomChoiceResize, RandomCrop, RandomFlip)
-    ROTATIONS = (RandomRotate, RandomRotFlip)
+    FOLLOWED = (
+        *(Resize, RandomResize, RandomChoiceResize, ResizeShortestEdge, ResizeToMultiple),
+        *(RandomCrop, RandomFlip),
+    )
+    FILLING = (RandomRotate, RandomRotFlip, Pad)
 
     def __init__(self, transforms: Sequence[dict]) -> None:
         self.transforms = [TRANSFORMS.build(cfg) for cfg in transforms]
         for transform in self.transforms:
-            if not isinstance(transform, self.FOLLOWED + self.ROTATIONS):
-                names = ', '.join(kind.__name__ for kind in self.FOLLOWED + self.ROTATIONS)
+            if not isinstance(transform, self.FOLLOWED + self.FILLING):
+                names = ', '.join(kind.__name__ for kind in self.FOLLOWED + self.FILLING)
                 raise ValueError(
                     f'TrackGeometry cannot follow {type(transform).__name__}: use {names}, or '
                     'put it outside of TrackGeometry if it moves no pixel.'
@@ -154,8 +172,8 @@ class TrackGeometry(BaseTransform):
         tile_size = results['img'].shape[:2]
         steps: list[GeometryStep] = []
         for transform in self.transforms:
-            if isinstance(transform, self.ROTATIONS):
-                results, step = self._rotate(transform, results)
+            if isinstance(transform, self.FILLING):
+                results, step = self._fill(transform, results)
                 steps.append(step)
                 continue
             before = results['img'].shape[:2]
@@ -174,19 +192,24 @@ class TrackGeometry(BaseTransform):
         return results
 
     @staticmethod
-    def _rotate(transform: BaseTransform, results: dict) -> tuple[dict, GeometryStep]:
-        """Let maps of the pixels' places be rotated with the image, and the others follow them."""
+    def _fill(transform: BaseTransform, results: dict) -> tuple[dict, GeometryStep]:
+        """Let maps of the pixels' places be moved with the image, and the others follow them."""
         fields, before = results.get('seg_fields', []), results['img'].shape[:2]
         rows, columns = np.indices(before, dtype=np.float32)
         probes = dict(rows=rows, columns=columns, inside=np.ones(before, np.float32))
         moved = transform({'img': results['img'], **probes, 'seg_fields': list(probes)})
+        after = moved['img'].shape[:2]
+        if isinstance(transform, Pad):  # it pads behind the pixels, and leaves the probes alone
+            behind = [(0, new - old) for new, old in zip(after, before, strict=True)]
+            moved = {**moved, **{name: np.pad(probes[name], behind) for name in probes}}
         outside = moved['inside'] != 1
-        places = [np.rint(moved[name]).astype(np.int32) for name in ('rows', 'columns')]
-        for place in places:
-            place[outside] = -1
-        results = {**results, 'img': moved['img'], 'img_shape': moved['img'].shape[:2]}
-        results.update({name: gather(results[name], *places) for name in fields})
-        return results, GeometryStep('gather', tuple(places))
+        rows, columns = (
+            np.where(outside, -1, np.rint(moved[name])).astype(np.int32)
+            for name in ('rows', 'columns')
+        )
+        results = {**results, 'img': moved['img'], 'img_shape': after}
+        results.update({name: gather(results[name], rows, columns) for name in fields})
+        return results, GeometryStep('gather', (rows, columns))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(transforms={self.transforms})'

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmcv.transforms import BaseTransform, Compose
 from mmseg.registry import TRANSFORMS
@@ -21,22 +21,39 @@ def _jitter(brightness: float, contrast: float, saturation: float, hue: float) -
     return dict(type='RandomApply', prob=0.8, transforms=[change])
 
 
-def _blur(radius: float, prob: float) -> dict[str, Any]:
-    # magnitude_std='inf' draws the radius uniformly from the range
-    return dict(
-        type='mmpretrain.GaussianBlur',
-        magnitude_range=(0.1, radius),
-        magnitude_std='inf',
-        prob=prob,
-    )
+class Blur(NamedTuple):
+    """Gaussian blur.
+
+    Attributes:
+        radius: Largest standard deviation in pixels; the smallest is 0.1.
+        prob: Its probability.
+    """
+
+    radius: float
+    prob: float
+
+    def step(self) -> dict[str, Any]:
+        """The transform of 8-bit pixels."""
+        # magnitude_std='inf' draws the radius uniformly from the range
+        return dict(
+            type='mmpretrain.GaussianBlur',
+            magnitude_range=(0.1, self.radius),
+            magnitude_std='inf',
+            prob=self.prob,
+        )
 
 
 # ColorTransform of magnitude -1 is the luma greyscale: ten times as fast as mmcv's RandomGrayscale.
 _GREY = dict(type='mmpretrain.ColorTransform', magnitude=-1.0, prob=0.2, random_negative_prob=0.0)
-STRENGTHS: dict[str, list[dict[str, Any]]] = {
-    'published': [_jitter(0.5, 0.5, 0.5, 0.25), _GREY, _blur(2.0, 0.5)],
-    'mild': [_jitter(0.25, 0.25, 0.25, 0.05), _blur(1.0, 0.2)],
+COLOURS: dict[str, list[dict[str, Any]]] = {
+    'published': [_jitter(0.5, 0.5, 0.5, 0.25), _GREY],
+    'mild': [_jitter(0.25, 0.25, 0.25, 0.05)],
     'geometric': [],
+}
+BLURS = {'published': Blur(2.0, 0.5), 'mild': Blur(1.0, 0.2)}
+STRENGTHS = {
+    name: [*steps, *([BLURS[name].step()] if name in BLURS else [])]
+    for name, steps in COLOURS.items()
 }
 
 
@@ -54,7 +71,7 @@ class Photometry(BaseTransform):
     =============  ================================================================================
 
     Args:
-        strength (str): One of the names. Defaults to 'published'.
+        strength: One of the names.
 
     Raises:
         ValueError: If it is none of them.

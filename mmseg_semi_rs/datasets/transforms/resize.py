@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import mmcv
 import numpy as np
+from mmcv.image.geometric import pillow_interp_codes
 from mmseg.datasets.transforms import Resize
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 
 @TRANSFORMS.register_module()
@@ -22,25 +24,30 @@ class AntialiasedResize(Resize):
         **kwargs: Passed on to ``Resize``.
     """
 
-    backend: str
+    interpolation: str
 
     def _resize_img(self, results: dict) -> None:
         image = results['img']
         scale, size = results['scale'], image.shape[1::-1]
         if self.keep_ratio:
             scale = mmcv.rescale_size(size, scale)
-        shrinks = min(new / old for new, old in zip(scale, size, strict=True)) < 1
-        if not shrinks or image.dtype != np.uint8:
+        if min(new / old for new, old in zip(scale, size, strict=True)) >= 1:
             super()._resize_img(results)
             return
-        whole = image.ndim == 2 or image.shape[2] == 3  # what Pillow takes as one picture
+        # Pillow takes a picture of 8 bits as one, and bands of any number one by one
+        whole = image.ndim == 2 or (image.shape[2] == 3 and image.dtype == np.uint8)
         parts = [image] if whole else [image[..., band] for band in range(image.shape[2])]
-        backend, self.backend = self.backend, 'pillow'
-        try:
-            for index, part in enumerate(parts):
-                results['img'] = np.ascontiguousarray(part)
-                super()._resize_img(results)
-                parts[index] = results['img']
-        finally:
-            self.backend = backend
-        results['img'] = parts[0] if whole else np.stack(parts, axis=-1)
+        parts = [_shrink(part, scale, pillow_interp_codes[self.interpolation]) for part in parts]
+        image = parts[0] if whole else np.stack(parts, axis=-1)
+        results['img'] = image
+        results['img_shape'] = image.shape[:2]
+        results['scale_factor'] = (image.shape[1] / size[0], image.shape[0] / size[1])
+        results['keep_ratio'] = self.keep_ratio
+
+
+def _shrink(image: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
+    """An image of 8 bits, or one band of any numbers, at (width, height)."""
+    kind = np.uint8 if image.dtype == np.uint8 else np.float32
+    picture = Image.fromarray(np.ascontiguousarray(image, kind))
+    shrunk = np.asarray(picture.resize(size, method))
+    return shrunk if image.dtype.kind == 'f' else shrunk.round().astype(image.dtype)

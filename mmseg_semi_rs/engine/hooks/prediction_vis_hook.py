@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.registry import HOOKS
 
+from ...datasets.tiles import band_reading, load_image
 from ...visualization import compare_maps, save_picture
 
 __all__ = ['PredictionVisHook', 'WorstImagesHook']
@@ -39,11 +40,15 @@ class PredictionVisHook(SegVisualizationHook):
     ) -> None:
         drawn = self.draw and mode != 'train' and self.every_n_inner_iters(batch_idx, self.interval)
         for output in outputs if drawn else ():
-            if self.show or 'gt_sem_seg' not in output:
-                super()._after_iter(runner, batch_idx, data_batch, [output], mode)
-                continue
-            picture = _picture(output, runner.visualizer.dataset_meta, self.backend_args)
             name = f'{mode}_{Path(output.img_path).name}'
+            loader = runner.val_dataloader if mode == 'val' else runner.test_dataloader
+            image = _image(output, loader.dataset, self.backend_args)
+            if self.show or 'gt_sem_seg' not in output:
+                runner.visualizer.add_datasample(
+                    name, image, output, show=self.show, wait_time=self.wait_time, step=runner.iter
+                )
+                continue
+            picture = _picture(output, image, runner.visualizer.dataset_meta)
             runner.visualizer.add_image(name, picture, step=runner.iter)
 
 
@@ -76,7 +81,8 @@ class WorstImagesHook(Hook):
             known = truth != 255
             wrong = float((found != truth)[known].mean()) if known.any() else 0.0
             if len(self._worst) < self.images or wrong > self._worst[0][0]:
-                picture = _picture(output, runner.test_dataloader.dataset.metainfo)
+                dataset = runner.test_dataloader.dataset
+                picture = _picture(output, _image(output, dataset), dataset.metainfo)
                 entry = (wrong, next(self._order), Path(output.img_path).stem, picture)
                 push = heapq.heappush if len(self._worst) < self.images else heapq.heappushpop
                 push(self._worst, entry)
@@ -92,10 +98,15 @@ def _ids(data: Any) -> np.ndarray:
     return data.data.squeeze(0).cpu().numpy()
 
 
-def _picture(output: Any, meta: dict[str, Any], backend_args: dict | None = None) -> np.ndarray:
-    image = mmcv.imfrombytes(
-        fileio.get(output.img_path, backend_args=backend_args), channel_order='rgb'
-    )
+def _image(output: Any, dataset: Any, backend_args: dict | None = None) -> np.ndarray:
+    """The image of a sample, RGB; of bands what its dataset shows of them."""
+    if band_reading(dataset) is not None:
+        return load_image(dataset, output.img_path)
+    contents = fileio.get(output.img_path, backend_args=backend_args)
+    return mmcv.imfrombytes(contents, channel_order='rgb')
+
+
+def _picture(output: Any, image: np.ndarray, meta: dict[str, Any]) -> np.ndarray:
     truth, found = _ids(output.gt_sem_seg), _ids(output.pred_sem_seg)
     name = Path(output.img_path).name
     return compare_maps(image, truth, found, meta['classes'], meta['palette'], name)

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -23,6 +23,7 @@ from .semi_segmentor import semi_segmentor
 
 _INFO = 'pseudo_label_guard'
 _LONGEST_WINDOW = 50
+_SPARSE = 0.1  # labelled share of the pixels below which labels are clicks, not areas
 _NOTHING = 0.01  # kept share of the valid pixels below which classes are not compared
 _RELEASE = 1.5  # how far back a share must come until its class counts as fine again
 _HELP = {
@@ -58,7 +59,8 @@ class PseudoLabelGuardHook(Hook):
 
     The labels are those that were trained on so far, a supervised burn-in included; a sampler that
     prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
-    it. Unlabelled images that truly lack a class starve it as well.
+    it. Unlabelled images that truly lack a class starve it as well. Sparse labels, of less than
+    10 % of the pixels, do not tell how frequent a class is: it then says so, and compares nothing.
 
     Logged at each window's end are ``labelled_share/<class>`` and, with the network's name in front
     where there are several, ``guard/<class>``, the kept share over it. What was counted is saved in
@@ -107,6 +109,8 @@ class PseudoLabelGuardHook(Hook):
     def _restore(self, saved: dict[str, Any]) -> None:
         """Take over what :meth:`before_save_checkpoint` saved, or begin anew."""
         self._steps: int = saved.get('steps', 0)
+        self._pixels: int = saved.get('pixels', 0)
+        self._sparse: bool = saved.get('sparse', False)
         self._labelled = torch.tensor(saved.get('labelled', 0.0), dtype=torch.float64)
         self._counts: dict[str, Tensor] = {
             name: torch.tensor(counts, dtype=torch.float64)
@@ -131,6 +135,8 @@ class PseudoLabelGuardHook(Hook):
         """Save what was counted; it is the same on every rank."""
         saved = {
             'steps': self._steps,
+            'pixels': self._pixels,
+            'sparse': self._sparse,
             'labelled': self._labelled.tolist(),
             'counts': {name: counts.tolist() for name, counts in self._counts.items()},
             'idle': list(self._idle),
@@ -158,6 +164,8 @@ class PseudoLabelGuardHook(Hook):
         ])  # fmt: skip
         all_reduce(table)
         self._labelled = self._labelled.to(table.device) + table[0]
+        labelled = model.last_step.labelled
+        self._pixels += sum(s.gt_sem_seg.data.numel() for s in labelled) * get_world_size()
         for name, counts in zip(labels, table[1:].view(len(labels), 2, len(classes)), strict=True):
             before = self._counts.get(name)
             self._counts[name] = counts if before is None else before.to(counts.device) + counts
@@ -176,6 +184,18 @@ class PseudoLabelGuardHook(Hook):
             classes: Their names.
             image: Pixels of one image.
         """
+        share = float(self._labelled.sum()) / max(self._pixels, 1)
+        if share < _SPARSE:
+            if not self._sparse:
+                self._sparse = True
+                print_log(
+                    f'{GUARD} at iteration {runner.iter + 1}: only {_percent(share)} of the pixels '
+                    'of labelled images have a label, which does not tell how frequent a class '
+                    'is, so that nothing is compared.',
+                    logger='current',
+                    level=logging.INFO,
+                )
+            return
         labelled = (self._labelled / self._labelled.sum().clamp(min=1)).tolist()
         for name, due in zip(classes, labelled, strict=True):
             runner.message_hub.update_scalar(f'train/labelled_share/{name}', due)

@@ -12,10 +12,12 @@ from mmengine.runner import Runner
 from mmseg.registry import HOOKS
 from torch import Tensor
 
+from ...models.data_preprocessor import rgb_channels
 from ...models.segmentors import SemiSegmentor
 from ...purification.audit import AuditRecord
 from ...purification.evidence import quantise
 from ...purification.purifier import EvidencePurifier, Purification
+from ...rasters.reader import levels_to_rgb
 from ...structures import PseudoLabel
 from ...utils.runner import unwrap
 from ...visualization.panels import colorize, draw_panels, legend
@@ -32,8 +34,8 @@ class SemiVisHook(Hook):
     two students as ``pseudo_labels_<name>``.
 
     Args:
-        interval (int): Iterations between pictures; each makes the host wait. Defaults to 500.
-        images (int): Images of a batch, at most. Defaults to 4.
+        interval: Iterations between pictures; each makes the host wait.
+        images: Images of a batch, at most.
 
     Raises:
         ValueError: An argument is below 1.
@@ -56,7 +58,12 @@ class SemiVisHook(Hook):
             return
         named, samples = model.last_step.titled, model.last_step.unlabelled
         done: list[Purification | None] = [*_purifications(model)] or [None] * len(named)
-        pixels = [image for image in data_batch['inputs']['weak'] if image is not None]
+        channels = rgb_channels(model.data_preprocessor, loaded=True)
+        pixels = [
+            levels_to_rgb(image.cpu().numpy().transpose(1, 2, 0), channels)
+            for image in data_batch['inputs']['weak']
+            if image is not None
+        ]
         for (name, pseudo), purification in zip(named.items(), done, strict=True):
             picture = self._draw(
                 pixels, samples, pseudo, purification, runner.visualizer.dataset_meta
@@ -66,7 +73,7 @@ class SemiVisHook(Hook):
 
     def _draw(
         self,
-        pixels: list[Tensor],
+        pixels: list[np.ndarray],
         samples: Sequence[Any],
         pseudo: PseudoLabel,
         done: Purification | None,
@@ -107,10 +114,10 @@ def _purifications(model: SemiSegmentor) -> list[Purification]:
 
 
 def _record(
-    index: int, pixels: Tensor, sample: Any, pseudo: PseudoLabel, done: Purification | None
+    index: int, pixels: np.ndarray, sample: Any, pseudo: PseudoLabel, done: Purification | None
 ) -> AuditRecord:
-    """One image of a batch, without the padding of the batch."""
-    height, width = pixels.shape[-2:]
+    """One image of a batch, (H, W, 3) uint8, without the padding of the batch."""
+    height, width = pixels.shape[:2]
 
     def crop(maps: Tensor) -> np.ndarray:
         return maps[index, ..., :height, :width].cpu().numpy()
@@ -122,7 +129,7 @@ def _record(
     return AuditRecord(
         name=str(sample.metainfo.get('img_path', index)),
         key=None,
-        image=np.ascontiguousarray(pixels.cpu().numpy().transpose(1, 2, 0)[..., ::-1]),
+        image=pixels,
         labels_before=crop(before.labels),
         labels_after=labels,
         confidence=crop(before.confidence),

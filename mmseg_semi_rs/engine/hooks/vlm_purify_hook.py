@@ -37,7 +37,7 @@ from ...utils.randomness import seeded
 from ...utils.runner import unwrap
 from ...utils.sampling import evenly
 from ...utils.step_parts import step_part
-from ..annotation import calibrate
+from ..annotation import calibrate, evidence_settings
 from .semi_segmentor import semi_segmentor
 
 _TRUST: Mapping[str, Any] = MappingProxyType({'images': 200, 'min_lift': 0.5, 'min_pixels': 500})
@@ -198,14 +198,14 @@ class VLMPurifyHook(Hook):
         if is_main_process():
             calibrate(self.verifier, dataset.labelled, str(device))
         barrier()
-        store = EvidenceStore(self.store, self.verifier.settings())
+        store = EvidenceStore(self.store, evidence_settings(self.verifier, dataset.labelled))
         journal = None
         if self.budget and work_dir is not None:
             journal = work_dir / f'evidence_known_{store.folder.name}_rank{get_rank()}.txt'
         self.source = EvidenceSource(
             store,
             self.verifier,
-            lambda path: load_image(dataset.unlabelled, path),
+            lambda path: load_image(dataset.unlabelled, path, self.verifier.bands),
             self.budget,
             device,
             journal,
@@ -292,7 +292,7 @@ class VLMPurifyHook(Hook):
         """Evidence and labels of labelled tiles."""
         store = self.source.store
         for index in chosen:
-            tile = load_tile(labelled, index)
+            tile = load_tile(labelled, index, bands=self.verifier.bands)
             key = store.key(tile.path)
             evidence = store.read(key)
             if evidence is None and self.budget:

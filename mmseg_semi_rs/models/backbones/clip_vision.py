@@ -35,12 +35,12 @@ def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int,
     """Resize a position embedding: bicubic, not antialiased, to the wanted size.
 
     Args:
-        embedding (Tensor): Shape (1 + H * W, C), the class token's first.
-        stored (tuple[int, int]): H, W.
-        grid (tuple[int, int]): Wanted h, w.
+        embedding: Shape (1 + H * W, C), the class token's first.
+        stored: H, W.
+        grid: Wanted h, w.
 
     Returns:
-        Tensor: Shape (1 + h * w, C); as it is where the grids are equal.
+        Shape (1 + h * w, C); as it is where the grids are equal.
     """
     if stored == grid:
         return embedding
@@ -65,33 +65,33 @@ class CLIPVision(FoundationBackbone):
     place, so that its product with a text embedding is their cosine.
 
     Args:
-        arch (str | dict): Name of an open_clip model whose vision tower is a plain ViT ('ViT-L-14',
-            'ViT-B-16', 'ViT-L-14-quickgelu', ...; 'ViT-L/14' is understood); or a dict with
-            **width**, **layers**, **heads**, **patch_size** and **image_size**, and optionally
-            **mlp_ratio** (default 4), **quick_gelu** (default False) and **embed_dim**, which
-            ``dense`` needs. Defaults to 'ViT-L-14-quickgelu'.
-        out_indices (Sequence[int] | int | None): Blocks to hand out, 0-based, ascending, negative
-            from the end. None takes the last. Defaults to None.
-        quick_gelu (bool | None): Whether the activation is x * sigmoid(1.702 x), with which OpenAI
-            trained, rather than GELU. None takes what the arch says (names that end in -quickgelu,
-            or the dict); then weights known to want the other one are refused. Defaults to None.
-        value_path (bool): Hand out, instead of a block's output, what it makes of its input if no
-            place attends to another: x + out_proj(v), and the feed-forward layer on that. The
-            blocks in between run as ever. Defaults to False.
-        dense (bool): Send the last map through ``ln_post`` and the projection to the text
-            embeddings' space, which stays frozen, and normalise it to length 1 over the channels.
-            Defaults to False.
-        norm_eps (float | None): Epsilon of all LayerNorms. None takes the arch's own, which is the
-            1e-5 of OpenAI's models for most. Defaults to None.
-        frozen (bool): Take the whole backbone out of training. Defaults to False.
-        trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
-            'attn'; the others are frozen. None trains all. Defaults to None.
-        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
-        checkpoint (str | None): Local weight file, with the names of open_clip and OpenAI (whole or
-            vision tower alone), Hugging Face, timm or mmpretrain, or a checkpoint that contains
-            this backbone; loaded by ``init_weights``. None starts at random. Defaults to None.
-        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
-            way to give the checkpoint. Defaults to None.
+        arch: Name of an open_clip model whose vision tower is a plain ViT ('ViT-L-14', 'ViT-B-16',
+            'ViT-L-14-quickgelu', ...; 'ViT-L/14' is understood); or a dict with **width**,
+            **layers**, **heads**, **patch_size** and **image_size**, and optionally **mlp_ratio**
+            (default 4), **quick_gelu** (default False) and **embed_dim**, which ``dense`` needs.
+        out_indices: Blocks to hand out, 0-based, ascending, negative from the end. None takes the
+            last.
+        quick_gelu: Whether the activation is x * sigmoid(1.702 x), with which OpenAI trained,
+            rather than GELU. None takes what the arch says (names that end in -quickgelu, or the
+            dict); then weights known to want the other one are refused.
+        value_path: Hand out, instead of a block's output, what it makes of its input if no place
+            attends to another: x + out_proj(v), and the feed-forward layer on that. The blocks in
+            between run as ever.
+        dense: Send the last map through ``ln_post`` and the projection to the text embeddings'
+            space, which stays frozen, and normalise it to length 1 over the channels.
+        norm_eps: Epsilon of all LayerNorms. None takes the arch's own, which is the 1e-5 of
+            OpenAI's models for most.
+        frozen: Take the whole backbone out of training.
+        trainable: Parts of the names of the parameters that train, such as 'attn'; the others are
+            frozen. None trains all.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        checkpoint: Local weight file, with the names of open_clip and OpenAI (whole or vision tower
+            alone), Hugging Face, timm or mmpretrain, or a checkpoint that contains this backbone;
+            loaded by ``init_weights``. None starts at random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            checkpoint.
+        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -119,6 +119,7 @@ class CLIPVision(FoundationBackbone):
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
@@ -147,6 +148,9 @@ class CLIPVision(FoundationBackbone):
         self.patch_size = vision['patch_size']
         self.grid_size: tuple[int, int] = tuple(tower.grid_size)
         self.conv1 = tower.conv1
+        if in_channels != 3:
+            sides = dict(kernel_size=tower.conv1.kernel_size, stride=tower.conv1.stride)
+            self.conv1 = nn.Conv2d(in_channels, self.embed_dims, bias=False, **sides)
         self.class_embedding = tower.class_embedding
         self.positional_embedding = tower.positional_embedding
         self.ln_pre = tower.ln_pre
@@ -182,8 +186,8 @@ class CLIPVision(FoundationBackbone):
         """Hand out one of the taps only, and drop the blocks behind it.
 
         Args:
-            position (int): Index into ``out_indices``, negative from the end; with ``dense`` only
-                the last.
+            position: Index into ``out_indices``, negative from the end; with ``dense`` only the
+                last.
 
         Raises:
             ValueError: There is no such tap, or it is not the dense one.
@@ -199,7 +203,7 @@ class CLIPVision(FoundationBackbone):
         """Hand out the first of the taps only, unless the last is the dense one.
 
         Args:
-            count (int): How many, at least 1.
+            count: How many, at least 1.
         """
         if not self.dense:
             super().keep_first_taps(count)
@@ -216,10 +220,10 @@ class CLIPVision(FoundationBackbone):
         """Position embedding for an image of ``grid`` patches, see :func:`resize_position`.
 
         Args:
-            grid (tuple[int, int]): Patches down and across.
+            grid: Patches down and across.
 
         Returns:
-            Tensor: Shape (1 + h * w, C).
+            Shape (1 + h * w, C).
         """
         return resize_position(self.positional_embedding, self.grid_size, grid)
 
@@ -227,10 +231,10 @@ class CLIPVision(FoundationBackbone):
         """Resize a stored position embedding to this model's own grid.
 
         Args:
-            embedding (Tensor): Shape (1 + n * n, C).
+            embedding: Shape (1 + n * n, C).
 
         Returns:
-            Tensor: Shape (1 + h * w, C).
+            Shape (1 + h * w, C).
         """
         side = round((embedding.shape[0] - 1) ** 0.5)
         return resize_position(embedding, (side, side), self.grid_size)
@@ -239,8 +243,8 @@ class CLIPVision(FoundationBackbone):
         """Refuse weights that were trained with the other activation.
 
         Args:
-            file (WeightFile): The file.
-            format_name (str): Whose names it has.
+            file: The file.
+            format_name: Whose names it has.
 
         Raises:
             ValueError: The file wants the other activation; or neither the file nor the arguments
@@ -268,12 +272,12 @@ class CLIPVision(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised with CLIP's mean and std; H and W
-                multiples of ``patch_size``.
+            images: Shape (B, N, H, W), normalised with CLIP's mean and std; H and W multiples of
+                ``patch_size``.
 
         Returns:
-            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / patch, W / patch), C
-                as in ``out_channels``.
+            For each of ``out_indices`` shape (B, C, H / patch, W / patch), C as in
+                ``out_channels``.
 
         Raises:
             ValueError: A side is no multiple of the patch size.

@@ -40,12 +40,12 @@ def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int,
     to h x w wanted patches; as it is where they are equal.
 
     Args:
-        embedding (Tensor): Shape (1, 1 + H * W, C), the class token's first.
-        stored (tuple[int, int]): H, W.
-        grid (tuple[int, int]): h, w.
+        embedding: Shape (1, 1 + H * W, C), the class token's first.
+        stored: H, W.
+        grid: h, w.
 
     Returns:
-        Tensor: Shape (1, 1 + h * w, C).
+        Shape (1, 1 + h * w, C).
     """
     if stored == grid:
         return embedding
@@ -67,28 +67,29 @@ class DINOv2(FoundationBackbone):
     behind the last tap are not built.
 
     Args:
-        arch (str | dict): 'small', 'base', 'large' or 'giant' (with SwiGLU); or a dict with
-            **embed_dims**, **num_layers** and **num_heads**, and optionally
-            **feedforward_channels** or **mlp_ratio** (default 4), **swiglu** (default False) and
-            **out_indices**. Defaults to 'small'.
-        out_indices (Sequence[int] | int | None): Blocks to hand out, 0-based, ascending. None takes
-            [2, 5, 8, 11] (small, base), [4, 11, 17, 23] (large), [9, 19, 29, 39] (giant), or the
-            last block of each quarter of a dict. Defaults to None.
-        img_size (int): Side in pixels for which the position embedding is stored, 518 in the
-            released files. Defaults to 518.
-        patch_size (int): Side of a patch in pixels. Defaults to 14.
-        layer_scale (float): Initial LayerScale, > 0; a checkpoint's values win. Defaults to 1.0.
-        drop_path_rate (float): Stochastic depth of the last block, rising linearly over the whole
-            depth, in [0, 1). Defaults to 0.0.
-        frozen (bool): Take the whole backbone out of training. Defaults to False.
-        trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
-            'attn'; the others are frozen. None trains all. Defaults to None.
-        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
-        checkpoint (str | None): Local weight file with the names of Meta, timm, Hugging Face or
-            mmpretrain, or a checkpoint that contains this backbone; loaded by ``init_weights``.
-            None starts at random. Defaults to None.
-        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
-            way to give the checkpoint. Defaults to None.
+        arch: 'small', 'base', 'large' or 'giant' (with SwiGLU); or a dict with **embed_dims**,
+            **num_layers** and **num_heads**, and optionally **feedforward_channels** or
+            **mlp_ratio** (default 4), **swiglu** (default False) and **out_indices**.
+        out_indices: Blocks to hand out, 0-based, ascending. None takes [2, 5, 8, 11] (small, base),
+            [4, 11, 17, 23] (large), [9, 19, 29, 39] (giant), or the last block of each quarter of a
+            dict.
+        img_size: Side in pixels for which the position embedding is stored, 518 in the released
+            files.
+        patch_size: Side of a patch in pixels.
+        layer_scale: Initial LayerScale, > 0; a checkpoint's values win.
+        drop_path_rate: Stochastic depth of the last block, rising linearly over the whole depth, in
+            [0, 1).
+        frozen: Take the whole backbone out of training.
+        trainable: Parts of the names of the parameters that train, such as 'attn'; the others are
+            frozen. None trains all.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        checkpoint: Local weight file with the names of Meta, timm, Hugging Face or mmpretrain, or a
+            checkpoint that contains this backbone; loaded by ``init_weights``. None starts at
+            random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            checkpoint.
+        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -117,6 +118,7 @@ class DINOv2(FoundationBackbone):
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         BaseModule.__init__(self)
         settings = _settings(arch)
@@ -143,6 +145,7 @@ class DINOv2(FoundationBackbone):
             arch={**settings, 'num_layers': built},
             img_size=img_size,
             patch_size=patch_size,
+            in_channels=in_channels,
             out_indices=list(taps),
             norm_cfg=dict(type='LN', eps=1e-6),
             out_type='featmap',
@@ -192,10 +195,10 @@ class DINOv2(FoundationBackbone):
         """Position embedding for an image of ``grid`` patches, see :func:`resize_position`.
 
         Args:
-            grid (tuple[int, int]): Patches down and across.
+            grid: Patches down and across.
 
         Returns:
-            Tensor: Shape (1, 1 + h * w, C).
+            Shape (1, 1 + h * w, C).
         """
         return resize_position(self.pos_embed, self.patch_resolution, grid)
 
@@ -203,10 +206,10 @@ class DINOv2(FoundationBackbone):
         """Resize a stored position embedding to this model's own grid.
 
         Args:
-            embedding (Tensor): Shape (1, 1 + n * n, C).
+            embedding: Shape (1, 1 + n * n, C).
 
         Returns:
-            Tensor: Shape (1, 1 + h * w, C).
+            Shape (1, 1 + h * w, C).
         """
         side = round((embedding.shape[1] - 1) ** 0.5)
         return resize_position(embedding, (side, side), self.patch_resolution)
@@ -215,11 +218,11 @@ class DINOv2(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised with ImageNet mean and std; H and W
-                multiples of ``patch_size``.
+            images: Shape (B, N, H, W), normalised with ImageNet mean and std; H and W multiples of
+                ``patch_size``.
 
         Returns:
-            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / patch, W / patch).
+            For each of ``out_indices`` shape (B, C, H / patch, W / patch).
 
         Raises:
             ValueError: A side is no multiple of the patch size.

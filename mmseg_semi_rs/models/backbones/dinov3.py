@@ -72,25 +72,27 @@ class DINOv3(FoundationBackbone):
     [0, 1].
 
     Args:
-        arch (str | dict): 'small', 'small_plus', 'base', 'large', 'huge_plus' or '7b' (the plus
-            models and 7b with SwiGLU); or a dict with **embed_dims**, **num_layers** and
-            **num_heads**, and optionally **patch_size** (default 16), **mlp_ratio** (default 4),
-            **swiglu** (default False) and **out_indices**. Defaults to 'base'.
-        out_indices (Sequence[int] | int | None): Blocks to hand out, 0-based, ascending. None takes
-            the last block of each quarter (large: [4, 11, 17, 23]). Defaults to None.
-        qkv_bias (bool): Whether query and value have a bias, which can be trained. A file without
-            them is read as zero biases, which is what it means; a file with biases that are not
-            zero is refused where there are none. Defaults to True.
-        norm_eps (float): Epsilon of all LayerNorms. Defaults to 1e-5, with which it was trained.
-        frozen (bool): Take the whole backbone out of training. Defaults to False.
-        trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
-            'attn'; the others are frozen. None trains all. Defaults to None.
-        with_cp (bool): Recompute blocks in the backward pass to save memory. Defaults to False.
-        checkpoint (str | None): Local weight file with the names of Meta, timm or Hugging Face, or
-            a checkpoint that contains this backbone; loaded by ``init_weights``. None starts at
-            random, with LayerScale 1. Defaults to None.
-        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
-            way to give the checkpoint. Defaults to None.
+        arch: 'small', 'small_plus', 'base', 'large', 'huge_plus' or '7b' (the plus models and 7b
+            with SwiGLU); or a dict with **embed_dims**, **num_layers** and **num_heads**, and
+            optionally **patch_size** (default 16), **mlp_ratio** (default 4), **swiglu** (default
+            False) and **out_indices**.
+        out_indices: Blocks to hand out, 0-based, ascending. None takes the last block of each
+            quarter (large: [4, 11, 17, 23]).
+        qkv_bias: Whether query and value have a bias, which can be trained. A file without them is
+            read as zero biases, which is what it means; a file with biases that are not zero is
+            refused where there are none.
+        norm_eps: Epsilon of all LayerNorms. Defaults to 1e-5, with which it was trained.
+        frozen: Take the whole backbone out of training.
+        trainable: Parts of the names of the parameters that train, such as 'attn'; the others are
+            frozen. None trains all.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        checkpoint: Local weight file with the names of Meta, timm or Hugging Face, or a checkpoint
+            that contains this backbone; loaded by ``init_weights``. None starts at random, with
+            LayerScale 1.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            checkpoint.
+        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -116,6 +118,7 @@ class DINOv3(FoundationBackbone):
         with_cp: bool = False,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         from timm.layers import LayerNorm, PatchEmbed
 
@@ -136,7 +139,9 @@ class DINOv3(FoundationBackbone):
             # One table serves both kinds of feed-forward layers of Hugging Face.
             self.name_aliases = {'.mlp.fc1.': '.mlp.fc1_x.'}
         norm = partial(LayerNorm, eps=norm_eps)
-        self.patch_embed = PatchEmbed(img_size=None, patch_size=self.patch_size, embed_dim=width)
+        self.patch_embed = PatchEmbed(
+            img_size=None, patch_size=self.patch_size, in_chans=in_channels, embed_dim=width
+        )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.reg_token = nn.Parameter(torch.zeros(1, _REGISTERS, width))
         # A plain assignment would meet the property below.
@@ -160,8 +165,8 @@ class DINOv3(FoundationBackbone):
         """Split fused biases, drop those of the key, and check the rotary periods.
 
         Args:
-            found (Translation): The tensors of a file under our names; changed in place.
-            path (Path): The file, for messages.
+            found: The tensors of a file under our names; changed in place.
+            path: The file, for messages.
 
         Raises:
             ValueError: The file has a bias that this model cannot hold, or other periods.
@@ -227,11 +232,11 @@ class DINOv3(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised as the class says; H and W multiples of
+            images: Shape (B, N, H, W), normalised as the class says; H and W multiples of
                 ``patch_size``.
 
         Returns:
-            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / patch, W / patch).
+            For each of ``out_indices`` shape (B, C, H / patch, W / patch).
 
         Raises:
             ValueError: A side is no multiple of the patch size.

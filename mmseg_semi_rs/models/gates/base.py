@@ -13,7 +13,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from ...structures import PseudoLabel
+from ...structures import PseudoLabel, SoftLabel
 
 
 class Gate(nn.Module, ABC):
@@ -44,6 +44,8 @@ class Gate(nn.Module, ABC):
 
     #: Whether an untrained teacher leads this gate astray, so that it asks for a burn-in.
     needs_burn_in = True
+    #: How many classes of each pixel keep their probability in the loss; 0: labels are hard.
+    soft_labels = 0
     label_pixels: Tensor
 
     def __init__(self, num_classes: int, align: bool = False, momentum: float = 0.99) -> None:
@@ -105,7 +107,8 @@ class Gate(nn.Module, ABC):
         confidence, labels = probabilities.max(dim=1)
         weight = self.weigh(probabilities, confidence, labels, valid)
         weight = torch.where(valid, weight.nan_to_num(nan=0.0), 0.0)
-        return PseudoLabel(labels, confidence, weight, valid)
+        soft = SoftLabel.top(probabilities, self.soft_labels) if self.soft_labels else None
+        return PseudoLabel(labels, confidence, weight, valid, soft)
 
     def _aligned(self, probabilities: Tensor, valid: Tensor) -> Tensor:
         wanted = self.label_pixels + 1.0

@@ -7,11 +7,16 @@ import torch.nn.functional as F
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ...structures import SoftLabel
 from .rank_sum import RankSum
 
 
 def consistency_loss(
-    logits: Tensor, labels: Tensor, weight: Tensor, denominator: RankSum
+    logits: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    denominator: RankSum,
+    soft: SoftLabel | None = None,
 ) -> Tensor:
     """Weighted cross entropy against pseudo labels (RS-MTDF's L_s, FixMatch eq. 4).
 
@@ -23,11 +28,17 @@ def consistency_loss(
         labels: Class ids, shape (B, H, W), int64 in [0, K).
         weight: Shape (B, H, W), in [0, 1]; 0 on padding.
         denominator: The number of valid pixels.
+        soft: Classes c_j and probabilities q_j that CE takes in the place of ``labels``:
+            ``- sum over j of q_j log p_{c_j}``. Defaults to None.
 
     Returns:
         Scalar, float32. 0 where every weight is 0.
     """
-    loss = F.cross_entropy(logits.float(), labels, reduction='none')
+    if soft is None:
+        loss = F.cross_entropy(logits.float(), labels, reduction='none')
+    else:
+        scores = logits.float().log_softmax(dim=1).gather(1, soft.classes.long())
+        loss = -(soft.probabilities * scores).sum(dim=1)
     return (loss * weight).sum() / denominator.per_rank()
 
 

@@ -347,7 +347,7 @@ class DualStudentSegmentor(SemiSegmentor):
             with keep_running_statistics(student):
                 logits = main_logits(student.decode_head, student.decode_head(feats))
                 logits = upsample(student, logits, size)
-            loss = consistency_loss(logits, own.labels, own.weight, valid)
+            loss = consistency_loss(logits, own.labels, own.weight, valid, own.soft)
             groups['fp'] = {'loss_fp': batch.unsup_weight * loss}
         losses = self.weigh(groups)
         if self.settings.stability is not None:

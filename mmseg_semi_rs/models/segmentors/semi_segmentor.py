@@ -44,6 +44,9 @@ class SemiSettings:
             class. The short form of ``gate=dict(type='FixedGate', threshold=...)``.
         gate: How pseudo labels get their weights: config of a
             :class:`~mmseg_semi_rs.models.gates.Gate`, which replaces ``conf_thresh``.
+        soft_labels: How many classes of each pixel, 2 or more, keep their probability as the target
+            of the unsupervised losses (:class:`~mmseg_semi_rs.structures.SoftLabel`); weights are
+            the gate's all the same. 0: the likeliest class alone.
         loss_weight: Factors, 0 or more, of the groups of losses.
         cutmix: Arguments of :class:`~mmseg_semi_rs.models.utils.CutMix`; each strong view draws its
             own boxes. None switches it off.
@@ -61,12 +64,19 @@ class SemiSettings:
 
     conf_thresh: float | Sequence[float] = 0.95
     gate: Mapping[str, Any] | None = None
+    soft_labels: int = 0
     loss_weight: Mapping[str, float] = field(default_factory=dict)
     cutmix: Mapping[str, Any] | None = field(default_factory=dict)
     unsup_start: int | float = 0
     unsup_ramp: int | float = 0
 
     def __post_init__(self) -> None:
+        soft = self.soft_labels
+        if isinstance(soft, bool) or not isinstance(soft, int) or soft < 0 or soft == 1:
+            raise ValueError(
+                f'semi_train_cfg.soft_labels={soft!r} must be a number of classes, 2 or more, or 0 '
+                'for hard labels.'
+            )
         name = 'semi_train_cfg.loss_weight'
         self.loss_weight = read_cfg(self.loss_weight, self.LOSS_WEIGHT, name)
         for group, weight in self.loss_weight.items():
@@ -200,7 +210,9 @@ class SemiSegmentor(BaseSegmentor):
 
     def build_gate(self) -> Gate:
         """Build a gate as the settings say."""
-        return build_gate(self.settings.gate, self.settings.conf_thresh, self.num_classes)
+        gate = build_gate(self.settings.gate, self.settings.conf_thresh, self.num_classes)
+        gate.soft_labels = self.settings.soft_labels
+        return gate
 
     def gate_of(self, network: str) -> Gate:
         """The gate of the labels that a network makes; the first one's if it has none."""

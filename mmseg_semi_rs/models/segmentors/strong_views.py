@@ -82,7 +82,7 @@ def loss_of_views(
         counts: Valid pixels of each.
     """
     losses = [
-        consistency_loss(scores, target.labels, target.weight, count)
+        consistency_loss(scores, target.labels, target.weight, count, target.soft)
         for scores, target, count in zip(logits.chunk(len(targets)), targets, counts, strict=True)
     ]
     return torch.stack(losses).mean()

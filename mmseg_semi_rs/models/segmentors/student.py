@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ...compat import missing_operator
 from ..backbones import drop_unread_stages
 from ..decode_heads import with_image_stats
+from ..losses import ValidCrossEntropyLoss
 from ..protocols import HeadWithFeatureLosses
 from ..utils import forget_recomputation
 from ..utils.options import of_mmdet
@@ -37,6 +38,9 @@ SampleList = list[SegDataSample]
 
 #: Which output of a head with several are the logits by which its own ``predict`` goes.
 _MAIN_OUTPUT = {EncHead: 0, DAHead: 0, DDRHead: 0, PIDHead: 1, IterativeDecodeHead: -1}
+
+#: Losses that give 0 where every pixel is ignored.
+_PIXELWISE = (ValidCrossEntropyLoss, CrossEntropyLoss)
 
 
 class Decoded(NamedTuple):
@@ -323,7 +327,9 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
     """Compute a decode head's supervised losses.
 
     Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its boolean indexing,
-    which makes the host wait for the device; heads with their own are called.
+    which makes the host wait for the device; heads with their own are called. Images without a
+    labelled pixel, as crops of sparse labels are, are kept from mmseg's other losses and samplers,
+    which fail or give NaN.
     """
     inner: Any = getattr(head, 'decode_head', head)
     if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
@@ -333,8 +339,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
                 "dict(type='GenerateEdge', edge_width=4) to the branch 'sup' of MultiBranch, "
                 'before PackSemiInputs.'
             )
-        losses = inner.loss_by_feat(outputs, samples)
-        return {f'{prefix}.{name}': value for name, value in losses.items()}
+        own = inner.loss_by_feat(outputs, samples)
+        return {f'{prefix}.{name}': value for name, value in own.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
         main_logits(inner, outputs),
@@ -342,11 +348,17 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         mode='bilinear',
         align_corners=inner.align_corners,
     )
+    parts = inner.loss_decode
+    parts = list(parts) if isinstance(parts, nn.ModuleList) else [parts]
+    if inner.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
+        labelled = (labels != inner.ignore_index).flatten(1).any(1)
+        if not labelled.any():
+            return {f'{prefix}.{part.loss_name}': 0.0 * logits.sum() for part in parts}
+        logits, labels = logits[labelled], labels[labelled]
     weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
     labels = labels.squeeze(1)
-    parts = inner.loss_decode
-    losses = {}
-    for part in parts if isinstance(parts, nn.ModuleList) else [parts]:
+    losses: dict[str, Tensor] = {}
+    for part in parts:
         options = _loss_options(part, logits, labels, inner.ignore_index)
         value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
         name = f'{prefix}.{part.loss_name}'

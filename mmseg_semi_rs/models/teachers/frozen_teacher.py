@@ -47,29 +47,30 @@ class FrozenTeacher:
     them (aspect kept, antialiased), and normalises them as it was trained.
 
     Args:
-        backbone (dict): Config of a registered backbone with its weights: ``checkpoint`` of
-            the backbones of this package, ``init_cfg`` of mmseg's.
-        out_index (int): Which of its outputs is the target. What lies behind it is not built, or
-            dropped, where the backbone is known to
-            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`. Defaults to -1.
-        input_size (int | None): Long side of what the teacher sees, in pixels; None for the
-            student's own size. Both sides are rounded to whole patches in any case. Defaults to
-            None.
-        input_stats (dict | None): ``mean`` and ``std`` per channel (0-255 scale, in the channel
-            order of the images) with which it was trained; None takes the pixels as they come.
-            Defaults to None.
-        dtype (str): 'float32', 'bfloat16' or 'float16': the dtype of its matrix products, whatever
+        backbone: Config of a registered backbone with its weights: ``checkpoint`` of the backbones
+            of this package, ``init_cfg`` of mmseg's.
+        out_index: Which of its outputs is the target. What lies behind it is not built, or dropped,
+            where the backbone is known to
+            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
+        input_size: Long side of what the teacher sees, in pixels; None for the student's own size.
+            Both sides are rounded to whole patches in any case.
+        input_stats: ``mean`` and ``std`` per channel (0-255 scale, in the channel order of the
+            images) with which it was trained; None takes the pixels as they come.
+        dtype: 'float32', 'bfloat16' or 'float16': the dtype of its matrix products, whatever
             autocast is on around it. Weights of linear and convolution layers are held in it.
-            Defaults to 'float32'.
-        antialias (bool): Whether a smaller image is made with antialiasing. Defaults to True.
-        align_corners (bool): Whether corner pixels are aligned in resizing. Defaults to False.
-        seed (int): Seed of the weights that no file gives, so that they are equal in all processes
-            and after a resume. Defaults to 0.
+        antialias: Whether a smaller image is made with antialiasing.
+        align_corners: Whether corner pixels are aligned in resizing.
+        seed: Seed of the weights that no file gives, so that they are equal in all processes and
+            after a resume.
+        bands: Of images with more bands than it knows, the positions from 0 of those that it looks
+            at, in its own order (red, green, blue). They are brought back to the 0-255 scale,
+            clipped to it as 8-bit pixels are, and normalised with ``input_stats``. None takes the
+            images as they are.
 
     Attributes:
-        channels (int): Channels of the feature map.
-        patch_size (int): Sides of what the teacher sees are multiples of it; 1 for CNNs.
-        device (torch.device): Where it is, or will be built.
+        channels: Channels of the feature map.
+        patch_size: Sides of what the teacher sees are multiples of it; 1 for CNNs.
+        device: Where it is, or will be built.
 
     Raises:
         ValueError: An argument is out of its range, or the backbone has no such output.
@@ -93,6 +94,7 @@ class FrozenTeacher:
         antialias: bool = True,
         align_corners: bool = False,
         seed: int = 0,
+        bands: Sequence[int] | None = None,
     ) -> None:
         if dtype not in _DTYPES:
             raise ValueError(
@@ -102,6 +104,13 @@ class FrozenTeacher:
             raise ValueError(
                 f'FrozenTeacher got input_size={input_size}: give a number of pixels, or None.'
             )
+        if bands is not None and (len(bands) != 3 or min(bands) < 0 or input_stats is None):
+            raise ValueError(
+                f'FrozenTeacher got bands={list(bands)} with input_stats={input_stats}: give the '
+                'positions of red, green and blue in the images, from 0, and the statistics that '
+                'it was trained with.'
+            )
+        self.bands = None if bands is None else tuple(bands)
         self.backbone_cfg = copy.deepcopy(backbone)
         self.out_index = out_index
         self.input_size = input_size
@@ -202,11 +211,11 @@ class FrozenTeacher:
         at least one.
 
         Args:
-            height (int): Of the student's image, in pixels.
-            width (int): Of the student's image, in pixels.
+            height: Of the student's image, in pixels.
+            width: Of the student's image, in pixels.
 
         Returns:
-            tuple[int, int]: Height, width.
+            Height, width.
         """
         scale = 1.0 if self.input_size is None else self.input_size / max(height, width)
         patch = self.patch_size
@@ -217,11 +226,11 @@ class FrozenTeacher:
         """Size of the feature map of an image.
 
         Args:
-            height (int): Of the student's image, in pixels.
-            width (int): Of the student's image, in pixels.
+            height: Of the student's image, in pixels.
+            width: Of the student's image, in pixels.
 
         Returns:
-            tuple[int, int]: h, w of the feature map.
+            h, w of the feature map.
         """
         shape = self.input_shape(height, width)
         if shape not in self._grids:
@@ -232,20 +241,35 @@ class FrozenTeacher:
         """Tell how the incoming images were normalised.
 
         Args:
-            mean (Sequence[float]): Per channel, 0-255 scale.
-            std (Sequence[float]): Per channel, 0-255 scale.
+            mean: Per channel, 0-255 scale.
+            std: Per channel, 0-255 scale.
+
+        Raises:
+            ValueError: There is no such channel as ``bands`` names; or without ``bands`` other
+                statistics are wanted, and of another number of channels.
         """
-        self._source = _stats('the source statistics', mean, std)
+        source = _stats('the source statistics', mean, std)
+        last = max(self.bands) if self.bands else -1
+        alike = self.input_stats is None or len(source[0]) == len(self.input_stats[0])
+        if last >= len(source[0]) or (self.bands is None and not alike):
+            raise ValueError(
+                f'A FrozenTeacher ({self.backbone_cfg.get("type")}) with bands={self.bands} is '
+                f'handed images of {len(source[0])} channels: give bands=[...], the positions of '
+                'red, green and blue among them, from 0.'
+            )
+        if self.bands is not None:
+            mean, std = ([each[band] for band in self.bands] for each in source)
+            source = _stats('the source statistics', mean, std)
+        self._source = source
 
     def build(self, device: torch.device | str | None = None) -> FrozenTeacher:
         """Make the network with its weights, once, and move it.
 
         Args:
-            device (torch.device | str | None): Where to; None for where its owner is. Defaults to
-                None.
+            device: Where to; None for where its owner is.
 
         Returns:
-            FrozenTeacher: Itself.
+            Itself.
 
         Raises:
             FileNotFoundError: Its weight file does not exist; the message says where it comes from.
@@ -273,11 +297,11 @@ class FrozenTeacher:
         """Move to a device; dtypes stay.
 
         Args:
-            device (torch.device | str): Where to. The meta device is ignored: the one copy of the
-                weights is not thrown away because one owner is looked at without weights.
+            device: Where to. The meta device is ignored: the one copy of the weights is not thrown
+                away because one owner is looked at without weights.
 
         Returns:
-            FrozenTeacher: Itself.
+            Itself.
         """
         device = torch.device(device)
         if device.type != 'meta' and device != self.device:
@@ -290,13 +314,13 @@ class FrozenTeacher:
         """Follow a move of the owner, which calls this in its own ``_apply``.
 
         Args:
-            fn (Callable[[Tensor], Tensor]): What ``nn.Module._apply`` runs on every tensor. Only
-                the device that it moves to counts, and the memory format if that is channels last,
-                not a dtype: ``owner.half()`` changes nothing.
-            recurse (bool): Unused, as in ``nn.Module._apply``. Defaults to True.
+            fn: What ``nn.Module._apply`` runs on every tensor. Only the device that it moves to
+                counts, and the memory format if that is channels last, not a dtype:
+                ``owner.half()`` changes nothing.
+            recurse: Unused, as in ``nn.Module._apply``.
 
         Returns:
-            FrozenTeacher: Itself.
+            Itself.
         """
         moved = fn(torch.empty(2, 2, 2, 2, device=self.device))
         self._channels_last |= moved.is_contiguous(memory_format=torch.channels_last)
@@ -313,17 +337,19 @@ class FrozenTeacher:
         """Turn the student's pixels into those that the teacher was trained on.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised with the statistics of
-                :meth:`bind_source`.
+            images: Shape (B, 3, H, W), or (B, N, H, W) with ``bands``, normalised with the
+                statistics of :meth:`bind_source`.
 
         Returns:
-            Tensor: Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the
-            very same values where neither size nor statistics differ.
+            Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the very
+            same values where neither size nor statistics differ, and there are no ``bands``.
 
         Raises:
             RuntimeError: ``input_stats`` is set, but the source statistics are not known.
         """
         images = images.float()
+        if self.bands is not None:
+            images = self._clipped(images)
         shape = self.input_shape(*images.shape[-2:])
         if shape != tuple(images.shape[-2:]):
             images = F.interpolate(
@@ -346,6 +372,15 @@ class FrozenTeacher:
         # Both normalisations in one step, which commutes with resizing.
         scale, shift = self._renormalisation(images.device)
         return images * scale + shift
+
+    def _clipped(self, images: Tensor) -> Tensor:
+        """The bands that it knows, within what is 0 and 255 before normalisation."""
+        if self._source is None:
+            return images  # which :meth:`prepare` refuses
+        bands = []
+        for band, mean, std in zip(self.bands or (), *self._source, strict=True):
+            bands.append(images[:, band : band + 1].clamp(-mean / std, (255 - mean) / std))
+        return torch.cat(bands, dim=1)
 
     def _renormalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         assert self._source is not None and self.input_stats is not None
@@ -386,10 +421,10 @@ class FrozenTeacher:
         """Extract the target features of a batch.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), as the student gets them.
+            images: Shape (B, 3, H, W), as the student gets them.
 
         Returns:
-            Tensor: Shape (B, channels, *grid(H, W)), float32, without gradient.
+            Shape (B, channels, *grid(H, W)), float32, without gradient.
 
         Raises:
             FileNotFoundError: See :meth:`build`.

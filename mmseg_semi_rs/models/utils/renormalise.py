@@ -16,8 +16,11 @@ class Renormalise(nn.Module):
     the two converts BGR to RGB.
 
     Args:
-        source (SegDataPreProcessor): The preprocessor that the images come from.
-        target (SegDataPreProcessor): The one they are wanted from.
+        source: The preprocessor that the images come from.
+        target: The one they are wanted from.
+
+    Raises:
+        ValueError: The two are for images of different numbers of channels.
     """
 
     scale: Tensor
@@ -26,6 +29,11 @@ class Renormalise(nn.Module):
     def __init__(self, source: SegDataPreProcessor, target: SegDataPreProcessor) -> None:
         super().__init__()
         (mean, std), (wanted_mean, wanted_std) = map(image_statistics, (source, target))
+        if len(mean) != len(wanted_mean):
+            raise ValueError(
+                f'Images of {len(mean)} channels cannot become those of {len(wanted_mean)}: give '
+                'the preprocessors of both networks mean and std of the same bands.'
+            )
         self.reverse = source.channel_conversion != target.channel_conversion
         if self.reverse:
             mean, std = mean.flip(0), std.flip(0)
@@ -38,10 +46,10 @@ class Renormalise(nn.Module):
         """Change the statistics.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised by the source.
+            images: Shape (B, C, H, W), normalised by the source.
 
         Returns:
-            Tensor: Same shape, as the target normalises; the very input if nothing changes.
+            Same shape, as the target normalises; the very input if nothing changes.
         """
         if self.is_identity:
             return images
@@ -51,7 +59,7 @@ class Renormalise(nn.Module):
 
 
 def image_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Mean and std, (3, 1, 1), of the images a preprocessor hands on; 0 and 1 for raw pixels."""
+    """Mean and std, (C, 1, 1), of the images a preprocessor hands on; 0 and 1 for raw pixels."""
     mean: Tensor = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
     std: Tensor = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
     return mean.detach().clone(), std.detach().clone()

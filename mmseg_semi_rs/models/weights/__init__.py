@@ -6,6 +6,7 @@ from .files import WeightFile, load_state_dict_file, read_neighbour, read_weight
 from .formats import FORMATS, KeyFormat
 from .loading import Loadable, LoadReport, check_pretrained, load_pretrained
 from .translation import Translation, translate
+from .widening import WideningInit, widened
 
 __all__ = [
     'FORMATS',
@@ -14,6 +15,7 @@ __all__ = [
     'Loadable',
     'Translation',
     'WeightFile',
+    'WideningInit',
     'check_pretrained',
     'differences',
     'load_from_local',
@@ -23,4 +25,5 @@ __all__ = [
     'read_neighbour',
     'read_weight_file',
     'translate',
+    'widened',
 ]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .files import WeightFile, read_weight_file
 from .translation import Translation, translate
+from .widening import widened
 
 
 class Loadable(Protocol):
@@ -30,6 +31,8 @@ class Loadable(Protocol):
         position_name: Name of the position embedding, empty where none is stored.
         name_aliases: Further renaming within a block, where this very model names a layer
             differently than the format's table.
+        widening: ``bands`` and ``widen`` of :func:`~mmseg_semi_rs.models.weights.widened`, for more
+            input channels than three.
     """
 
     family: str
@@ -39,6 +42,7 @@ class Loadable(Protocol):
     block_prefix: str
     position_name: str
     name_aliases: Mapping[str, str]
+    widening: Mapping[str, Any]
 
     def fit_position(self, embedding: Tensor) -> Tensor:
         """Resize a file's position embedding to this model's own grid."""
@@ -65,7 +69,7 @@ class LoadReport:
         path: The file.
         format: Whose names it has.
         loaded: Our names of the tensors that were set: all that the model has.
-        resized: Those among them that were resized; all others are bit-equal.
+        resized: Those among them that were resized or widened; all others are bit-equal.
         dropped: Reason to names in the file that were left out.
     """
 
@@ -131,6 +135,10 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
             if resized.shape == target.shape:
                 report.resized.append(f'{name} {tuple(tensor.shape)} -> {tuple(target.shape)}')
                 tensor = resized
+        wide = widened(tensor, target, **backbone.widening)
+        if wide is not tensor:
+            report.resized.append(f'{name} {tuple(tensor.shape)} -> {tuple(target.shape)}')
+            tensor = wide
         if tensor.shape != target.shape:
             misshaped.append(
                 f'{source} is {tuple(tensor.shape)}, the model has {tuple(target.shape)}'

@@ -19,7 +19,13 @@ class EvidenceMaker(ABC):
 
     It is cheap to construct: it reads no weights and imports no optional library before
     :meth:`load`, so that a training that only reads stored evidence needs neither.
+
+    Attributes:
+        bands: Of tiles of bands the positions, from 0, of those that it is shown as red, green and
+            blue, clipped to 8 bits; who loads tiles reads it. None is what pictures show.
     """
+
+    bands: list[int] | None = None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -34,7 +40,7 @@ class EvidenceMaker(ABC):
         """Get ready to verify: import, read weights, move to a device; again: move only.
 
         Args:
-            device (torch.device | str): This process's own device. Defaults to 'cpu'.
+            device: This process's own device.
 
         Raises:
             ImportError: An optional library is missing; the message says what to install.
@@ -53,8 +59,8 @@ class EvidenceMaker(ABC):
         """Fit what is to be fitted to labelled tiles, once, and keep it in a file.
 
         Args:
-            labelled (Iterable[tuple[np.ndarray, np.ndarray]]): Tiles (H, W, 3), uint8, RGB, and
-                their label maps (H, W), uint8, 255 where there is none. A few dozen are enough.
+            labelled: Tiles (H, W, 3), uint8, RGB, and their label maps (H, W), uint8, 255 where
+                there is none. A few dozen are enough.
 
         Raises:
             ValueError: The labels do not allow a fit.
@@ -68,11 +74,10 @@ class EvidenceMaker(ABC):
         global random state touched.
 
         Args:
-            tiles (Sequence[np.ndarray]): Each (H, W, 3), uint8, RGB, of any size.
+            tiles: Each (H, W, 3), uint8, RGB, of any size.
 
         Returns:
-            list[Evidence]: One per tile. What could not be read is in ``dropped``; a bad answer
-            never raises.
+            One per tile. What could not be read is in ``dropped``; a bad answer never raises.
         """
 
 
@@ -80,17 +85,23 @@ class Verifier(EvidenceMaker):
     """Tells which class is where.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
+        classes: See :class:`ClassPrompts`.
+        bands: See :class:`EvidenceMaker`.
 
     Attributes:
-        prompts (ClassPrompts): What the classes are called, and which are asked for.
-        within_segments (bool): Whether its regions are to be cut to the teacher's own segments.
+        prompts: What the classes are called, and which are asked for.
+        within_segments: Whether its regions are to be cut to the teacher's own segments.
     """
 
     within_segments = False
 
-    def __init__(self, classes: str | Sequence[str | Sequence[str] | None]) -> None:
+    def __init__(
+        self,
+        classes: str | Sequence[str | Sequence[str] | None],
+        bands: Sequence[int] | None = None,
+    ) -> None:
         self.prompts = ClassPrompts(classes)
+        self.bands = None if bands is None else list(bands)
 
     @property
     def num_classes(self) -> int:

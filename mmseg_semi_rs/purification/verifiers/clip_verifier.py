@@ -41,38 +41,34 @@ class CLIPVerifier(Verifier):
     All of the tile counts as seen.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-        arch (str | dict): With ``dense``, the name of an open_clip model with CLIP's own towers, or
-            a dict with **vision** and **text** (as ``CLIPVision`` and ``TextEmbedding`` take them);
-            else the name of any open_clip model. Defaults to 'ViT-B-16-quickgelu'.
-        checkpoint (str | None): Weight file with both towers. With ``dense``, of OpenAI, open_clip
-            (as RemoteCLIP and GeoRSCLIP publish theirs, with arch='ViT-L-14') or Hugging Face. Else
-            in open_clip format, or a folder of the Hugging Face hub with open_clip_config.json,
+        classes: See :class:`ClassPrompts`.
+        arch: With ``dense``, the name of an open_clip model with CLIP's own towers, or a dict with
+            **vision** and **text** (as ``CLIPVision`` and ``TextEmbedding`` take them); else the
+            name of any open_clip model.
+        checkpoint: Weight file with both towers. With ``dense``, of OpenAI, open_clip (as
+            RemoteCLIP and GeoRSCLIP publish theirs, with arch='ViT-L-14') or Hugging Face. Else in
+            open_clip format, or a folder of the Hugging Face hub with open_clip_config.json,
             weights and tokenizer, which then tells the architecture. None is random, always the
-            same, good for tests only. Defaults to 'checkpoints/ViT-B-16.pt'.
-        dense (bool): Compare patches, by the value path (MaskCLIP, arXiv 2112.01071). False
-            compares whole windows, which any model can do: SigLIP, ConvNeXt, ResNet, text towers of
-            transformers. Defaults to True.
-        templates (str | Sequence[str]): Sentences with '{}' for a name, or 'photo' or 'aerial'.
-            Defaults to 'aerial'.
-        distractors (Sequence[str]): What may be there but is of no class. Defaults to ('clutter',
-            'sports court', 'swimming pool', 'railway').
-        temperature (float | str): By which cosines are divided; or the JSON file that holds it,
-            fitted to labelled tiles by :meth:`calibrate`. Defaults to 0.01, CLIP's own.
-        scales (Sequence[float]): Factors by which the tile is resized. Defaults to (1.0, 2.0).
-        window (int | None): Side of a window in pixels of the resized tile, in whole patches; with
+            same, good for tests only.
+        dense: Compare patches, by the value path (MaskCLIP, arXiv 2112.01071). False compares whole
+            windows, which any model can do: SigLIP, ConvNeXt, ResNet, text towers of transformers.
+        templates: Sentences with '{}' for a name, or 'photo' or 'aerial'.
+        distractors: What may be there but is of no class. Defaults to ('clutter', 'sports court',
+            'swimming pool', 'railway').
+        temperature: By which cosines are divided; or the JSON file that holds it, fitted to
+            labelled tiles by :meth:`calibrate`. Defaults to 0.01, CLIP's own.
+        scales: Factors by which the tile is resized. Defaults to (1.0, 2.0).
+        window: Side of a window in pixels of the resized tile, in whole patches; with
             ``dense=False`` in whole strides. None is the size that the model was trained with; two
-            strides with ``dense=False``. Defaults to None.
-        stride (int | None): Step between windows in pixels of the resized tile, in whole patches.
-            None is half a window; 32 with ``dense=False``. Defaults to None.
-        grid (int): Longest side of the evidence in places; finer similarities are averaged down.
-            Defaults to 128.
-        input_stats (dict | None): ``mean`` and ``std`` per channel, RGB, of pixels in [0, 255].
-            None is CLIP's; SigLIP has 127.5 throughout. Defaults to None.
-        dtype (str): 'float32', or 'bfloat16' or 'float16' for the matrix products. Defaults to
-            'float32'.
-        batch (int): Windows to look at at once. Windows of different tiles are never mixed.
-            Defaults to 32.
+            strides with ``dense=False``.
+        stride: Step between windows in pixels of the resized tile, in whole patches. None is half a
+            window; 32 with ``dense=False``.
+        grid: Longest side of the evidence in places; finer similarities are averaged down.
+        input_stats: ``mean`` and ``std`` per channel, RGB, of pixels in [0, 255]. None is CLIP's;
+            SigLIP has 127.5 throughout.
+        dtype: 'float32', or 'bfloat16' or 'float16' for the matrix products.
+        batch: Windows to look at at once. Windows of different tiles are never mixed.
+        bands: See :class:`Verifier`.
 
     Raises:
         ValueError: An argument is out of its range, or a distractor is the name of a class.
@@ -102,8 +98,9 @@ class CLIPVerifier(Verifier):
         input_stats: Mapping[str, Sequence[float]] | None = None,
         dtype: str = 'float32',
         batch: int = 32,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         stats = _CLIP_STATS if input_stats is None else input_stats
         limits = dict(window=window, stride=stride, grid=grid, batch=batch)
         for name, right, value, remedy in (
@@ -212,7 +209,7 @@ class CLIPVerifier(Verifier):
         """Build both towers, read their weights and encode the texts; again: move only.
 
         Args:
-            device (torch.device | str): This process's own device. Defaults to 'cpu'.
+            device: This process's own device.
 
         Raises:
             ImportError: The model needs transformers, which is not there.
@@ -243,11 +240,11 @@ class CLIPVerifier(Verifier):
         """Look at tiles, one after the other, so that company changes nothing.
 
         Args:
-            tiles (Sequence[np.ndarray]): Each (H, W, 3), uint8, RGB, of any size.
+            tiles: Each (H, W, 3), uint8, RGB, of any size.
 
         Returns:
-            list[Evidence]: One per tile; the grid is that of the finest scale, at most ``grid``
-            long and no finer than the tile.
+            One per tile; the grid is that of the finest scale, at most ``grid`` long and no finer
+            than the tile.
 
         Raises:
             RuntimeError: :meth:`load` was not called.
@@ -338,8 +335,8 @@ class CLIPVerifier(Verifier):
         of a class that is not asked for do not count. In 1 / temperature the likelihood is convex.
 
         Args:
-            labelled (Iterable[tuple[np.ndarray, np.ndarray]]): Tiles (H, W, 3), uint8, RGB, and
-                their label maps (H, W), uint8, 255 where there is none.
+            labelled: Tiles (H, W, 3), uint8, RGB, and their label maps (H, W), uint8, 255 where
+                there is none.
 
         Raises:
             RuntimeError: :meth:`load` was not called.
@@ -394,11 +391,11 @@ def fit_temperature(cosines: Tensor, targets: Tensor) -> float:
     """Find the temperature of least mean negative log likelihood.
 
     Args:
-        cosines (Tensor): Shape (M, N), float64.
-        targets (Tensor): Which of the N texts is right, shape (M,), int64.
+        cosines: Shape (M, N), float64.
+        targets: Which of the N texts is right, shape (M,), int64.
 
     Returns:
-        float: In [1e-4, 1].
+        In [1e-4, 1].
     """
     from scipy.optimize import minimize_scalar
 

@@ -49,30 +49,28 @@ class GenerativeVerifier(Verifier):
     from the model's frame to the tile's, its own JSON is read, and a cut-off answer is noticed.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-        model (str): A folder, or ``owner/name`` on the Hugging Face hub, of any model that
+        classes: See :class:`ClassPrompts`.
+        model: A folder, or ``owner/name`` on the Hugging Face hub, of any model that
             ``AutoModelForImageTextToText`` loads and that has learnt to give boxes. Defaults to
             'Qwen/Qwen2.5-VL-7B-Instruct' (Apache-2.0; the 3B model may not be used commercially).
-        revision (str, optional): On the hub. Defaults to None, the main branch.
-        coordinates (str): What its numbers are: 'absolute' (pixels of the image as resized by its
+        revision: On the hub. Defaults to None, the main branch.
+        coordinates: What its numbers are: 'absolute' (pixels of the image as resized by its
             processor), 'thousand' (0 to 1000), 'unit' (0 to 1), or 'auto' for what its family was
-            trained with. Defaults to 'auto'.
-        masks (str | dict): From boxes to masks: 'box' fills them; 'teacher' does too, and leaves it
-            to the purifier to keep of each region only the teacher's own segment; a dict is of
-            arguments of :class:`SegmentAnything`, and a region's score is then the box's times the
-            mask's predicted IoU. Defaults to 'box'.
-        score (float): Score of an object to which the model gives none, in (0, 1]. Defaults to
-            0.95.
-        batch_size (int): Tiles per call of the model; halved when its memory does not suffice.
-            Defaults to 8.
-        dtype (str): 'auto' (as saved), 'bfloat16', 'float16' or 'float32'. Defaults to 'auto'.
-        max_new_tokens (int): Longest answer; what is cut off there is noticed. Defaults to 512.
-        min_pixels (int, optional): Smallest area to which the processor resizes a tile, in pixels.
-            Defaults to None, the model's own.
-        max_pixels (int, optional): The largest. Defaults to None, the model's own.
-        prompt (str): The question, with ``{classes}`` in it. Defaults to :data:`PROMPT`.
-        local_files_only (bool): Whether :meth:`load` must not download what is not on this machine.
-            Defaults to True.
+            trained with.
+        masks: From boxes to masks: 'box' fills them; 'teacher' does too, and leaves it to the
+            purifier to keep of each region only the teacher's own segment; a dict is of arguments
+            of :class:`SegmentAnything`, and a region's score is then the box's times the mask's
+            predicted IoU.
+        score: Score of an object to which the model gives none, in (0, 1].
+        batch_size: Tiles per call of the model; halved when its memory does not suffice.
+        dtype: 'auto' (as saved), 'bfloat16', 'float16' or 'float32'.
+        max_new_tokens: Longest answer; what is cut off there is noticed.
+        min_pixels: Smallest area to which the processor resizes a tile, in pixels. Defaults to
+            None, the model's own.
+        max_pixels: The largest. Defaults to None, the model's own.
+        prompt: The question, with ``{classes}`` in it. Defaults to :data:`PROMPT`.
+        local_files_only: Whether :meth:`load` must not download what is not on this machine.
+        bands: See :class:`Verifier`.
 
     Raises:
         ValueError: A setting is unknown or out of its range.
@@ -93,8 +91,9 @@ class GenerativeVerifier(Verifier):
         max_pixels: int | None = None,
         prompt: str = PROMPT,
         local_files_only: bool = True,
+        bands: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(classes)
+        super().__init__(classes, bands)
         areas = [area for area in (min_pixels, max_pixels) if area is not None]
         wrong = {
             f"coordinates={coordinates!r} must be 'auto' or one of {sorted(COORDINATES)}": (
