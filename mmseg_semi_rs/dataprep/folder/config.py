@@ -300,8 +300,12 @@ class FolderConfig:
             else:
                 student['test_cfg'] = dict(mode='whole')
             if self.student_weights is not None:
-                weights = str(self.student_weights.resolve())
-                student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
+                init = dict(type='Pretrained', checkpoint=str(self.student_weights.resolve()))
+                # mmengine would leave a network at random whose weights are below another name
+                with self.student_weights.open('rb') as file:
+                    if b'backbone.conv1.' in file.read(1 << 20):
+                        init['prefix'] = 'backbone.'
+                student['backbone']['init_cfg'] = init
         model.setdefault('semi_train_cfg', {}).update(self.recipe.semi)
         if self.statistics is not None:
             self._widen(model)
