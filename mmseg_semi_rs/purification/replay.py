@@ -230,8 +230,9 @@ def count_votes(
 
 
 def _region_numbers(evidence: Evidence, frame: Frame) -> np.ndarray:
-    """Numbers of one tile's regions in a sample's frame, (h, w), on the host: a tenth of the time
-    of moving the map first.
+    """Numbers of one tile's regions in a sample's frame, (h, w).
+
+    On the host: moving the whole map to the device first takes longer.
     """
     ids = evidence.region_ids
     if ids is None:
