@@ -5,11 +5,11 @@ import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmseg.registry import DATA_SAMPLERS, HOOKS, MODELS
 
-from tests.models import tiny
+from tests._support import networks
 
 
 def segmentor(**changes):
-    student = tiny.student()
+    student = networks.student()
     return MODELS.build(dict(type='MeanTeacherSegmentor', student=student) | changes)
 
 
@@ -31,7 +31,7 @@ def settings(**values):
     ('build', 'said'),
     [
         (
-            lambda: segmentor(student=None, detector=tiny.student()),
+            lambda: segmentor(student=None, detector=networks.student()),
             r'no arguments .*detector of mmdet is student=',
         ),
         (lambda: segmentor(student=None), 'MeanTeacherSegmentor has no student'),
