@@ -30,7 +30,7 @@ install: $(STAMP)
 $(STAMP): setup.py pyproject.toml requirements/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=/path/to/python3")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-input --progress-bar off -q -c requirements/constraints.txt -e '.[mmlab,vlm,geo,onnx,weights,dev]'
+	$(BIN)/python -m pip install --no-input --progress-bar off -q -c requirements/constraints.txt -e '.[mmlab,vlm,regions,geo,onnx,weights,dev]'
 	$(BIN)/python -c 'import cv2' 2>/dev/null || { \
 	  echo 'opencv-python does not load here (no libGL): taking opencv-python-headless'; \
 	  $(BIN)/python -m pip uninstall --no-input -q -y opencv-python; \

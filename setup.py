@@ -20,6 +20,8 @@ REQUIRES = [
     'timm>=1.0.20',  # the first with DINOv3; open_clip asks for it in any case
     'scipy>=1.10',  # fits the temperature of a verifier; mmsegmentation needs it too
     'safetensors>=0.4',  # weight files from the Hugging Face hub
+    'huggingface_hub>=0.25',  # fetches them when told to; timm asks for it in any case
+    'pyyaml>=6.0',  # the tables beside the configs; timm and mmengine ask for it in any case
     'jinja2>=3.1',  # pages of the report and the audit; torch asks for it in any case
     'rich>=13',  # tables and progress bars, as mmengine
     'tqdm>=4.60',  # plain progress of converters when the output is no terminal
@@ -37,7 +39,9 @@ EXTRAS = {
         'ftfy>=6.0',  # mmseg imports it, and does not say so
         'regex>=2022.1.18',  # likewise
     ],
-    'vlm': ['transformers>=4.57'],  # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels
+    # Qwen2.5-VL, Qwen3-VL and SAM, which verify pseudo labels; SAM 3 is there from 5.0 on
+    'vlm': ['transformers>=4.57'],
+    'regions': ['scikit-image>=0.22'],  # superpixels, in which pseudo labels vote
     'geo': [
         'rasterio>=1.3',  # windowed reads, cloud-optimised GeoTIFF; wheels with GDAL inside
         'fiona>=1.9',  # polygons into GeoPackage, feature by feature

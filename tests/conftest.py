@@ -10,13 +10,11 @@ os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='mmseg_semi_rs_tests_')  
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 import mmseg_semi_rs  # noqa: F401 - mends the OpenMMLab packages before a test imports them
 
-from mmseg.visualization import SegLocalVisualizer  # isort: skip
+from tests._support.tiny_training import forget_runs  # isort: skip
 
 torch.set_num_threads(1)
 
@@ -48,8 +46,7 @@ def plain_config_text(monkeypatch):
 @pytest.fixture(autouse=True)
 def fresh_singletons():
     """Forget the logger, message hub and visualizer of an earlier test's training."""
-    for kept in (MMLogger, MessageHub, Visualizer, SegLocalVisualizer):
-        kept._instance_dict.clear()
+    forget_runs()
 
 
 @pytest.fixture(scope='session')

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import mmseg_semi_rs
+from tests._support.processes import finish, forget_package, start
+from tests._support.tiny_training import striped
 
 ROOT = Path(mmseg_semi_rs.__file__).parents[1]
 LEFT_BY_RUNS = ('.git', '.venv', 'work_dirs', 'data', 'checkpoints', 'build', 'dist', '*.egg-info')
@@ -97,13 +98,10 @@ def test_wheel_holds_package_configs_and_tools_and_leaves_the_sources_alone(buil
 def test_init_train_and_predict_from_an_empty_folder(wheel, tmp_path):
     rng = np.random.default_rng(0)
     for index in range(8):
-        labels = (np.indices((64, 64))[index % 2] // 16 + index) % 3
-        pixels = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
-        pixels = pixels + rng.integers(0, 60, (64, 64, 1))
-        for name, values in (('images', pixels), ('masks', labels)):
+        for name, picture in zip(('images', 'masks'), striped(rng, index), strict=True):
             (tmp_path / name).mkdir(exist_ok=True)
             if name == 'images' or index < 6:
-                Image.fromarray(values.astype(np.uint8)).save(tmp_path / name / f'{index}.png')
+                picture.save(tmp_path / name / f'{index}.png')
 
     def rsseg(*words: object) -> str:
         return python('-m', 'mmseg_semi_rs', *words, folder=tmp_path, path=wheel)
@@ -119,14 +117,25 @@ def test_init_train_and_predict_from_an_empty_folder(wheel, tmp_path):
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 8
 
 
+def collect(folder: Path) -> None:
+    """Collect the tests of an unpacked sdist, with its package."""
+    forget_package()
+    os.chdir(folder)
+    sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    code = pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider'])
+    assert Path(sys.modules['mmseg_semi_rs'].__file__).is_relative_to(folder)
+    sys.exit(code)
+
+
 def test_sdist_holds_what_its_own_tests_need(built, tmp_path):
     source, out = built
     (path,) = out.glob('*.tar.gz')
     with tarfile.open(path) as archive:
         archive.extractall(tmp_path, filter='data')
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.resolve().iterdir()
     left_out = files_below(source) - files_below(folder)
     left_out = {name for name in left_out if not name.startswith(('build/', 'site/', '.ci/'))}
     assert left_out <= {'.editorconfig', '.gitignore'}
-    said = python('-m', 'pytest', '--collect-only', '-q', folder=folder, path=folder)
-    assert 'tests collected' in said and 'error' not in said.splitlines()[-1]
+    log = tmp_path / 'log'
+    finish(start(collect, folder, log=log), log)
+    assert 'tests collected' in log.read_text()

@@ -5,11 +5,11 @@ import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmseg.registry import DATA_SAMPLERS, HOOKS, MODELS
 
-from tests._support import networks
+from tests._support import networks as tiny
 
 
 def segmentor(**changes):
-    student = networks.student()
+    student = tiny.student()
     return MODELS.build(dict(type='MeanTeacherSegmentor', student=student) | changes)
 
 
@@ -31,7 +31,7 @@ def settings(**values):
     ('build', 'said'),
     [
         (
-            lambda: segmentor(student=None, detector=networks.student()),
+            lambda: segmentor(student=None, detector=tiny.student()),
             r'no arguments .*detector of mmdet is student=',
         ),
         (lambda: segmentor(student=None), 'MeanTeacherSegmentor has no student'),

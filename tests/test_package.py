@@ -13,13 +13,11 @@ import sys
 import traceback
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mmengine.registry import Registry
 
 import mmseg_semi_rs
-from tests._support.processes import finish, start
+from tests._support.processes import finish, forget_package, start
 
 ROOT = Path(mmseg_semi_rs.__file__).parents[1]
 PACKAGE = ROOT / 'mmseg_semi_rs'
@@ -32,14 +30,7 @@ def packages() -> list[str]:
 
 def import_alone(names: list[str]) -> None:
     """Import each in a fork that has none of ours, and no root that would import the others."""
-    register = Registry._register_module
-
-    def again(self: Registry, module: Any, module_name: Any = None, force: bool = False) -> None:
-        register(self, module, module_name, True)
-
-    Registry._register_module = again
-    for name in [name for name in sys.modules if f'{name}.'.startswith('mmseg_semi_rs.')]:
-        del sys.modules[name]
+    forget_package()
     for name in names:
         child = os.fork()
         if child == 0:
@@ -118,6 +109,15 @@ def test_what_imports_openmmlab_mends_it_first(layer):
         assert ast.unparse(first) == 'from .. import compat'
 
 
+def test_what_tests_share_is_in_support():
+    """No test module imports from another."""
+    for path in (ROOT / 'tests').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom):
+                module = '.' * node.level + (node.module or '')
+                assert not re.match(r'\.|tests\.(?!_support|faults\.die)', module), (path, module)
+
+
 def test_one_custom_imports_line_registers_everything():
     """And no library of models is imported for that, unless mmseg or mmengine do."""
     code = (
@@ -164,7 +164,7 @@ def test_setup_offers_the_extras_and_requires_no_openmmlab_family():
 
     arguments = setup_arguments()
     assert arguments['version'] == mmseg_semi_rs.__version__
-    extras = {'mmlab', 'vlm', 'geo', 'onnx', 'weights', 'test', 'docs', 'dev'}
+    extras = {'mmlab', 'vlm', 'regions', 'geo', 'onnx', 'weights', 'test', 'docs', 'dev'}
     assert set(arguments['extras_require']) == extras
     required = {Requirement(line).name for line in arguments['install_requires']}
     assert not {name for name in required if re.match('mm|onedl|opencv', name)}

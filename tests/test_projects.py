@@ -128,6 +128,16 @@ def test_the_hook_is_all_that_a_purified_config_adds(name, verifier, segmentor, 
         assert cfg[key] == before[key], key
 
 
+def test_sam_3_is_calibrated_and_then_its_regions_vote():
+    cfg = load_purify('fixmatch_segformer_mit-b0_sam3_potsdam.py')
+    plain = load_purify('fixmatch_segformer_mit-b0_potsdam.py')
+    assert cfg.custom_hooks[:-2] == plain.custom_hooks and cfg.model == plain.model
+    evidence, regions = (HOOKS.build(hook) for hook in cfg.custom_hooks[-2:])
+    assert type(evidence.verifier).__name__ == 'Sam3Verifier'
+    assert evidence.verifier.num_classes == 6 and evidence.thresholds.alpha == 0.1
+    assert type(regions.verifier).__name__ == 'SAMProposer' and regions.policy.share == 0.6
+
+
 def test_rsmtdf_and_semiearth_share_their_evidence():
     hooks = [
         Config.fromfile(path).custom_hooks[-1]

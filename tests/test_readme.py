@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests._support.processes import ROOT, run
+from tests._support.tiny_training import striped
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 PAGE = (ROOT / 'docs' / 'own_images.md').read_text(encoding='utf-8')
@@ -36,12 +37,10 @@ def own_images(folder: Path) -> None:
     (folder / 'IMAGES').mkdir()
     (folder / 'MASKS').mkdir()
     for index in range(20):
-        labels = (np.indices((96, 96))[index % 2] // 24 + index) % 3
-        image = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
-        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
-        Image.fromarray(image).save(folder / 'IMAGES' / f'{index}.jpg', quality=95)
+        image, mask = striped(rng, index, side=96)
+        image.save(folder / 'IMAGES' / f'{index}.jpg', quality=95)
         if index < 8:
-            Image.fromarray(labels.astype(np.uint8)).save(folder / 'MASKS' / f'{index}.png')
+            mask.save(folder / 'MASKS' / f'{index}.png')
 
 
 @pytest.mark.slow

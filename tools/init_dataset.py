@@ -20,10 +20,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -43,19 +46,27 @@ from mmseg_semi_rs.dataprep.folder.conversion import (
     prepare_folder,
 )
 from mmseg_semi_rs.dataprep.folder.drawn_masks import draw_masks, is_drawing
-from mmseg_semi_rs.dataprep.folder.mask_classes import ClassPlan, parse_class, propose_classes
+from mmseg_semi_rs.dataprep.folder.mask_classes import (
+    IGNORED,
+    ClassPlan,
+    parse_class,
+    propose_classes,
+)
 from mmseg_semi_rs.dataprep.folder.split import FolderSplit, rare_classes, split_folder
 from mmseg_semi_rs.dataprep.folder.survey import Survey, choose_bands, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
-from mmseg_semi_rs.rasters.reader import RasterToRGB
+from mmseg_semi_rs.rasters.files import list_images
+from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 from mmseg_semi_rs.utils.commands import command, resources
 from mmseg_semi_rs.utils.sampling import evenly
+from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
 
 CONFIGS = resources() / 'configs'
 _SAYS_NOTHING = ('images', 'imgs', 'img', 'img_dir', 'image', 'tiles')
 _SHOWN = 20  # problems that are printed
+_DRAWN = 8  # labelled images on the sheet
 _MEASURED = 200  # images that the statistics are taken of
 
 
@@ -90,6 +101,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar='VALUE',
         help='values, or colours as #RRGGBB, that are no class (default: 255)',
+    )
+    parser.add_argument(
+        '--colours',
+        '--colors',
+        nargs='+',
+        default=[],
+        metavar='NAME=COLOUR',
+        help='colours of classes in pictures and maps, as #RRGGBB or red (default: those of the '
+        'masks, else by the names: water blue, forest green, roads grey, buildings red)',
     )
     parser.add_argument(
         '--method',
@@ -265,6 +285,38 @@ def write_lists(
     return write_split(folder, lists, recipe, overwrite=True)
 
 
+def draw_sheet(
+    prepared: PreparedFolder,
+    names: Sequence[str],
+    plan: ClassPlan,
+    to_rgb: RasterToRGB,
+    out: Path,
+) -> Path:
+    """Draw some labelled images with their masks, to see that they lie on each other.
+
+    Args:
+        prepared: What is trained on.
+        names: Labelled images, without suffix.
+        plan: Classes and their colours.
+        to_rgb: How images are read; those of three bands have been written as RGB.
+        out: Gets ``labelled.png``.
+    """
+    images, masks = list_images(prepared.image_dir), list_images(prepared.mask_dir)
+    bands = to_rgb if isinstance(to_rgb, RasterToBands) else None
+    rows, shown = [], [names[k] for k in evenly(len(names), _DRAWN)]
+    for name in shown:
+        pixels = read_rgb(prepared.image_dir / images[name][0], bands).pixels
+        image = pixels if bands is None else bands.picture(pixels)
+        with Image.open(prepared.mask_dir / masks[name][0]) as opened:
+            ids = np.asarray(opened)
+        ids = np.where(ids < len(plan.classes), ids, IGNORED)
+        labels = colorize(ids, plan.palette)
+        rows.append([image, labels, overlay(image, labels, ids != IGNORED)])
+    grid = draw_panels(rows, ['image', 'mask (grey: ignored)', 'both'], shown, cell=320)
+    colours = legend(plan.classes, plan.palette, grid.shape[1])
+    return save_picture(np.concatenate([grid, colours]), out / 'labelled.png')
+
+
 def initialise(args: argparse.Namespace, console: Console) -> int:
     """Look, decide, convert, divide, write.
 
@@ -301,6 +353,8 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
+        for note in survey.fills:
+            console.print(f'  note: {note}', style='yellow', markup=False)
         show_problems(console, survey.problems)
         return len(survey.problems)
     plan = propose_classes(
@@ -311,6 +365,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.mask_threshold,
         args.tolerance,
     )
+    plan = plan.with_colours(args.colours)
     show_classes(console, survey, plan)
 
     shown = None if choice is None else choice.rgb
@@ -376,7 +431,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             if other != path.resolve()
         ]
 
+    sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
     unit = 'tiles' if conversion.tile else 'images'
+    console.print(f'[bold]picture:[/] {escape(str(sheet))}: do the masks lie on their images?')
     console.print(
         f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
         f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'
@@ -420,7 +477,8 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             f'  the student starts from ImageNet: {config.package} (Apache-2.0) {there}',
             markup=False,
         )
-    for note in [*survey.notes, *ready.notes]:
+    fills = survey.fills if args.nodata is None else []
+    for note in [*survey.notes, *fills, *ready.notes]:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)

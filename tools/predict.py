@@ -5,11 +5,15 @@
     python tools/predict.py CONFIG CHECKPOINT flights/*_ortho.tif --out maps/
     python tools/predict.py CONFIG CHECKPOINT tiles/ --out maps/ --preview
     python tools/predict.py CONFIG CHECKPOINT city.tif --out city_map.tif --confidence --polygons
+    python tools/predict.py CONFIG CHECKPOINT https://host/city.tif s3://box/a.tif --out maps/
+    torchrun --nproc_per_node 4 tools/predict.py CONFIG CHECKPOINT city.tif --out maps/
 
 A raster (GeoTIFF, VRT, JPEG 2000; needs rasterio: pip install 'mmseg_semi_rs[geo]') becomes a
 cloud-optimised GeoTIFF of the same CRS and transform, with the palette, and 255 where there is no
 data; a picture becomes a PNG. Windows overlap and are blended; memory does not grow with the
 raster. A run that was killed goes on where it stopped when the same command is given again.
+Processes of torchrun or srun (tools/slurm_predict.sh) share the pictures of a folder and the rows
+of a raster; their map is that of one process.
 """
 
 from __future__ import annotations
@@ -39,11 +43,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser('predict', 'Make maps of images and rasters')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('input', nargs='+', help='images, rasters, or folders of them')
+    parser.add_argument(
+        'input',
+        nargs='+',
+        help='images, rasters, or folders of them; addresses of rasters; STAC items (.json)',
+    )
     parser.add_argument(
         '--out',
         default='predictions',
         help='folder of the maps, or the name of the map of a single image (default: predictions)',
+    )
+    parser.add_argument(
+        '--asset', metavar='KEY', help='of STAC items (default: the visual one, or the only raster)'
     )
     parser.add_argument(
         '--network',
@@ -52,7 +63,9 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help='the network that predicts: teacher or student; of two students a, b or fused '
         "(default: the config's)",
     )
-    parser.add_argument('--device', help='default: cuda:0 where there is one, else cpu')
+    parser.add_argument(
+        '--device', help='default: a GPU where there is one (each process its own), else cpu'
+    )
     parser.add_argument(
         '--window',
         type=int,
@@ -123,11 +136,14 @@ def predict(args: argparse.Namespace) -> int:
     """
     register_all()
     from mmseg_semi_rs.apis import Layers, load_predictor, predict_files
-    from mmseg_semi_rs.engine.launch import load_config
+    from mmseg_semi_rs.engine.launch import leave_process_group, load_config
+    from mmseg_semi_rs.engine.processes import Processes, launcher_of
 
+    cfg = load_config(args.config, args.cfg_options)
+    processes = Processes.start(cfg, launcher_of())
     asked = {'low': args.low, 'high': args.high, 'nodata': args.nodata}
     predictor = load_predictor(
-        load_config(args.config, args.cfg_options),
+        cfg,
         args.checkpoint,
         device=args.device,
         network=args.network,
@@ -150,7 +166,7 @@ def predict(args: argparse.Namespace) -> int:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_STDERR) as bar:
+    with Progress(*columns, console=_STDERR, disable=not processes.first) as bar:
         task = bar.add_task('windows', total=None)
         result = predict_files(
             predictor,
@@ -158,8 +174,12 @@ def predict(args: argparse.Namespace) -> int:
             args.out,
             layers,
             memory=args.memory * 2**20,
+            asset=args.asset,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+    leave_process_group()
+    if not processes.first:
+        return 0
     for bands, rasters in result.bands.items():
         _STDERR.print(f'{rasters} raster{"s" if rasters > 1 else ""}: {bands}')
     for failure in result.failures:

@@ -55,17 +55,17 @@ pip_install() { # CELL ARGUMENT...
 }
 
 install_newest() {
-  pip_install newest -c requirements/constraints.txt -e '.[mmlab,vlm,geo,onnx,weights,test]'
+  pip_install newest -c requirements/constraints.txt -e '.[mmlab,vlm,regions,geo,onnx,weights,test]'
 }
 
 # No extra vlm: transformers 4.57, the first with its three models, wants torch 2.2.
 install_oldest() {
-  pip_install oldest -c requirements/oldest.txt -e '.[mmlab,geo,onnx,weights,test]'
+  pip_install oldest -c requirements/oldest.txt -e '.[mmlab,regions,geo,onnx,weights,test]'
 }
 
 # onedl-mmcv builds without operators where torch is not in the build's own environment.
 install_onedl() {
-  pip_install onedl -c requirements/constraints.txt -e '.[vlm,geo,onnx,weights,test]' \
+  pip_install onedl -c requirements/constraints.txt -e '.[vlm,regions,geo,onnx,weights,test]' \
     onedl-mmengine onedl-mmcv onedl-mmsegmentation onedl-mmpretrain opencv-python ftfy regex
 }
 
@@ -82,7 +82,7 @@ install_mmcv() {
       --no-input --no-cache-dir --no-build-isolation --no-deps -v -w "$wheels" mmcv==2.1.0
   fi
   pip_install mmcv -c "$FOLDER/mmcv.txt" "${torch[@]}" "$wheels"/mmcv-*.whl \
-    mmengine mmsegmentation mmpretrain opencv-python ftfy regex -e '.[vlm,geo,onnx,weights,test]'
+    mmengine mmsegmentation mmpretrain opencv-python ftfy regex -e '.[vlm,regions,geo,onnx,weights,test]'
 }
 
 # opencv-python's GUI needs libGL; a bare server gets the same release without GUI.

@@ -29,7 +29,8 @@ from mmseg_semi_rs.utils.commands import command
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-    from mmseg_semi_rs.engine.annotation import Processes, StoredTile
+    from mmseg_semi_rs.engine.annotation import StoredTile
+    from mmseg_semi_rs.engine.processes import Processes
     from mmseg_semi_rs.purification.verifiers import EvidenceMaker
 
 INTERRUPTED = 130  # exit code, as of a shell
@@ -170,8 +171,9 @@ def run(args: argparse.Namespace) -> bool:
     register_all()
     from mmengine.registry import init_default_scope
 
-    from mmseg_semi_rs.engine.annotation import Processes, find_hooks
+    from mmseg_semi_rs.engine.annotation import find_hooks
     from mmseg_semi_rs.engine.launch import check_paths, leave_process_group, load_config
+    from mmseg_semi_rs.engine.processes import Processes
 
     for name, value in (('--batch', args.batch), ('--limit', args.limit)):
         if value is not None and value < 1:
@@ -189,7 +191,7 @@ def run(args: argparse.Namespace) -> bool:
             )
     check_paths(cfg, ['train_dataloader'], weights=False)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
-    processes = Processes(cfg, args.launcher)
+    processes = Processes.start(cfg, args.launcher)
     device = own_device(args.device)
     whole = [fill(cfg, place, args, processes, device) for place in places]
     leave_process_group()

@@ -14,17 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
 from PIL import Image
 
-from ..rasters.reader import RASTER_SUFFIXES, RasterToBands, RasterToRGB, raster_info, read_rgb
-from ..rasters.sources import (
-    IMAGE_SUFFIXES,
-    PixelSource,
-    RasterSource,
-    is_raster,
-    open_source,
-)
+from ..engine.processes import Processes
+from ..rasters.files import IMAGE_SUFFIXES
+from ..rasters.reader import RasterToBands, RasterToRGB, raster_info, read_rgb
+from ..rasters.remote import is_remote, item_asset, stand_in
+from ..rasters.sources import PixelSource, RasterSource, is_raster, open_source
 from ..utils.files import held, settings_digest
 from .maps import Layers, MapWriter
 from .mosaic import MEMORY, Mosaic, Strip, ahead, batches, make_strip, mirror
@@ -111,6 +107,7 @@ def predict_files(
     layers: Layers | None = None,
     memory: int = MEMORY,
     progress: Progress | None = None,
+    asset: str | None = None,
 ) -> Predicted:
     """Predict an image, a raster or a folder of them into files.
 
@@ -118,20 +115,30 @@ def predict_files(
     a folder whole images, of a raster strips. A file that cannot be read is named in the result
     while the others are predicted.
 
+    Where a process group is initialised, all of its processes call this with the same arguments;
+    they share the pictures of a folder and the strips of each raster, over a file system that all
+    see. The files are those of one process, bit by bit.
+
     Args:
         predictor: See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        images: A file, or a folder that is searched with its sub-folders; or several of them.
+        images: A file, or a folder that is searched with its sub-folders; the address of a raster
+            (``https://``, ``s3://``, ``gs://``, ``az://``, GDAL's ``/vsi...``) or a STAC item
+            (``.json``); or several of them.
         out: Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for pictures. For a
             single file it may be the map's name instead.
         layers: What is written besides. Defaults to the map alone.
         memory: See :class:`~mmseg_semi_rs.apis.mosaic.Mosaic`. Defaults to 256 MiB.
         progress: Called with the windows that are done and those there are.
+        asset: Which asset of STAC items is predicted. Defaults to the visual one, or the only
+            raster.
 
     Returns:
-        The files, and what failed.
+        The files, and what failed. What lies elsewhere is named by the VRT in ``<out>/.remote``
+        that stands for it.
 
     Raises:
         FileNotFoundError: If there is nothing to predict.
+        RunStoppedError: If another process of the group has ended.
         ValueError: If ``out`` would overwrite the images, or these are no names of files.
     """
     given = [images] if isinstance(images, (str, Path)) else images
@@ -143,18 +150,23 @@ def predict_files(
     if not given:
         raise FileNotFoundError('predict_files was given an empty list: name images or folders.')
     prediction = _Prediction(predictor, layers or Layers(), memory, progress)
-    return prediction.run(list(map(Path, given)), Path(out))
+    return prediction.run(given, Path(out), asset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Job:
     """An image and the name of its map."""
 
     image: Path
     out: Path
-    windows: int
+    mosaic: Mosaic
     raster: bool
     small: bool
+
+    @property
+    def windows(self) -> int:
+        """How many will be predicted."""
+        return self.mosaic.windows
 
 
 class _Prediction:
@@ -171,16 +183,18 @@ class _Prediction:
         self.fingerprint = settings_digest(
             {'predictor': predictor.fingerprint, 'layers': list(astuple(layers))}
         )
+        self.processes = Processes()
         self.result = Predicted()
+        self.addresses: dict[Path, str] = {}  # of stand-ins
         self.finished = self.total = 0
 
-    def run(self, given: Sequence[Path], out: Path) -> Predicted:
+    def run(self, given: Sequence[str | Path], out: Path, asset: str | None) -> Predicted:
         """Predict what is not done yet."""
-        single = len(given) == 1 and not given[0].is_dir()
+        single = len(given) == 1 and not Path(given[0]).is_dir()
         named = single and out.suffix.lower() in ('.tif', '.tiff', '.png')
         folder = out.parent if named else out
         roots: dict[Path, Path] = {}  # of each image, what its path in the folder is below
-        for path in given:
+        for path in (self._local(name, folder, asset) for name in given):
             root = path if path.is_dir() else path.parent
             if path.is_dir() and folder.resolve() == root.resolve():
                 raise ValueError(
@@ -216,27 +230,53 @@ class _Prediction:
                         'one of them.'
                     )
         self.total = sum(job.windows for job in jobs)
-        # Other processes may predict other images into this folder, and ranks of this one parts.
+        # Other jobs may predict other images into this folder, and processes of this one parts.
         claim: AbstractContextManager[None] = nullcontext()
-        if get_rank() == 0:
+        first = self.processes.first
+        if first:
             names = [job.out.relative_to(folder).as_posix() for job in jobs]
             claim = held(folder / LOCK, f'A prediction into {folder}', names)
-        with claim, Journal(folder / JOURNAL, self.fingerprint) as self.journal:
-            todo = []
-            for job in jobs:
-                files = self.writer.files(job.out)
-                if self.journal.has(job.image, files):
-                    self.result.files[job.image] = files
-                    self.result.skipped += 1
-                    self._advance(job.windows)
-                else:
-                    todo.append(job)
-            self._predict_small([job for job in jobs if job.small], set(todo))
-            for job in todo:
-                if not job.small:
-                    self._attempt(job, lambda job=job: self._predict_large(job))  # type: ignore[misc]
-        self._advance(self.total - self.finished)  # of images that failed
-        return self.result
+        with claim:
+            done = self.processes.together(lambda: self._done(jobs, folder) if first else set())[0]
+            with Journal(folder / JOURNAL, self.fingerprint, self.processes.rank) as self.journal:
+                todo = []
+                for job in jobs:
+                    if job.out in done:
+                        self.result.files[job.image] = self.writer.files(job.out)
+                        self.result.skipped += 1
+                        self._advance(job.windows)
+                    else:
+                        todo.append(job)
+                self._predict_small([job for job in jobs if job.small], set(todo))
+                for job in todo:
+                    if not job.small:
+                        self._attempt(job, lambda job=job: self._predict_large(job))  # type: ignore[misc]
+            parts = self.processes.gather(self.result)
+            if first:
+                Journal.merge(folder / JOURNAL)
+        self._advance(self.total - self.finished)  # of images that failed, and of other processes
+        files = {image: paths for part in parts for image, paths in part.files.items()}
+        return replace(
+            self.result,
+            files={job.image: files[job.image] for job in jobs if job.image in files},
+            failed={image: told for part in parts for image, told in part.failed.items()},
+        )
+
+    def _local(self, name: str | Path, folder: Path, asset: str | None) -> Path:
+        """Path of an input; of what lies elsewhere that of a VRT that stands for it."""
+        if str(name).endswith('.json'):
+            name = item_asset(name, asset)
+        if not is_remote(name):
+            return Path(name)
+        path = stand_in(str(name), folder)
+        self.addresses[path] = str(name)
+        return path
+
+    def _done(self, jobs: Sequence[_Job], folder: Path) -> set[Path]:
+        """Maps that need not be predicted."""
+        Journal.merge(folder / JOURNAL)
+        journal = Journal(folder / JOURNAL, self.fingerprint)
+        return {job.out for job in jobs if journal.has(job.image, self.writer.files(job.out))}
 
     def _plan(self, image: Path, out: Path) -> _Job:
         raster = is_raster(image)
@@ -251,7 +291,7 @@ class _Prediction:
         return _Job(
             image,
             out.with_name(out.name + ('.tif' if raster else '.png')),
-            Mosaic(self.predictor, width, height, self.memory).windows,
+            Mosaic(self.predictor, width, height, self.memory),
             raster,
             not raster and max(width, height) <= self.predictor.window,
         )
@@ -266,13 +306,15 @@ class _Prediction:
         return replace(job, out=out)
 
     def _advance(self, windows: int) -> None:
-        self.finished += windows
+        self.finished = min(self.finished + windows, self.total)
         if self.progress is not None:
             self.progress(self.finished, self.total)
 
     def _fail(self, image: Path, error: BaseException) -> None:
         reason = ' '.join(str(error).split())
-        self.result.failed[image] = reason if str(image) in reason else f'{image}: {reason}'
+        name = self.addresses.get(image, str(image))
+        reason = reason.replace(str(image), name)
+        self.result.failed[image] = reason if name in reason else f'{name}: {reason}'
 
     def _attempt(self, job: _Job, action: Callable[[], list[Path]]) -> None:
         """Let one image fail without the others."""
@@ -282,26 +324,51 @@ class _Prediction:
             self._fail(job.image, error)
         else:
             self.result.files[job.image] = files
-            self.journal.add(job.image, job.out)
 
     def _predict_large(self, job: _Job) -> list[Path]:
-        """Predict strip by strip; finished strips are on disk."""
-        with open_source(job.image, self.predictor.to_rgb) as source:
-            mosaic = Mosaic(self.predictor, source.width, source.height, self.memory)
-            stamp = settings_digest({
-                'settings': self.fingerprint,
-                'image': [str(job.image.resolve()), *_stamp(job.image)],
-                'memory': self.memory,
-            })  # fmt: skip
-            partial = PartialMap(job.out.with_name(f'.{job.out.name}.partial'), stamp)
-            done = partial.done
-            self._advance(sum(map(mosaic.windows_of, done)))
-            with in_background(partial.write) as write:
-                for strip in mosaic.predict(source, done, self.layers.probabilities):
-                    write(strip)
-                    self._advance(mosaic.windows_of(strip.number))
-            files = self.writer.write(job.out, partial, source)
+        """Predict strip by strip; finished strips are on disk, whichever process made them."""
+        stamp = settings_digest({
+            'settings': self.fingerprint,
+            'image': [str(job.image.resolve()), *_stamp(job.image)],
+            'memory': self.memory,
+        })  # fmt: skip
+        folder = job.out.with_name(f'.{job.out.name}.partial')
+        first, together = self.processes.first, self.processes.together
+        done = together(lambda: PartialMap(folder, stamp).done if first else set())[0]
+        partial = PartialMap(folder, stamp)
+        try:
+            together(lambda: self._predict_strips(job, partial, done))
+        except (ValueError, OSError, ImportError):
+            if first and not partial.done:
+                partial.remove()
+            raise
+        return together(lambda: self._write(job, partial) if first else [])[0]
+
+    def _predict_strips(self, job: _Job, partial: PartialMap, done: set[int]) -> None:
+        """Predict this process's share of the strips that are not done."""
+        self._advance(sum(map(job.mosaic.windows_of, done)))
+        rank, count = self.processes.rank, self.processes.count
+        missing = sorted(set(range(job.mosaic.strips)) - done)
+        # Neighbours, since the first strip of a share predicts windows of the strips above again.
+        mine = missing[len(missing) * rank // count : len(missing) * (rank + 1) // count]
+        others = set(range(job.mosaic.strips)).difference(mine)
+        with (
+            open_source(job.image, self.predictor.to_rgb) as source,
+            in_background(partial.write) as write,
+        ):
+            for strip in job.mosaic.predict(source, others, self.layers.probabilities):
+                write(strip)
+                self._advance(count * job.mosaic.windows_of(strip.number))
+
+    def _write(self, job: _Job, partial: PartialMap) -> list[Path]:
+        address = self.addresses.get(job.image)
+        if address and stand_in(address, job.image.parents[2]) != job.image:
             partial.remove()
+            raise ValueError(f'{address} has changed while it was read: predict it again.')
+        with open_source(job.image, self.predictor.to_rgb) as source:
+            files = self.writer.write(job.out, partial, source)
+        self.journal.add(job.image, job.out)
+        partial.remove()
         return files
 
     def _predict_small(self, jobs: Sequence[_Job], todo: set[_Job]) -> None:
@@ -315,7 +382,8 @@ class _Prediction:
             for batch in batches(jobs, self.predictor.batch_size)
             if not todo.isdisjoint(batch)
         ]
-        for batch in ahead(map(self._load, wanted)):
+        rank, count = self.processes.rank, self.processes.count
+        for batch in ahead(map(self._load, wanted[rank::count])):
             sources = [source for _, source in batch]
             if not batch:
                 continue
@@ -324,11 +392,16 @@ class _Prediction:
                 if job in todo:
                     self._attempt(
                         job,
-                        lambda job=job, strip=strip, source=source: self.writer.write(  # type: ignore[misc]
-                            job.out, [strip], source
+                        lambda job=job, strip=strip, source=source: self._write_small(  # type: ignore[misc]
+                            job, strip, source
                         ),
                     )
-                    self._advance(job.windows)
+                    self._advance(count * job.windows)
+
+    def _write_small(self, job: _Job, strip: Strip, source: PixelSource) -> list[Path]:
+        files = self.writer.write(job.out, [strip], source)
+        self.journal.add(job.image, job.out)
+        return files
 
     def _pixels(self, image: Path) -> PixelSource:
         to_rgb = self.predictor.to_rgb
@@ -379,7 +452,7 @@ def find_images(given: Path, out: Path) -> list[Path]:
         FileNotFoundError: If there is none.
         ValueError: If a file has no suffix of an image.
     """
-    known = (*IMAGE_SUFFIXES, *RASTER_SUFFIXES)
+    known = IMAGE_SUFFIXES
     if given.is_file():
         if given.suffix.lower() not in known:
             raise ValueError(f'{given} is no image: known are {" ".join(known)}.')
@@ -402,14 +475,18 @@ def find_images(given: Path, out: Path) -> list[Path]:
 class Journal:
     """Which maps of a folder were written, one line each.
 
+    Processes that share the work write a file each, and the first one merges them.
+
     Args:
         path: The file, in that folder; of each map its last line counts.
         fingerprint: Of the model and the settings.
+        rank: Of the process that writes.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, rank: int = 0) -> None:
         self.path = path
         self.fingerprint = fingerprint
+        self._own = path.with_name(f'{path.stem}.rank{rank}{path.suffix}') if rank else path
         self._done: dict[str, dict] = {}
         for line in path.read_text('utf-8').splitlines() if path.is_file() else ():
             try:
@@ -419,11 +496,19 @@ class Journal:
                 continue  # the last line of a run that was killed
 
     def __enter__(self) -> Journal:
-        self._file = self.path.open('a', encoding='utf-8')
+        self._file = self._own.open('a', encoding='utf-8')
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
+
+    @staticmethod
+    def merge(path: Path) -> None:
+        """Add the lines of all processes to the journal; none writes meanwhile."""
+        for part in sorted(path.parent.glob(f'{path.stem}.rank*{path.suffix}')):
+            with path.open('a', encoding='utf-8') as file:
+                file.write('\n' + part.read_text('utf-8'))  # the last line may be half of one
+            part.unlink()
 
     def has(self, image: Path, files: Sequence[Path]) -> bool:
         """Whether files, the map first, are there and of an image that has not changed."""

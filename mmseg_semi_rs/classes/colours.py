@@ -62,8 +62,8 @@ def class_colours(names: Sequence[str]) -> list[list[int]]:
     """
     found: list[Sequence[int] | None] = []
     for name in names:
-        colour = _BLACK if is_background(name) else _expected(name)
-        shades = [] if colour is None else [colour, *_shades(colour)]
+        wanted = _BLACK if is_background(name) else _expected(name)
+        shades = [] if wanted is None else [wanted, *_shades(wanted)]
         found.append(next((shade for shade in shades if shade not in found), None))
     for index, colour in enumerate(found):
         if colour is None:

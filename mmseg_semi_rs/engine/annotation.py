@@ -9,13 +9,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch.distributed
 from mmengine.config import Config
-from mmengine.dist import get_rank, get_world_size, init_dist
 from tqdm import tqdm
 
 from ..datasets.tiles import band_reading, load_tile
@@ -23,11 +20,10 @@ from ..purification.evidence import Evidence
 from ..purification.store import EvidenceStore
 from ..purification.verifiers import EvidenceMaker
 from ..utils.sampling import evenly
-from .launch import set_launcher
+from .processes import Processes
 
 __all__ = [
     'Annotation',
-    'Processes',
     'StoredTile',
     'annotate',
     'calibrate',
@@ -38,58 +34,11 @@ __all__ = [
 
 _CALIBRATION_TILES = 50
 _LOADERS = 4  # threads that read tiles, and compress evidence
-_PATIENCE = timedelta(days=30)  # with ranks that have more to do
 _LOG_SECONDS = 60.0  # between lines of progress where nobody looks at a terminal
 _TOP_REASONS = 5
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
-
-
-class Processes:
-    """The processes that share the work; they wait for each other only to exchange results.
-
-    Args:
-        cfg: The config; its launcher is set.
-        launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process gets its
-            own as the current device.
-
-    Attributes:
-        rank: Of this process.
-        count: Number of processes.
-
-    Raises:
-        ValueError: The launcher's environment variables are missing.
-    """
-
-    def __init__(self, cfg: Config, launcher: str = 'none') -> None:
-        set_launcher(cfg, launcher)
-        if launcher != 'none' and not torch.distributed.is_initialized():
-            init_dist(launcher, backend='gloo')
-        self.rank, self.count = get_rank(), get_world_size()
-        self._group: Any = None
-        if self.count > 1:
-            self._group = torch.distributed.new_group(backend='gloo', timeout=_PATIENCE)
-
-    @property
-    def first(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.rank == 0
-
-    def gather(self, result: _Result) -> list[_Result]:
-        """Exchange a result; waits for all processes.
-
-        Args:
-            result: Of this process.
-
-        Returns:
-            Of all processes, by rank.
-        """
-        if self._group is None:
-            return [result]
-        results: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(results, result, group=self._group)
-        return results
 
 
 class StoredTile(NamedTuple):
@@ -110,7 +59,7 @@ class StoredTile(NamedTuple):
         return load_tile(self.dataset, self.number, with_labels=False, bands=bands).image
 
 
-class _Found(NamedTuple):
+class _StoreState(NamedTuple):
     """What the store has of a tile."""
 
     number: int
@@ -299,10 +248,10 @@ def annotate(
         ValueError: The store cannot be written to.
     """
     store.prepare()
-    found = _look(store, tiles, processes)
+    states = _look(store, tiles, processes)
     done = Annotation(len(tiles))
-    unique: dict[str, _Found] = {}
-    for entry in found:
+    unique: dict[str, _StoreState] = {}
+    for entry in states:
         if entry.state == 'failed':
             done.failed[tiles[entry.number].path] = entry.reason
         elif unique.setdefault(entry.key, entry) is not entry:
@@ -348,33 +297,35 @@ def try_out(
     return answers, seconds / max(1, len(chosen) - 1)
 
 
-def _look(store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processes) -> list[_Found]:
+def _look(
+    store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processes
+) -> list[_StoreState]:
     """What the store has of all tiles, in their order; each process looks for its share."""
 
-    def look(number: int) -> _Found:
+    def look(number: int) -> _StoreState:
         try:
             key = store.key(tiles[number].path)
         except OSError as error:
-            return _Found(number, '', 'failed', str(error))
+            return _StoreState(number, '', 'failed', str(error))
         evidence = store.read(key)
         if evidence is None:
-            return _Found(number, key, 'damaged' if key in store else 'missing')
-        return _Found(number, key, 'kept', '', evidence.truncated, evidence.dropped)
+            return _StoreState(number, key, 'damaged' if key in store else 'missing')
+        return _StoreState(number, key, 'kept', '', evidence.truncated, evidence.dropped)
 
     share = range(processes.rank, len(tiles), processes.count)
     with ThreadPoolExecutor(_LOADERS) as pool, _meter('looking', len(share), processes) as meter:
-        found = []
+        states = []
         for _, future in _ahead(pool, look, share, 4 * _LOADERS):
-            found.append(future.result())
+            states.append(future.result())
             meter.update()
-    return sorted(entry for part in processes.gather(found) for entry in part)
+    return sorted(entry for part in processes.gather(states) for entry in part)
 
 
 def _make(
     verifier: EvidenceMaker,
     store: EvidenceStore,
     tiles: Sequence[StoredTile],
-    lacking: Sequence[_Found],
+    lacking: Sequence[_StoreState],
     device: str,
     batch: int,
     processes: Processes,
@@ -386,7 +337,7 @@ def _make(
     verifier.load(device)
     started = time.perf_counter()
 
-    def load(entry: _Found) -> np.ndarray:
+    def load(entry: _StoreState) -> np.ndarray:
         image = tiles[entry.number].image(verifier.bands)
         if store.key(tiles[entry.number].path) != entry.key:
             raise ValueError('It was changed a moment ago: run the tool again.')
@@ -396,7 +347,7 @@ def _make(
         ThreadPoolExecutor(_LOADERS) as pool,
         _meter('verifying', len(lacking), processes) as meter,
     ):
-        loaded: list[tuple[_Found, np.ndarray]] = []
+        loaded: list[tuple[_StoreState, np.ndarray]] = []
 
         def flush() -> None:
             entries = [entry for entry, _ in loaded]

@@ -24,7 +24,7 @@ _NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumePoint:
     """The checkpoint to go on from.
 
     Attributes:
@@ -45,15 +45,15 @@ def checkpoints_of(work_dir: Path) -> list[Path]:
     Returns:
         By iteration or epoch, highest first. The best ones, which have no optimizer, are left out.
     """
-    found = {path.name: path for path in _numbered(work_dir)}
+    by_name = {path.name: path for path in _numbered(work_dir)}
     named = _last(work_dir)
     if named is not None and named.parent.resolve() != work_dir.resolve():
         # out_dir of the checkpoint hook; or where the folder was before it was moved
-        found = {path.name: path for path in _numbered(named.parent)} | found
-    return sorted(found.values(), key=_number, reverse=True)
+        by_name = {path.name: path for path in _numbered(named.parent)} | by_name
+    return sorted(by_name.values(), key=_number, reverse=True)
 
 
-def find_checkpoint(work_dir: Path) -> Found | None:
+def find_checkpoint(work_dir: Path) -> ResumePoint | None:
     """Find the newest checkpoint of a work folder that reads whole.
 
     Neither ``last_checkpoint`` nor the folder's old place is trusted: the files themselves are.
@@ -83,7 +83,7 @@ def find_checkpoint(work_dir: Path) -> Found | None:
             why += f'; {work_dir / LAST}, which would name it, is missing or empty'
         elif named.name != path.name or not named.exists():
             why += f'; {work_dir / LAST} names {named}, which is stale'
-        return Found(path, f'{why}.' if why[-1] != '.' else why)
+        return ResumePoint(path, f'{why}.' if why[-1] != '.' else why)
     if unusable:
         raise ValueError(
             f'{work_dir} has checkpoints, but none that a training can go on from: '

@@ -41,7 +41,7 @@ class _ConsoleHandler(logging.Handler):
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
         self.console = console
-        self.left_out = _FOR_THE_FILE
+        self.left_out: tuple[str, ...] = _FOR_THE_FILE
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""

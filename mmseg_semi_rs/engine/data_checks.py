@@ -354,13 +354,13 @@ def image_lists(dataset: Any) -> dict[str, str]:
     parts = {name: getattr(dataset, name, None) for name in ('labelled', 'unlabelled')}
     if parts['labelled'] is None:
         parts = {'labelled': dataset}
-    found = {}
+    lists = {}
     for name, part in parts.items():
         if part is not None:
             stems = [Path(s.image).stem for leaf in _leaves(part) for s in _samples(leaf, False)]
             digest = hashlib.sha256('\n'.join(stems).encode(errors='replace')).hexdigest()
-            found[name] = f'{len(stems)} images (names {digest[:12]})'
-    return found
+            lists[name] = f'{len(stems)} images (names {digest[:12]})'
+    return lists
 
 
 def _leaves(dataset: Any) -> Iterator[Any]:

@@ -214,7 +214,7 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
         tell(
             'Weights',
             [f'{path}  {path.stat().st_size / 2**20:.1f} MiB' for path in weight_files]
-            or ['none: all networks start from random weights'],
+            or ['no file is named: networks start from installed packages, or from random weights'],
         )
         tell('Step', [batch_summary(cfg, get_world_size())])
         step = _OneStep(Path(cfg.work_dir) / 'first_batch.png')

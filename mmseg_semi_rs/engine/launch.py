@@ -191,7 +191,7 @@ def leave_process_group() -> None:
 
 def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Torchrun's variables from those of a SLURM task."""
-    found = {
+    variables = {
         'RANK': env['SLURM_PROCID'],
         'WORLD_SIZE': env.get('SLURM_NTASKS', '1'),
         'LOCAL_RANK': env.get('SLURM_LOCALID', '0'),
@@ -204,8 +204,8 @@ def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
             text=True,
             check=True,
         )
-        found['MASTER_ADDR'] = listing.stdout.split()[0]
-    return found
+        variables['MASTER_ADDR'] = listing.stdout.split()[0]
+    return variables
 
 
 def set_amp(cfg: Config, amp: bool) -> str | None:
@@ -302,13 +302,13 @@ def set_resume(cfg: Config, resume: str | None) -> str | None:
             )
         cfg.resume, cfg.load_from = True, resume
         return None
-    found = find_checkpoint(work_dir)
-    if found is None:
+    resume_point = find_checkpoint(work_dir)
+    if resume_point is None:
         cfg.resume = False
         return f'{cfg.work_dir} has no checkpoint to resume from: starting from the beginning.'
     # Not through load_from of the config, which would be resumed from in its place.
-    cfg.resume, cfg.load_from = True, str(found.path)
-    return found.why
+    cfg.resume, cfg.load_from = True, str(resume_point.path)
+    return resume_point.why
 
 
 def set_safe_checkpoints(cfg: Config) -> None:
@@ -372,7 +372,7 @@ def check_paths(
     for loader in loaders:
         if cfg.get(loader) is not None:
             check_dataset_paths(cfg[loader]['dataset'], f'{loader}.dataset')
-    found = []
+    weight_files = []
     for key, node in _nodes(cfg.get('model'), 'model') if weights else ():
         checkpoint = node.get('checkpoint')
         if isinstance(checkpoint, (str, Path)) and _is_local_file(str(checkpoint)):
@@ -384,7 +384,7 @@ def check_paths(
                     f'fetches what can be fetched), or set another path by --cfg-options '
                     f'{key}.checkpoint=PATH, or None for random weights.'
                 )
-            found.append(path)
+            weight_files.append(path)
     start = cfg.get('load_from')
     if start and _is_local_file(str(start)):
         if not Path(start).is_file():
@@ -392,8 +392,8 @@ def check_paths(
                 f'The checkpoint {start} (load_from) does not exist: correct the path, or set '
                 'load_from=None.'
             )
-        found.append(Path(start))
-    return found
+        weight_files.append(Path(start))
+    return weight_files
 
 
 def _is_local_file(name: str) -> bool:

@@ -30,15 +30,15 @@ def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
     """Build the verifier that is meant.
 
     Args:
-        cfg (Config): The config whose test set is evaluated. ``verifier`` in it, as
+        cfg: The config whose test set is evaluated. ``verifier`` in it, as
             ``--cfg-options verifier.model=...`` sets it, changes single arguments.
-        name (str): A registered name; a config file with a ``VLMPurifyHook`` or with ``verifier``;
+        name: A registered name; a config file with a ``VLMPurifyHook`` or with ``verifier``;
             or '' for the verifier of the config's own ``VLMPurifyHook``.
-        classes (Sequence[str]): Names of the K classes of the test set, which a verifier by name is
+        classes: Names of the K classes of the test set, which a verifier by name is
             asked for, but for those like 'background'.
 
     Returns:
-        Verifier: Not yet loaded.
+        Not yet loaded.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -79,12 +79,12 @@ def verifier_map(evidence: Evidence, num_classes: int, unclaimed: int | None) ->
     """The class with the highest score at each pixel of a tile.
 
     Args:
-        evidence (Evidence): Of the tile.
-        num_classes (int): Number of classes K.
-        unclaimed (int | None): Class of pixels that are not seen, or where no class has a score.
+        evidence: Of the tile.
+        num_classes: Number of classes K.
+        unclaimed: Class of pixels that are not seen, or where no class has a score.
 
     Returns:
-        Tensor: Shape (H, W), int64.
+        Shape (H, W), int64.
 
     Raises:
         ValueError: There are such pixels, and no class for them.
@@ -109,14 +109,14 @@ def evaluate_verifier(
     """Evaluate a verifier's own map on the test set of a config, by the config's metric.
 
     Args:
-        cfg (Config): With ``test_dataloader`` and ``test_evaluator``; its model is not built.
-        name (str): See :func:`build_verifier`.
-        device (str): Where the verifier works.
-        unclaimed (str, optional): Name of the class of pixels of which it says nothing. Defaults to
+        cfg: With ``test_dataloader`` and ``test_evaluator``; its model is not built.
+        name: See :func:`build_verifier`.
+        device: Where the verifier works.
+        unclaimed: Name of the class of pixels of which it says nothing. Defaults to
             None: the class that is not asked for, if there is exactly one.
 
     Returns:
-        dict[str, float]: The metrics.
+        The metrics.
 
     Raises:
         FileNotFoundError: A file of the verifier is missing.

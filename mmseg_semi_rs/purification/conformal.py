@@ -22,12 +22,12 @@ class ClassThresholds:
     """What was fitted; tensors of shape (K,).
 
     Attributes:
-        threshold (Tensor): Score from which claims of a class count, float32; infinity for a class
+        threshold: Score from which claims of a class count, float32; infinity for a class
             that is not used.
-        claims (Tensor): Held-out claims at or above it, in pixels or tiles, float64; of an unused
+        claims: Held-out claims at or above it, in pixels or tiles, float64; of an unused
             class those at or above the lowest score.
-        right (Tensor): Those of them that are right, float64; of tiles the sum of their shares.
-        precision (float): 1 - alpha, what claims of a used class are worth.
+        right: Those of them that are right, float64; of tiles the sum of their shares.
+        precision: 1 - alpha, what claims of a used class are worth.
     """
 
     threshold: Tensor
@@ -44,10 +44,10 @@ class ClassThresholds:
         """Calibrate scores: what counts is worth its guaranteed precision, all else nothing.
 
         Args:
-            scores (Tensor): Shape (B, K, H, W).
+            scores: Shape (B, K, H, W).
 
         Returns:
-            Tensor: The same shape, 0 or ``precision``.
+            The same shape, 0 or ``precision``.
         """
         threshold = self.threshold.to(scores.device)[:, None, None]
         return (scores >= threshold).to(scores.dtype) * self.precision
@@ -79,8 +79,8 @@ class ConformalThresholds:
     pixels of a tile are no independent draws, tiles are more so (``unit='tile'``).
 
     Args:
-        alpha (float): Largest share of wrong claims, in (0, 1). Defaults to 0.1.
-        unit (str): What is counted: 'pixel'; or 'tile', where n is the number of tiles in which the
+        alpha: Largest share of wrong claims, in (0, 1). Defaults to 0.1.
+        unit: What is counted: 'pixel'; or 'tile', where n is the number of tiles in which the
             class is claimed and r the sum of the shares that are right there. Defaults to 'pixel'.
 
     Raises:
@@ -99,12 +99,12 @@ class ConformalThresholds:
         """Fit to scores and truth.
 
         Args:
-            tiles (Iterable[tuple[Tensor, Tensor]]): Of each tile the scores of all classes, shape
+            tiles: Of each tile the scores of all classes, shape
                 (K, N), and the true class ids, shape (N,), int64, outside of [0, K) where unknown.
-            grid (Tensor): Thresholds to choose from, ascending, shape (J,), float.
+            grid: Thresholds to choose from, ascending, shape (J,), float.
 
         Returns:
-            ClassThresholds: Of all classes, on the CPU.
+            Of all classes, on the CPU.
 
         Raises:
             ValueError: There is no tile.
@@ -156,14 +156,14 @@ class ConformalThresholds:
         """Fit to the evidence of labelled tiles.
 
         Args:
-            labelled (Iterable[tuple[Evidence, np.ndarray]]): Evidence of tiles, and their label
+            labelled: Evidence of tiles, and their label
                 maps (H, W), uint8, with ids outside ``[0, num_classes)`` where there is none.
-            num_classes (int): K.
-            cut (bool): Whether regions will be cut to the teacher's segments (``within_segments``);
+            num_classes: K.
+            cut: Whether regions will be cut to the teacher's segments (``within_segments``);
                 they are then cut to the true ones here. Defaults to False.
 
         Returns:
-            ClassThresholds: Of all classes.
+            Of all classes.
         """
         tiles = (
             ((scores * seen).flatten(1), truth.flatten())  # what is not seen claims nothing

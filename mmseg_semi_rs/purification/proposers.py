@@ -33,10 +33,10 @@ class RegionProposer(EvidenceMaker):
         """Divide a tile.
 
         Args:
-            tile (np.ndarray): Shape (H, W, 3), uint8, RGB.
+            tile: Shape (H, W, 3), uint8, RGB.
 
         Returns:
-            np.ndarray: A number for each pixel, shape (H, W), any integers; 0 is no region.
+            A number for each pixel, shape (H, W), any integers; 0 is no region.
         """
 
     def verify(self, tiles: Sequence[np.ndarray]) -> list[Evidence]:
@@ -55,10 +55,10 @@ def consecutive(ids: np.ndarray) -> np.ndarray:
     """Number regions 1, 2, ... in the order of their numbers; 0 stays none.
 
     Args:
-        ids (np.ndarray): Shape (H, W), integers of 0 or more.
+        ids: Shape (H, W), integers of 0 or more.
 
     Returns:
-        np.ndarray: The same regions, in uint16, or in uint32 if there are more than 65,535.
+        The same regions, in uint16, or in uint32 if there are more than 65,535.
     """
     used, ids = np.unique(ids, return_inverse=True)
     ids = ids + (used[0] != 0)
@@ -69,11 +69,11 @@ def stack_masks(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarra
     """Lay masks over each other, the largest first, so that small ones are not hidden.
 
     Args:
-        masks (Iterable[np.ndarray]): Each (H, W), bool.
-        size (tuple[int, int]): Height and width of the tile in pixels.
+        masks: Each (H, W), bool.
+        size: Height and width of the tile in pixels.
 
     Returns:
-        np.ndarray: The number of the topmost mask at each pixel, shape (H, W), int64, 0 for none.
+        The number of the topmost mask at each pixel, shape (H, W), int64, 0 for none.
     """
     ids = np.zeros(size, np.int64)
     for number, mask in enumerate(sorted(masks, key=lambda mask: -mask.sum()), start=1):
@@ -86,9 +86,9 @@ class SuperpixelProposer(RegionProposer):
     """Superpixels of scikit-image: no weights, and the same on every machine.
 
     Args:
-        method (str): 'felzenszwalb' (regions of any size, along edges) or 'slic' (compact ones of
+        method: 'felzenszwalb' (regions of any size, along edges) or 'slic' (compact ones of
             about one size). Defaults to 'felzenszwalb'.
-        settings (Mapping, optional): Arguments of the function of that name in
+        settings: Arguments of the function of that name in
             ``skimage.segmentation``: ``scale``, ``sigma`` and ``min_size`` (100, 0.5 and 50), or
             ``n_segments``, ``compactness`` and ``sigma`` (300, 10 and 0). Defaults to None, these.
 
@@ -146,14 +146,14 @@ class SAMProposer(RegionProposer):
     Masks are laid over each other, the largest first; where there is none, no region is.
 
     Args:
-        model (str): A folder, or ``owner/name`` on the Hugging Face hub, of any model that
+        model: A folder, or ``owner/name`` on the Hugging Face hub, of any model that
             ``AutoModelForMaskGeneration`` loads. Defaults to 'facebook/sam-vit-base'.
-        revision (str, optional): On the hub. Defaults to None, the main branch.
-        points (int): Points per side of the grid. Defaults to 32.
-        quality (float): Smallest predicted IoU of a mask. Defaults to 0.88.
-        stability (float): Smallest IoU between stricter and laxer cuts of a mask. Defaults to 0.95.
-        overlap (float): Box IoU above which the worse of two masks is dropped. Defaults to 0.7.
-        local_files_only (bool): Whether :meth:`load` must not download what is not on this machine.
+        revision: On the hub. Defaults to None, the main branch.
+        points: Points per side of the grid. Defaults to 32.
+        quality: Smallest predicted IoU of a mask. Defaults to 0.88.
+        stability: Smallest IoU between stricter and laxer cuts of a mask. Defaults to 0.95.
+        overlap: Box IoU above which the worse of two masks is dropped. Defaults to 0.7.
+        local_files_only: Whether :meth:`load` must not download what is not on this machine.
             Defaults to True.
 
     Raises:

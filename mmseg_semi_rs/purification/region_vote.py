@@ -28,8 +28,8 @@ class RegionVote:
     what the gate gave, for a region that does not wholly agree. The confidence is left as it is.
 
     Args:
-        share (float): Smallest share s that decides, in (0.5, 1]. Defaults to 0.6.
-        weight (str): What w is. 'gate': the mean of the weights that the agreeing pixels have, so
+        share: Smallest share s that decides, in (0.5, 1]. Defaults to 0.6.
+        weight: What w is. 'gate': the mean of the weights that the agreeing pixels have, so
             that the gate, or the policy before, still says how much a region counts. 'share': s,
             as published, whatever the gate says; wants a teacher that has learnt something, as one
             that calls everything by one name is unanimous in every region. 'confidence': the mean
@@ -53,23 +53,23 @@ class RegionVote:
         """Vote; makes no host sync.
 
         Args:
-            pseudo (PseudoLabel): Of shape (B, H, W).
-            regions (Tensor): Number of the region at each pixel, 0 for none, shape (B, H, W),
+            pseudo: Of shape (B, H, W).
+            regions: Number of the region at each pixel, 0 for none, shape (B, H, W),
                 int64.
-            num_regions (int): Highest number of any image.
-            num_classes (int): Number of classes K.
+            num_regions: Highest number of any image.
+            num_classes: Number of classes K.
 
         Returns:
-            Purified: New targets; bit-equal where no region decides.
+            New targets; bit-equal where no region decides.
         """
         votes = count_votes(pseudo.labels, pseudo.valid, regions, num_regions, num_classes)
         most, winner = votes.max(dim=2)
         share = most / votes.sum(dim=2).clamp(min=1)
-        decided = share >= self.share
-        decided[:, 0] = False
+        undecided = share < self.share
+        undecided[:, 0] = True
         place = regions.flatten(1)
-        label, decides = (each.gather(1, place).view_as(regions) for each in (winner, decided))
-        decides = decides & pseudo.valid
+        label = winner.masked_fill_(undecided, -1).gather(1, place).view_as(regions)
+        decides = (label >= 0) & pseudo.valid
         values = share
         if self.weight != 'share':
             given = pseudo.confidence if self.weight == 'confidence' else pseudo.weight

@@ -19,8 +19,8 @@ class ClassTrust:
     """What was counted on labelled tiles; tensors of float64.
 
     Attributes:
-        claims (Tensor): Labelled pixels by their class and the class that a verifier clearly claims
-            there, shape (K, K).
+        confusion (Tensor): Labelled pixels by their class and the class that a verifier clearly
+            claims there, shape (K, K).
         present (Tensor): Labelled pixels of each class, claimed or not, shape (K,).
         precision (Tensor): Share of the claims of each class that are right, shape (K,).
         balanced (Tensor): The same if all classes of which enough is labelled were equally
@@ -29,7 +29,7 @@ class ClassTrust:
             :func:`learn_trust`.
     """
 
-    claims: Tensor
+    confusion: Tensor
     present: Tensor
     precision: Tensor
     balanced: Tensor
@@ -37,7 +37,7 @@ class ClassTrust:
 
     def table(self, classes: Sequence[str]) -> str:
         """One line per class: how often its claims are right, and the trust that this gives."""
-        claimed = self.claims.sum(0).long().tolist()
+        claimed = self.confusion.sum(0).long().tolist()
         columns = (self.precision, self.balanced, self.trust)
         return '\n'.join(
             f'{name:<20} claimed {count:>10} px, right {right:.3f}, balanced {balanced:.3f}, '
@@ -90,23 +90,23 @@ def learn_trust(
     Returns:
         ClassTrust: Of all classes; 0 for those that are never claimed.
     """
-    claims = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.float64)
     present = torch.zeros(num_classes, dtype=torch.float64)
     for scores, seen, truth, known in replay_labelled(labelled, num_classes, cut):
         present += torch.bincount(truth[known], minlength=num_classes)
         values, classes = scores.topk(2, dim=0)
         clear = seen & known & (values[0] >= gate) & (values[0] - values[1] >= margin)
         pairs = truth[clear] * num_classes + classes[0][clear]
-        claims += torch.bincount(pairs, minlength=num_classes**2).view_as(claims)
+        confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(confusion)
     known = present >= min_pixels
-    rates = torch.where(known[:, None], claims / present.clamp(min=1)[:, None], 0.0)
-    precision = claims.diagonal() / claims.sum(0).clamp(min=1)
+    rates = torch.where(known[:, None], confusion / present.clamp(min=1)[:, None], 0.0)
+    precision = confusion.diagonal() / confusion.sum(0).clamp(min=1)
     balanced = rates.diagonal() / rates.sum(0).clamp(min=1e-12)
     share = present / present.sum().clamp(min=1)
     lift = torch.minimum(_lift(precision, share), _lift(balanced, torch.tensor(1 / num_classes)))
-    trusted = (claims.sum(0) >= min_pixels) & (lift >= min_lift)
+    trusted = (confusion.sum(0) >= min_pixels) & (lift >= min_lift)
     trust = torch.where(trusted, torch.minimum(precision, balanced), 0.0)
-    return ClassTrust(claims, present, precision, balanced, trust)
+    return ClassTrust(confusion, present, precision, balanced, trust)
 
 
 def _lift(precision: Tensor, chance: Tensor) -> Tensor:

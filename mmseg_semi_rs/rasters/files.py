@@ -8,7 +8,9 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
+PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
+RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')  # GDAL reads them
+IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *RASTER_SUFFIXES)
 
 
 def list_images(folder: str | Path) -> dict[str, list[str]]:

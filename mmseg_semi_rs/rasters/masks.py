@@ -182,7 +182,7 @@ def _stored(upright: np.ndarray, orientation: int) -> np.ndarray:
 def _read_picture(path: Path) -> Mask:
     try:
         with Image.open(path) as image:
-            lossy = image.format in ('JPEG', 'MPO')
+            lossy = image.format in ('JPEG', 'MPO') or _is_lossy_webp(path)
             mode = image.mode
             table = image.getpalette('RGB') or [] if mode == 'P' else []
             pixels = np.asarray(image.convert('RGB') if lossy or _has_colours(mode) else image)
@@ -216,6 +216,12 @@ def _read_picture(path: Path) -> Mask:
     )
 
 
+def _is_lossy_webp(path: Path) -> bool:
+    with path.open('rb') as file:
+        header = file.read(16)
+    return header[8:12] == b'WEBP' and header[12:] != b'VP8L'
+
+
 def _grey_bits(path: Path) -> int | None:
     """Bits of a sample of a grey PNG of 2 or 4; None for everything else."""
     with path.open('rb') as file:
@@ -237,6 +243,7 @@ def _read_raster(path: Path) -> Mask:
             )
         try:
             bands = raster.read()
+            lossy = _is_lossy(raster)
             declared, valid, place = _told(raster)
         except Exception as error:  # GDAL's own errors, of many kinds
             reason = one_line(error.__cause__ or error)
@@ -251,8 +258,10 @@ def _read_raster(path: Path) -> Mask:
         known = np.isfinite(bands).all(0)
         valid = known if valid is None else valid & known
         bands = np.where(valid, bands, 0)
+    if lossy and len(bands) == 1:  # as of a picture
+        bands = np.repeat(bands, 3, 0)
     rgb = len(bands) > 1 and bands.dtype == np.uint8
-    coloured = rgb and bool((bands[:3] != bands[0]).any())
+    coloured = rgb and (lossy or bool((bands[:3] != bands[0]).any()))
     pixels = bands[:3].transpose(1, 2, 0) if coloured else bands[0]
     if declared is not None and coloured:
         declared *= 0x010101
@@ -261,12 +270,18 @@ def _read_raster(path: Path) -> Mask:
         _partly(valid),
         rgb and not coloured,
         False,
-        False,
+        lossy,
         palette,
         names,
         declared,
         place,
     )
+
+
+def _is_lossy(raster: Any) -> bool:
+    structure = raster.tags(ns='IMAGE_STRUCTURE')
+    kinds = (structure.get('COMPRESSION'), structure.get('COMPRESSION_REVERSIBILITY', ''))
+    return kinds[0] in ('JPEG', 'YCbCr JPEG') or kinds[1].startswith('LOSSY')
 
 
 def _told(raster: Any) -> tuple[int | None, np.ndarray | None, Place | None]:

@@ -23,13 +23,13 @@ from PIL import Image
 
 from ..utils.commands import command
 from ..utils.files import replacing
+from .files import RASTER_SUFFIXES
 from .place import Place, is_annotated, place_of
-
-RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')
 
 BYTES = ('uint8', 'int8')
 
 _ORIENTATION_TAG = 0x0112
+_LOADED_ALIKE = ('PNG', 'JPEG', 'MPO')
 _PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 _STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
 
@@ -507,7 +507,7 @@ def _picture_info(path: Path) -> RasterInfo | None:
             1 if image.mode in ('1', 'L', 'LA') else 3,
             'uint8',
             image.mode in ('LA', 'RGBA') or 'transparency' in image.info,
-            image.mode != 'CMYK' and orientation == 1,
+            image.format in _LOADED_ALIKE and image.mode != 'CMYK' and orientation == 1,
             False,
             orientation,
         )
@@ -580,6 +580,32 @@ def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             beside = raster.dataset_mask() > 0
         valid = beside if valid is None else valid & beside
     return bands, valid
+
+
+def read_valid(path: Path) -> np.ndarray | None:
+    """Where an image file says that it has data, without decoding what cannot say so.
+
+    Args:
+        path: An image file of any kind; a raster that needs rasterio says nothing without it.
+
+    Returns:
+        Shape (H, W), bool; None for everywhere, as for a file that cannot be read.
+    """
+    try:
+        if path.suffix.lower() in RASTER_SUFFIXES:
+            with open_raster(path) as raster:
+                flags = {flag.name for band in raster.mask_flag_enums for flag in band}
+                return None if flags == {'all_valid'} else raster.dataset_mask() > 0
+        if is_annotated(path) or _may_be_transparent(path):
+            return read_picture(path)[1]
+    except (ImportError, ValueError):
+        pass
+    return None
+
+
+def _may_be_transparent(path: Path) -> bool:
+    with _open_picture(path) as image:
+        return image.mode in ('LA', 'RGBA', 'PA') or 'transparency' in image.info
 
 
 def _orientation(image: Image.Image, path: Path) -> int:

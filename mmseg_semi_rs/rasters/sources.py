@@ -23,7 +23,6 @@ from .reader import (
     read_window,
 )
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 LARGE = 100_000_000  # pixels from which a picture is read by rasterio too
 _CACHE = 64 * 2**20  # bytes; GDAL's default is a share of the machine's memory
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from .reader import (
@@ -25,6 +26,7 @@ _SAMPLED_SIDE = 512  # pixels of an image's longer side that a stretch is estima
 _FILL_SHARE = 1e-3  # of the pixels, from which a lonely value is no accident
 _FILL_GAP = 1.0  # between a lonely value and the others, in spreads of these
 _BORDER_SHARE, _BORDER_GAP = 1e-2, 0.25  # the same where all bands have that value at once
+_EDGE_SHARE = 0.02  # of the pixels, from which 0 or 255 at the edge of 8-bit images is told
 _STEPS = 8  # such a gap is wider than so many of the usual steps between values
 
 
@@ -119,6 +121,27 @@ def measure_statistics(
     return mean.round(2).tolist(), deviation.round(2).tolist()
 
 
+def border_fill(pixels: np.ndarray) -> tuple[int, float] | None:
+    """Find pixels of 0, or of 255, in all bands that reach inwards from the edge of an image.
+
+    Args:
+        pixels: Shape (B, H, W), uint8.
+
+    Returns:
+        The value and its share of the pixels, in [0, 1]; None if there is less than 2 % of both.
+    """
+    for value in (0, 255):
+        filled = (pixels == value).all(0)
+        if filled.mean() < _EDGE_SHARE:
+            continue
+        areas = cv2.connectedComponents(filled.astype(np.uint8), connectivity=4)[1]
+        edges = np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]])
+        share = float(np.isin(areas, np.unique(edges[edges > 0])).mean())
+        if share >= _EDGE_SHARE:
+            return value, share
+    return None
+
+
 def _ends(band: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
     """Two values with just the digits that tell them apart well, which read well in a config."""
     low, high = map(float, np.percentile(band, percentiles))
@@ -150,6 +173,19 @@ def _fill(values: np.ndarray) -> float | None:
             if wide and gap > _STEPS * np.median(np.diff(others)):
                 return float(candidate)
     return None
+
+
+def read_small(path: Path) -> np.ndarray:
+    """All bands of a raster, thinned to 512 pixels or so, (B, h, w).
+
+    Raises:
+        ImportError: rasterio is not installed.
+        ValueError: It cannot be read.
+    """
+    with open_raster(path) as raster:
+        thin = max(1, max(raster.width, raster.height) // _SAMPLED_SIDE)
+        size = (max(1, raster.height // thin), max(1, raster.width // thin))
+        return read_bands(raster, range(1, count_bands(raster) + 1), size)
 
 
 def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:

@@ -108,7 +108,7 @@ def _by_data(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
     """Groups by the data that they are validated on, each with a name; scores of two differ."""
     found: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
-        found.setdefault(group.runs[0].data, []).append(group)
+        found.setdefault(group.data, []).append(group)
     if len(found) == 1:
         return [('', list(groups))]
     return [
@@ -201,7 +201,11 @@ def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
                 note=_NOTES.get(section, ''),
                 folded=len(drawn) > 6,
                 charts=[
-                    dict(key=c.key, wide=c.key in _WIDE, svg=draw_chart(c, c.key in _WIDE))
+                    dict(
+                        key=c.key,
+                        wide=c.key in _WIDE,
+                        svg=draw_chart(c, c.key in _WIDE, groups[0].name),
+                    )
                     for c in drawn
                 ],
             )

@@ -157,7 +157,7 @@ def networks_of(group: Group) -> list[str]:
     return list(dict.fromkeys([*group.networks, *extra]))
 
 
-def draw_chart(chart: Chart, wide: bool = False) -> Markup:
+def draw_chart(chart: Chart, wide: bool = False, salt: str = '') -> Markup:
     """Draw a chart.
 
     Several runs of a group are thin lines, and the mean of those is a thick one.
@@ -165,13 +165,14 @@ def draw_chart(chart: Chart, wide: bool = False) -> Markup:
     Args:
         chart: What to draw.
         wide: Twice as wide.
+        salt: Tells its ids from those of the same chart of other runs on the page.
 
     Returns:
         An ``svg`` element in colours of the page; its ids are its own, by section and key.
     """
     share = chart.section in ('Pseudo labels', 'Purification') or chart.key.startswith('pseudo_')
     size: dict[Any, Any] = {'font.size': 7 if wide else 8}  # the wide ones are scaled up more
-    with mpl.rc_context({**_STYLE, **size, 'svg.hashsalt': f'{chart.section} {chart.key}'}):
+    with mpl.rc_context({**_STYLE, **size, 'svg.hashsalt': f'{salt} {chart.section} {chart.key}'}):
         figure = Figure(figsize=(5.6, 3.5) if wide else (3.3, 2.0), layout='constrained')
         axes = figure.add_subplot()
         for line in chart.lines:

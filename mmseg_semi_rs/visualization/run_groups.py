@@ -32,8 +32,8 @@ _READ = (
     'randomness',
     'visualizer',
 )
-_SEED = re.compile(r'(seed[_=-]?)\d+', re.IGNORECASE)
-_ENDING = re.compile(r'[\W_]*seed[\W_]*\d*$|[\W_]+\d*$', re.IGNORECASE)
+_SEED = re.compile(r'((?:seed|fold)[_=-]?)\d+', re.IGNORECASE)
+_ENDING = re.compile(r'[\W_]*(?:seed|fold)[\W_]*\d*$|[\W_]+\d*$', re.IGNORECASE)
 ABSENT = object()
 """Stands for a key that a config does not have."""
 
@@ -66,6 +66,11 @@ class Group:
     name: str
     runs: list[Run]
     recipe: dict[str, Any]
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """What tells the data that its runs are validated on from others."""
+        return tuple(_SEED.sub(r'\1*', part) for part in self.runs[0].data)
 
     @property
     def networks(self) -> list[str]:

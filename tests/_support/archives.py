@@ -1,20 +1,15 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Tiny data sets in the very layout of the public archives, and tools as modules."""
+"""Tiny data sets in the very layout of the public archives."""
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import sys
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from PIL import Image
-
-ROOT = Path(__file__).parents[2]
 
 # id on disk -> colour
 POTSDAM = {
@@ -72,17 +67,6 @@ MARS = {
     8: (192, 0, 0),
     255: (0, 0, 0),
 }
-
-
-def load_tool(name: str) -> ModuleType:
-    """A script below tools/ as a module; its ``main(argv)`` is what the command line runs."""
-    path = ROOT / 'tools' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(f'tool_{path.stem}', path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def encode(pixels: np.ndarray, kind: str) -> bytes:

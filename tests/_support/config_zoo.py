@@ -20,8 +20,8 @@ from torch import nn
 
 from mmseg_semi_rs.dataprep.splits.draw import labelled_count, parse_ratio
 from mmseg_semi_rs.datasets.semi_dataset import fill_split
+from tests._support.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from mmengine.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 200  # seconds
@@ -73,6 +74,14 @@ def _run(
     os._exit(code)  # gloo's threads may abort an interpreter that ends by itself
 
 
+def in_fork(action: Callable[[], Any], log: Path) -> int:
+    """Run an action, any at all, in a fork of this very process; its exit code."""
+    child = os.fork()
+    if child == 0:
+        _run(log, {}, action, ())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def start(action: Callable[..., Any], *words: Any, log: Path, **variables: str) -> BaseProcess:
     """Start a process, in a session of its own, that calls a function of a module.
 
@@ -111,6 +120,19 @@ def on_ranks(world: int, action: Callable[..., Any], *words: Any, folder: Path) 
     ]
     for process, log in zip(started, logs, strict=True):
         finish(process, log)
+
+
+def forget_package() -> None:
+    """Forget the package and its tests, so that what is imported next is found and run anew."""
+    register = Registry._register_module
+
+    def again(self: Registry, module: Any, module_name: Any = None, force: bool = False) -> None:
+        register(self, module, module_name, True)
+
+    Registry._register_module = again
+    for name in list(sys.modules):
+        if name.split('.')[0] in ('mmseg_semi_rs', 'tests'):
+            del sys.modules[name]
 
 
 def _main(folder: Path, words: list[str]) -> None:

@@ -4,6 +4,9 @@
 import numpy as np
 import pytest
 
+#: Least and greatest values of five bands.
+LOW, HIGH = [0, 0, 0, 100, -50], [1000, 1000, 1000, 5100, 50]
+
 
 def picture(height, width, seed=0):
     rng = np.random.default_rng(seed)
@@ -25,4 +28,16 @@ def write_raster(path, image, **more):
     )
     with rasterio.open(path, 'w', **{**profile, **more}) as raster:
         raster.write(image.transpose(2, 0, 1))
+    return path
+
+
+def write_bands(path, bands, **profile):
+    rasterio = pytest.importorskip('rasterio')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = bands.shape
+    kind = dict(dtype=bands.dtype, photometric='minisblack', driver='GTiff')
+    with rasterio.open(
+        path, 'w', width=width, height=height, count=count, **{**kind, **profile}
+    ) as out:
+        out.write(bands)
     return path

@@ -101,6 +101,14 @@ auto_scale_lr = dict(enable=False, base_batch_size=8)
 """
 
 
+def striped(rng: np.random.Generator, index: int, side: int = 64) -> tuple[Image.Image, ...]:
+    """An image of three classes in stripes, with noise, and its mask."""
+    labels = (np.indices((side, side))[index % 2] // (side // 4) + index) % 3
+    image = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
+    image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255)
+    return tuple(Image.fromarray(pixels.astype(np.uint8)) for pixels in (image, labels))
+
+
 def write_training(folder: Path, images: int = 7) -> Path:
     """Write images, masks, lists and a config.
 
@@ -112,11 +120,8 @@ def write_training(folder: Path, images: int = 7) -> Path:
         (folder / name).mkdir(parents=True)
     names = [f'tile_{index}' for index in range(images)]
     for index, name in enumerate(names):
-        labels = (np.indices((64, 64))[index % 2] // 16 + index) % 3
-        image = np.array([[40, 160, 40], [90, 90, 90], [170, 60, 50]])[labels]
-        image = np.clip(image + rng.normal(0, 12, image.shape), 0, 255)
-        Image.fromarray(image.astype(np.uint8)).save(folder / 'img' / f'{name}.png')
-        Image.fromarray(labels.astype(np.uint8)).save(folder / 'ann' / f'{name}.png')
+        for kind, picture in zip(('img', 'ann'), striped(rng, index), strict=True):
+            picture.save(folder / kind / f'{name}.png')
     lists = {'labelled': names[:2], 'unlabelled': names[2:4], 'val': names[4:]}
     for name, listed in lists.items():
         (folder / f'{name}.txt').write_text(''.join(f'{line}\n' for line in listed))
@@ -217,22 +222,28 @@ def assert_alive(runner: Any, begin: int = 0) -> None:
 
 
 def load_tool(name: str) -> ModuleType:
-    """Import ``tools/<name>.py``."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
+    """Import ``tools/<name>.py``; its ``main(argv)`` is what the command line runs."""
+    path = ROOT / 'tools' / f'{name}.py'
+    spec = importlib.util.spec_from_file_location(f'tool_{path.stem}', path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its worker processes look for its functions
     spec.loader.exec_module(module)
     return module
 
 
-def run_here(name: str, *arguments: object) -> None:
-    """Run a tool in this process, which saves the seconds of the imports.
+def forget_runs() -> None:
+    """Forget loggers, message hubs and visualizers, which mmengine keeps for the whole process.
 
-    mmengine keeps loggers, message hubs and visualizers for the life of a process; a new run must
-    not write into those of the one before.
+    A new run must not write into those of the one before.
     """
     for kept in (MMLogger, MessageHub, Visualizer, SegLocalVisualizer):
         kept._instance_dict.clear()
+
+
+def run_here(name: str, *arguments: object) -> None:
+    """Run a tool in this process, which saves the seconds of the imports."""
+    forget_runs()
     load_tool(name).main([str(argument) for argument in arguments])
 
 

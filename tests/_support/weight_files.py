@@ -3,10 +3,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+def saved(folder: Path, content: dict[str, Any], name: str = 'weights.pth') -> Path:
+    """Write a weight file, of the kind that its name says."""
+    if name.endswith('.safetensors'):
+        whole = {key: value.contiguous().clone() for key, value in content.items()}
+        save_file(whole, folder / name)
+    else:
+        torch.save(content, folder / name)
+    return folder / name
 
 
 def fill(shapes: Shapes, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

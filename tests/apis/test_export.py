@@ -95,7 +95,7 @@ OWN = {
     ),
 }
 
-STOCK = ROOT / 'tests' / '_support' / 'stock_mmseg.py'
+STOCK_SCRIPT = ROOT / 'tests' / '_support' / 'stock_mmseg.py'
 
 
 def picture(path, height, width):
@@ -134,7 +134,7 @@ def stock(tmp_path_factory):
     for folder, (taken, _) in zip(folders, made.values(), strict=True):
         picture(folder / 'image.png', *taken.size)
     done = subprocess.run(
-        [sys.executable, str(STOCK), *map(str, folders)],
+        [sys.executable, str(STOCK_SCRIPT), *map(str, folders)],
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
         cwd=folders[0],
         capture_output=True,

@@ -2,7 +2,6 @@
 """Windows, strips and files of a prediction, with networks whose answer is known."""
 
 import json
-import os
 import resource
 import time
 from contextlib import contextmanager
@@ -11,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmseg.models import SegDataPreProcessor
 from PIL import Image
 from torch import nn
 
 from mmseg_semi_rs.apis import Layers, Predictor, predict_files, predict_image
-from mmseg_semi_rs.apis import mosaic as mosaic_module
 from mmseg_semi_rs.apis import prediction as prediction_module
 from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
@@ -25,35 +22,10 @@ from mmseg_semi_rs.rasters.grid import Axis
 from mmseg_semi_rs.rasters.place import square_metres
 from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
-from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
 from tests._support import processes
+from tests._support.blur import CLASSES, PALETTE, Blur, predictor
 from tests._support.rasters import picture, write_raster
-
-CLASSES = ['red', 'green', 'blue']
-PALETTE = [[200, 0, 0], [0, 200, 0], [0, 0, 200]]
-
-
-class Blur(nn.Module):
-    """Class logits are a 5 x 5 mean of the colours: a network that sees 2 px around."""
-
-    num_classes = 3
-
-    def __init__(self):
-        super().__init__()
-        self.data_preprocessor = SegDataPreProcessor(
-            mean=[0.0] * 3, std=[32.0] * 3, bgr_to_rgb=True
-        )
-        self.conv = nn.Conv2d(3, 3, 5, padding=2, padding_mode='reflect', bias=False)
-        nn.init.zeros_(self.conv.weight)
-        for colour in range(3):
-            nn.init.constant_(self.conv.weight[colour, colour], 1 / 25)
-        self.windows = 0
-
-    def inference(self, inputs, metas):
-        self.windows += len(inputs)
-        assert len(metas) == len(inputs)
-        return self.conv(inputs)
 
 
 class Colours(Blur):
@@ -61,11 +33,6 @@ class Colours(Blur):
 
     def inference(self, inputs, metas):
         return inputs
-
-
-def predictor(window=32, model=None, **settings):
-    torch.manual_seed(0)
-    return Predictor((model or Blur()).eval(), CLASSES, PALETTE, window, **settings)
 
 
 def whole(model, image):
@@ -581,6 +548,19 @@ def test_the_name_of_a_map_must_fit(tmp_path):
         predict_files(predictor(), tmp_path / 'a.jpg', tmp_path / 'map.tif')
 
 
+def stop_at(strip, error, patch):
+    """Let a prediction end with an error before it has finished a strip."""
+    predict = Mosaic.predict
+
+    def stopping(self, *words, **more):
+        for found in predict(self, *words, **more):
+            if found.number == strip:
+                raise error
+            yield found
+
+    patch.setattr(Mosaic, 'predict', stopping)
+
+
 def test_a_killed_prediction_goes_on_and_ends_bit_by_bit_the_same(tmp_path, monkeypatch):
     pytest.importorskip('rasterio')
     write_raster(tmp_path / 'a.tif', picture(200, 150))
@@ -590,17 +570,10 @@ def test_a_killed_prediction_goes_on_and_ends_bit_by_bit_the_same(tmp_path, monk
     class Killed(BaseException):
         pass
 
-    finish = mosaic_module._Sums.finish
-
-    def kill(self, number, *rest):
-        if number == stop:  # of the loop below
-            raise Killed
-        return finish(self, number, *rest)
-
     out = tmp_path / 'out' / 'a.tif'
-    for stop in (3, 9, 11):  # noqa: B007
+    for strip in (3, 9, 11):
         with monkeypatch.context() as patch:
-            patch.setattr(mosaic_module._Sums, 'finish', kill)
+            stop_at(strip, Killed, patch)
             with pytest.raises(Killed):
                 predict_files(predictor(), tmp_path / 'a.tif', out, layers, memory=1)
     partial = out.with_name('.a.tif.partial')
@@ -669,15 +642,8 @@ def test_progress_counts_all_windows_whatever_becomes_of_them(tmp_path, monkeypa
     broken = folder / '1.png'
     broken.write_bytes(broken.read_bytes()[:-200])
     write_raster(folder / 'a.tif', picture(100, 100))
-    finish = mosaic_module._Sums.finish
-
-    def kill(self, number, *rest):
-        if number == 2:
-            raise KeyboardInterrupt
-        return finish(self, number, *rest)
-
     with monkeypatch.context() as patch:
-        patch.setattr(mosaic_module._Sums, 'finish', kill)
+        stop_at(2, KeyboardInterrupt, patch)
         with pytest.raises(KeyboardInterrupt):
             predict_files(predictor(), folder, out)
     seen = []
@@ -948,21 +914,15 @@ def test_a_second_prediction_of_a_map_is_refused_and_of_another_is_not(tmp_path)
     for name in 'ab':
         Image.fromarray(picture(32, 32)).save(tmp_path / f'{name}.png')
     out = tmp_path / 'out'
-    read, write = os.pipe()
+
+    def predict():
+        for name in 'ba':
+            predict_files(predictor(window=64), tmp_path / f'{name}.png', out)
+
     with held(out / prediction_module.LOCK, 'the first', ['a.png']):
-        child = os.fork()
-        if child == 0:
-            try:
-                predict_files(predictor(window=64), tmp_path / 'b.png', out)
-                predict_files(predictor(window=64), tmp_path / 'a.png', out)
-            except InUseError as error:
-                os.write(write, str(error).encode())
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        assert f'A prediction into {out} is already under way (a.png)' in answer.read()
+        assert processes.in_fork(predict, tmp_path / 'log') == 1
+    told = f'InUseError: A prediction into {out} is already under way (a.png)'
+    assert told in (tmp_path / 'log').read_text()
     assert {path.name for path in out.iterdir()} == {'b.png', 'predictions.jsonl'}
     predict_files(predictor(window=64), tmp_path / 'a.png', out)
     assert {path.name for path in out.iterdir()} == {'a.png', 'b.png', 'predictions.jsonl'}

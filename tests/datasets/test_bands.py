@@ -12,11 +12,9 @@ from mmseg_semi_rs.datasets import FolderDataset
 from mmseg_semi_rs.datasets.tiles import band_reading, load_image, load_tile
 from mmseg_semi_rs.datasets.transforms import BandPhotometry, Photometry, TrackGeometry
 from mmseg_semi_rs.utils.randomness import seeded
-from tests.rasters.test_bands import HIGH, LOW, write
+from tests._support.bands import RASTER, RGB, stack, write_bands
 
 pytest.importorskip('rasterio')
-RASTER = dict(low=LOW, high=HIGH, rgb=[3, 2, 1], count=5)
-RGB = [2, 1, 0]
 
 
 @pytest.fixture(autouse=True)
@@ -131,11 +129,9 @@ def test_wrong_photometry_is_refused():
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    low, high = (np.array(ends, np.float32)[:, None, None] for ends in (LOW, HIGH))
-    bands = (low + rng.random((5, 40, 30)) * (high - low)).astype(np.float32)
+    bands = stack()
     bands[:, :4] = -9999
-    write(tmp_path / 'a.tif', bands, nodata=-9999)
+    write_bands(tmp_path / 'a.tif', bands, nodata=-9999)
     pipeline = [
         dict(type='LoadBands', **RASTER),
         dict(type='AddValidMask'),

@@ -20,16 +20,8 @@ from mmseg_semi_rs.classes.concepts import CONCEPTS, class_concepts
 from mmseg_semi_rs.dataprep.splits.draw import CLASS_IDS, CO2S
 from mmseg_semi_rs.datasets import DeepGlobeDataset, GID15Dataset
 from mmseg_semi_rs.utils.randomness import seeded
-from tests._support.archives import (
-    GID15,
-    MARS,
-    ROOT,
-    WHDLD,
-    encode,
-    random_ids,
-    random_rgb,
-    write_files,
-)
+from tests._support.archives import GID15, MARS, WHDLD, encode, random_ids, random_rgb, write_files
+from tests._support.tiny_training import ROOT
 
 TYPES = {
     'whdld': 'WHDLDDataset',

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import Runner
 
 from mmseg_semi_rs.engine.hooks import CalibrateGateHook
 from mmseg_semi_rs.models.gates import ConformalGate
-from tests._support.tiny_training import write_dual, write_training
-from tests.engine.test_vlm_purify_hook import config
+from tests._support.purified_training import config
+from tests._support.tiny_training import train, write_dual, write_training
 
 
 def calibrated(path, work_dir, iters=3, held_out=None, **settings):
@@ -22,12 +21,6 @@ def calibrated(path, work_dir, iters=3, held_out=None, **settings):
     hook = dict(type='CalibrateGateHook', dataset=dataset, interval=2, alpha=0.75, **settings)
     cfg.custom_hooks = [*cfg.custom_hooks, hook]
     return cfg
-
-
-def train(cfg):
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    return runner, list(runner.message_hub.get_scalar('train/loss').data[0])
 
 
 @pytest.fixture(scope='module')

@@ -13,7 +13,6 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from mmseg_semi_rs.engine.hooks import ChannelsLastHook
-from mmseg_semi_rs.models import FrozenTeacher
 from tests._support.networks import CLASSES, SIZE, samples, total
 from tests._support.processes import on_ranks
 from tests._support.tiny_training import assert_alive, run_here, write_dual, write_training
@@ -135,35 +134,6 @@ def test_checkpoints_are_exchanged_with_trainings_without_it(tmp_path):
     with torch.no_grad():
         expected = runner.model.eval().teacher._forward(images)
         found = other.eval().teacher._forward(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-class Owner(nn.Module):
-    def __init__(self, teacher: FrozenTeacher) -> None:
-        super().__init__()
-        self.teachers = {'cnn': teacher}
-
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        for teacher in self.teachers.values():
-            teacher._apply(fn)
-        return self
-
-
-@pytest.mark.parametrize('built_before', [False, True])
-def test_frozen_teacher_follows_the_memory_format_of_its_owner(built_before):
-    backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
-    images = torch.rand(2, 3, 64, 64)
-    expected = FrozenTeacher(backbone, out_index=1)(images)
-    assert not is_channels_last(expected)
-    teacher = FrozenTeacher(backbone, out_index=1)
-    if built_before:
-        teacher.build()
-    owner = Owner(teacher)
-    owner.to(memory_format=torch.channels_last)
-    owner.to('cpu').float()  # later moves do not undo it
-    found = teacher(images)
-    assert is_channels_last(found)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -19,6 +19,7 @@ from mmseg_semi_rs.models.backbones import CLIPVision
 from mmseg_semi_rs.models.backbones.clip_blocks import LeanQuickGELU
 from tests._support import weight_files
 from tests._support.backbones import TINY_CLIP, TINY_OPENAI, tiny_clip
+from tests._support.weight_files import saved
 
 ARCH = {**TINY_CLIP, 'quick_gelu': True, 'embed_dim': 8}
 MODES = pytest.mark.parametrize(
@@ -351,14 +352,9 @@ def test_only_plain_attention_has_a_value_path(monkeypatch):
 # Weight files: what lies behind the blocks is loaded here, and left out elsewhere.
 
 
-def saved(folder: Path, tensors: dict, name: str = 'clip.pth') -> str:
-    torch.save(tensors, folder / name)
-    return str(folder / name)
-
-
-def initialise(checkpoint: str, **kwargs) -> CLIPVision:
+def initialise(checkpoint: Path, **kwargs) -> CLIPVision:
     settings = dict(type='CLIPVision', arch=ARCH, value_path=True, dense=True)
-    backbone = MODELS.build({**settings, 'checkpoint': checkpoint, **kwargs})
+    backbone = MODELS.build({**settings, 'checkpoint': str(checkpoint), **kwargs})
     backbone.init_weights()
     return backbone
 
@@ -416,5 +412,5 @@ def test_checkpoint_of_this_very_student(tmp_path):
     found = initialise(saved(tmp_path, {'state_dict': state})).state_dict()
     assert found.keys() == source.state_dict().keys()
     assert all(torch.equal(found[k], v) for k, v in source.state_dict().items())
-    plain = tiny_clip(arch={'quick_gelu': True}, checkpoint=str(tmp_path / 'clip.pth'))
+    plain = tiny_clip(arch={'quick_gelu': True}, checkpoint=str(tmp_path / 'weights.pth'))
     assert torch.equal(plain.ln_pre.weight, source.ln_pre.weight)

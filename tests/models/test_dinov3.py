@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 from mmseg.registry import MODELS
-from safetensors.torch import save_file
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from mmseg_semi_rs.models.weights import load_pretrained
 from tests._support import weight_files
 from tests._support.backbones import TINY_DINOV3 as TINY
 from tests._support.backbones import tiny_dinov2, tiny_dinov3
+from tests._support.weight_files import saved
 
 TINY_META = dict(width=16, depth=3)
 SWIGLU = pytest.mark.parametrize('swiglu', [False, True])
@@ -280,14 +280,6 @@ def tiny_meta(swiglu: bool = False, biases: bool = True, **kwargs) -> dict[str, 
     return weight_files.dinov3_file(shapes, head_width=8)
 
 
-def saved(folder: Path, tensors: dict, name: str = 'dinov3.pth') -> Path:
-    if name.endswith('safetensors'):
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, folder / name)
-    else:
-        torch.save(tensors, folder / name)
-    return folder / name
-
-
 def initialise(path: Path, swiglu: bool = False, **kwargs) -> DINOv3:
     arch = {**TINY, 'swiglu': swiglu}
     backbone = MODELS.build(dict(type='DINOv3', arch=arch, checkpoint=str(path), **kwargs))
@@ -311,7 +303,7 @@ def test_every_public_name_and_shape_fits(tmp_path, arch):
     meta = weight_files.dinov3_file(shapes, 128 if arch == '7b' else 64)
     path = saved(tmp_path, meta)
     with torch.device('meta'):
-        backbone = DINOv3(arch={**ARCHS[arch], 'num_layers': 3})
+        backbone = DINOv3(arch={**ARCHS[arch], 'num_layers': 3, 'out_indices': (0, 1, 2)})
     report = load_pretrained(backbone, path)
     assert report.format == 'Meta' and not report.resized
     assert len(report.loaded) == len(backbone.state_dict())
@@ -464,7 +456,7 @@ def test_model_built_without_memory_is_whole_after_loading(tmp_path):
         backbone = DINOv3(arch=TINY, checkpoint=str(saved(tmp_path, meta)))
     backbone.to_empty(device='cpu').init_weights()
     images = torch.randn(1, 3, 32, 32)
-    expected = initialise(tmp_path / 'dinov3.pth').eval()(images)
+    expected = initialise(tmp_path / 'weights.pth').eval()(images)
     for level, want in zip(backbone.eval()(images), expected, strict=True):
         assert torch.equal(level, want)
 

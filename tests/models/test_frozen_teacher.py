@@ -451,3 +451,20 @@ def test_wrong_arguments_are_told_in_one_sentence(kwargs, message):
     with pytest.raises(ValueError, match=message) as error:
         FrozenTeacher(**{'backbone': DINO_CFG, **kwargs})
     assert str(error.value).endswith('.') and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('built_before', [False, True])
+def test_frozen_teacher_follows_the_memory_format_of_its_owner(built_before):
+    backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
+    images = torch.rand(2, 3, 64, 64)
+    expected = FrozenTeacher(backbone, out_index=1)(images)
+    assert not expected.is_contiguous(memory_format=torch.channels_last)
+    teacher = FrozenTeacher(backbone, out_index=1)
+    if built_before:
+        teacher.build()
+    owner = Owner(teacher)
+    owner.to(memory_format=torch.channels_last)
+    owner.to('cpu').float()  # later moves do not undo it
+    found = teacher(images)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

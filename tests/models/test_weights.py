@@ -17,7 +17,6 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from mmpretrain.models.backbones import VisionTransformer
 from mmseg.registry import MODELS
-from safetensors.torch import save_file
 from timm.layers import SwiGLUPacked
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,6 +31,7 @@ from mmseg_semi_rs.models.weights import (
 )
 from tests._support import weight_files
 from tests._support.backbones import TINY_OPENAI
+from tests._support.weight_files import saved
 
 TINY = dict(embed_dims=16, num_layers=3, num_heads=2)
 TINY_META = dict(width=16, depth=3, grid=4)
@@ -66,15 +66,6 @@ def clip(path: Path, **kwargs) -> dict:
 def tiny_meta(swiglu: bool = False) -> dict[str, Tensor]:
     hidden = 48 if swiglu else 64  # SwiGLU of 64 is rounded to (64 * 2 / 3 -> multiple of 8)
     return weight_files.fill(weight_files.meta_dinov2(**TINY_META, hidden=hidden, swiglu=swiglu))
-
-
-def _saved(folder: Path, tensors: dict, name: str = 'weights.pth') -> Path:
-    torch.save(tensors, folder / name)
-    return folder / name
-
-
-def _save_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, path)
 
 
 def assert_meta_loaded(backbone: nn.Module, meta: dict[str, Tensor], built: int = 3) -> None:
@@ -173,7 +164,7 @@ def test_I1_R31_meta_names_survive_recursive_init_weights(tmp_path, swiglu, kind
     meta = tiny_meta(swiglu)
     path = tmp_path / ('weights.safetensors' if kind == 'safetensors' else 'weights.pth')
     if kind == 'safetensors':
-        _save_safetensors(meta, path)
+        saved(path.parent, meta, path.name)
     else:
         torch.save(meta, path, _use_new_zipfile_serialization=kind == 'pth')
     assert_meta_loaded(initialise(dinov2(path, swiglu)), meta)
@@ -185,7 +176,7 @@ def test_huggingface_dinov2(tmp_path, swiglu, prefix):
     meta = tiny_meta(swiglu)
     converted = weight_files.hf_dinov2_from_meta(meta)
     path = tmp_path / 'model.safetensors'
-    _save_safetensors({prefix + k: v for k, v in converted.items()}, path)
+    saved(path.parent, {prefix + k: v for k, v in converted.items()}, path.name)
     assert_meta_loaded(initialise(dinov2(tmp_path, swiglu)), meta)  # the snapshot folder
 
 
@@ -207,8 +198,7 @@ def test_timm_dinov2_gives_timms_own_features(tmp_path, swiglu):
         num_classes=0,
         **options,
     ).eval()
-    path = tmp_path / 'model.safetensors'
-    save_file(model.state_dict(), path)
+    path = saved(tmp_path, model.state_dict(), 'model.safetensors')
     backbone = initialise(dinov2(path, swiglu, out_indices=[0, 2])).eval()
     images = torch.randn(2, 3, 56, 56)
     with torch.no_grad():
@@ -256,7 +246,7 @@ def test_fsdp_training_checkpoint_of_dinov2(tmp_path):
 
 @pytest.mark.parametrize('wrap', ['state_dict', 'model', 'module'])
 def test_segmentation_checkpoint_of_this_very_backbone(tmp_path, wrap):
-    source = initialise(dinov2(_saved(tmp_path, tiny_meta())))
+    source = initialise(dinov2(saved(tmp_path, tiny_meta())))
     nn.init.normal_(source.pos_embed)
     path = tmp_path / 'iter_100.pth'
     state = {f'module.backbone.{k}': v for k, v in source.state_dict().items()}
@@ -269,7 +259,7 @@ def test_two_backbones_in_one_file_must_be_told_apart(tmp_path):
     student, teacher = (
         {
             k: v + add
-            for k, v in initialise(dinov2(_saved(tmp_path, tiny_meta()))).state_dict().items()
+            for k, v in initialise(dinov2(saved(tmp_path, tiny_meta()))).state_dict().items()
         }
         for add in (1, 2)
     )
@@ -289,7 +279,7 @@ def test_two_backbones_in_one_file_must_be_told_apart(tmp_path):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 def test_I1_openai_names(tmp_path, dtype):
     openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI), dtype)
-    assert_openai_loaded(initialise(clip(_saved(tmp_path, openai))), openai)
+    assert_openai_loaded(initialise(clip(saved(tmp_path, openai))), openai)
 
 
 def test_openai_torchscript_archive_is_refused_with_what_makes_weights_of_it(tmp_path, monkeypatch):
@@ -427,7 +417,7 @@ def test_open_clip_names_give_open_clips_own_features(tmp_path, part):
     if part == 'student':
         state = {'state_dict': {f'backbone.{k}': v for k, v in state.items()}}
     arch = {**TINY_CLIP, 'quick_gelu': False}
-    backbone = initialise(clip(_saved(tmp_path, state), arch=arch, out_indices=[1, 2])).eval()
+    backbone = initialise(clip(saved(tmp_path, state), arch=arch, out_indices=[1, 2])).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         expected = model.visual.forward_intermediates(images, indices=[1, 2])
@@ -440,12 +430,12 @@ def test_huggingface_clip(tmp_path):
     openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
     converted = weight_files.hf_clip_from_openai(openai)
     path = tmp_path / 'model.safetensors'
-    _save_safetensors(converted, path)
+    saved(path.parent, converted, path.name)
     assert_openai_loaded(initialise(clip(path)), openai)
     vision = {
         k: v for k, v in converted.items() if k.startswith('vision_model.')
     }  # CLIPVisionModel
-    assert_openai_loaded(initialise(clip(_saved(tmp_path, vision, 'pytorch_model.bin'))), openai)
+    assert_openai_loaded(initialise(clip(saved(tmp_path, vision, 'pytorch_model.bin'))), openai)
 
 
 def test_timm_clip_gives_timms_own_features(tmp_path):
@@ -459,7 +449,7 @@ def test_timm_clip_gives_timms_own_features(tmp_path):
         num_heads=2,
         num_classes=8,
     ).eval()
-    path = _saved(tmp_path, model.state_dict())
+    path = saved(tmp_path, model.state_dict())
     backbone = initialise(clip(path, out_indices=[0, 2])).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -479,7 +469,7 @@ def test_mmpretrain_clip(tmp_path):
     for parameter in model.parameters():
         nn.init.normal_(parameter)
     state = {f'backbone.{k}': v for k, v in model.state_dict().items()}
-    backbone = initialise(clip(_saved(tmp_path, state)))
+    backbone = initialise(clip(saved(tmp_path, state)))
     layer = model.layers[1]
     block = backbone.blocks[1]
     assert torch.equal(backbone.class_embedding, model.cls_token[0, 0])
@@ -497,7 +487,7 @@ def test_mmpretrain_clip(tmp_path):
 def test_every_tensor_of_the_file_is_used_or_named(tmp_path, taps):
     meta = tiny_meta()
     backbone = DINOv2(arch=TINY, img_size=56, out_indices=taps)
-    report = load_pretrained(backbone, _saved(tmp_path, {'model': meta, 'epoch': 3}))
+    report = load_pretrained(backbone, saved(tmp_path, {'model': meta, 'epoch': 3}))
     dropped = [key for keys in report.dropped.values() for key in keys]
     assert len(report.loaded) + len(dropped) == len(meta) + 1
     assert {'mask_token', 'epoch'} <= set(dropped)
@@ -511,7 +501,7 @@ def test_every_tensor_of_the_file_is_used_or_named(tmp_path, taps):
 def test_positions_of_another_dinov2_size_are_resized_and_nothing_else(tmp_path):
     meta = tiny_meta()
     backbone = DINOv2(arch=TINY, img_size=84)
-    report = load_pretrained(backbone, _saved(tmp_path, meta))
+    report = load_pretrained(backbone, saved(tmp_path, meta))
     native = initialise(dinov2(tmp_path / 'weights.pth'))
     # the same as what the model at its native size makes of an image of that size
     assert torch.equal(backbone.pos_embed, native.position_embedding((6, 6)))
@@ -522,7 +512,7 @@ def test_positions_of_another_dinov2_size_are_resized_and_nothing_else(tmp_path)
 
 def test_positions_of_another_clip_size_are_resized(tmp_path):
     openai = weight_files.fill(weight_files.openai_clip(**{**TINY_OPENAI, 'grid': 6}))
-    backbone = initialise(clip(_saved(tmp_path, openai)))
+    backbone = initialise(clip(saved(tmp_path, openai)))
     stored = openai['visual.positional_embedding']
     patches = stored[1:].reshape(1, 6, 6, 16).permute(0, 3, 1, 2)
     patches = F.interpolate(patches, size=(4, 4), mode='bicubic')
@@ -538,7 +528,7 @@ def plain_arch() -> dict:
 
 
 def test_openai_weights_refuse_plain_gelu(tmp_path):
-    path = _saved(tmp_path, weight_files.fill(weight_files.openai_clip(**TINY_OPENAI)))
+    path = saved(tmp_path, weight_files.fill(weight_files.openai_clip(**TINY_OPENAI)))
     with pytest.raises(ValueError, match=r'trained with QuickGELU.*set quick_gelu=True'):
         initialise(clip(path, arch=plain_arch()))
     initialise(clip(path, arch=plain_arch(), quick_gelu=True))
@@ -557,7 +547,7 @@ def test_openai_weights_refuse_plain_gelu(tmp_path):
 def test_huggingface_config_beside_the_file_tells_the_activation(tmp_path, config, quick):
     openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
     converted = weight_files.hf_clip_from_openai(openai)
-    _save_safetensors(converted, tmp_path / 'model.safetensors')
+    saved(tmp_path, converted, 'model.safetensors')
     (tmp_path / 'config.json').write_text(json.dumps(config))
     arch = {**TINY_CLIP, 'quick_gelu': not quick}
     with pytest.raises(ValueError, match=f'set quick_gelu={quick}'):
@@ -567,7 +557,7 @@ def test_huggingface_config_beside_the_file_tells_the_activation(tmp_path, confi
 
 def test_huggingface_file_alone_asks_for_the_activation(tmp_path):
     openai = weight_files.fill(weight_files.openai_clip(**TINY_OPENAI))
-    path = _saved(tmp_path, weight_files.hf_clip_from_openai(openai))
+    path = saved(tmp_path, weight_files.hf_clip_from_openai(openai))
     with pytest.raises(ValueError, match=r'does not tell its activation.*quick_gelu=True if'):
         initialise(clip(path, arch=plain_arch()))
     initialise(clip(path, arch=plain_arch(), quick_gelu=True))
@@ -636,7 +626,7 @@ def _nobodys(meta):
 def test_file_that_does_not_fit_is_told_in_one_sentence_and_changes_nothing(
     tmp_path, forge, message
 ):
-    path = _saved(tmp_path, forge(tiny_meta()))
+    path = saved(tmp_path, forge(tiny_meta()))
     backbone = DINOv2(arch=TINY, img_size=56)
     before = copy.deepcopy(backbone.state_dict())
     with pytest.raises(ValueError, match=message) as error:
@@ -650,7 +640,7 @@ def test_query_without_key_and_value_does_not_fit(tmp_path):
     converted = weight_files.hf_dinov2_from_meta(tiny_meta())
     del converted['encoder.layer.1.attention.attention.key.weight']
     with pytest.raises(ValueError, match=r'query\.weight is \(32, 16\), the model has \(48, 16\)'):
-        load_pretrained(DINOv2(arch=TINY, img_size=56), _saved(tmp_path, converted))
+        load_pretrained(DINOv2(arch=TINY, img_size=56), saved(tmp_path, converted))
 
 
 class Payload:
@@ -666,14 +656,14 @@ def test_damaged_file_is_told(tmp_path, name):
 
 
 def test_truncated_file_is_told(tmp_path):
-    path = _saved(tmp_path, tiny_meta())
+    path = saved(tmp_path, tiny_meta())
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ValueError, match='cannot be read as tensors'):
         load_state_dict_file(path)
 
 
 def test_pickled_objects_are_never_run(tmp_path):
-    path = _saved(tmp_path, {'state_dict': tiny_meta(), 'extra': Payload()})
+    path = saved(tmp_path, {'state_dict': tiny_meta(), 'extra': Payload()})
     with pytest.raises(ValueError, match='holds other objects'):
         load_state_dict_file(path)
 
@@ -681,13 +671,13 @@ def test_pickled_objects_are_never_run(tmp_path):
 @pytest.mark.parametrize('content', [{'epoch': 3}, [1, 2], {}])
 def test_file_without_tensors_is_told(tmp_path, content):
     with pytest.raises(ValueError, match='holds no tensors'):
-        load_state_dict_file(_saved(tmp_path, content))
+        load_state_dict_file(saved(tmp_path, content))
 
 
 def test_plain_reading_unwraps(tmp_path):
-    path = _saved(tmp_path, {'state_dict': {'a': torch.ones(2)}, 'optimizer': {'lr': 1}})
+    path = saved(tmp_path, {'state_dict': {'a': torch.ones(2)}, 'optimizer': {'lr': 1}})
     file = read_weight_file(path)
-    assert list(file.tensors) == ['a'] and file.beside == ('optimizer',)
+    assert list(file.tensors) == ['a'] and file.other_entries == ('optimizer',)
     assert torch.equal(load_state_dict_file(path)['a'], torch.ones(2))
 
 
@@ -699,11 +689,11 @@ def test_file_for_mmengine_must_cover_the_module(tmp_path, prefix):
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     state = {('backbone.' if prefix else '') + k: v for k, v in module.state_dict().items()}
     state.pop(next(k for k in state if k.endswith('num_batches_tracked')))
-    cfg = dict(type='Pretrained', checkpoint=str(_saved(tmp_path, state)), prefix=prefix)
+    cfg = dict(type='Pretrained', checkpoint=str(saved(tmp_path, state)), prefix=prefix)
     check_pretrained(module, cfg)
     wrong = {**state, 'fc.weight': torch.ones(1)}
     del wrong[next(k for k in wrong if k.endswith('0.bias'))]
-    _saved(tmp_path, wrong)
+    saved(tmp_path, wrong)
     with pytest.raises(
         ValueError, match=r'does not cover Sequential; missing in the file: 0\.bias'
     ):

@@ -106,14 +106,16 @@ COMPLETE = {
 
 
 def found(text):
-    return [(claim.label, claim.box) for claim in parse_answer(text, PROMPTS).claims]
+    return [
+        (detection.label, detection.box) for detection in parse_answer(text, PROMPTS).detections
+    ]
 
 
 @pytest.mark.parametrize('name', COMPLETE)
 def test_s7_reads_complete_answers_of_any_shape(name):
     text, expected = COMPLETE[name]
     answer = parse_answer(text, PROMPTS)
-    assert [(claim.label, claim.box) for claim in answer.claims] == expected
+    assert [(detection.label, detection.box) for detection in answer.detections] == expected
     assert not answer.dropped and not answer.truncated
 
 
@@ -127,7 +129,7 @@ def test_s9_wherever_an_answer_is_cut_its_complete_objects_are_kept():
         answer = parse_answer(WHOLE[:end], PROMPTS)
         assert answer.truncated
         complete = WHOLE[:end].count('}')
-        assert [claim.box[0] for claim in answer.claims] == list(range(complete))
+        assert [detection.box[0] for detection in answer.detections] == list(range(complete))
 
 
 @pytest.mark.parametrize(
@@ -143,13 +145,13 @@ def test_s9_wherever_an_answer_is_cut_its_complete_objects_are_kept():
 )
 def test_s9_cut_answers_in_other_shapes(text, expected):
     answer = parse_answer(text, PROMPTS)
-    assert [(claim.label, claim.box) for claim in answer.claims] == expected
+    assert [(detection.label, detection.box) for detection in answer.detections] == expected
     assert answer.truncated
 
 
 def test_s9_a_complete_answer_is_not_called_cut():
     assert not parse_answer(WHOLE, PROMPTS).truncated
-    assert len(parse_answer(WHOLE, PROMPTS).claims) == 4
+    assert len(parse_answer(WHOLE, PROMPTS).detections) == 4
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_s8_a_name_is_matched_as_a_whole(name):
         json.dumps({name: [[5, 6, 50, 60]]}),
     ):
         answer = parse_answer(text, PROMPTS)
-        assert not answer.claims
+        assert not answer.detections
         assert len(answer.dropped) == 1 and '[5, 6, 50, 60]' in answer.dropped[0]
         assert name in answer.dropped[0]
 
@@ -189,7 +191,7 @@ def test_s8_a_name_is_matched_as_a_whole(name):
 def test_what_cannot_be_used_is_dropped_with_the_reason(item, reason):
     good = '{"bbox_2d": [10, 20, 110, 120], "label": "building"}'
     answer = parse_answer(f'[{good}, {item}]', PROMPTS)
-    assert [(claim.label, claim.box) for claim in answer.claims] == [B]
+    assert [(detection.label, detection.box) for detection in answer.detections] == [B]
     assert len(answer.dropped) == 1 and reason in answer.dropped[0]
     assert not answer.truncated
 
@@ -213,19 +215,19 @@ def test_what_cannot_be_used_is_dropped_with_the_reason(item, reason):
 def test_scores(field, score, dropped):
     text = f'[{{"bbox_2d": [5, 6, 50, 60], "label": "road"{field}}}]'
     answer = parse_answer(text, PROMPTS, score=0.9)
-    assert [claim.score for claim in answer.claims] == [score]
+    assert [detection.score for detection in answer.detections] == [score]
     assert len(answer.dropped) == dropped
 
 
 def test_score_as_fifth_number():
-    (claim,) = parse_answer('road: [5, 6, 50, 60, 0.5]', PROMPTS).claims
-    assert (claim.label, claim.box, claim.score) == (*R, 0.5)
+    (detection,) = parse_answer('road: [5, 6, 50, 60, 0.5]', PROMPTS).detections
+    assert (detection.label, detection.box, detection.score) == (*R, 0.5)
 
 
 def test_of_duplicates_the_highest_score_is_kept():
     items = [{'bbox_2d': [5, 6, 50, 60], 'label': 'road', 'score': s} for s in (0.2, 0.7, 0.4)]
-    (claim,) = parse_answer(json.dumps(items), PROMPTS).claims
-    assert claim.score == 0.7
+    (detection,) = parse_answer(json.dumps(items), PROMPTS).detections
+    assert detection.score == 0.7
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_of_duplicates_the_highest_score_is_kept():
 )
 def test_what_is_no_answer_is_reported(text):
     answer = parse_answer(text, PROMPTS)
-    assert not answer.claims
+    assert not answer.detections
     assert answer.dropped or answer.truncated
 
 
@@ -281,7 +283,7 @@ HOSTILE = {
 @pytest.mark.parametrize('name', HOSTILE)
 def test_hostile_answers_raise_nothing_and_stay_small(name):
     answer = parse_answer(HOSTILE[name], PROMPTS)
-    assert not answer.claims
+    assert not answer.detections
     assert sum(map(len, answer.dropped)) < 20_000
     assert answer.truncated or len(HOSTILE[name]) <= MAX_LENGTH
 
@@ -295,23 +297,23 @@ def test_damaged_answers_raise_nothing():
         for _ in range(random.integers(1, 6)):
             place = random.integers(len(damaged) + 1)
             damaged[place : place + random.integers(3)] = signs[random.integers(len(signs))]
-        for claim in parse_answer(''.join(damaged), PROMPTS).claims:
-            left, top, right, bottom = claim.box
-            assert claim.label in (0, 1, 3) and left < right and top < bottom
-            assert 0 <= claim.score <= 1
+        for detection in parse_answer(''.join(damaged), PROMPTS).detections:
+            left, top, right, bottom = detection.box
+            assert detection.label in (0, 1, 3) and left < right and top < bottom
+            assert 0 <= detection.score <= 1
 
 
 def test_too_long_an_answer_is_cut_and_reported():
     text = f'{WHOLE}{" " * MAX_LENGTH}building: [10, 20, 110, 120]'
     answer = parse_answer(text, PROMPTS)
-    assert len(answer.claims) == 4
+    assert len(answer.detections) == 4
     assert answer.truncated and str(MAX_LENGTH) in answer.dropped[0]
 
 
 def test_too_many_objects_are_not_kept():
     text = ''.join(f'road: [0, 0, {i}, 9]\n' for i in range(1, MAX_OBJECTS + 201))
     answer = parse_answer(text, PROMPTS)
-    assert len(answer.claims) == MAX_OBJECTS
+    assert len(answer.detections) == MAX_OBJECTS
     assert any(str(MAX_OBJECTS) in reason for reason in answer.dropped)
     assert answer.dropped[-1] == 'and 150 more'
 
@@ -320,4 +322,4 @@ def test_s10_a_class_that_is_not_asked_for_is_not_taken():
     prompts = ClassPrompts('loveda')
     for name in ('background', 'ignore', 'no-data', 'Background'):
         answer = parse_answer(f'[{{"bbox_2d": [5, 6, 50, 60], "label": "{name}"}}]', prompts)
-        assert not answer.claims and 'no class' in answer.dropped[0]
+        assert not answer.detections and 'no class' in answer.dropped[0]

@@ -100,6 +100,10 @@ def restated_texts(clip, concepts):
     return torch.stack(rows).detach()
 
 
+def similarity_of(verifier):
+    return verifier._similarity
+
+
 def restated_cosines(clip, images, texts):
     """MaskCLIP: the last block gives each place its own value; then ln_post and projection."""
     visual = clip.visual
@@ -322,7 +326,7 @@ def test_weights_are_those_of_the_file_after_load(clip, weights):
     """S26: no initialisation runs over loaded weights."""
     verifier = loaded(weights)
     verifier.load()
-    similarity = verifier._similarity
+    similarity = similarity_of(verifier)
     expected = clip.visual.state_dict()
     state = similarity.vision.state_dict()
     assert state.keys() == expected.keys()
@@ -457,7 +461,7 @@ def test_windows_of_any_model(any_arch, tmp_path):
     verifier = loaded(
         str(path), arch=any_arch, dense=False, scales=[1.0], window=16, stride=8, temperature=0.2
     )
-    state = verifier._similarity.model.state_dict()
+    state = similarity_of(verifier).model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     image = tile(24, 32)
     normal = (torch.tensor(image).permute(2, 0, 1)[None] - MEAN) / STD
@@ -489,7 +493,7 @@ def test_a_folder_of_the_hub_tells_the_architecture(any_arch, tmp_path):
     config = dict(model_cfg=open_clip.get_model_config(any_arch))
     (folder / 'open_clip_config.json').write_text(json.dumps(config))
     verifier = loaded(str(folder), arch='', dense=False)
-    loaded_state = verifier._similarity.model.state_dict()
+    loaded_state = similarity_of(verifier).model.state_dict()
     assert torch.equal(model.visual.conv1.weight, loaded_state['visual.conv1.weight'])
     before = verifier.settings()['weights']
     (folder / 'open_clip_config.json').write_text(json.dumps(config, indent=1))
@@ -589,4 +593,4 @@ def test_the_module_is_registered_and_moves(weights):
     verifier = loaded(weights)
     assert isinstance(verifier, CLIPVerifier)
     verifier.load('meta')
-    assert verifier._similarity.texts.device.type == 'meta'
+    assert similarity_of(verifier).texts.device.type == 'meta'

@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.models.tiny import CLASSES
 
 from mmseg_semi_rs.purification import ConformalThresholds, EvidencePolicy
 from mmseg_semi_rs.purification.evidence import Evidence, quantise
 from mmseg_semi_rs.structures import PseudoLabel
-from tests.purification.test_purifier import evidence_of, purifier, truth_in_crop, truth_of, unsure
+from tests._support.evidence import evidence_of, purifier, truth_in_crop, truth_of, unsure
+from tests._support.networks import CLASSES
 
 GRID = torch.arange(1, 21) / 20
 

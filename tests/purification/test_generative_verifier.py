@@ -45,9 +45,17 @@ def loaded(folder, classes='potsdam', **settings):
     return verifier
 
 
+def model_of(part):
+    return part._model
+
+
+def processor_of(verifier):
+    return verifier._processor
+
+
 def let_answer(verifier, monkeypatch, *answers, end='<|im_end|>'):
     """Make the model's answers known; returns the questions that it was asked."""
-    words, asked, remaining = verifier._processor.tokenizer, [], list(answers)
+    words, asked, remaining = processor_of(verifier).tokenizer, [], list(answers)
 
     def generate(input_ids, **inputs):
         asked.extend(words.batch_decode(input_ids))
@@ -56,7 +64,7 @@ def let_answer(verifier, monkeypatch, *answers, end='<|im_end|>'):
         rows = [row + [words.pad_token_id] * (longest - len(row)) if end else row for row in rows]
         return torch.cat([input_ids, torch.tensor(rows)], dim=1)
 
-    monkeypatch.setattr(verifier._model, 'generate', generate)
+    monkeypatch.setattr(model_of(verifier), 'generate', generate)
     return asked
 
 
@@ -78,7 +86,7 @@ def test_s6_boxes_of_the_448_frame_land_on_the_right_pixels(folders, monkeypatch
     expected[1, 64:256, 128:384] = expected[2, :, :48] = round(0.95 * 255)
     np.testing.assert_array_equal(square.scores, expected)
     np.testing.assert_array_equal(square.seen, expected.any(0))
-    grid = verifier._processor(
+    grid = processor_of(verifier)(
         text=['<|image_pad|>'], images=tiles((256, 768)), return_tensors='pt'
     )['image_grid_thw'][0]
     height, width = (int(count) * 14 for count in grid[1:])
@@ -112,26 +120,26 @@ def test_random_answers_are_handled(folders, family):
 def test_any_company_gives_the_same_answer(folders, family):
     verifier = loaded(folders[family], batch_size=3, **SMALL)
     given = tiles((64, 64), (128, 96), (200, 60))
-    together = verifier._ask(given)
-    lengths = {verifier._ask([tile])[0][1] for tile in given}
+    together = verifier._generate(given)
+    lengths = {verifier._generate([tile])[0][1] for tile in given}
     assert len(lengths) == 3  # so that two of the three questions are padded
     assert len({answer for answer, _, _ in together}) > 1  # and the answers tell tiles apart
-    assert [verifier._ask([tile])[0] for tile in given] == together
-    assert verifier._ask(given[::-1])[::-1] == together
+    assert [verifier._generate([tile])[0] for tile in given] == together
+    assert verifier._generate(given[::-1])[::-1] == together
 
 
 def test_decoding_is_greedy_and_without_penalty(folders, caplog):
     verifier = loaded(folders['qwen2_5_vl'], dtype='float32', **SMALL)
-    config = verifier._model.generation_config
+    config = model_of(verifier).generation_config
     assert not config.do_sample and config.max_new_tokens == 12
     assert config.repetition_penalty in (None, 1.0) and config.temperature in (None, 1.0)
-    assert verifier._model.dtype == torch.float32 and not verifier._model.training
+    assert model_of(verifier).dtype == torch.float32 and not model_of(verifier).training
     (tile,) = tiles((64, 64))
-    inputs = verifier._processor(
+    inputs = processor_of(verifier)(
         text=['<|vision_start|><|image_pad|><|vision_end|>'], images=[tile], return_tensors='pt'
     )
-    ids = verifier._model.generate(**inputs)
-    logits = verifier._model(**inputs).logits
+    ids = model_of(verifier).generate(**inputs)
+    logits = model_of(verifier)(**inputs).logits
     assert ids[0, inputs['input_ids'].shape[1]] == logits[0, -1].argmax()
 
 
@@ -168,7 +176,7 @@ def test_silence_is_no_claim(folders, monkeypatch):
     assert not evidence.seen.any() and not evidence.dropped and not evidence.truncated
 
 
-def test_s10_natural_names_are_asked_for_and_nothing_else(folders, monkeypatch):
+def test_s10_natural_names_are_generateed_for_and_nothing_else(folders, monkeypatch):
     verifier = loaded(folders['qwen2_5_vl'], batch_size=2)
     asked = let_answer(verifier, monkeypatch, '[]', '[]', '[]')
     verifier.verify(tiles((56, 56), (84, 84), (56, 56)))
@@ -187,7 +195,7 @@ def test_s10_natural_names_are_asked_for_and_nothing_else(folders, monkeypatch):
 def test_too_little_memory_halves_the_batch(folders, monkeypatch):
     verifier = loaded(folders['qwen2_5_vl'], batch_size=8)
     let_answer(verifier, monkeypatch, *(answer_of(('car', (0, 0, 28, i))) for i in range(1, 8)))
-    generate, sizes = verifier._model.generate, []
+    generate, sizes = model_of(verifier).generate, []
 
     def limited(input_ids, **inputs):
         sizes.append(len(input_ids))
@@ -195,7 +203,7 @@ def test_too_little_memory_halves_the_batch(folders, monkeypatch):
             raise torch.OutOfMemoryError('too much')
         return generate(input_ids, **inputs)
 
-    monkeypatch.setattr(verifier._model, 'generate', limited)
+    monkeypatch.setattr(model_of(verifier), 'generate', limited)
     found = verifier.verify(tiles(*[(56, 56)] * 7))
     assert sizes == [7, 3, *[1] * 7]
     assert [evidence.regions[0].box[3] for evidence in found] == list(range(1, 8))
@@ -203,7 +211,7 @@ def test_too_little_memory_halves_the_batch(folders, monkeypatch):
     def never(**inputs):
         raise torch.OutOfMemoryError('too much')
 
-    monkeypatch.setattr(verifier._model, 'generate', never)
+    monkeypatch.setattr(model_of(verifier), 'generate', never)
     with pytest.raises(MemoryError, match=r'one tile of .56, 56.: set a smaller max_pixels'):
         verifier.verify(tiles((56, 56)))
 
@@ -235,9 +243,9 @@ def test_masks_of_a_sam(folders, monkeypatch):
 
 def test_s17_all_parts_are_on_the_same_device(folders):
     verifier = loaded(folders['qwen2_5_vl'], masks=dict(model=str(folders['sam'])))
-    assert verifier._model.device == verifier.segment._model.device == torch.device('cpu')
+    assert model_of(verifier).device == model_of(verifier.segment).device == torch.device('cpu')
     verifier.load('meta')
-    assert verifier._model.device == verifier.segment._model.device == torch.device('meta')
+    assert model_of(verifier).device == model_of(verifier.segment).device == torch.device('meta')
 
 
 def test_settings_name_everything_and_do_not_change_on_loading(folders):
@@ -316,7 +324,7 @@ def test_a_missing_model_is_not_downloaded(cache, model, words):
 
 
 @pytest.mark.parametrize('local_files_only', [True, False])
-def test_the_hub_is_asked_only_where_that_is_allowed(folders, monkeypatch, local_files_only):
+def test_the_hub_is_generateed_only_where_that_is_allowed(folders, monkeypatch, local_files_only):
     asked = []
 
     def snapshot_download(model, revision, local_files_only):
@@ -361,7 +369,7 @@ def test_a_folder_of_something_else(folders, tmp_path, monkeypatch):
         loaded(folders['qwen2_5_vl'])
 
 
-def test_s18_transformers_is_asked_for_only_on_loading(folders, monkeypatch):
+def test_s18_transformers_is_generateed_for_only_on_loading(folders, monkeypatch):
     for module in (generative_verifier, masks, pretrained):
         assert 'transformers' not in vars(module)
     monkeypatch.setitem(sys.modules, 'transformers', None)

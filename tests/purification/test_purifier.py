@@ -8,33 +8,22 @@ from mmengine.structures import PixelData
 
 from mmseg_semi_rs.purification.evidence import Evidence, Region, quantise
 from mmseg_semi_rs.purification.policy import EvidencePolicy, ReleasedPolicy
-from mmseg_semi_rs.purification.purifier import EvidencePurifier
 from mmseg_semi_rs.purification.trust import learn_trust
 from mmseg_semi_rs.structures import PseudoLabel
 from tests._support.dual_student import batch as dual_batch
 from tests._support.dual_student import build as build_dual
-from tests._support.mean_teacher import batch, build, gradients
+from tests._support.evidence import (
+    TILE,
+    evidence_of,
+    purifier,
+    tell,
+    truth_in_crop,
+    truth_of,
+    unsure,
+    with_tiles,
+)
+from tests._support.mean_teacher import batch, gradients
 from tests._support.networks import CLASSES, SIZE, NoHostSync, total
-
-TILE = 80
-GEOMETRY = (('resize', (72, 96)), ('crop', (3, 9, SIZE, SIZE)), ('flip', (0,)))
-
-
-def truth_of(path):
-    """Labels of a tile: thick stripes, which its name moves."""
-    shift = int(path.rsplit('_', 1)[1])
-    return (np.indices((TILE, TILE))[shift % 2] // 20 + shift) % CLASSES
-
-
-def evidence_of(labels, seen=None, score=0.95):
-    scores = np.stack([(labels == k) * score for k in range(CLASSES)])
-    return Evidence(
-        quantise(scores), np.ones(labels.shape, bool) if seen is None else seen, labels.shape
-    )
-
-
-def tell(path):
-    return evidence_of(truth_of(path))
 
 
 def lie(path):
@@ -48,46 +37,6 @@ def silent(path):
 def learnt_trust(verify):
     pairs = [(verify(f'tile_{index}'), truth_of(f'tile_{index}')) for index in range(4)]
     return learn_trust(pairs, CLASSES, 0.8, 0.3).trust
-
-
-def purifier(verify, policy=None, trust=None, **settings):
-    return EvidencePurifier(
-        policy or EvidencePolicy(scope='all', band=dict(radius=0)),
-        lambda paths: [verify(path) if path else None for path in paths],
-        CLASSES,
-        trust,
-        **settings,
-    )
-
-
-def with_tiles(data, geometry=GEOMETRY):
-    for index, sample in enumerate(data['weak']):
-        sample.set_metainfo(
-            dict(
-                img_path=f'tile_{index}',
-                ori_shape=(TILE, TILE),
-                img_shape=(SIZE, SIZE),
-                geometry=geometry,
-            )
-        )
-    return data
-
-
-def truth_in_crop(path):
-    """The stripes, moved step by step."""
-    import cv2
-
-    labels = cv2.resize(truth_of(path).astype(np.uint8), (96, 72), interpolation=cv2.INTER_NEAREST)
-    return torch.from_numpy(labels[3 : 3 + SIZE, 9 : 9 + SIZE][:, ::-1].astype(np.int64))
-
-
-def unsure(**settings):
-    """A model whose teacher is sure of half of its pixels."""
-    model = build(conf_thresh=0.95, **settings)
-    inputs, data = batch(3)
-    pseudo = model.make_pseudo_labels(inputs['weak'], data['weak'])['student']
-    model.gate.threshold.fill_(pseudo.confidence.median())
-    return model, inputs, with_tiles(data)
 
 
 def test_S1_a_verifier_that_tells_the_truth_raises_accuracy_and_changes_the_gradients():
@@ -180,7 +129,7 @@ def test_trust_is_the_precision_of_clear_claims_counted_plainly():
                 if seen[y, x] and best >= 0.6 and best - second >= 0.3:
                     claims[labels[y, x], order[0]] += 1
     found = learn_trust(pairs, CLASSES, 0.6, 0.3, min_lift=0.5, min_pixels=10)
-    assert np.array_equal(found.claims.numpy(), claims)
+    assert np.array_equal(found.confusion.numpy(), claims)
     assert np.array_equal(found.present.numpy(), present)
     for k in range(CLASSES):
         rates = [claims[y, k] / present[y] for y in range(CLASSES)]
@@ -327,8 +276,8 @@ def test_trust_in_boxes_that_will_be_cut_is_learnt_from_cut_boxes():
     whole = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10)
     cut = learn_trust([(evidence, labels)], CLASSES, 0.8, 0.3, min_pixels=10, cut=True)
     inside = labels[:24, :24]
-    assert int(whole.claims[:, 1].sum()) == (inside != 255).sum()
-    assert int(cut.claims[:, 1].sum()) == int(cut.claims[1, 1]) == (inside == 1).sum()
+    assert int(whole.confusion[:, 1].sum()) == (inside != 255).sum()
+    assert int(cut.confusion[:, 1].sum()) == int(cut.confusion[1, 1]) == (inside == 1).sum()
     assert float(cut.trust[1]) == 1.0 > float(whole.trust[1])
 
 

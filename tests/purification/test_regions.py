@@ -6,7 +6,6 @@ import builtins
 import numpy as np
 import pytest
 import torch
-from tests.models.tiny import CLASSES, NoHostSync
 
 from mmseg_semi_rs.purification import (
     EvidencePolicy,
@@ -19,9 +18,10 @@ from mmseg_semi_rs.purification.evidence import Evidence
 from mmseg_semi_rs.purification.proposers import consecutive, stack_masks
 from mmseg_semi_rs.purification.store import EvidenceStore
 from mmseg_semi_rs.structures import PseudoLabel
+from tests._support.evidence import purifier, tell, truth_in_crop, truth_of, unsure
+from tests._support.mean_teacher import gradients
+from tests._support.networks import CLASSES, NoHostSync
 from tests._support.tiny_vlm import save_sam, save_sam2, save_sam3_tracker
-from tests.models.test_mean_teacher import gradients
-from tests.purification.test_purifier import purifier, tell, truth_in_crop, truth_of, unsure
 
 SIZE = (2, 12, 15)
 
@@ -115,7 +115,7 @@ def region_purifier(policy, ids_of=lambda path: truth_of(path) + 1):
     return RegionPurifier(policy, fetch, CLASSES)
 
 
-def test_I17_regions_follow_the_geometry_and_change_labels_and_gradients():
+def test_regions_follow_the_geometry_and_change_labels_and_gradients():
     model, inputs, data = unsure()
     plain = gradients(model, inputs, data)
     pure = region_purifier(RegionVote(0.51))

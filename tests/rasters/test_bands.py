@@ -12,62 +12,46 @@ from mmseg_semi_rs.rasters.reader import (
 )
 from mmseg_semi_rs.rasters.sources import open_source
 from mmseg_semi_rs.rasters.stretch import estimate_stretch, measure_statistics
+from tests._support.bands import HIGH, LOW, stack, write_bands
 
 rasterio = pytest.importorskip('rasterio')
 
-LOW, HIGH = [0, 0, 0, 100, -50], [1000, 1000, 1000, 5100, 50]
 
-
-def write(path, bands, **profile):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = bands.shape
-    kind = dict(dtype=bands.dtype, photometric='minisblack', driver='GTiff')
-    with rasterio.open(
-        path, 'w', width=width, height=height, count=count, **{**kind, **profile}
-    ) as out:
-        out.write(bands)
-    return path
-
-
-@pytest.fixture
-def stack():
-    rng = np.random.default_rng(0)
-    low, high = (np.array(ends, np.float32)[:, None, None] for ends in (LOW, HIGH))
-    return (low + rng.random((5, 40, 30)) * (high - low)).astype(np.float32)
-
-
-def test_each_band_becomes_grey_levels_that_are_neither_rounded_nor_clipped(stack):
+def test_each_band_becomes_grey_levels_that_are_neither_rounded_nor_clipped():
+    bands = stack()
     to_bands = RasterToBands(None, LOW, HIGH, rgb=[3, 2, 1], count=5)
-    stack[0, 0, :3] = (-500, 1500, 9000)  # a shadow, glitter, a broken detector
-    found = to_bands(stack)
+    bands[0, 0, :3] = (-500, 1500, 9000)  # a shadow, glitter, a broken detector
+    found = to_bands(bands)
     assert found.dtype == np.float32
     assert found.shape == (40, 30, 5)
     assert found[0, :3, 0].tolist() == [-127.5, 382.5, 510.0]
-    expected = (stack[3] - 100) / 5000 * 255
+    expected = (bands[3] - 100) / 5000 * 255
     np.testing.assert_allclose(found[..., 3], expected, atol=1e-3)
     assert (found[1:] % 1 != 0).mean() > 0.9
 
 
-def test_a_picture_is_what_the_three_bands_would_be_alone(stack):
+def test_a_picture_is_what_the_three_bands_would_be_alone():
+    bands = stack()
     to_bands = RasterToBands([5, 1, 2, 3], [-50, 0, 0, 0], [50] + 3 * [1000], rgb=[3, 2, 1])
     alone = RasterToRGB([3, 2, 1], [0] * 3, [1000] * 3)
-    stack[:3, 0, :2] = [[-500, 2000]] * 3
-    shown = to_bands.picture(to_bands(stack[[4, 0, 1, 2]]))
-    np.testing.assert_array_equal(shown, alone(stack[[2, 1, 0]]))
+    bands[:3, 0, :2] = [[-500, 2000]] * 3
+    shown = to_bands.picture(to_bands(bands[[4, 0, 1, 2]]))
+    np.testing.assert_array_equal(shown, alone(bands[[2, 1, 0]]))
     assert to_bands.rgb_channels == [3, 2, 1]
 
 
-def test_files_windows_and_arrays_give_the_same_pixels(tmp_path, stack):
-    stack[:, :3] = -9999
-    stack[1, 5, 5] = -9999
-    path = write(tmp_path / 'a.tif', stack, nodata=-9999)
+def test_files_windows_and_arrays_give_the_same_pixels(tmp_path):
+    bands = stack()
+    bands[:, :3] = -9999
+    bands[1, 5, 5] = -9999
+    path = write_bands(tmp_path / 'a.tif', bands, nodata=-9999)
     to_bands = RasterToBands(None, LOW, HIGH, rgb=[3, 2, 1], count=5, nodata=-9999)
     whole, valid = read_rgb(path, to_bands)
     assert not valid[:3].any()
     assert valid[3:].all()
     assert not whole[:3].any()  # where there is nothing, whatever number the file has there
     assert whole[5, 5, 1] == 0
-    np.testing.assert_array_equal(whole[3:], to_bands(stack)[3:])
+    np.testing.assert_array_equal(whole[3:], to_bands(bands)[3:])
     with open_source(path, to_bands) as source:
         part, seen = source.read(2, 20, 4, 9)
         assert source.shrunk((20, 15)).dtype == np.uint8
@@ -76,8 +60,9 @@ def test_files_windows_and_arrays_give_the_same_pixels(tmp_path, stack):
     np.testing.assert_array_equal(seen, valid[2:20, 4:9])
 
 
-def test_a_file_of_other_bands_is_refused(tmp_path, stack):
-    path = write(tmp_path / 'four.tif', stack[:4])
+def test_a_file_of_other_bands_is_refused(tmp_path):
+    bands = stack()
+    path = write_bands(tmp_path / 'four.tif', bands[:4])
     with pytest.raises(ValueError, match=r'four\.tif has 4 bands where files of 5 are read'):
         read_rgb(path, RasterToBands(None, LOW, HIGH, count=5))
     with pytest.raises(ValueError, match=r'has 4 bands but bands \[1, 5\] are asked for'):
@@ -89,7 +74,7 @@ def test_a_file_of_other_bands_is_refused(tmp_path, stack):
 def test_an_infrared_band_that_gdal_calls_alpha_is_data(tmp_path):
     levels = np.random.default_rng(0).integers(0, 256, (4, 20, 20)).astype(np.uint8)
     levels[3, :10] = 0
-    path = write(tmp_path / 'naip.tif', levels, photometric='rgb', alpha='yes')
+    path = write_bands(tmp_path / 'naip.tif', levels, photometric='rgb', alpha='yes')
     with rasterio.open(path) as raster:
         assert raster.colorinterp[3].name == 'alpha'
     pixels, valid = read_rgb(path, RasterToBands([1, 2, 3, 4], rgb=[1, 2, 3]))
@@ -121,9 +106,10 @@ def test_a_config_says_by_rgb_or_count_that_it_means_bands():
     assert raster_conversion(dict(count=2)).bands == [1, 2]
 
 
-def test_stretch_and_statistics_are_measured_on_what_has_data(tmp_path, stack):
-    stack[:, :10] = -9999
-    paths = [write(tmp_path / f'{k}.tif', stack, nodata=-9999) for k in range(2)]
+def test_stretch_and_statistics_are_measured_on_what_has_data(tmp_path):
+    bands = stack()
+    bands[:, :10] = -9999
+    paths = [write_bands(tmp_path / f'{k}.tif', bands, nodata=-9999) for k in range(2)]
 
     def kind(*stretch, **settings):
         return RasterToBands(*stretch, **settings, rgb=[1, 2, 3], count=5)
@@ -132,6 +118,6 @@ def test_stretch_and_statistics_are_measured_on_what_has_data(tmp_path, stack):
     np.testing.assert_allclose(found.low, LOW, atol=10)
     np.testing.assert_allclose(found.high, HIGH, atol=10)
     mean, std = measure_statistics(paths, found)
-    levels = found(stack)[10:].reshape(-1, 5).astype(np.float64)
+    levels = found(bands)[10:].reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(mean, levels.mean(0), atol=0.01)
     np.testing.assert_allclose(std, levels.std(0), atol=0.01)

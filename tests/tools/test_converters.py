@@ -27,10 +27,8 @@ from tests._support.archives import (
     GID15,
     MARS,
     POTSDAM,
-    ROOT,
     WHDLD,
     encode,
-    load_tool,
     paint,
     potsdam_members,
     random_ids,
@@ -38,6 +36,7 @@ from tests._support.archives import (
     write_files,
     write_zip,
 )
+from tests._support.tiny_training import ROOT, load_tool
 
 potsdam = load_tool('dataset_converters/potsdam')
 loveda = load_tool('dataset_converters/loveda')

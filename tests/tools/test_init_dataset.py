@@ -249,7 +249,10 @@ def test_deep_raster_with_chosen_bands_and_no_data(init, tmp_path):
     with Image.open(tmp_path / 'out' / 'img_dir' / '1.png') as image:
         expected = np.where(labels(1) == 0, 0, np.where(labels(1) == 1, 128, 255))
         expected[:8, :8] = 0
-        assert (np.asarray(image) == expected[..., None]).all()
+        assert (np.asarray(image)[..., :3] == expected[..., None]).all()
+        seen = np.full((64, 64), 255)
+        seen[:8, :8] = 0
+        assert (np.asarray(image)[..., 3] == seen).all()
     for stem, ids in done.masks().items():
         assert (ids[:8, :8] == 255).all()
         assert (ids[8:] == labels(int(stem))[8:]).all()
@@ -320,7 +323,7 @@ def test_same_again_changes_nothing_and_cuts_nothing(init, tmp_path):
     write(tmp_path)
     first = init('--tile', 64)
     assert first.code == 0
-    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in first.folder.rglob('*.png')}
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in first.folder.rglob('*/*.png')}
     lists = {p: p.read_text() for p in first.folder.rglob('*.txt')}
     text = next(first.folder.glob('*.py')).read_text()
     again = init('--tile', 64)
@@ -790,3 +793,64 @@ def test_from_a_folder_to_a_trained_network(init, tmp_path, monkeypatch):
     assert Path(checkpoint).is_file()
     assert list(Path('work_dirs').rglob('*pseudo_labels*.png'))
     assert list(Path('work_dirs').rglob('vis_image/val_*.png'))
+
+
+def holed(number, value=0):
+    """An image of three bands whose left quarter has one value."""
+    bands = photo(labels(number)).transpose(2, 0, 1).copy() // 2 + 10
+    bands[:, :, :16] = value
+    return bands
+
+
+@pytest.mark.parametrize('kind', ['nodata', 'mask', 'alpha', 'deep', 'told', 'png'])
+def test_pixels_without_data_are_invalid_in_views_without_labels_too(init, tmp_path, kind):
+    options = ['--nodata=0'] if kind == 'told' else []
+    for number in range(6):
+        bands, path = holed(number), tmp_path / 'images' / f'{number}.tif'
+        declared = dict(nodata=0) if kind in ('nodata', 'deep') else {}
+        seen = (np.indices((64, 64))[1] >= 16).astype(np.uint8) * 255
+        if kind == 'png':
+            save(path.with_suffix('.png'), np.dstack([bands.transpose(1, 2, 0), seen]))
+        elif kind == 'alpha':
+            write_tiff(path, np.concatenate([bands, seen[None]]), photometric='RGB', alpha='YES')
+        else:
+            write_tiff(path, bands.astype(np.uint16 if kind == 'deep' else np.uint8), **declared)
+        if kind == 'mask':
+            with rasterio.open(path, 'r+') as raster:
+                raster.write_mask(seen)
+        if number < 3:
+            save(tmp_path / 'masks' / f'{number}.png', labels(number))
+    outcome = init('--method', 'fixmatch', *options)
+    assert outcome.code == 0, outcome.error
+    semi = DATASETS.build(outcome.config.train_dataloader.dataset)
+    for source, view in ((semi.unlabelled, 'weak'), (semi.labelled, 'sup')):
+        pipeline = source.pipeline.transforms
+        results = source.get_data_info(0)
+        for step in pipeline[: next(k for k, t in enumerate(pipeline)
+                                    if type(t).__name__ == 'TrackGeometry')]:  # fmt: skip
+            results = step(results)
+        assert (results['valid_map'] == 255).mean(0).tolist() == [1.0] * 16 + [0.0] * 48, view
+        if view == 'sup':
+            assert (results['gt_seg_map'][:, :16] == 255).all()
+
+
+def test_undeclared_borders_of_bytes_are_told(init, tmp_path):
+    write(tmp_path)
+    for number in (1, 5):
+        save(tmp_path / 'images' / f'{number}.png', holed(number, 255).transpose(1, 2, 0))
+    told = '2 images have 255 in all bands from an edge inwards, up to 25% of'
+    assert told in init().out
+    assert told not in init('--nodata', 'none').out
+    assert told not in init('--nodata', '255', out=tmp_path / 'other').out
+
+
+def test_colours_follow_names_and_the_users_wishes(init, tmp_path):
+    write(tmp_path)
+    named = ['--classes', 'water', 'road', 'background']
+    assert init(*named).config.palette == [[36, 107, 206], [75, 75, 85], [0, 0, 0]]
+    wished = init(*named, '--colors', 'road=#102030', 'water=red', out=tmp_path / 'b')
+    assert wished.config.palette == [[255, 0, 0], [16, 32, 48], [0, 0, 0]]
+    with Image.open(tmp_path / 'b' / 'labelled.png') as sheet:
+        found = {tuple(colour) for _, colour in sheet.getcolors(2**24)}
+    assert {(255, 0, 0), (16, 32, 48)} <= found
+    assert 'names none of the classes' in init('--colours', 'roof=red', out=tmp_path / 'c').error

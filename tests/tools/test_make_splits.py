@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ from mmseg.datasets import PotsdamDataset
 from mmseg_semi_rs.dataprep.splits.files import verify_split
 from mmseg_semi_rs.engine.data_checks import check_segmentation_dataset
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
-from tests._support.archives import ROOT, converted, encode, grid_names, load_tool, write_files
+from tests._support.archives import converted, encode, grid_names, write_files
+from tests._support.tiny_training import load_tool
 
 make_splits = load_tool('make_splits')
 
@@ -422,21 +421,3 @@ def test_other_split_of_that_name_is_kept(potsdam, capsys):
     assert (potsdam / 'splits' / 'scene' / 'train.txt').read_bytes() == before
     assert run('potsdam', potsdam, '--ratios', '1-4', '--seed', '1', '--overwrite') == 0
     assert (potsdam / 'splits' / 'scene' / 'train.txt').read_bytes() != before
-
-
-@pytest.mark.slow
-def test_command_line(potsdam):
-    data = potsdam.parent / 'data'
-    data.mkdir()
-    potsdam.rename(data / 'potsdam')
-    script = ROOT / 'tools' / 'make_splits.py'
-    done = subprocess.run(
-        [sys.executable, str(script), 'potsdam', '--ratios', '1-4'],
-        cwd=potsdam.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '15 + 48' in done.stderr
-    verify_split(data / 'potsdam' / 'splits' / 'scene')

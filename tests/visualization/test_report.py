@@ -393,6 +393,57 @@ def test_a_run_is_one_by_whatever_path(tmp_path, monkeypatch):
     assert runs[0].folder == Path('run')
 
 
+def leave_test(run, name='iter_40', classes=('road', '<roof>'), matrix=((30, 10), (0, 0))):
+    """What tools/test.py leaves of a test."""
+    record = dict(
+        classes=classes, averaged=classes[:1], matrix=matrix,
+        scores={'IoU': [75.0, 0.0], 'F1': [85.7, 0.0], 'precision': [100.0, 0.0],
+                'recall': [75.0, None]},
+        images=[dict(name='a.png', right=30, pixels=40)])  # fmt: skip
+    (run / 'test' / name).mkdir(parents=True)
+    about = dict(
+        checkpoint=f'work/{name}.pth', data='splits/val.txt', networks=dict(teacher=record)
+    )
+    (run / 'test' / f'{name}.json').write_text(json.dumps(about))
+    for share in ('0.2500_b', '0.0300_a'):
+        Image.new('RGB', (90, 20)).save(run / 'test' / name / f'{share}.png')
+
+
+def test_tests_are_told_by_class_with_confusion_and_the_worst_images(tmp_path):
+    run = write_run(tmp_path / 'run', lines_of(5, 40))
+    leave_test(run)
+    (run / 'test' / 'torn.json').write_text('{"networks": {"a": {"classes": ["x"]')
+    page, faults = report([run], tmp_path / 'page.html')
+    assert [fault for fault in faults if 'torn.json is no record of a test' in fault]
+    heads, road, roof = (page.row(*begin) for begin in (['class', 'pixels'], ['road', '100.0%'],
+                                                         ['<roof>', '0.0%']))  # fmt: skip
+    assert heads == ['class', 'pixels', 'IoU, %', 'F1, %', 'precision, %', 'recall, %']
+    assert road[2:] == ['75.00', '85.70', '100.00', '75.00']
+    assert roof[2:] == ['0.00', '0.00', '0.00', '\N{EN DASH}']
+    assert page.row('mean', '\N{EN DASH}', '75.00')
+    assert page.row('road', '75.00', '25.00')
+    told = [text for text in page.texts['figcaption'] if 'right' in text]
+    assert told == ['a, 3% right', 'b, 25% right']
+
+
+def test_two_data_sets_are_two_sections(tmp_path):
+    runs = []
+    for name in ('north', 'south'):
+        runs.append(write_run(tmp_path / name, lines_of(5, 40)))
+        config = next(runs[-1].glob('*/vis_data/config.py'))
+        listed = dict(
+            dataset=dict(type='FolderDataset', data_root=f'/d/{name}', ann_file='val.txt')
+        )
+        config.write_text(config.read_text() + f'val_dataloader = {listed}\n')
+    page, _ = report(runs, tmp_path / 'page.html')
+    assert [text for text in page.texts['h2'] if 'val.txt' in text] == [
+        'north: val.txt (north)', 'south: val.txt (south)']  # fmt: skip
+    assert len([row for row in page.rows if row[:2] == ['recipe', 'network']]) == 2
+    assert 'different data' in page.texts['p'][0]
+    alone, _ = report(runs[:1], tmp_path / 'page.html')
+    assert not [text for text in alone.texts['h2'] if 'val.txt' in text]
+
+
 def test_a_loss_that_is_no_number_is_told(tmp_path):
     for name, bad in (('nan', math.nan), ('inf', math.inf)):
         lines = [dict(line) for line in lines_of(5, 40)]

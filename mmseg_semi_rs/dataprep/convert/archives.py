@@ -168,7 +168,7 @@ def find_sources(
     Raises:
         FileNotFoundError: If a location is absent.
     """
-    found: list[tuple[re.Match[str], SourceFile]] = []
+    matches: list[tuple[re.Match[str], SourceFile]] = []
     broken: list[str] = []
     for location in locations:
         if not location.exists():
@@ -182,8 +182,8 @@ def find_sources(
             root = source.root.stem if source.root.suffix.lower() == '.zip' else source.root.name
             match = pattern.search(f'{root}/{source.member}')
             if match is not None:
-                found.append((match, source))
-    return found, broken
+                matches.append((match, source))
+    return matches, broken
 
 
 def _list_location(location: Path, broken: list[str]) -> Iterator[SourceFile]:

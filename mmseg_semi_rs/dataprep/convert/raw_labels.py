@@ -94,16 +94,16 @@ class ColourLabels:
         counts = np.bincount(codes.ravel(), minlength=256)
         notes: list[str] = []
         if counts[_UNKNOWN]:
-            found = (
+            told = (
                 f'{name} has {counts[_UNKNOWN]} pixels of colours outside the legend '
                 f'({_examples(rgb, codes == _UNKNOWN)})'
             )
             if self.unknown == 'error':
                 raise SourceError(
-                    f'{found}: check the file, or choose --unknown-colours nearest or ignore, or '
+                    f'{told}: check the file, or choose --unknown-colours nearest or ignore, or '
                     f'a --colour-tolerance above {self.tolerance}.'
                 )
-            notes.append(f'{found}, ignored')
+            notes.append(f'{told}, ignored')
         snapped = (codes >= _SNAPPED) & (codes != _UNKNOWN)
         if snapped.any():
             notes.append(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,9 +20,10 @@ from ...rasters.reader import (
     copy_window,
     raster_info,
     read_rgb,
+    read_valid,
 )
 from ...rasters.stretch import PERCENTILES, estimate_stretch
-from ...rasters.windows import Window
+from ...rasters.windows import Window, cut_window
 from ...utils.files import write_png
 from ...utils.progress import map_threaded
 from ...utils.sampling import evenly
@@ -85,21 +86,36 @@ class PreparedFolder:
 
 @dataclass(frozen=True)
 class RasterSource(SourceFile):
-    """An image of any kind that opens as 8-bit RGB."""
+    """An image of any kind that opens as 8-bit RGB, with alpha where it has no data."""
 
     to_rgb: RasterToRGB
 
     @property
     def fingerprint(self) -> str:
         """Changes with the file and with the stretch."""
-        return f'{super().fingerprint}:{self.to_rgb!r}'
+        return f'{super().fingerprint}:{self.to_rgb!r}:alpha'
 
     def open_image(self) -> Image.Image:
-        """The RGB image; see :meth:`SourceFile.open_image`."""
+        """The image; see :meth:`SourceFile.open_image`."""
         try:
-            return Image.fromarray(read_rgb(self.root / self.member, self.to_rgb).pixels)
+            pixels, valid = read_rgb(self.root / self.member, self.to_rgb)
+            if valid is None:
+                return Image.fromarray(pixels)
+            alpha = np.where(valid, np.uint8(255), np.uint8(0))
+            return Image.fromarray(np.dstack([pixels, alpha]))
         except ValueError as error:
             raise SourceError(str(error)) from error
+
+    def read_pixels(self) -> Any:
+        """RGB, or RGBA where it has no data somewhere; see :meth:`SourceFile.read_pixels`."""
+        return np.asarray(self.open_image())
+
+    def write_tile(self, path: Path, pixels: Any, window: Window) -> None:
+        """Write a window; what has data everywhere needs no alpha."""
+        tile = cut_window(pixels, window, 0)
+        if (tile[..., 3:] == 255).all():
+            tile = np.ascontiguousarray(tile[..., :3])
+        write_png(path, tile)
 
 
 class _Extent(NamedTuple):
@@ -264,8 +280,8 @@ def plan_conversion(
             (to_rgb.bands is not None, f'bands {to_rgb.bands} are taken as red, green and blue'),
             (
                 not all(info.plain for info in infos),
-                'the loaders of training would read TIFF, CMYK or pictures with an orientation in EXIF '
-                'otherwise than prediction, or slowly: written once as PNG',
+                'the loaders of training would read TIFF, CMYK or pictures with an orientation in '
+                'EXIF otherwise than prediction, or slowly: written once as PNG',
             ),
             (
                 any(info.transparent for info in masked) or to_rgb.nodata is not None,
@@ -434,6 +450,6 @@ def _is_empty(folder: Path, name: str, to_rgb: RasterToRGB) -> bool:
     """Whether no pixel of a tile has data."""
     if isinstance(to_rgb, RasterToBands):
         valid = read_rgb(folder / f'{name}.tif', to_rgb).valid
-        return valid is not None and not valid.any()
-    with Image.open(folder / f'{name}.png') as image:
-        return image.getbbox() is None
+    else:
+        valid = read_valid(folder / f'{name}.png')
+    return valid is not None and not valid.any()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from ...classes import class_colours
 from ...rasters.masks import Colour, Mask, unpacked
@@ -95,6 +95,32 @@ class ClassPlan:
     threshold: int | None = None
     ignored: dict[int, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
+
+    def with_colours(self, wanted: Sequence[str]) -> ClassPlan:
+        """The same with other colours of some classes.
+
+        Args:
+            wanted: ``name=#RRGGBB`` or ``name=red``.
+
+        Raises:
+            ValueError: There is no such class or colour.
+        """
+        palette = list(self.palette)
+        for text in wanted:
+            name, _, colour = text.rpartition('=')
+            if name not in self.classes:
+                raise ValueError(
+                    f'--colours {text!r} names none of the classes {", ".join(self.classes)}: '
+                    'write name=#RRGGBB.'
+                )
+            try:
+                r, g, b = ImageColor.getrgb(colour)[:3]
+            except ValueError as error:
+                raise ValueError(
+                    f'--colours {text!r} is no colour: write name=#RRGGBB, or a name as red.'
+                ) from error
+            palette[self.classes.index(name)] = (r, g, b)
+        return replace(self, palette=tuple(palette))
 
     @property
     def as_stored(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -84,31 +84,27 @@ def split_folder(
     flat = {name.replace('/', _FOLDER_MARK): name for name in presence}
     others = [name.replace('/', _FOLDER_MARK) for name in unlabelled]
     pattern, reason = _pattern(list(flat), others, scene_regex)
-    scenes = group_by_scene(flat, pattern)
+    named = group_by_scene(flat, pattern)
     parts = [parse_tile_name(name) for name in flat]
     if len({stem for stem, _ in parts}) == 1 and all(window for _, window in parts):
         return _at_one_end(list(presence), unlabelled, _windows([*presence, *unlabelled]))
     ground = {name.replace('/', _FOLDER_MARK): place for name, place in (places or {}).items()}
-    unnamed = [other for other in others if re.search(pattern, parse_tile_name(other)[0]) is None]
-    known = group_by_scene({*flat, *others} - set(unnamed), pattern)
-    first_of, pairs = _joined(known, unnamed, ground)
-    joined: dict[str, list[str]] = {}
-    for scene, names in scenes.items():
-        joined.setdefault(first_of.get(scene, scene), []).extend(names)
+    scene_of, pairs = _scenes([*flat, *others], pattern, ground)
     if pairs:
         reason += f', but {pairs} pairs of images share ground, and such images are of one scene'
-    shown = {name: Counter(presence[flat[name]]) for name in flat}
+    scenes: dict[str, list[str]] = defaultdict(list)
+    for name in flat:
+        scenes[scene_of[name]].append(name)
     evaluated: set[str] = set()
-    if len(joined) > 1:
-        evaluated = _draw_scenes(joined, shown, random.Random(f'{seed}/folder'))
-    free: list[str] = []
-    left_out: list[str] = []
-    scene_of = {name: scene for scene, names in known.items() for name in names}
+    if len(scenes) > 1:
+        shown = {name: Counter(presence[flat[name]]) for name in flat}
+        evaluated = _draw_scenes(scenes, shown, random.Random(f'{seed}/folder'))
+    sides: tuple[list[str], list[str]] = [], []
     for name, other in zip(unlabelled, others, strict=True):
-        scene = scene_of.get(other, other)
-        (left_out if first_of.get(scene, scene) in evaluated else free).append(name)
+        sides[scene_of[other] in evaluated].append(name)
+    free, left_out = sides
     wanted = len(flat) * VAL_PERCENT / 100
-    size = sum(len(joined[scene]) for scene in evaluated)
+    size = sum(len(scenes[scene]) for scene in evaluated)
     fits = _UNEVEN[0] * wanted <= size <= max(_UNEVEN[1] * wanted, 2)
     if pairs and not (fits and len(left_out) <= len(unlabelled) / 2):
         boxes = _grounds([*presence, *unlabelled], ground)
@@ -116,7 +112,7 @@ def split_folder(
             end = _at_one_end(list(presence), unlabelled, boxes, on_ground=True)
             if end.train and (not fits or len(end.left_out) < len(left_out)):
                 return replace(end, reason=f'{pairs} pairs of images share ground: {end.reason}')
-    if not evaluated and pairs and len(scenes) > 1:
+    if not evaluated and pairs and len(named) > 1:
         split = split_folder(presence, unlabelled, seed, scene_regex)
         told = 'all images share ground, so that validation shows places that are trained on'
         return replace(split, reason=f'{told} and its figures are too good; {split.reason}')
@@ -125,16 +121,13 @@ def split_folder(
             f'All {len(flat)} labelled images are of one scene by --scene-regex {pattern!r}'
             f'{" and the ground that they share" if pairs else ""}: correct it, or label another.'
         )
-    sides: tuple[list[str], list[str]] = [], []
-    for scene, names in joined.items():
-        sides[scene in evaluated].extend(flat[name] for name in names)
     return FolderSplit(
-        sorted(sides[0]),
-        sorted(sides[1]),
+        sorted(flat[name] for name in flat if scene_of[name] not in evaluated),
+        sorted(flat[name] for name in flat if scene_of[name] in evaluated),
         sorted(free),
         sorted(left_out),
-        f'{reason}; {len(evaluated)} of {len(joined)} are validated on',
-        len(joined) - len(evaluated),
+        f'{reason}; {len(evaluated)} of {len(scenes)} are validated on',
+        len(scenes) - len(evaluated),
     )
 
 
@@ -162,22 +155,25 @@ def rare_classes(
     }
 
 
-def _joined(
-    scenes: Mapping[str, Sequence[str]], unnamed: Sequence[str], ground: Mapping[str, Place]
+def _scenes(
+    names: Sequence[str], pattern: str, ground: Mapping[str, Place]
 ) -> tuple[dict[str, str], int]:
-    """The scene that stands for each of those whose images share ground, and how many pairs do.
+    """The scene of each name, one for all whose images share ground; and how many pairs do.
 
     Args:
-        scenes: Names by scene.
-        unnamed: Names without a scene, each of which is one of its own.
+        names: Without folders; one in which the pattern does not occur is a scene of its own.
+        pattern: Finds the scene in a name.
         ground: Place by name or by the stem of a tile's image.
     """
+    unnamed = {name for name in names if not re.search(pattern, parse_tile_name(name)[0])}
+    by_scene = group_by_scene(set(names) - unnamed, pattern)
+    own = {name: name for name in unnamed}
+    own |= {name: scene for scene, members in by_scene.items() for name in members}
     owner: dict[str, str] = {}  # of a place, its scene
-    for scene, names in (*scenes.items(), *((name, [name]) for name in unnamed)):
-        for name in names:
-            stem = name if name in ground else parse_tile_name(name)[0]
-            if stem in ground:
-                owner[stem] = scene
+    for name, scene in own.items():
+        stem = name if name in ground else parse_tile_name(name)[0]
+        if stem in ground:
+            owner[stem] = scene
     first: dict[str, str] = {}
 
     def find(scene: str) -> str:
@@ -185,14 +181,14 @@ def _joined(
             scene = first[scene]
         return scene
 
-    stems = list(owner)
+    stems = sorted(owner)
     pairs = 0
     for one, other in overlapping([ground[stem] for stem in stems]):
         pairs += 1
         roots = sorted({find(owner[stems[one]]), find(owner[stems[other]])})
         if len(roots) == 2:
             first[roots[1]] = roots[0]
-    return {scene: find(scene) for scene in {*scenes, *unnamed}}, pairs
+    return {name: find(scene) for name, scene in own.items()}, pairs
 
 
 def _draw_scenes(

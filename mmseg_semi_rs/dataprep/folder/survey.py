@@ -10,16 +10,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+import numpy as np
+
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-from ...rasters.reader import (
-    RasterInfo,
-    RasterToBands,
-    band_marks,
-    raster_info,
-    read_picture,
-)
+from ...rasters.reader import RasterInfo, RasterToBands, band_marks, raster_info, read_picture
+from ...rasters.stretch import border_fill, read_small
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
 
@@ -38,11 +35,14 @@ class Picture:
         name: Path below the image folder.
         stem: The same without suffix: what a mask shares with it.
         info: Its header.
+        fill: 0 or 255 where 8-bit pixels have it from the edge inwards although the file declares
+            no data, and their share; None if there are none, or few.
     """
 
     name: str
     stem: str
     info: RasterInfo
+    fill: tuple[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,21 @@ class Survey:
             for p in self.pictures.values()
         )
 
+    @property
+    def fills(self) -> list[str]:
+        """A sentence on each fill value at the edges of 8-bit images that nothing declares."""
+        found: dict[int, list[tuple[float, str]]] = defaultdict(list)
+        for picture in self.pictures.values():
+            if picture.fill is not None:
+                found[picture.fill[0]].append((picture.fill[1], picture.name))
+        return [
+            f'{len(filled)} images have {value} in all bands from an edge inwards, up to '
+            f'{max(filled)[0]:.0%} of {max(filled)[1]}, and declare no such no data: '
+            f'--nodata={value} leaves it out of masks and pseudo labels, --nodata=none says that '
+            'it was measured'
+            for value, filled in sorted(found.items())
+        ]
+
     def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
         """Pixels of each class id that each mask shows, by the stem of its image."""
         return {stem: plan.tally(mask.counts) for stem, mask in self.masks.items()}
@@ -232,6 +247,12 @@ def survey_folder(
         raise FileNotFoundError(
             f'There is no image in {image_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
             'give the folder of the images.'
+        )
+    for stem in [stem for stem in listed if len(stem.splitlines()) > 1]:
+        name = listed.pop(stem)[0]
+        survey.problems.append(
+            f'{str(image_dir / name)!r} has a line break in its name, which lists have no way to '
+            'write: rename it.'
         )
     _note_twins(listed, image_dir, survey.problems)
 
@@ -386,10 +407,14 @@ def _survey_masks(
     _note_twins(masks, mask_dir, survey.problems)
     owners = {name_of(stem): stem for stem in survey.pictures}
     wanted = {name_of(stem) for stem in _left_out(survey)}
+    alike = Counter(name.lower() for name in owners)  # as file systems of Windows see names
+    folded = {name.lower(): stem for name, stem in owners.items() if alike[name.lower()] == 1}
     paired = []
     for stem, names in masks.items():
         if stem in owners:
             paired.append((survey.pictures[owners[stem]], names[0]))
+        elif stem.lower() in folded and name_of(folded[stem.lower()]) not in masks:
+            paired.append((survey.pictures[folded[stem.lower()]], names[0]))
         elif stem not in wanted:
             survey.problems.append(
                 f'{mask_dir / names[0]} has no image {survey.image_dir / stem}.*: give image and '
@@ -495,21 +520,27 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
     path = image_dir / name
     try:
         info = raster_info(path)
+        pixels = np.empty((0, 0, 0), np.uint8)
         if not info.by_gdal and info.width * info.height <= _DECODED:
-            valid = read_picture(path)[1]
+            pixels, valid = read_picture(path)
             info = replace(info, transparent=valid is not None and not valid.all())
-    except ValueError as error:
+        elif info.dtype == 'uint8' and not info.transparent:
+            pixels = read_small(path)
+        fill = None
+        if pixels.size and pixels.dtype == np.uint8 and not info.transparent:
+            fill = border_fill(pixels)
+    except (ValueError, FileNotFoundError) as error:  # a link to nothing is listed
         return str(error)
     if bands is not None and max(bands) > info.bands:
         return f'{path} has {info.bands} bands, not {max(bands)}: choose others by --bands.'
-    return Picture(name, stem, info)
+    return Picture(name, stem, info, fill)
 
 
 def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskSummary | str:
     """A mask, or why it does not fit its image."""
     try:
         mask = read_mask(mask_dir / name, picture.info, warped)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     counts = mask.count()
     return MaskSummary(

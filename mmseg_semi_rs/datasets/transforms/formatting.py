@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from mmcv.transforms import BaseTransform
 from mmengine.structures import PixelData
 from mmseg.datasets.transforms import PackSegInputs
 from mmseg.registry import TRANSFORMS
+
+from ...rasters.reader import read_valid
 
 #: Value of a pixel that shows the tile, as opposed to one that a transform or the batch padded.
 VALID = 0
@@ -20,14 +23,19 @@ PADDED = 255
 
 @TRANSFORMS.register_module()
 class AddValidMask(BaseTransform):
-    """Add a map that follows the geometry and tells padding from pixels.
+    """Add a map that follows the geometry and tells padding and no data from pixels.
+
+    Where the file of the image says that it has no data (alpha, a mask inside or beside it, a
+    no-data value), nothing is taught and nothing learnt, in labelled and unlabelled views alike.
 
     It is listed in ``seg_fields``, so every mmseg transform moves it like a label map and fills 255
     where it pads.
 
-    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding, or no data where
-    ``has_data`` (H, W) of the loader is False.
+    Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding or no data.
     """
+
+    def __init__(self) -> None:
+        self._whole: set[str] = set()  # files that have data everywhere
 
     def transform(self, results: dict) -> dict:
         """Add the map.
@@ -38,9 +46,16 @@ class AddValidMask(BaseTransform):
         Returns:
             The same results with ``valid_map``.
         """
-        results['valid_map'] = np.full(results['img'].shape[:2], VALID, dtype=np.uint8)
-        if 'has_data' in results:
-            results['valid_map'][~results.pop('has_data')] = PADDED
+        shape, path = results['img'].shape[:2], str(results.get('img_path') or '')
+        results['valid_map'] = np.full(shape, VALID, dtype=np.uint8)
+        valid = results.pop('has_data', None)  # of a loader of rasters
+        if valid is None and path not in self._whole:
+            valid = read_valid(Path(path)) if Path(path).is_file() else None
+            if valid is None or valid.shape != shape or valid.all():
+                self._whole.add(path)
+                valid = None
+        if valid is not None:
+            results['valid_map'][~valid] = PADDED
         results.setdefault('seg_fields', []).append('valid_map')
         return results
 

@@ -33,11 +33,11 @@ class CalibrateGateHook(Hook):
     keep some labelled ones for it. Each process does the same work, between two steps.
 
     Args:
-        dataset (dict): Config of the held-out tiles, with a pipeline as for validation.
-        alpha (float): Largest share of wrong labels among those kept, in (0, 1). Defaults to 0.1.
-        unit (str): 'pixel' or 'tile', see ``ConformalThresholds``. Defaults to 'pixel'.
-        interval (int): Iterations between fits. Defaults to 200.
-        images (int): Most tiles that are looked at, evenly chosen. Defaults to 50.
+        dataset: Config of the held-out tiles, with a pipeline as for validation.
+        alpha: Largest share of wrong labels among those kept, in (0, 1). Defaults to 0.1.
+        unit: 'pixel' or 'tile', see ``ConformalThresholds``. Defaults to 'pixel'.
+        interval: Iterations between fits. Defaults to 200.
+        images: Most tiles that are looked at, evenly chosen. Defaults to 50.
 
     Raises:
         ValueError: A setting is out of its range; or, when the training starts, the model has no

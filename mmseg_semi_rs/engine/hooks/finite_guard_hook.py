@@ -115,7 +115,7 @@ class FiniteGuardHook(Hook):
 
 def _images(batch: Any) -> Iterator[str]:
     """Paths of the images of a batch, each once."""
-    seen: set[str] = set()
+    paths: set[str] = set()
     todo = [batch.get('data_samples')] if isinstance(batch, Mapping) else []
     while todo:
         entry = todo.pop(0)
@@ -125,6 +125,6 @@ def _images(batch: Any) -> Iterator[str]:
             todo += entry
         else:
             path = getattr(entry, 'img_path', None)
-            if path and path not in seen:
-                seen.add(path)
+            if path and path not in paths:
+                paths.add(path)
                 yield str(path)

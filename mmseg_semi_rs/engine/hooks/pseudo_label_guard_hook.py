@@ -157,21 +157,21 @@ class PseudoLabelGuardHook(Hook):
         """Count labels and pseudo labels; at the end of a window, judge."""
         model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']
-        found = model.last_step.titled
+        labels = model.last_step.titled
         table = torch.stack([
             count_labels(model.last_step.labelled, len(classes)),
-            *(row for pseudo in found.values() for row in _count(pseudo, len(classes))),
+            *(row for pseudo in labels.values() for row in _count(pseudo, len(classes))),
         ])  # fmt: skip
         all_reduce(table)
         self._labelled = self._labelled.to(table.device) + table[0]
         labelled = model.last_step.labelled
         self._pixels += sum(s.gt_sem_seg.data.numel() for s in labelled) * get_world_size()
-        for name, counts in zip(found, table[1:].view(len(found), 2, len(classes)), strict=True):
+        for name, counts in zip(labels, table[1:].view(len(labels), 2, len(classes)), strict=True):
             before = self._counts.get(name)
             self._counts[name] = counts if before is None else before.to(counts.device) + counts
-        self._steps += bool(found)
+        self._steps += bool(labels)
         if self._steps >= self.window:
-            image = next(iter(found.values())).labels[0].numel()
+            image = next(iter(labels.values())).labels[0].numel()
             self._judge(runner, classes, image)
             self._steps, self._counts = 0, {}
             self._set_scale(model)
@@ -216,7 +216,7 @@ class PseudoLabelGuardHook(Hook):
             self._idle = [name for name in self._idle if name != network] + [network] * idle
             verdicts = self._verdicts.setdefault(network, {})
             for number, name in enumerate(classes if not idle else []):
-                share, due, seen = (
+                share, due, predicted_share = (
                     kept[number] / weight,
                     labelled[number],
                     predicted[number] / pixels,
@@ -229,7 +229,7 @@ class PseudoLabelGuardHook(Hook):
                 if now:
                     verdicts[name] = now
                 if now != before:
-                    change = self._describe(name, before, now, share, due, seen)
+                    change = self._describe(name, before, now, share, due, predicted_share)
                     level = logging.WARNING if now else logging.INFO
                     print_log(said + change, logger='current', level=level)
 
@@ -256,15 +256,16 @@ class PseudoLabelGuardHook(Hook):
         return 'flooded' if enough['flooded'] and much else ''
 
     def _describe(
-        self, name: str, before: str, now: str, share: float, due: float, seen: float
+        self, name: str, before: str, now: str, share: float, due: float, predicted_share: float
     ) -> str:
         """A sentence on a class that changed, with the numbers and what helps."""
         numbers = f'{_percent(share)} of the kept weight, {_percent(due)} of the labels'
         if not now:
             return f'{name} is no longer {before} ({numbers}).'
-        help_for = now if now == 'flooded' else 'dropped' if seen >= self.starved * due else 'new'
+        known = predicted_share >= self.starved * due
+        help_for = now if now == 'flooded' else 'dropped' if known else 'new'
         return (
-            f'{name} is {now} ({numbers}, predicted on {_percent(seen)} of the pixels): '
+            f'{name} is {now} ({numbers}, predicted on {_percent(predicted_share)} of the pixels): '
             f'{_HELP[help_for]}.'
         )
 

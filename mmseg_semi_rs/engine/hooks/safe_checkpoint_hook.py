@@ -32,7 +32,7 @@ class AtomicBackend(LocalBackend):
     """The local disk, where a file is whole or not there."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file beside, flush it to the disk, and give it its name.
+        """Write to a temporary file, flush it to the disk, and give it its name.
 
         Raises:
             RunStoppedError: The disk is full, or the folder cannot be written to.
@@ -51,9 +51,9 @@ class AtomicBackend(LocalBackend):
 class SafeCheckpointHook(CheckpointHook):
     """``CheckpointHook`` after which dying at any moment loses at most one interval.
 
-    * A checkpoint is written beside, flushed to the disk and renamed, and only then is the one
-      that it makes superfluous removed; likewise the best one. ``last_checkpoint`` names the
-      newest relative to its own folder, which may be moved.
+    * A checkpoint is written to a temporary file, flushed to the disk and renamed, and only then is
+      the one that it makes superfluous removed; likewise the best one. ``last_checkpoint`` names
+      the newest relative to its own folder, which may be moved.
     * A run that resumes takes the newest checkpoint that reads whole, and refuses one of another
       model, list of images or list of classes.
     * A validation that was due when the training died is made up before training goes on.
@@ -85,10 +85,10 @@ class SafeCheckpointHook(CheckpointHook):
     def before_run(self, runner: Runner) -> None:
         """Choose the checkpoint to resume from, where none is named."""
         if runner._resume and runner._load_from is None:
-            found = find_checkpoint(Path(runner.work_dir))
-            if found is not None:
-                runner.logger.info(found.why)
-                runner._load_from = str(found.path)
+            resume_point = find_checkpoint(Path(runner.work_dir))
+            if resume_point is not None:
+                runner.logger.info(resume_point.why)
+                runner._load_from = str(resume_point.path)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Refuse a checkpoint that is not of this training, naming what differs."""

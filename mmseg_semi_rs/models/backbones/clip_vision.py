@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..weights import WeightFile, read_neighbour
 from .clip_blocks import LeanQuickGELU, run_both_paths, run_value_path
-from .foundation import FoundationBackbone, resolve_taps, to_map
+from .foundation import FoundationBackbone, read_arch, resolve_taps, to_map
 
 _Arch = dict[str, Any]
 
@@ -333,12 +333,7 @@ def _named(name: str) -> tuple[_Arch, bool | None]:
 
 def _custom(arch: _Arch) -> tuple[_Arch, bool | None]:
     """Turn a dict into open_clip's settings; its activation is None where it does not say."""
-    wrong = sorted((_ARCH_KEYS - arch.keys()) | (arch.keys() - _ARCH_KEYS - _ARCH_OPTIONS))
-    if wrong:
-        raise ValueError(
-            f'CLIPVision got arch={arch}, where {", ".join(wrong)} is missing or unknown: give '
-            f'{", ".join(sorted(_ARCH_KEYS))}, and optionally {", ".join(sorted(_ARCH_OPTIONS))}.'
-        )
+    arch = read_arch('CLIPVision', arch, {}, _ARCH_KEYS, _ARCH_OPTIONS)
     width, heads, side, patch = (
         arch[key] for key in ('width', 'heads', 'image_size', 'patch_size')
     )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import compat
-from .foundation import FoundationBackbone, resolve_taps, to_map
+from .foundation import FoundationBackbone, last_of_quarters, read_arch, resolve_taps, to_map
 
 _Arch = dict[str, Any]
 
@@ -236,23 +236,7 @@ class DINOv2(FoundationBackbone):
 
 def _settings(arch: str | _Arch) -> _Arch:
     """Complete an architecture: widths, depth, heads, feed-forward width, taps, SwiGLU."""
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(
-                f'DINOv2 has no arch {arch!r}: choose one of {", ".join(ARCHS)}, or give a dict '
-                f'with {", ".join(sorted(_ARCH_KEYS))}.'
-            )
-        settings = dict(ARCHS[arch])
-    else:
-        settings = dict(arch)
-        unknown = settings.keys() - _ARCH_KEYS - _ARCH_OPTIONS
-        wrong = sorted((_ARCH_KEYS - settings.keys()) | unknown)
-        if wrong:
-            raise ValueError(
-                f'DINOv2 got arch={settings}, where {", ".join(wrong)} is missing or unknown: give '
-                f'{", ".join(sorted(_ARCH_KEYS))}, and optionally '
-                f'{", ".join(sorted(_ARCH_OPTIONS))}.'
-            )
+    settings = read_arch('DINOv2', arch, ARCHS, _ARCH_KEYS, _ARCH_OPTIONS)
     width, depth = settings['embed_dims'], settings['num_layers']
     if width % settings['num_heads']:
         raise ValueError(
@@ -262,8 +246,7 @@ def _settings(arch: str | _Arch) -> _Arch:
     ratio = settings.pop('mlp_ratio', 4)
     settings.setdefault('feedforward_channels', int(width * ratio))
     settings.setdefault('swiglu', False)
-    quarters = sorted({max(0, round(depth * part / 4) - 1) for part in (1, 2, 3, 4)})
-    settings.setdefault('out_indices', quarters)
+    settings.setdefault('out_indices', last_of_quarters(depth))
     return settings
 
 

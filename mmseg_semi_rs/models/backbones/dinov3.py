@@ -14,7 +14,7 @@ from mmseg.registry import MODELS
 from torch import Tensor, nn
 
 from ..weights import Translation
-from .foundation import FoundationBackbone, resolve_taps, to_map
+from .foundation import FoundationBackbone, last_of_quarters, read_arch, resolve_taps, to_map
 from .rotary_attention import RotaryAttention, rotary_embedding, rotary_periods
 
 _Arch = dict[str, Any]
@@ -271,19 +271,7 @@ def _block(settings: _Arch, norm: Callable[[int], nn.Module], qkv_bias: bool) ->
 
 def _settings(arch: str | _Arch) -> _Arch:
     """Complete an architecture: width, depth, heads, patch, feed-forward layer, taps."""
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(
-                f'DINOv3 has no arch {arch!r}: choose one of {", ".join(ARCHS)}, or give a dict '
-                f'with {", ".join(sorted(_ARCH_KEYS))}.'
-            )
-        arch = ARCHS[arch]
-    wrong = sorted((_ARCH_KEYS - arch.keys()) | (arch.keys() - _ARCH_KEYS - _ARCH_OPTIONS))
-    if wrong:
-        raise ValueError(
-            f'DINOv3 got arch={arch}, where {", ".join(wrong)} is missing or unknown: give '
-            f'{", ".join(sorted(_ARCH_KEYS))}, and optionally {", ".join(sorted(_ARCH_OPTIONS))}.'
-        )
+    arch = read_arch('DINOv3', arch, ARCHS, _ARCH_KEYS, _ARCH_OPTIONS)
     width, depth, heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
     if width % (4 * heads):
         raise ValueError(
@@ -291,8 +279,8 @@ def _settings(arch: str | _Arch) -> _Arch:
             'embed_dims / num_heads is a multiple of 4, since positions turn pairs of channels '
             'along two axes.'
         )
-    quarters = sorted({max(0, round(depth * part / 4) - 1) for part in (1, 2, 3, 4)})
-    return dict(patch_size=16, mlp_ratio=4, swiglu=False, out_indices=quarters) | arch
+    taps = last_of_quarters(depth)
+    return dict(patch_size=16, mlp_ratio=4, swiglu=False, out_indices=taps) | arch
 
 
 def _origin(arch: str | _Arch) -> str:

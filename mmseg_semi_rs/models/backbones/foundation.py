@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,47 @@ class FoundationBackbone(PretrainedBackbone):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def read_arch(
+    kind: str,
+    arch: str | Mapping[str, Any],
+    released: Mapping[str, Mapping[str, Any]],
+    required: Collection[str],
+    optional: Collection[str],
+) -> dict[str, Any]:
+    """Look an architecture up by its name, or check the keys of one that a user gives.
+
+    Args:
+        kind: What it is of, for the message.
+        arch: Name or settings.
+        released: Settings by name.
+        required: Keys that settings must have.
+        optional: Keys that they may have.
+
+    Raises:
+        ValueError: There is no such name, or a key is missing or unknown.
+    """
+    keys = f'{", ".join(sorted(required))}, and optionally {", ".join(sorted(optional))}'
+    if isinstance(arch, str):
+        if arch not in released:
+            raise ValueError(
+                f'{kind} has no arch {arch!r}: choose one of {", ".join(released)}, or give a dict '
+                f'with {keys}.'
+            )
+        return dict(released[arch])
+    wrong = sorted((set(required) - arch.keys()) | (arch.keys() - {*required, *optional}))
+    if wrong:
+        raise ValueError(
+            f'{kind} got arch={dict(arch)}, where {", ".join(wrong)} is missing or unknown: give '
+            f'{keys}.'
+        )
+    return dict(arch)
+
+
+def last_of_quarters(depth: int) -> tuple[int, ...]:
+    """The last block of each quarter of ``depth`` blocks, as far as there are four."""
+    return tuple(sorted({max(0, round(depth * part / 4) - 1) for part in (1, 2, 3, 4)}))
 
 
 def resolve_taps(

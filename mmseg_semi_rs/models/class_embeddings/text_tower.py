@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.clip_vision import clip_origin, wants_quick_gelu
+from ..backbones.foundation import read_arch
 from ..weights import Translation, WeightFile, load_pretrained
 
 _ARCH_KEYS = {'width', 'layers', 'heads', 'embed_dim'}
@@ -62,13 +63,7 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
     """
     label = f'TextEmbedding arch={arch!r}'
     if not isinstance(arch, str):
-        wrong = sorted((_ARCH_KEYS - arch.keys()) | (arch.keys() - _ARCH_KEYS - _ARCH_OPTIONS))
-        if wrong:
-            raise ValueError(
-                f'{label}: {", ".join(wrong)} is missing or unknown; give '
-                f'{", ".join(sorted(_ARCH_KEYS))}, and optionally '
-                f'{", ".join(sorted(_ARCH_OPTIONS))}.'
-            )
+        arch = read_arch('TextEmbedding', arch, {}, _ARCH_KEYS, _ARCH_OPTIONS)
         text_cfg = {key: arch[key] for key in ('width', 'layers', 'heads')}
         text_cfg['context_length'] = arch.get('context_length', 77)
         quick_gelu = arch.get('quick_gelu')
@@ -126,6 +121,7 @@ class _LoadableTower:
     block_prefix: str = 'transformer.resblocks.'
     position_name: str = ''
     name_aliases: Mapping[str, str] = field(default_factory=dict)
+    widening: Mapping[str, Any] = field(default_factory=dict)
 
     def state_dict(self, *, keep_vars: bool) -> dict[str, Tensor]:
         return self.tower.state_dict(keep_vars=keep_vars)

@@ -21,9 +21,9 @@ class ConformalGate(Gate):
     before that, and of a class that no threshold makes good enough, nothing is kept.
 
     Args:
-        num_classes (int): K.
-        align (bool): See :class:`Gate`. Defaults to False.
-        momentum (float): See :class:`Gate`; of the alignment only. Defaults to 0.99.
+        num_classes: K.
+        align: See :class:`Gate`. Defaults to False.
+        momentum: See :class:`Gate`; of the alignment only. Defaults to 0.99.
     """
 
     needs_burn_in = False  # an untrained teacher keeps nothing

@@ -292,8 +292,8 @@ class DualStudentSegmentor(SemiSegmentor):
         for name, partner in zip(names, reversed(names), strict=True):
             params = [param for param in self.students[name].parameters() if param.requires_grad]
             parts = self._parts(name, partner, batch, pseudo[name]) if pseudo else None
-            found = early_backward(parts or [partial(self._supervise, name, batch)], params)
-            losses.update({f'{name}.{key}': value for key, value in found.items()})
+            own_losses = early_backward(parts or [partial(self._supervise, name, batch)], params)
+            losses.update({f'{name}.{key}': value for key, value in own_losses.items()})
         self._weak = {}
         return losses
 
@@ -409,12 +409,12 @@ class DualStudentSegmentor(SemiSegmentor):
         self, inputs: Tensor, data_samples: SampleList | None
     ) -> dict[str, SampleList]:
         """Predict with each network, and fuse the two, see :meth:`SemiSegmentor.predict_each`."""
-        found = super().predict_each(inputs, data_samples)
-        both = [found[name] for name in self.students]
-        found['fused'] = [
+        samples = super().predict_each(inputs, data_samples)
+        both = [samples[name] for name in self.students]
+        samples['fused'] = [
             fuse(first, second, self.fusion) for first, second in zip(*both, strict=True)
         ]
-        return dict(sorted(found.items(), key=lambda item: item[0] == self.predict_on))
+        return dict(sorted(samples.items(), key=lambda item: item[0] == self.predict_on))
 
     def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
         """Predict, see :meth:`SemiSegmentor.predict`; fused logits are log probabilities."""

@@ -364,14 +364,14 @@ class SemiSegmentor(BaseSegmentor):
             Targets (B, H, W) by student.
         """
         valid = stack_valid(samples, images.shape[-2:], images.device)
-        found = {}
+        pseudo_labels = {}
         for name in self.students:
             pseudo = self.label(name, images, valid)
             for purifier in self.purifiers:
                 with step_part('purification'):
                     pseudo = purifier(pseudo, samples)
-            found[name] = pseudo
-        return found
+            pseudo_labels[name] = pseudo
+        return pseudo_labels
 
     def label(self, name: str, images: Tensor, valid: Tensor) -> PseudoLabel:
         """Label images (B, 3, H, W) for a student by its average, or by itself; not purified."""
@@ -428,8 +428,8 @@ class SemiSegmentor(BaseSegmentor):
         Returns:
             By the names that ``predict_on`` may have, the one that it has last.
         """
-        found = {name: self._predict(name, inputs, data_samples) for name in self.predictors}
-        return dict(sorted(found.items(), key=lambda item: item[0] == self.predict_on))
+        samples = {name: self._predict(name, inputs, data_samples) for name in self.predictors}
+        return dict(sorted(samples.items(), key=lambda item: item[0] == self.predict_on))
 
     def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
         """Predict with what ``predict_on`` names, as ``EncoderDecoder`` does."""

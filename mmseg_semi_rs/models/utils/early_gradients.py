@@ -55,9 +55,9 @@ def early_backward(parts: Sequence[Callable[[], Losses]], params: Sequence[Tenso
     return noted | dict(zip(losses, values.unbind(), strict=True))
 
 
-def _add(noted: Losses, found: Losses) -> None:
+def _add(noted: Losses, losses: Losses) -> None:
     """Add scalars by name, without their graphs."""
-    for name, value in found.items():
+    for name, value in losses.items():
         noted[name] = noted[name] + value.detach() if name in noted else value.detach()
 
 
@@ -81,10 +81,10 @@ class _EarlyBackward(torch.autograd.Function):
         sums: list[Tensor | None] = [None] * len(params)
         for part in parts:
             with torch.enable_grad():
-                found = part()
-                total = torch.stack([v for name, v in found.items() if 'loss' in name]).sum()
-            _add(noted, found)
-            del found
+                losses = part()
+                total = torch.stack([v for name, v in losses.items() if 'loss' in name]).sum()
+            _add(noted, losses)
+            del losses
             # Backward operators follow the precision of the forward ones without autocast's help.
             with torch.autocast(total.device.type, enabled=False):
                 gradients = differentiate(total, params)

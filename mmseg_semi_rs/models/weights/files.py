@@ -38,13 +38,13 @@ class WeightFile:
         kind: ``'safetensors'`` or ``'torch'``.
         tensors: On the CPU, in the file's dtypes; possibly mapped from the file (not to be written
             to).
-        beside: Entries next to the weights that were not read (optimizer, iteration, ...).
+        other_entries: Entries next to the weights that were not read (optimizer, iteration, ...).
     """
 
     path: Path
     kind: str
     tensors: dict[str, Tensor]
-    beside: tuple[str, ...] = ()
+    other_entries: tuple[str, ...] = ()
 
 
 def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
@@ -182,23 +182,23 @@ def check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _unwrap(path: Path, kind: str, content: Any) -> WeightFile:
-    beside: list[str] = []
+    other_entries: list[str] = []
     while isinstance(content, Mapping):
         inner = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
-        beside += [str(key) for key in content if key != inner]
+        other_entries += [str(key) for key in content if key != inner]
         content = content[inner]
     entries = content if isinstance(content, Mapping) else {}
     tensors = {str(key): value for key, value in entries.items() if isinstance(value, Tensor)}
-    beside += [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
+    other_entries += [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
     if not tensors:
-        found = ', '.join(beside[:5]) or type(content).__name__
+        found = ', '.join(other_entries[:5]) or type(content).__name__
         raise ValueError(
             f'The weight file {path} holds no tensors (found: {found}): give a file with a state '
             'dict, bare or under "state_dict", "model" or "teacher".'
         )
-    return WeightFile(path, kind, tensors, tuple(beside))
+    return WeightFile(path, kind, tensors, tuple(other_entries))
 
 
 def read_neighbour(path: Path, name: str) -> dict[str, Any]:

@@ -28,8 +28,8 @@ class KeyFormat:
         rules: Regular expressions and replacements, all applied in order.
         drops: Regular expressions of names that are left out on purpose, and why; unless the model
             has the tensor.
-        beside: Names next to the backbone in the file, one level up, and what they are called here;
-            used where the model has the tensor.
+        siblings: Names next to the backbone in the file, one level up, and what they are called
+            here; used where the model has the tensor.
     """
 
     name: str
@@ -39,7 +39,7 @@ class KeyFormat:
     forbids: tuple[str, ...] = ()
     rules: tuple[tuple[str, str], ...] = ()
     drops: tuple[tuple[str, str], ...] = ()
-    beside: tuple[tuple[str, str], ...] = ()
+    siblings: tuple[tuple[str, str], ...] = ()
 
     def prefixes(self, keys: Collection[str]) -> list[str]:
         """Where in a file this format's weights are.
@@ -50,10 +50,10 @@ class KeyFormat:
         Returns:
             Prefixes, ``''`` for a bare backbone; empty if it is another format.
         """
-        found = (key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor))
+        places = (key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor))
         return [
             prefix
-            for prefix in found
+            for prefix in places
             if (not prefix or prefix.endswith('.'))
             and all(prefix + name in keys for name in self.requires)
             and not any(prefix + name in keys for name in self.forbids)
@@ -222,7 +222,7 @@ FORMATS: tuple[KeyFormat, ...] = (
             (r'post_layernorm\.', _POOLING),
             (r'embeddings\.position_ids$', 'running numbers, no weights'),
         ),
-        beside=(('visual_projection.weight', 'proj#T'),),
+        siblings=(('visual_projection.weight', 'proj#T'),),
     ),
     KeyFormat(
         'timm',

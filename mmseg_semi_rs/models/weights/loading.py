@@ -52,7 +52,7 @@ class Loadable(Protocol):
         """Refuse weights that fit by shape but not by what they were trained with."""
         ...
 
-    def adapt_weights(self, found: Translation, path: Path) -> None:
+    def adapt_weights(self, translation: Translation, path: Path) -> None:
         """Bring translated tensors into the form that this very model stores, without loss."""
         ...
 
@@ -108,23 +108,23 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
     """
     file = read_weight_file(path, backbone.origin)
     targets = backbone.state_dict(keep_vars=True)
-    found = translate(file.tensors, backbone.family, file.path, prefix, wanted=targets)
-    backbone.check_weights(file, found.format.name)
-    backbone.adapt_weights(found, file.path)
-    report = LoadReport(file.path, found.format.name, dropped=found.dropped)
+    translation = translate(file.tensors, backbone.family, file.path, prefix, wanted=targets)
+    backbone.check_weights(file, translation.format.name)
+    backbone.adapt_weights(translation, file.path)
+    report = LoadReport(file.path, translation.format.name, dropped=translation.dropped)
     blocks = _count_blocks(backbone, targets)
 
     values: dict[str, Tensor] = {}
     unexpected: list[str] = []
     misshaped: list[str] = []
-    for name, tensor in found.tensors.items():
-        source = found.sources[name]
+    for name, tensor in translation.tensors.items():
+        source = translation.sources[name]
         for old, new in backbone.name_aliases.items():
             name = name.replace(old, new)
         target = targets.get(name)
         if target is None:
             if blocks <= _block_index(backbone, name) < backbone.depth:
-                found.drop('blocks behind the last one that is read', source)
+                translation.drop('blocks behind the last one that is read', source)
             else:
                 unexpected.append(source)
             continue
@@ -146,13 +146,13 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
         values[name] = tensor
     missing = [name for name in targets if name not in values]
     if missing or unexpected or misshaped:
-        raise ValueError(_misfit(backbone, file, found, missing, unexpected, misshaped))
+        raise ValueError(_misfit(backbone, file, translation, missing, unexpected, misshaped))
     with torch.no_grad():
         for name, tensor in values.items():
             targets[name].copy_(tensor)
     report.loaded = list(values)
-    if file.beside:
-        report.dropped['not weights'] = list(file.beside)
+    if file.other_entries:
+        report.dropped['not weights'] = list(file.other_entries)
     print_log(f'{backbone.label}: {report}', logger='current', level=logging.INFO)
     return report
 
@@ -182,7 +182,7 @@ def _first(names: Sequence[str], count: int = 3) -> str:
 def _misfit(
     backbone: Loadable,
     file: WeightFile,
-    found: Translation,
+    translation: Translation,
     missing: list[str],
     unexpected: list[str],
     misshaped: list[str],
@@ -194,8 +194,9 @@ def _misfit(
         parts.append(f'missing in the file: {_first(missing)}')
     if unexpected:
         parts.append(f'not in the model: {_first(unexpected)}')
+    known = translation.format
     return (
-        f'The weight file {file.path} ({found.format.family}, {found.format.name} names) does not '
+        f'The weight file {file.path} ({known.family}, {known.name} names) does not '
         f'fit {backbone.label}; {"; ".join(parts)}: set arch to the model that the file holds, or '
         'give the file of this one.'
     )

@@ -61,8 +61,8 @@ def translate(
         ValueError: The file has registers, is of another family or of no known format, or it holds
             several such backbones.
     """
-    found = [(form, at) for form in FORMATS for at in form.prefixes(tensors.keys())]
-    ours = [(form, at) for form, at in found if form.family == family]
+    matches = [(form, at) for form in FORMATS for at in form.prefixes(tensors.keys())]
+    ours = [(form, at) for form, at in matches if form.family == family]
     if prefix is not None:
         place = prefix if not prefix or prefix.endswith('.') else prefix + '.'
         ours = [(form, at) for form, at in ours if at == place]
@@ -78,9 +78,9 @@ def translate(
             'model: give the file without registers (its name lacks "_reg4" or "-with-registers").'
         )
     if not ours:
-        what = (
-            f'{found[0][0].family} weights ({found[0][0].name} names)' if found else 'other names'
-        )
+        what = 'other names'
+        if matches:
+            what = f'{matches[0][0].family} weights ({matches[0][0].name} names)'
         names = ', '.join(form.name for form in FORMATS if form.family == family)
         where = '' if prefix is None else f' under the prefix {prefix!r}'
         raise ValueError(
@@ -97,11 +97,11 @@ def translate(
     form, at = ours[0]
     result = Translation(form, at)
     parent = at[: at.rstrip('.').rfind('.') + 1]
-    beside = {parent + name: target for name, target in form.beside}
+    siblings = {parent + name: target for name, target in form.siblings}
     thirds: dict[str, dict[int, Tensor]] = {}
     for key, tensor in tensors.items():
         inside = key.startswith(at)
-        name = form.translate(key[len(at) :]) if inside else beside.get(key, '')
+        name = form.translate(key[len(at) :]) if inside else siblings.get(key, '')
         target, _, part = name.partition('#')
         if target not in wanted:
             outside = f'outside the backbone ({key.split(".")[0]})'

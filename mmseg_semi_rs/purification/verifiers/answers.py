@@ -34,7 +34,7 @@ _NONE = re.compile(
 )
 
 
-class Claim(NamedTuple):
+class Detection(NamedTuple):
     """One object of an answer.
 
     Attributes:
@@ -55,12 +55,12 @@ class Answer(NamedTuple):
     """What could be read.
 
     Attributes:
-        claims (tuple[Claim, ...]): In the order of the answer, without duplicates.
+        detections (tuple[Detection, ...]): In the order of the answer, without duplicates.
         dropped (tuple[str, ...]): What could not be used, each with the reason.
         truncated (bool): Whether the answer ends before it is complete, or is too long to be read.
     """
 
-    claims: tuple[Claim, ...]
+    detections: tuple[Detection, ...]
     dropped: tuple[str, ...]
     truncated: bool
 
@@ -92,7 +92,8 @@ def parse_answer(text: str, prompts: ClassPrompts, score: float = 0.95) -> Answe
 
     Examples:
         >>> parse_answer('[{"bbox_2d": [1, 2, 30, 40], "label": "Car"}]', ClassPrompts(['car']))
-        Answer(claims=(Claim(label=0, name='Car', box=(1.0, 2.0, 30.0, 40.0), score=0.95),), \
+        Answer(detections=(Detection(label=0, name='Car', box=(1.0, 2.0, 30.0, 40.0), \
+score=0.95),), \
 dropped=(), truncated=False)
     """
     reader = _Reader(prompts, score)
@@ -104,14 +105,15 @@ dropped=(), truncated=False)
         nodes += 1
         reader.read(node, name)
         reader.truncated |= not node.closed
-    if not reader.claims and not reader.reasons and not reader.truncated:
+    if not reader.detections and not reader.reasons and not reader.truncated:
         if not body.strip():
             reader.drop('the answer is empty')
         elif not _NONE.search(body) and (not nodes or reader.leaves):
             reader.drop(f'no object in {_short(body)}')
     return Answer(
         tuple(
-            Claim(label, name, box, best) for (label, box), (name, best) in reader.claims.items()
+            Detection(label, name, box, best)
+            for (label, box), (name, best) in reader.detections.items()
         ),
         tuple(reader.reported()),
         reader.truncated or len(text) > MAX_LENGTH,
@@ -123,7 +125,7 @@ class _Reader:
 
     def __init__(self, prompts: ClassPrompts, score: float) -> None:
         self.prompts, self.score = prompts, score
-        self.claims: dict[tuple[int, Box], tuple[str, float]] = {}
+        self.detections: dict[tuple[int, Box], tuple[str, float]] = {}
         self.reasons: list[str] = []
         self.unreported = self.leaves = 0
         self.truncated = False
@@ -162,7 +164,7 @@ class _Reader:
         if len(pairs) == 2 and all(pair is not None and len(pair) == 2 for pair in pairs):
             numbers, inner = [*(pairs[0] or ()), *(pairs[1] or ())], []
         if numbers:
-            self._claim(name, numbers, None, node)
+            self._detect(name, numbers, None, node)
         return inner
 
     def _object(self, node: Node, context: str) -> list[tuple[Node, str]]:
@@ -178,7 +180,7 @@ class _Reader:
             inside = {_plain(key): value for key, value in box.items}
             numbers = _corners(inside)
         if numbers is not None:
-            self._claim(own or context, numbers, score, node)
+            self._detect(own or context, numbers, score, node)
             return []
         inner: list[tuple[Node, str]] = []
         for key, value in node.items:
@@ -186,14 +188,14 @@ class _Reader:
             if isinstance(value, Node):
                 inner.append((value, key if key and known else own or key or context))
             elif known and key and (numbers := _numbers(value)):
-                self._claim(key, numbers, None, node)
+                self._detect(key, numbers, None, node)
             elif value is not None and value != '':
                 self.leaves += 1
         if own is not None and not inner:
             self.drop(f'{_short(own)}: has no box' if node.closed else f'{_short(own)}: is cut off')
         return inner
 
-    def _claim(self, name: str, numbers: list[float], score: Any, node: Node) -> None:
+    def _detect(self, name: str, numbers: list[float], score: Any, node: Node) -> None:
         """Keep a box of a name, or drop it with the reason."""
         box = f'{_short(name.strip())} [{", ".join(f"{number:g}" for number in numbers[:6])}]'
         label = _find(self.prompts, name)
@@ -211,14 +213,14 @@ class _Reader:
             self.drop(f'{box}: is not finite')
         elif numbers[0] == numbers[2] or numbers[1] == numbers[3]:
             self.drop(f'{box}: has no area')
-        elif len(self.claims) >= MAX_OBJECTS:
+        elif len(self.detections) >= MAX_OBJECTS:
             self.drop(f'{box}: is more than {MAX_OBJECTS} objects')
         else:
             (left, right), (top, bottom) = sorted(numbers[::2]), sorted(numbers[1::2])
             place = (label, (left, top, right, bottom))
             value = self._score(score, box)
-            named, best = self.claims.get(place, (_clean(name), value))
-            self.claims[place] = (named, max(best, value))
+            named, best = self.detections.get(place, (_clean(name), value))
+            self.detections[place] = (named, max(best, value))
 
     def _score(self, score: Any, box: str) -> float:
         if score is None:

@@ -44,7 +44,7 @@ class GenerativeVerifier(Verifier):
 
     Each tile is one question, with the natural names and synonyms of the classes; classes that are
     never asked for do not appear. A tile's evidence for a class is the highest score of its regions
-    at a pixel. A pixel is seen where a region covers it: no box is no claim. What a model was asked
+    at a pixel. A pixel is seen where a region covers it. What a model was asked
     and how is SemiEarth's verifier (arXiv 2602.00202) with its defects mended: boxes are brought
     from the model's frame to the tile's, its own JSON is read, and a cut-off answer is noticed.
 
@@ -221,7 +221,7 @@ class GenerativeVerifier(Verifier):
         while len(found) < len(tiles):
             batch = tiles[len(found) : len(found) + self.batch_size]
             try:
-                answers = self._ask(batch)
+                answers = self._generate(batch)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise MemoryError(
@@ -237,7 +237,7 @@ class GenerativeVerifier(Verifier):
         return found
 
     @torch.no_grad()
-    def _ask(self, tiles: Sequence[np.ndarray]) -> list[tuple[str, Size, bool]]:
+    def _generate(self, tiles: Sequence[np.ndarray]) -> list[tuple[str, Size, bool]]:
         """Ask about tiles: each one's answer, the size at which it was seen, whether it is cut."""
         content = [{'type': 'image'}, {'type': 'text', 'text': self.question}]
         text = self._processor.apply_chat_template(
@@ -273,12 +273,13 @@ class GenerativeVerifier(Verifier):
         read = parse_answer(answer, self.prompts, self.score)
         dropped = list(read.dropped)
         regions: list[Region] = []
-        for claim in read.claims:
-            box = to_tile(claim.box, coordinates, processed, size)
+        for detection in read.detections:
+            box = to_tile(detection.box, coordinates, processed, size)
             if box is None:
-                dropped.append(f'{claim.name!r} {list(claim.box)}: covers no pixel of the tile')
+                shown = f'{detection.name!r} {list(detection.box)}'
+                dropped.append(f'{shown}: covers no pixel of the tile')
             else:
-                regions.append(Region(claim.label, box, claim.score, claim.name))
+                regions.append(Region(detection.label, box, detection.score, detection.name))
         masks = None
         if self.segment is not None and regions:
             segmented = self.segment(tile, [region.box for region in regions])

@@ -38,12 +38,12 @@ class Sam3Verifier(Verifier):
     found to be needed for land cover, which is no objects. All of the tile counts as seen.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): See :class:`ClassPrompts`.
-        model (str): A folder, or ``owner/name`` on the Hugging Face hub. Defaults to
+        classes: See :class:`ClassPrompts`.
+        model: A folder, or ``owner/name`` on the Hugging Face hub. Defaults to
             'facebook/sam3', whose licence is to be accepted there.
-        revision (str, optional): On the hub. Defaults to None, the main branch.
-        score (float): Score from which an object counts, in [0, 1). Defaults to 0.3.
-        local_files_only (bool): Whether :meth:`load` must not download what is not on this machine.
+        revision: On the hub. Defaults to None, the main branch.
+        score: Score from which an object counts, in [0, 1). Defaults to 0.3.
+        local_files_only: Whether :meth:`load` must not download what is not on this machine.
             Defaults to True.
 
     Raises:

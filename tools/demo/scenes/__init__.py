@@ -25,8 +25,8 @@ from .layout import (
     layout_labels,
 )
 from .light import SceneStyle, render_layout
+from .planner import make_layout
 from .scene import make_scene, write_potsdam_layout
-from .town import make_layout
 
 __all__ = [
     'CLASS_NAMES',

@@ -17,7 +17,7 @@ from PIL import Image
 
 from .layout import IGNORE, ByteMap, layout_labels
 from .light import SceneStyle, render_layout
-from .town import make_layout
+from .planner import make_layout
 
 # The scenes borrow names as the Potsdam tiles have them: '2_7' ... '7_14'.
 _ROWS, _COLUMNS = range(2, 8), range(7, 15)

@@ -22,7 +22,7 @@ from .layout import (
 from .streets import Streets
 
 
-class _Planner:
+class _TownPlanner:
     """Fills a layout: streets, the ground of block after block, then houses, cars and crowns."""
 
     def __init__(self, layout: Layout, rng: np.random.Generator) -> None:
@@ -313,5 +313,5 @@ def make_layout(rng: np.random.Generator, size: int = 256) -> Layout:
     if size < 32:
         raise ValueError(f'size={size} is too small for a scene: give at least 32 pixels.')
     layout = Layout(size)
-    _Planner(layout, rng).run()
+    _TownPlanner(layout, rng).run()
     return layout

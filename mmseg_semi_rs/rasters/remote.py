@@ -1,0 +1,157 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Rasters that lie elsewhere: on a web server, in an object store, or named by a STAC item.
+
+Each gets a small local file that stands for it, a GDAL VRT, so that all else works with files. GDAL
+reads the pixels when they are needed, in ranges, and takes credentials as it always does
+(``AWS_PROFILE``, ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_CONNECTION_STRING`` ...).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import urlopen
+
+from ..utils.files import replacing
+from .reader import import_rasterio
+
+__all__ = ['gdal_name', 'is_remote', 'item_asset', 'stand_in']
+
+_STORES = {'s3': '/vsis3/', 'gs': '/vsigs/', 'az': '/vsiaz/'}
+#: What GDAL is told of web servers, unless the environment variable beside it says otherwise.
+_PATIENCE = {
+    'max_retry': ('4', 'GDAL_HTTP_MAX_RETRY'),
+    'retry_delay': ('1', 'GDAL_HTTP_RETRY_DELAY'),
+    'connecttimeout': ('20', 'GDAL_HTTP_CONNECTTIMEOUT'),
+    'low_speed_time': ('60', 'GDAL_HTTP_LOW_SPEED_TIME'),
+    'low_speed_limit': ('1000', 'GDAL_HTTP_LOW_SPEED_LIMIT'),
+}
+_PREFERRED = ('visual', 'data', 'image')  # assets of a STAC item, and roles of them
+_SECONDS = 60
+
+
+def is_remote(name: str | Path) -> bool:
+    """Whether a name is an address and no local path: ``https://``, ``s3://``, ``/vsi...``."""
+    return str(name).startswith('/vsi') or '://' in str(name)
+
+
+def gdal_name(address: str) -> str:
+    """Name by which GDAL opens an address.
+
+    Raises:
+        ValueError: It is of an unknown kind.
+    """
+    scheme, _, rest = address.partition('://')
+    if address.startswith('/vsi'):
+        return address
+    if scheme in _STORES:
+        return _STORES[scheme] + rest
+    if scheme not in ('http', 'https'):
+        raise ValueError(
+            f'{address} is of a kind that is not known: give https://, http://, s3://, gs://, '
+            "az://, or GDAL's own name (/vsi...)."
+        )
+    told = {key: value for key, (value, name) in _PATIENCE.items() if name not in os.environ}
+    options = ''.join(f'{key}={value}&' for key, value in told.items())
+    return f'/vsicurl?{options}list_dir=no&url={quote(address, safe="")}'
+
+
+def stand_in(address: str, folder: Path) -> Path:
+    """Write a VRT that stands for a raster elsewhere.
+
+    Args:
+        address: See :func:`is_remote`.
+        folder: Where it is written to, below ``.remote``. Its path there is another one when the
+            raster has changed, so that what was made of the old one is not taken for it.
+
+    Returns:
+        The file; its name is that of the raster.
+
+    Raises:
+        FileNotFoundError: There is no raster at the address.
+        ImportError: rasterio is not installed.
+        ValueError: The address is of an unknown kind.
+    """
+    rasterio = import_rasterio(address)
+    from rasterio.shutil import copy
+
+    name = gdal_name(address)
+    stem = Path(unquote(urlsplit(address).path)).stem
+    try:
+        # Not from memory: an earlier look may have been at another file.
+        with (
+            rasterio.Env(CPL_VSIL_CURL_NON_CACHED=name.partition('&url=')[0]),
+            rasterio.open(name) as raster,
+        ):
+            path = folder / '.remote' / _fingerprint(raster, address) / f'{stem}.vrt'
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as partial:
+                    copy(raster, partial, driver='VRT')
+    except rasterio.errors.RasterioError as error:
+        reason = ' '.join(str(error.__cause__ or error).replace(name, address).split())
+        raise FileNotFoundError(
+            f'{address} cannot be opened ({reason}): correct the address, or the credentials that '
+            'GDAL reads from the environment.'
+        ) from error
+    return path
+
+
+def _fingerprint(raster: Any, address: str) -> str:
+    """Digest of an address, of the header there, and of three blocks of pixels."""
+    found = hashlib.sha256(repr((address, raster.profile, raster.tags())).encode())
+    blocks = [window for _, window in raster.block_windows(1)]
+    for window in {blocks[0], blocks[len(blocks) // 2], blocks[-1]}:
+        found.update(raster.read(1, window=window).tobytes())
+    return found.hexdigest()[:16]
+
+
+def item_asset(item: str | Path, asset: str | None = None) -> str:
+    """Address of a raster that a STAC item names.
+
+    Args:
+        item: JSON file of the item, local or at ``https://``.
+        asset: Its key among the item's assets. None: the one whose key or role is visual, data or
+            image, or the only raster.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no item, or which asset is meant is not clear.
+
+    Source: SpatioTemporal Asset Catalog 1.0, https://github.com/radiantearth/stac-spec
+    """
+    place = str(item) if is_remote(item) else Path(item).resolve().as_uri()
+    try:
+        with urlopen(place, timeout=_SECONDS) as file:
+            parsed = json.load(file)
+    except OSError as error:
+        raise FileNotFoundError(f'{item} cannot be read ({error}): correct the path.') from error
+    except ValueError as error:
+        raise ValueError(f'{item} is no JSON ({error}): give an image or a STAC item.') from error
+    if not isinstance(parsed, dict) or not isinstance(parsed.get('assets'), dict):
+        raise ValueError(f'{item} is no STAC item, which has assets: give an image or an item.')
+    rasters = {
+        key: value
+        for key, value in parsed['assets'].items()
+        if 'image/' in value.get('type', 'image/') and 'thumbnail' not in value.get('roles', ())
+    }
+    if asset is None:
+        fitting = [
+            key
+            for word in _PREFERRED
+            for key, value in rasters.items()
+            if key == word or word in value.get('roles', ())
+        ]
+        chosen = fitting[:1] if len({*fitting}) == 1 or fitting[:1] == ['visual'] else [*rasters]
+        asset = chosen[0] if len(chosen) == 1 else None
+    if asset not in parsed['assets']:
+        raise ValueError(
+            f'{item} has the assets {", ".join(parsed["assets"])}: name the one to predict by '
+            '--asset.'
+        )
+    address = urljoin(place, parsed['assets'][asset]['href'])
+    return unquote(urlsplit(address).path) if address.startswith('file:') else address

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+# Predict as a SLURM job, whose tasks share the pictures of a folder and the rows of each raster.
+#
+#   GPUS=16 GPUS_PER_NODE=8 bash tools/slurm_predict.sh PARTITION JOB_NAME CONFIG CHECKPOINT INPUT [options of tools/predict.py]
+#
+# CPUS_PER_TASK (default 4) and SRUN_ARGS (anything else srun should get) are read too. All nodes see
+# the folder of the maps. A job that has ended before it was done goes on when it is started again.
+set -euo pipefail
+if [ $# -lt 5 ]; then
+  echo 'usage: [GPUS=8] [GPUS_PER_NODE=8] bash tools/slurm_predict.sh PARTITION JOB_NAME CONFIG CHECKPOINT INPUT [options]' >&2
+  exit 2
+fi
+PARTITION=$1
+JOB_NAME=$2
+shift 2
+GPUS=${GPUS:-8}
+GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+[ "$GPUS" -lt "$GPUS_PER_NODE" ] && GPUS_PER_NODE=$GPUS
+TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
+# shellcheck disable=SC2086 - SRUN_ARGS is a list of words
+exec srun -p "$PARTITION" --job-name="$JOB_NAME" \
+  --gres="gpu:$GPUS_PER_NODE" \
+  --ntasks="$GPUS" \
+  --ntasks-per-node="$GPUS_PER_NODE" \
+  --cpus-per-task="${CPUS_PER_TASK:-4}" \
+  --kill-on-bad-exit=1 \
+  ${SRUN_ARGS:-} \
+  "${PYTHON:-python}" -u "$TOOLS/predict.py" "$@"
