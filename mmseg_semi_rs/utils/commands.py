@@ -36,6 +36,7 @@ COMMANDS = {
     'test': Command('test', 'evaluate a checkpoint or a verifier on the test set of a config'),
     'calibrate': Command('calibrate', 'fit the confidence of maps to validation images'),
     'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
+    'autolabel': Command('autolabel', 'label all images, and write a config for a student'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
     'reproduce': Command('reproduce', 'make a row of a published table, from archives to numbers'),
     'report': Command('report', 'make one HTML page from trainings'),
