@@ -382,10 +382,14 @@ def _survey_masks(
     masks = _listed('mask', mask_dir, survey.image_dir, survey.problems)
     owners = {name_of(stem): stem for stem in survey.pictures}
     wanted = {name_of(stem) for stem in _left_out(survey)}
+    alike = Counter(name.lower() for name in owners)  # as file systems of Windows see names
+    folded = {name.lower(): stem for name, stem in owners.items() if alike[name.lower()] == 1}
     paired = []
     for stem, names in masks.items():
         if stem in owners:
             paired.append((survey.pictures[owners[stem]], names[0]))
+        elif stem.lower() in folded and name_of(folded[stem.lower()]) not in masks:
+            paired.append((survey.pictures[folded[stem.lower()]], names[0]))
         elif stem not in wanted:
             survey.problems.append(
                 f'{mask_dir / names[0]} has no image {survey.image_dir / stem}.*: give image and '
@@ -493,6 +497,12 @@ def _listed(
         raise FileNotFoundError(
             f'There is no {role} in {folder} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
             f'give the folder of the {role}s.'
+        )
+    for stem in [stem for stem in listed if len(stem.splitlines()) > 1]:
+        name = listed.pop(stem)[0]
+        problems.append(
+            f'{str(folder / name)!r} has a line break in its name, which lists have no way to '
+            'write: rename it.'
         )
     problems += [
         f'{folder / names[0]} and {", ".join(names[1:])} have one name: only the first is taken, '
