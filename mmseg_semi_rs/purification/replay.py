@@ -228,8 +228,9 @@ def count_votes(
 
 
 def _region_numbers(evidence: Evidence, frame: Frame) -> np.ndarray:
-    """Numbers of one tile's regions in a sample's frame, (h, w), on the host: a tenth of the time
-    of moving the map first.
+    """Numbers of one tile's regions in a sample's frame, (h, w).
+
+    Looked up on the host, which takes a tenth of the time of moving the map first.
     """
     ids = evidence.region_ids
     if ids is None:
