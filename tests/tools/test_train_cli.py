@@ -128,6 +128,8 @@ def test_configs_of_the_package_are_read_by_the_names_that_the_pages_give(tmp_pa
 def test_option_that_does_not_fit_is_told(config):
     with pytest.raises(ValueError, match=r'--cfg-options custom_hooks\.7\.interval=2 does not fit'):
         launch.load_config(config, {'custom_hooks.7.interval': 2})
+    with pytest.raises(ValueError, match='use the dotted keys of the config'):
+        launch.load_config(config, {'custom_hooks.0': [1]})
 
 
 def test_foreign_errors_and_running_trainings_keep_their_traceback():
