@@ -175,7 +175,8 @@ def write_png(path: Path, pixels: np.ndarray, shared: bool = False) -> None:
     """Write an image (H, W, 3) RGB or (H, W), uint8, losslessly and atomically.
 
     Photographs are stored uncompressed: they hardly shrink, and training reads each of them many
-    times, in a third of the time. Label maps are compressed. ``shared`` is that of :func:`replacing`.
+    times, in a third of the time. Label maps are compressed. ``shared`` is that of
+    :func:`replacing`.
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG', compress_level=0 if pixels.ndim == 3 else 6)
