@@ -57,8 +57,8 @@ class _Method:
         rates: Its factors by part.
         measured: Against supervised training in projects/own_images, with 32 labelled tiles.
         largest: Crops are no larger than this, in pixels.
-        needs: Memory and time of a step, of random weights, as ``rsseg train CONFIG --check`` says
-            it, with the largest crop.
+        needs: Memory of a step on a CPU with the largest crop, as ``rsseg train CONFIG --check``
+            says it; empty where it was not measured.
     """
 
     idea: str
@@ -139,6 +139,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
+        needs='1.8 GiB of memory on a CPU, with 4 + 4 crops of 224 px',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'semiearth': _Method(
@@ -146,6 +147,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
+        needs='1.3 GiB of memory on a CPU, with 4 + 4 crops of 224 px, once its tiles are annotated',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'co2s': replace(
