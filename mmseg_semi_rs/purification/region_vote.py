@@ -28,12 +28,12 @@ class RegionVote:
     what the gate gave, for a region that does not wholly agree. The confidence is left as it is.
 
     Args:
-        share: Smallest share s that decides, in (0.5, 1]. Defaults to 0.6.
-        weight: What w is. 'gate': the mean of the weights that the agreeing pixels have, so
-            that the gate, or the policy before, still says how much a region counts. 'share': s,
-            as published, whatever the gate says; wants a teacher that has learnt something, as one
+        share: Smallest share s that decides, in (0.5, 1].
+        weight: What w is. 'gate': the mean of the weights that the agreeing pixels have, so that
+            the gate, or the policy before, still says how much a region counts. 'share': s, as
+            published, whatever the gate says; wants a teacher that has learnt something, as one
             that calls everything by one name is unanimous in every region. 'confidence': the mean
-            confidence of the agreeing pixels. Defaults to 'gate'.
+            confidence of the agreeing pixels.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -65,11 +65,11 @@ class RegionVote:
         votes = count_votes(pseudo.labels, pseudo.valid, regions, num_regions, num_classes)
         most, winner = votes.max(dim=2)
         share = most / votes.sum(dim=2).clamp(min=1)
-        decided = share >= self.share
-        decided[:, 0] = False
+        undecided = share < self.share
+        undecided[:, 0] = True
         place = regions.flatten(1)
-        label, decides = (each.gather(1, place).view_as(regions) for each in (winner, decided))
-        decides = decides & pseudo.valid
+        label = winner.masked_fill_(undecided, -1).gather(1, place).view_as(regions)
+        decides = (label >= 0) & pseudo.valid
         values = share
         if self.weight != 'share':
             given = pseudo.confidence if self.weight == 'confidence' else pseudo.weight

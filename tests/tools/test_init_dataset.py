@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
-from mmseg.registry import DATA_SAMPLERS, DATASETS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 from PIL import Image
 
 from mmseg_semi_rs.dataprep.folder.split import split_folder
@@ -668,11 +669,21 @@ def test_student_starts_from_the_weights_that_install_by_pip(init, tmp_path, mon
 def test_file_of_weights_makes_its_own_student(init, tmp_path):
     write(tmp_path, images=8)
     weights = tmp_path / 'mobilenetv2.pth'
-    weights.touch()
+    weight = torch.rand(32, 3, 3, 3)
+    torch.save({'conv1.conv.weight': weight}, weights)
     done = init('--student-weights', weights)
     backbone = done.config.model.student.backbone
-    assert backbone.type == 'MobileNetV2' and backbone.init_cfg.checkpoint == str(weights)
+    assert backbone.type == 'MobileNetV2'
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=str(weights))
     assert 'efficientnet' not in done.out
+    for zipped in (True, False):  # as mmpretrain publishes it: a whole classifier
+        published = {'state_dict': {'backbone.conv1.conv.weight': weight}}
+        torch.save(published, weights, _use_new_zipfile_serialization=zipped)
+        student = init('--student-weights', weights).config.model.student
+        assert student.backbone.init_cfg.prefix == 'backbone.'
+        built = MODELS.build(student.backbone)
+        built.init_weights()
+        assert torch.equal(built.conv1.conv.weight, weight)
 
 
 def test_spread_of_the_labels_over_scenes_is_told(init, tmp_path):

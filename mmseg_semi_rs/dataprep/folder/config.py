@@ -147,7 +147,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
-        needs='1.3 GiB of memory on a CPU, with 4 + 4 crops of 224 px, once its tiles are annotated',
+        needs='1.3 GiB of memory on a CPU, with 4 + 4 crops of 224 px (annotating comes before)',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'co2s': replace(
@@ -155,6 +155,7 @@ _SMALL: dict[str, _Method] = {
         idea='Co2S, small: a CLIP ViT-B/16 and a DINOv3 ViT-S/16 teach each other',
         base='co2s_clip_dinov3-s.py',
         largest=224,
+        needs='2 GiB of memory on a CPU, with 1 + 2 crops of 224 px',
     ),
 }
 _SMALL_CLIP = dict(arch='ViT-B-16-quickgelu', checkpoint='checkpoints/ViT-B-16.pt')
@@ -359,8 +360,12 @@ class FolderConfig:
             else:
                 student['test_cfg'] = dict(mode='whole')
             if self.student_weights is not None:
-                weights = str(self.student_weights.resolve())
-                student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
+                init = dict(type='Pretrained', checkpoint=str(self.student_weights.resolve()))
+                # mmengine would leave a network at random whose weights are below another name
+                with self.student_weights.open('rb') as file:
+                    if b'backbone.conv1.' in file.read(1 << 20):
+                        init['prefix'] = 'backbone.'
+                student['backbone']['init_cfg'] = init
         model.setdefault('semi_train_cfg', {}).update(self.recipe.semi)
         if self.statistics is not None:
             self._widen(model)
