@@ -57,8 +57,8 @@ class _Method:
         rates: Its factors by part.
         measured: Against supervised training in projects/own_images, with 32 labelled tiles.
         largest: Crops are no larger than this, in pixels.
-        needs: Memory and time of a step, of random weights, as ``rsseg train CONFIG --check`` says
-            it, with the largest crop.
+        needs: Memory of a step on a CPU with the largest crop, as ``rsseg train CONFIG --check``
+            says it; empty where it was not measured.
     """
 
     idea: str
@@ -139,6 +139,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
+        needs='1.8 GiB of memory on a CPU, with 4 + 4 crops of 224 px',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'semiearth': _Method(
@@ -146,6 +147,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
+        needs='1.3 GiB of memory on a CPU, with 4 + 4 crops of 224 px (annotating comes before)',
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'co2s': replace(
@@ -153,6 +155,7 @@ _SMALL: dict[str, _Method] = {
         idea='Co2S, small: a CLIP ViT-B/16 and a DINOv3 ViT-S/16 teach each other',
         base='co2s_clip_dinov3-s.py',
         largest=224,
+        needs='2 GiB of memory on a CPU, with 1 + 2 crops of 224 px',
     ),
 }
 _SMALL_CLIP = dict(arch='ViT-B-16-quickgelu', checkpoint='checkpoints/ViT-B-16.pt')
