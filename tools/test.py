@@ -145,6 +145,14 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     return metrics
 
 
+def add_calibration_error(cfg: Config) -> None:
+    """Let every network's confidence be judged too, where the truth is known."""
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    if evaluators and not any(evaluator.get('format_only') for evaluator in evaluators):
+        cfg.test_evaluator = [*evaluators, dict(type='CalibrationErrorMetric')]
+
+
 def test(args: argparse.Namespace) -> dict[str, float]:
     """Prepare the config, build the runner and evaluate."""
     register_all()
@@ -179,6 +187,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
     write_maps(cfg, args.out)
+    if not args.tta:  # whose probabilities no logits stand for
+        add_calibration_error(cfg)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     record = Path(cfg.work_dir) / 'test' / f'{Path(args.checkpoint).stem}.json'

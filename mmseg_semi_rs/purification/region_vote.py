@@ -65,11 +65,11 @@ class RegionVote:
         votes = count_votes(pseudo.labels, pseudo.valid, regions, num_regions, num_classes)
         most, winner = votes.max(dim=2)
         share = most / votes.sum(dim=2).clamp(min=1)
-        decided = share >= self.share
-        decided[:, 0] = False
+        undecided = share < self.share
+        undecided[:, 0] = True
         place = regions.flatten(1)
-        label, decides = (each.gather(1, place).view_as(regions) for each in (winner, decided))
-        decides = decides & pseudo.valid
+        label = winner.masked_fill_(undecided, -1).gather(1, place).view_as(regions)
+        decides = (label >= 0) & pseudo.valid
         values = share
         if self.weight != 'share':
             given = pseudo.confidence if self.weight == 'confidence' else pseudo.weight

@@ -127,13 +127,13 @@ def replay_evidence(
     """
     scores = torch.zeros(len(frames), num_classes, *size, device=device)
     seen = torch.zeros(len(frames), *size, dtype=torch.bool, device=device)
-    regions = torch.zeros(len(frames), *size, dtype=torch.int64, device=device)
+    numbers = np.zeros((len(frames), *size) if with_regions else 1, np.int32)
     for index, (evidence, frame) in enumerate(zip(found, frames, strict=True)):
         if evidence is None:
             continue
         area = (index, slice(frame.size[0]), slice(frame.size[1]))
-        inside = _to(frame.rows >= 0, device)
         if evidence.num_classes:
+            inside = _to(frame.rows >= 0, device)
             scores[(index, slice(None), *area[1:])] = _scores(evidence, frame, device)
             nearest = [
                 (2 * positions + 1) * cells // (2 * pixels)  # the cell of a pixel's centre
@@ -143,10 +143,8 @@ def replay_evidence(
             ]
             seen[area] = _gather(evidence.seen, nearest, device) & inside
         if with_regions and evidence.num_regions:
-            numbers = evidence.region_ids
-            if numbers is None:
-                numbers = region_map(evidence.regions, evidence.size)
-            regions[area] = _gather(numbers.astype(np.int32), frame, device) * inside
+            numbers[area] = _region_numbers(evidence, frame)
+    regions = _to(numbers, device).long().expand(len(frames), *size)
     most = max((evidence.num_regions for evidence in found if evidence is not None), default=0)
     return Replayed(scores, seen, regions, most)
 
@@ -229,6 +227,21 @@ def count_votes(
     where = regions.flatten(1) * num_classes + labels.flatten(1)
     counts.scatter_add_(1, where, valid.flatten(1).float())
     return counts.unflatten(1, (-1, num_classes))
+
+
+def _region_numbers(evidence: Evidence, frame: Frame) -> np.ndarray:
+    """Numbers of one tile's regions in a sample's frame, (h, w), on the host: a tenth of the time
+    of moving the map first.
+    """
+    ids = evidence.region_ids
+    if ids is None:
+        ids = region_map(evidence.regions, evidence.size)
+    rows, columns = frame
+    if rows.shape[1] == 1 and columns.shape[0] == 1:
+        shown = ids[rows[:, 0]][:, columns[0]]
+    else:
+        shown = ids[rows, columns]
+    return np.where(rows < 0, 0, shown)
 
 
 def _scores(evidence: Evidence, frame: Frame, device: Any) -> Tensor:

@@ -34,6 +34,7 @@ COMMANDS = {
     'weights': Command('weights', 'say which weight files are missing, and fetch them if told to'),
     'train': Command('train', 'train a config'),
     'test': Command('test', 'evaluate a checkpoint or a verifier on the test set of a config'),
+    'calibrate': Command('calibrate', 'fit the confidence of maps to validation images'),
     'predict': Command('predict', 'make maps of images, folders and rasters of any size'),
     'autolabel': Command('autolabel', 'label all images, and write a config for a student'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),

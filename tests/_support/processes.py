@@ -74,6 +74,14 @@ def _run(
     os._exit(code)  # gloo's threads may abort an interpreter that ends by itself
 
 
+def in_fork(action: Callable[[], Any], log: Path) -> int:
+    """Run an action, any at all, in a fork of this very process; its exit code."""
+    child = os.fork()
+    if child == 0:
+        _run(log, {}, action, ())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def start(action: Callable[..., Any], *words: Any, log: Path, **variables: str) -> BaseProcess:
     """Start a process, in a session of its own, that calls a function of a module.
 

@@ -162,8 +162,8 @@ def test_a_tile_that_changes_while_it_is_read_is_not_kept(tiny, monkeypatch, cap
     load = annotation.load_tile
     path = tiny.parent / 'img' / 'tile_4.png'
 
-    def change(dataset, index, with_labels=True):
-        tile = load(dataset, index, with_labels)
+    def change(dataset, index, **more):
+        tile = load(dataset, index, **more)
         if tile.path == str(path):
             Image.fromarray(255 - tile.image).save(path)
         return tile

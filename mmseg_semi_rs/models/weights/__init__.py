@@ -6,16 +6,16 @@ from .files import WeightFile, load_state_dict_file, read_neighbour, read_weight
 from .formats import FORMATS, KeyFormat
 from .loading import Loadable, LoadReport, check_pretrained, load_pretrained
 from .translation import Translation, translate
-from .widening import WideningInit, widened
+from .widening import Pretrained, widened
 
 __all__ = [
     'FORMATS',
     'KeyFormat',
     'LoadReport',
     'Loadable',
+    'Pretrained',
     'Translation',
     'WeightFile',
-    'WideningInit',
     'check_pretrained',
     'differences',
     'load_from_local',
