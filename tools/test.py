@@ -98,6 +98,7 @@ def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
     Returns:
         Whether there is something to write.
     """
+    from mmseg_semi_rs.engine.data_checks import list_of
     from mmseg_semi_rs.utils.files import write_atomic
 
     loop = runner.test_loop
@@ -114,7 +115,7 @@ def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
     about = {
         'config': args.config,
         'checkpoint': args.checkpoint,
-        'data': str(getattr(dataset, 'ann_file', '') or dataset.data_prefix.get('img_path', '')),
+        'data': list_of(dataset),
         'networks': networks,  # that which predict_on names is the last
     }
     write_atomic(path, (json.dumps(about) + '\n').encode())

@@ -76,10 +76,15 @@ def list_candidates(
 
 
 def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
-    """Read the pixels of a tile, (H, W, 3) uint8, RGB; of a network of bands (H, W, N) float32."""
+    """Read the pixels of a tile as a network wants them, see :class:`~.rasters.sources.Source`."""
     left, top, right, bottom = tile.window
     with open_source(tile.path, to_rgb) as source:
         return source.read(top, min(bottom, source.height), left, min(right, source.width))[0]
+
+
+def see_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
+    """Read what a person sees of a tile, (H, W, 3) uint8, RGB."""
+    return to_rgb.picture(read_tile(tile, to_rgb))
 
 
 @torch.no_grad()
@@ -103,8 +108,7 @@ def tile_features(
     rows = []
     with progress_bar() as bar:
         for tile in bar.track(tiles, description='looking at tiles'):
-            image = to_rgb.picture(read_tile(tile, to_rgb))
-            image = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+            image = cv2.resize(see_tile(tile, to_rgb), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
             pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
             maps: list[Tensor] = [level.flatten(2)[0] for level in network(pixels)]
             rows.append(torch.cat([part for m in maps for part in (m.mean(1), m.std(1))]).cpu())
@@ -206,7 +210,7 @@ def write_contact_sheet(tiles: Sequence[Candidate], to_rgb: RasterToRGB, path: P
     cell = _THUMBNAIL + 4
     sheet = np.full((rows * cell + 4, columns * cell + 4, 3), 255, np.uint8)
     for number, tile in enumerate(tiles):
-        image = to_rgb.picture(read_tile(tile, to_rgb))
+        image = see_tile(tile, to_rgb)
         scale = _THUMBNAIL / max(image.shape[:2])
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

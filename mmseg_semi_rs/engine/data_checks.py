@@ -322,8 +322,8 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
             if shared:
                 raise ValueError(
                     f'{len(shared)} images are both in the {first} list '
-                    f'({_list_of(datasets[first])}) and in the {second} list '
-                    f'({_list_of(datasets[second])}): write the lists again with '
+                    f'({list_of(datasets[first])}) and in the {second} list '
+                    f'({list_of(datasets[second])}): write the lists again with '
                     f'{command("splits")} ({_listed([images[first][key] for key in shared])}).'
                 )
 
@@ -362,10 +362,11 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 
 def _title(leaf: Any) -> str:
-    return f'{type(leaf).__name__} ({_list_of(leaf)})'
+    return f'{type(leaf).__name__} ({list_of(leaf)})'
 
 
-def _list_of(dataset: Any) -> str:
+def list_of(dataset: Any) -> str:
+    """Where a dataset, or the first inside its wrappers, has its images from: list or folder."""
     leaf = next(_leaves(dataset))
     prefix = getattr(leaf, 'data_prefix', None) or {}
     return str(getattr(leaf, 'ann_file', '') or prefix.get('img_path', ''))

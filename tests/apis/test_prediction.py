@@ -906,7 +906,7 @@ def test_a_large_raster_needs_a_fixed_memory(tmp_path):
     pytest.importorskip('rasterio')
     log = tmp_path / 'log'
     processes.finish(processes.start(predict_large, tmp_path, 8000, log=log), log)
-    assert int((tmp_path / 'grown').read_text()) < 300
+    assert int((tmp_path / 'grown').read_text()) < 240  # 182 and not a byte for each pixel more
 
 
 def test_a_second_prediction_of_a_map_is_refused_and_of_another_is_not(tmp_path):

@@ -11,6 +11,7 @@ from mmseg_semi_rs.datasets import FolderDataset
 from mmseg_semi_rs.engine import data_checks
 from mmseg_semi_rs.engine.annotation import StoredTile, evidence_settings
 from mmseg_semi_rs.engine.batch_painter import BatchPainter
+from mmseg_semi_rs.models.data_preprocessor import rgb_channels
 from mmseg_semi_rs.purification.verifiers import CLIPVerifier
 from tests._support.bands import RASTER, RGB, STATISTICS, stack, write_bands
 
@@ -71,3 +72,19 @@ def test_pictures_of_batches_are_red_green_and_blue():
     mean, std = (torch.tensor(STATISTICS[key]).view(5, 1, 1) for key in ('mean', 'std'))
     picture = BatchPainter(preprocessor, meta, None).pixels((levels - mean) / std)
     assert picture[0, 0].tolist() == [200, 100, 255]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'loaded', 'handed_on'),
+    [
+        (dict(bgr_to_rgb=True), [2, 1, 0], [0, 1, 2]),  # as OpenCV loads it
+        (dict(), [2, 1, 0], [2, 1, 0]),
+        (dict(rgb=[2, 0, 1]), [2, 0, 1], [2, 0, 1]),
+    ],
+)
+def test_where_red_green_and_blue_are(settings, loaded, handed_on):
+    init_default_scope('mmseg')
+    statistics = dict(mean=[0.0] * 3, std=[1.0] * 3)
+    preprocessor = MODELS.build(dict(type='SemiDataPreprocessor', **statistics, **settings))
+    assert rgb_channels(preprocessor, loaded=True) == loaded
+    assert rgb_channels(preprocessor) == handed_on
