@@ -70,21 +70,18 @@ _FAMILIES = {
 }
 
 
-def require_openmmlab(names: Sequence[str] = tuple(_FAMILIES)) -> None:
+def require_openmmlab() -> None:
     """Check that the OpenMMLab packages are there, without importing them.
 
     They are no hard requirement of this distribution because two distributions own each import name
     (``mmsegmentation`` and ``onedl-mmsegmentation``, ...), and installing both overwrites files.
 
-    Args:
-        names: Import names to look for.
-
     Raises:
         ImportError: One or several are missing; the message says what to type.
     """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    missing = [name for name in _FAMILIES if importlib.util.find_spec(name) is None]
     if missing:
-        requirements = ' '.join(f'"{_FAMILIES.get(name, name)}"' for name in missing)
+        requirements = ' '.join(f'"{_FAMILIES[name]}"' for name in missing)
         raise ImportError(
             f'mmseg_semi_rs needs {", ".join(missing)}, which this Python does not have: type '
             f'`{sys.executable} -m pip install {requirements}` (or install mmseg_semi_rs with its '

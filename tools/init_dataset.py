@@ -34,9 +34,12 @@ from rich.table import Table
 from mmseg_semi_rs.dataprep.folder.config import (
     ENOUGH_TO_CHOOSE,
     METHODS,
+    SIZES,
     FolderConfig,
     check_method,
     default_method,
+    fold_config,
+    method_of,
     write_config,
 )
 from mmseg_semi_rs.dataprep.folder.conversion import (
@@ -52,7 +55,12 @@ from mmseg_semi_rs.dataprep.folder.mask_classes import (
     parse_class,
     propose_classes,
 )
-from mmseg_semi_rs.dataprep.folder.split import FolderSplit, rare_classes, split_folder
+from mmseg_semi_rs.dataprep.folder.split import (
+    FolderSplit,
+    rare_classes,
+    split_folder,
+    split_folds,
+)
 from mmseg_semi_rs.dataprep.folder.survey import Survey, choose_bands, survey_folder
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.files import list_images
@@ -115,6 +123,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--method',
         choices=METHODS,
         help='default: rsmtdf-lite, or supervised where all images have masks',
+    )
+    parser.add_argument(
+        '--size',
+        choices=SIZES,
+        default='full',
+        help='of rsmtdf, co2s and semiearth: as published, or small, for a CPU or a GPU of 8 GB '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--out', '--out-dir', type=Path, help='folder of lists, and tiles (default: data/NAME)'
@@ -189,6 +204,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--tile', type=int, help='cut all images into tiles of this side, in pixels'
     )
     parser.add_argument('--scene-regex', help='finds the scene, which is not divided, in a name')
+    parser.add_argument(
+        '--folds',
+        type=int,
+        metavar='K',
+        help='with few labelled images: K more configs, each validated on other scenes, whose '
+        'scores the report averages',
+    )
     parser.add_argument('--iters', type=int, help='steps of training (default: by the images)')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(
@@ -268,10 +290,13 @@ def write_lists(
     plan: ClassPlan,
     split: FolderSplit,
     folder: Path,
+    folds: Sequence[FolderSplit],
 ) -> dict[str, Any]:
     """Write the lists, and how they came about."""
+    splits = {'': split, **{f'fold_{number}/': fold for number, fold in enumerate(folds, 1)}}
     lists = {
-        role: [ready.files.get(name, name) for name in getattr(split, key)]
+        f'{where}{role}': [ready.files.get(name, name) for name in getattr(chosen, key)]
+        for where, chosen in splits.items()
         for role, key in (('labelled', 'train'), ('unlabelled', 'unlabelled'), ('val', 'val'))
     }
     recipe = {
@@ -338,6 +363,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         raise ValueError(f'--iters {args.iters} trains nothing: choose 1 or more.')
     if args.seed < 0:
         raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
+    check_method(args.method, (), args.student_weights)  # before many images are read
+    if args.method is not None and (needs := method_of(args.method, args.size).needs):
+        console.print(f'[bold]{args.method}, {args.size}:[/] {needs}')
     nodata = _number(args.nodata)
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
@@ -398,6 +426,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     seed, regex = args.seed, args.scene_regex
     split = split_folder(ready.presence, ready.unlabelled, seed, regex, survey.places)
     method = args.method or default_method(len(split.unlabelled), args.student_weights, to_rgb)
+    small = '-small' if args.size == 'small' else ''
     rare = [
         f'{plan.classes[k]} ({share:.1%} of the pixels, in {count} of {len(split.train)} images)'
         for k, (share, count) in rare_classes(ready.presence, split.train).items()
@@ -420,15 +449,24 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.student_weights,
         rare,
         None if choice is None else measure(ready, split, to_rgb),
+        args.size,
     )
-    path = args.config or out / f'{name}_{method}.py'
+    path = args.config or out / f'{name}_{method}{small}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
-    now = write_lists(args, ready, plan, split, out / 'splits')
+    folds = []
+    if args.folds is not None:
+        where = (seed, regex, survey.places)
+        folds = split_folds(ready.presence, ready.unlabelled, args.folds, *where)
+    for number, _ in enumerate(folds, 1):
+        leaf = path.with_name(f'{path.stem}_fold{number}.py')
+        unlabelled = bool(config.recipe.unlabelled)
+        write_config(leaf, fold_config(path, number, unlabelled), args.force)
+    now = write_lists(args, ready, plan, split, out / 'splits', folds)
     if before and any(before.get(key) != now[key] for key in ('classes', 'values', 'lists')):
         ready.notes += [
             f'{other} is of the lists and classes before: write it anew too, by --method'
             for other in sorted(out.glob('*.py'))
-            if other != path.resolve()
+            if other != path.resolve() and not other.stem.startswith(f'{path.stem}_fold')
         ]
 
     sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
@@ -462,9 +500,10 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'
         console.print(f'  {file} ({origin}) {there}')
-    if METHODS[method].measured:
+    measured = method_of(method, args.size).measured
+    if measured:
         console.print(
-            f'  against supervised training on 32 real tiles: {METHODS[method].measured}; train '
+            f'  against supervised training on 32 real tiles: {measured}; train '
             '--method supervised too, on the same lists, and take the better one'
         )
     if config.package:
@@ -482,7 +521,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
-    show_next(console, path, config, args.images)
+    show_next(console, path, config, args.images, len(folds))
     return len(problems)
 
 
@@ -556,7 +595,9 @@ def show_problems(console: Console, problems: list[str]) -> None:
         console.print(f'  and {len(problems) - _SHOWN} more', style='red')
 
 
-def show_next(console: Console, path: Path, config: FolderConfig, images: Path) -> None:
+def show_next(
+    console: Console, path: Path, config: FolderConfig, images: Path, folds: int = 0
+) -> None:
     """Print what to do with the config."""
     if path.is_relative_to(Path.cwd()):
         path = path.relative_to(Path.cwd())
@@ -572,6 +613,12 @@ def show_next(console: Console, path: Path, config: FolderConfig, images: Path) 
     console.print('[bold]next:[/]')
     for name, *words in commands:
         console.print(f'  {command(str(name))} {shlex.join(map(str, words))}', markup=False)
+    if folds:
+        console.print(f'  over {folds} folds, for a mean and its spread:')
+        for number in range(1, folds + 1):
+            leaf = shlex.quote(str(path.with_name(f'{path.stem}_fold{number}.py')))
+            console.print(f'  {command("train")} {leaf}', markup=False)
+        console.print(f'  {command("report")} {shlex.quote(str(run))}_fold*', markup=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from mmseg_semi_rs.dataprep.experiments import Experiment
 
 RSSEG = 'rsseg'  # stands for the package's command, however it is started
-EVIDENCE = 'evidence.done'
+EVIDENCE, ZERO = 'evidence.done', 'zero_labels.json'
+INTERRUPTED = 130  # exit status, as of a shell
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -91,7 +92,7 @@ class Reproduction:
         one = experiment
         given = dict(args.cfg_options or {})
         cfg = read_config(one.config, given)
-        own = {}
+        own: dict[str, str] = {}
         for file in needed(cfg):
             if not file.here and file.known and file.known.instead:  # need not be asked for
                 twin = str(file.path.with_name(file.known.instead))
@@ -161,13 +162,17 @@ class Reproduction:
             steps.insert(0, Step('weights', fetch, self._weights_ready))
         if any(hook.type == 'VLMPurifyHook' for hook in self.cfg.custom_hooks):
             words = [*on_gpu, RSSEG, 'annotate', self.config, *options]
+            alone = [*on_gpu, RSSEG, 'test', self.config, '--verifier', '--json']
+            alone += [str(self.folder / ZERO), '--work-dir', str(self.folder / 'zero_labels')]
             # the store may know more tiles than these, so that a file says that it was gone through
             steps.append(Step('evidence', words, (self.folder / EVIDENCE).is_file))
+            done = (self.folder / ZERO).is_file
+            steps.append(Step('test, the verifier alone', [*alone, *options], done))
         for seed in range(args.seeds):
             folder = self.folder / f'seed_{seed}'
             begun = (folder / 'last_checkpoint').is_file()
             words = [
-                *self._trainer(seed),
+                *self._starter('train', seed),
                 *('--work-dir', str(folder), '--seed', str(seed)),
                 *(['--resume'] if begun else []),
                 *(['--amp'] if args.amp else []),
@@ -176,7 +181,7 @@ class Reproduction:
             steps.append(Step(f'train, seed {seed}', words, self._trained(folder)))
             best = str(folder / 'best_mIoU_iter_*.pth')
             figures = folder / 'test.json'
-            words = [*on_gpu, RSSEG, 'test', self.config, best, '--json', str(figures)]
+            words = [*self._starter('test', seed), best, '--json', str(figures)]
             words += ['--work-dir', str(folder / 'test'), *options]
             steps.append(Step(f'test, seed {seed}', words, figures.is_file))
         return steps
@@ -184,15 +189,17 @@ class Reproduction:
     def _weights_ready(self) -> bool:
         return all(file.ready for file in self.weights)
 
-    def _trainer(self, seed: int) -> list[str]:
-        gpus, tools = str(self.args.gpus), resources() / 'tools'
+    def _starter(self, name: str, seed: int) -> list[str]:
+        """How ``train`` or ``test`` begins, with the config."""
+        gpus, tools = self.args.gpus if name == 'train' else 1, resources() / 'tools'
         if self.args.slurm:
-            script = _short(tools / 'slurm_train.sh', Path.cwd())
+            script = _short(tools / f'slurm_{name}.sh', Path.cwd())
             job = f'{self.experiment.config.stem}_{seed}'
             return ['env', f'GPUS={gpus}', 'bash', script, self.args.slurm, job, self.config]
-        if self.args.gpus > 1:
-            return ['bash', _short(tools / 'dist_train.sh', Path.cwd()), self.config, gpus]
-        return [RSSEG, 'train', self.config]
+        if gpus > 1:
+            script = _short(tools / f'dist_{name}.sh', Path.cwd())
+            return ['bash', script, self.config, str(gpus)]
+        return [RSSEG, name, self.config]
 
     def _conversion(self) -> list[str]:
         return [str(self.archives), '-o', str(self.root), *self.source.cut(self.split)]
@@ -377,6 +384,7 @@ def measure(work: Reproduction) -> dict[str, Any]:
     memory = [max(run.train['memory'].values()) for run in runs if run.train.get('memory')]
     manifest = work.root / 'splits' / work.split / 'manifest.json'
     leak = json.loads(manifest.read_text(encoding='utf-8')).get('leak', {}).get('test', {})
+    zero = work.folder / ZERO
     one = work.experiment
     return {
         'method': one.method,
@@ -388,6 +396,7 @@ def measure(work: Reproduction) -> dict[str, Any]:
         'miou': scores,
         'mean': statistics.fmean(scores),
         'spread': statistics.stdev(scores) if len(scores) > 1 else None,
+        'zero_labels': json.loads(zero.read_text('utf-8'))['mIoU'] if zero.is_file() else None,
         'hours': statistics.fmean(hours) if hours else None,
         'memory_mb': max(memory) if memory else None,
         'test_tiles': len(read_list(work.root / work.test_list)),
@@ -407,7 +416,8 @@ def table(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
     from mmseg_semi_rs.dataprep.experiments import published
 
     same = [one for one in others if all(one[k] == row[k] for k in ('data_set', 'split'))]
-    same = [one for one in same if one != row and one['share'] in ('0', row['share'], 'full')]
+    zero = {one['variant']: one['zero_labels'] for one in same if one['zero_labels'] is not None}
+    same = [one for one in same if one != row and one['share'] in (row['share'], 'full')]
     lines = [
         f'# {row["data_set"]}, {row["share"]}, lists {row["split"]}',
         '',
@@ -421,8 +431,11 @@ def table(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> str:
         cells = [f'{one["method"]}, {one["variant"]}', _labels(one['share'])]
         cells += [f'{one["mean"]:.2f}{spread}', str(one['seeds']), hours, memory, 'made here']
         lines.append(f'| {" | ".join(cells)} |')
+    for variant, figure in zero.items():
+        cells = [f'verifier of {variant}', _labels('0'), f'{figure:.2f}', '', '', '', 'made here']
+        lines.append(f'| {" | ".join(cells)} |')
     shares = dict.fromkeys(['0', row['share'], 'full'])
-    known = {one['share'] for one in [row, *same]}
+    known = {one['share'] for one in [row, *same]} | ({'0'} if zero else set())
     for share in shares:
         for method, figure, origin in published(row['data_set'], row['split'], share):
             known.add(share)
@@ -463,7 +476,11 @@ def main(arguments: list[str] | None = None) -> None:
         if missing:
             raise ValueError('Nothing was begun: bring what is missing first, and try again.')
         work.check_same()
-        carry_out(steps, work.folder)
+        try:
+            carry_out(steps, work.folder)
+        except KeyboardInterrupt:
+            print('interrupted: the same command goes on from here.', file=sys.stderr)
+            sys.exit(INTERRUPTED)
         row = measure(work)
         write_atomic(work.folder / 'row.json', (json.dumps(row, indent=1) + '\n').encode())
         files = sorted(work.folder.parent.glob('*/row.json'))

@@ -98,6 +98,7 @@ def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
     Returns:
         Whether there is something to write.
     """
+    from mmseg_semi_rs.engine.data_checks import list_of
     from mmseg_semi_rs.utils.files import write_atomic
 
     loop = runner.test_loop
@@ -114,7 +115,7 @@ def write_record(path: Path, args: argparse.Namespace, runner: Runner) -> bool:
     about = {
         'config': args.config,
         'checkpoint': args.checkpoint,
-        'data': str(getattr(dataset, 'ann_file', '') or dataset.data_prefix.get('img_path', '')),
+        'data': list_of(dataset),
         'networks': networks,  # that which predict_on names is the last
     }
     write_atomic(path, (json.dumps(about) + '\n').encode())
@@ -143,6 +144,14 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     metrics = evaluate_verifier(cfg, args.verifier, get_device(), args.unclaimed)
     write_metrics(args, metrics)
     return metrics
+
+
+def add_calibration_error(cfg: Config) -> None:
+    """Let every network's confidence be judged too, where the truth is known."""
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    if evaluators and not any(evaluator.get('format_only') for evaluator in evaluators):
+        cfg.test_evaluator = [*evaluators, dict(type='CalibrationErrorMetric')]
 
 
 def test(args: argparse.Namespace) -> dict[str, float]:
@@ -179,6 +188,8 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if args.show_dir:
         show_predictions(cfg, args.show_dir)
     write_maps(cfg, args.out)
+    if not args.tta:  # whose probabilities no logits stand for
+        add_calibration_error(cfg)
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     record = Path(cfg.work_dir) / 'test' / f'{Path(args.checkpoint).stem}.json'

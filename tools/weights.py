@@ -22,6 +22,7 @@ from pathlib import Path
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 MIRRORS = 'RSSEG_MIRRORS'
+INTERRUPTED = 130  # exit status, as of a shell
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -94,6 +95,9 @@ def main(arguments: list[str] | None = None) -> int:
                     one.download(places)
                 except (ValueError, FileNotFoundError) as error:
                     failed.append(str(error))
+                except KeyboardInterrupt:
+                    print('interrupted: the same command goes on from here.', file=sys.stderr)
+                    return INTERRUPTED
             state = one.state
             print(f'{one.name}   {state}')
             if state != 'here' or whole:

@@ -21,8 +21,8 @@ class PartialMap:
     """A folder with one file per finished strip, so that a killed prediction goes on.
 
     Args:
-        folder (Path): Made if it does not exist.
-        fingerprint (str): Of all that determines the strips. Strips of another one are deleted.
+        folder: Made if it does not exist.
+        fingerprint: Of all that determines the strips. Strips of another one are deleted.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:

@@ -17,6 +17,7 @@ from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from ..engine.calibration import Calibration, read_calibration
 from ..engine.launch import load_config, section
 from ..models.utils.renormalise import image_statistics
 from ..models.weights import load_weights
@@ -46,6 +47,7 @@ class Predictor:
         batch_size: Windows per forward.
         flips: Whether the probabilities are the mean over the window and its three mirror images.
         amp: Whether to predict under bfloat16 autocast, CUDA only.
+        calibration: By which its confidence is set right; None leaves it.
         fingerprint: Of the config and the checkpoint; what is predicted by another is not
             continued.
 
@@ -67,6 +69,7 @@ class Predictor:
         flips: bool = False,
         amp: bool = False,
         fingerprint: str = '',
+        calibration: Calibration | None = None,
     ) -> None:
         self.model = model
         self.classes = list(classes)
@@ -78,6 +81,7 @@ class Predictor:
         self.batch_size = batch_size
         self.flips = flips
         self.amp = amp
+        self.calibration = calibration
         self._fingerprint = fingerprint
         if window < 1 or batch_size < 1 or not 0 <= self.overlap < window:
             raise ValueError(
@@ -110,6 +114,11 @@ class Predictor:
         return next(self.model.parameters()).device
 
     @property
+    def network(self) -> str:
+        """Name of the network that predicts; '' where there is one only."""
+        return network_name(self.model)
+
+    @property
     def fingerprint(self) -> str:
         """Changes with the config, the checkpoint or a setting that changes the result."""
         return settings_digest({
@@ -118,6 +127,7 @@ class Predictor:
             'flips': self.flips,
             'amp': self.amp,
             'bands': repr(self.to_rgb),
+            **({} if self.calibration is None else {'calibration': repr(self.calibration)}),
             'classes': [self.classes, self.palette],
         })  # fmt: skip
 
@@ -159,6 +169,8 @@ class Predictor:
             logits = resize(
                 logits, size=shape, mode='bilinear', align_corners=self.model.align_corners
             )
+        if self.calibration is not None:
+            logits = self.calibration(logits)
         return logits.softmax(1)
 
 
@@ -170,6 +182,7 @@ def load_predictor(
     window: int | None = None,
     bands: Sequence[int] | None = None,
     raster: Mapping[str, Any] | None = None,
+    calibrated: bool = True,
     **settings: Any,
 ) -> Predictor:
     """Build a :class:`Predictor` from what a training left.
@@ -190,6 +203,7 @@ def load_predictor(
             of a network of bands, those of its channels in their order.
         raster: Other arguments of ``RasterToRGB`` (``low``, ``high``, ``nodata``), instead of the
             config's.
+        calibrated: Whether the calibration beside the checkpoint is used, if there is one.
         **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
 
     Raises:
@@ -219,6 +233,8 @@ def load_predictor(
     if bands is not None:
         to_rgb = _rebanded(to_rgb, bands)
     classes, palette = dataset_meta(cfg, meta, path)
+    name = network_name(model)
+    calibration = read_calibration(path, name, len(classes)) if calibrated else None
     return Predictor(
         model,
         classes,
@@ -226,6 +242,7 @@ def load_predictor(
         side,
         input_size=input_size(side),
         to_rgb=raster_conversion(to_rgb),
+        calibration=calibration,
         fingerprint=settings_digest({
             'config': repr(cfg.model.to_dict()),
             'checkpoint': file_digest(path),
@@ -249,6 +266,11 @@ def _rebanded(raster: Mapping[str, Any], bands: Sequence[int]) -> dict[str, Any]
     shown = [before.bands[channel] for channel in before.rgb_channels]
     changed['rgb'] = list(dict.fromkeys(bands[before.bands.index(band)] for band in shown))
     return changed
+
+
+def network_name(model: Any) -> str:
+    """Name of the network that a model predicts with; '' where it is the only one."""
+    return str(getattr(model, 'predict_on', ''))
 
 
 def choose_network(cfg: Config, name: str) -> None:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from ..rasters.drawings import CLASS_FIELD, import_fiona
 from ..rasters.reader import RasterToRGB, import_rasterio
-from ..rasters.sources import is_raster, open_source
+from ..rasters.sources import PixelSource, is_raster, open_source
 from ..rasters.windows import Window, tile_name, tile_windows
 from ..utils.progress import progress_bar
 from ..visualization import save_picture
 from .clicks import choose_clicks, count_clicks
 from .maps import writing
-from .prediction import predict_image
+from .mosaic import Mosaic
 from .predictor import Predictor
 
 #: The backbone whose features tell tiles apart: installs by pip, needs no file.
@@ -76,10 +76,15 @@ def list_candidates(
 
 
 def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
-    """Read the pixels of a tile, (H, W, 3) uint8, RGB."""
+    """Read the pixels of a tile as a network wants them, see :class:`~.rasters.sources.Source`."""
     left, top, right, bottom = tile.window
     with open_source(tile.path, to_rgb) as source:
         return source.read(top, min(bottom, source.height), left, min(right, source.width))[0]
+
+
+def see_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
+    """Read what a person sees of a tile, (H, W, 3) uint8, RGB."""
+    return to_rgb.picture(read_tile(tile, to_rgb))
 
 
 @torch.no_grad()
@@ -103,9 +108,7 @@ def tile_features(
     rows = []
     with progress_bar() as bar:
         for tile in bar.track(tiles, description='looking at tiles'):
-            image = cv2.resize(
-                read_tile(tile, to_rgb), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA
-            )
+            image = cv2.resize(see_tile(tile, to_rgb), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
             pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
             maps: list[Tensor] = [level.flatten(2)[0] for level in network(pixels)]
             rows.append(torch.cat([part for m in maps for part in (m.mean(1), m.std(1))]).cpu())
@@ -207,7 +210,7 @@ def write_contact_sheet(tiles: Sequence[Candidate], to_rgb: RasterToRGB, path: P
     cell = _THUMBNAIL + 4
     sheet = np.full((rows * cell + 4, columns * cell + 4, 3), 255, np.uint8)
     for number, tile in enumerate(tiles):
-        image = read_tile(tile, to_rgb)
+        image = see_tile(tile, to_rgb)
         scale = _THUMBNAIL / max(image.shape[:2])
         size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -238,11 +241,15 @@ def click_points(
     with progress_bar() as bar:
         for tile in bar.track(tiles, description='choosing clicks'):
             image = read_tile(tile, to_rgb)
-            count = count_clicks(clicks, image[..., 0].size)
+            height, width = image.shape[:2]
             probabilities = None
             if predictor is not None:
-                probabilities = np.asarray(predict_image(predictor, image).probabilities) / 255
-            rows_columns = choose_clicks(image, count, probabilities)
+                mosaic = Mosaic(predictor, width, height, memory=2**62)
+                strips = mosaic.predict(PixelSource(image, to_rgb=to_rgb), probabilities=True)
+                parts = [np.asarray(strip.probabilities) for strip in strips]
+                probabilities = np.concatenate(parts, axis=1) / 255
+            count = count_clicks(clicks, height * width)
+            rows_columns = choose_clicks(to_rgb.picture(image), count, probabilities)
             found.append(rows_columns[:, ::-1] + tile.window[:2])
     return found
 

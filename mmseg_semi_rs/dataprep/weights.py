@@ -190,10 +190,10 @@ class Weights:
         try:
             return Path(snapshot_download(self.name, local_files_only=not download))
         except GatedRepoError as error:
-            raise ValueError(
-                f'{self.name} is not given to everybody: accept its terms on '
-                f'https://huggingface.co/{self.name} and set HF_TOKEN to a token of yours.'
-            ) from error
+            page = f'https://huggingface.co/{self.name}'
+            how = self.known.ask if self.known is not None else ''
+            how = how or f'accept its terms on {page} and set HF_TOKEN to a token of yours'
+            raise ValueError(f'{self.name} is not given to everybody: {how}.') from error
         except RepositoryNotFoundError as error:
             raise FileNotFoundError(
                 f'The Hugging Face hub has no {self.name}, or shows it to others only: correct the '

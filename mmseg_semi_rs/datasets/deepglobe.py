@@ -24,9 +24,8 @@ class DeepGlobeDataset(DescribedDataset):
     as some published code does.
 
     Args:
-        train_unknown (bool): Whether id 6 is a class. Defaults to False.
-        metainfo (dict, optional): ``classes`` chooses among the classes and overrules
-            ``train_unknown``. Defaults to None.
+        train_unknown: Whether id 6 is a class.
+        metainfo: ``classes`` chooses among the classes and overrules ``train_unknown``.
         **kwargs: Passed on to ``BaseSegDataset``.
     """
 

@@ -15,10 +15,10 @@ class DescribedDataset(BaseSegDataset):
     would call each class, for the prompts of vision-language models).
 
     Args:
-        metainfo (dict, optional): ``classes`` chooses among the classes; palette and concepts
-            follow, unless they are given too. Defaults to None.
-        img_suffix (str): Defaults to ``'.png'``.
-        seg_map_suffix (str): Defaults to ``'.png'``.
+        metainfo: ``classes`` chooses among the classes; palette and concepts follow, unless they
+            are given too.
+        img_suffix:
+        seg_map_suffix:
         **kwargs: Passed on to ``BaseSegDataset``.
     """
 

@@ -1,6 +1,6 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """The reader of pixels, under the name by which scripts that use the data sets import it."""
 
-from ..rasters.reader import RasterToRGB, RGBPixels, read_rgb
+from ..rasters.reader import RasterToBands, RasterToRGB, RGBPixels, read_rgb
 
-__all__ = ['RGBPixels', 'RasterToRGB', 'read_rgb']
+__all__ = ['RGBPixels', 'RasterToBands', 'RasterToRGB', 'read_rgb']

@@ -94,10 +94,10 @@ class SemiDataset(JoinedDatasets):
         unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
             trains on labelled images alone.
         split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
-            with an ``ann_file`` keeps it. Defaults to None.
+            with an ``ann_file`` keeps it.
         damaged: What to do about a file that cannot be read any more: ``'stop'`` the training, or
             ``'skip'`` it, take the next image of its source and say in the log how many were
-            skipped. Defaults to 'stop'.
+            skipped.
         **inherited: What a stock config's dataset has beside its type and stays behind when the
             config is inherited from without ``_delete_=True``; not read.
 

@@ -22,7 +22,7 @@ class WHDLDDataset(DescribedDataset):
     water becomes an id without a class.
 
     Args:
-        reduce_zero_label (bool): Defaults to True.
+        reduce_zero_label:
         **kwargs: Passed on to :class:`DescribedDataset`.
     """
 

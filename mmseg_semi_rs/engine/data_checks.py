@@ -263,21 +263,8 @@ def check_segmentation_dataset(
         decoded.save()
     _raise_problems(title, findings)
 
-    summary = DatasetSummary(title, len(samples))
-    summary.duplicates = len(samples) - len({_identity(sample.image) for sample in samples})
-    summary.sizes = dict(Counter(f.size for f in findings if f.size is not None).most_common())
-    if with_labels:
-        classes = [str(c) for c in leaves[0].metainfo.get('classes') or ()]
-        totals = sum((f.pixels for f in findings if f.pixels is not None), np.zeros(256, np.int64))
-        summary.class_pixels = {label: int(totals[k]) for k, label in enumerate(classes)}
-        summary.ignored_pixels = int(totals.sum()) - sum(summary.class_pixels.values())
-        if classes and not any(summary.class_pixels.values()):
-            raise ValueError(
-                f'{title} has {summary.ignored_pixels} pixels in {summary.images} labels, and all '
-                'are ignored, so that there is nothing to learn: correct the labels, or the ids '
-                'that the dataset takes for classes (reduce_zero_label, label_map, ignore_index).'
-            )
-    return summary
+    classes = [str(c) for c in leaves[0].metainfo.get('classes') or ()] if with_labels else None
+    return _summarise(title, samples, findings, classes)
 
 
 def check_semi_dataset(
@@ -335,8 +322,8 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
             if shared:
                 raise ValueError(
                     f'{len(shared)} images are both in the {first} list '
-                    f'({_list_of(datasets[first])}) and in the {second} list '
-                    f'({_list_of(datasets[second])}): write the lists again with '
+                    f'({list_of(datasets[first])}) and in the {second} list '
+                    f'({list_of(datasets[second])}): write the lists again with '
                     f'{command("splits")} ({_listed([images[first][key] for key in shared])}).'
                 )
 
@@ -375,10 +362,11 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 
 def _title(leaf: Any) -> str:
-    return f'{type(leaf).__name__} ({_list_of(leaf)})'
+    return f'{type(leaf).__name__} ({list_of(leaf)})'
 
 
-def _list_of(dataset: Any) -> str:
+def list_of(dataset: Any) -> str:
+    """Where a dataset, or the first inside its wrappers, has its images from: list or folder."""
     leaf = next(_leaves(dataset))
     prefix = getattr(leaf, 'data_prefix', None) or {}
     return str(getattr(leaf, 'ann_file', '') or prefix.get('img_path', ''))
@@ -402,6 +390,29 @@ def _samples(leaf: Any, with_labels: bool) -> Iterator[_Sample]:
 
 def _identity(path: str) -> str:
     return path if '://' in path else os.path.realpath(path)
+
+
+def _summarise(
+    title: str,
+    samples: Sequence[_Sample],
+    findings: Sequence[_Finding],
+    classes: Sequence[str] | None,
+) -> DatasetSummary:
+    """Add up what was found of each sample; ``classes`` is None where no label was opened."""
+    summary = DatasetSummary(title, len(samples))
+    summary.duplicates = len(samples) - len({_identity(sample.image) for sample in samples})
+    summary.sizes = dict(Counter(f.size for f in findings if f.size is not None).most_common())
+    if classes is not None:
+        totals = sum((f.pixels for f in findings if f.pixels is not None), np.zeros(256, np.int64))
+        summary.class_pixels = {label: int(totals[k]) for k, label in enumerate(classes)}
+        summary.ignored_pixels = int(totals.sum()) - sum(summary.class_pixels.values())
+        if classes and not any(summary.class_pixels.values()):
+            raise ValueError(
+                f'{title} has {summary.ignored_pixels} pixels in {summary.images} labels, and all '
+                'are ignored, so that there is nothing to learn: correct the labels, or the ids '
+                'that the dataset takes for classes (reduce_zero_label, label_map, ignore_index).'
+            )
+    return summary
 
 
 def _raise_problems(title: str, findings: Sequence[_Finding]) -> None:

@@ -98,7 +98,7 @@ def load_config(
     if options:
         try:
             cfg.merge_from_dict(dict(options))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
                 f'--cfg-options {" ".join(f"{k}={v}" for k, v in options.items())} does not fit '
                 f'{path} ({one_line(error)}): use the dotted keys of the config, '

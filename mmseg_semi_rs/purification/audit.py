@@ -31,28 +31,25 @@ class AuditRecord:
     """One tile or crop before and after purification. All maps are in the frame of the image.
 
     Attributes:
-        name (str): What people call the tile or crop.
-        key (str | None): Key of its evidence in the store.
-        image (np.ndarray): Shape (H, W, 3), uint8, RGB.
-        labels_before (np.ndarray): The teacher's class ids, shape (H, W), integer, in [0, K) where
-            valid.
-        labels_after (np.ndarray): The purified class ids, as above.
-        confidence (np.ndarray): The teacher's, shape (H, W), float32, in [0, 1].
-        weight_before (np.ndarray): Weight in the loss, shape (H, W), float32, in [0, 1].
-        weight_after (np.ndarray): The purified weight, as above.
-        actions (np.ndarray): What was done, shape (H, W), uint8, index into
-            ``policy.ACTIONS``; labels differ where it is 'corrected', and only there.
-        valid (np.ndarray): False on padding, shape (H, W), bool.
-        truth (np.ndarray | None): True class ids, shape (H, W), integer; ids outside [0, K), like
-            255, are not counted.
-        scores (np.ndarray | None): Evidence, shape (K, H, W), uint8, 0 to 255 for [0, 1].
-        seen (np.ndarray | None): Where there is evidence, shape (H, W), bool.
-        boxes (tuple[Region, ...]): What the verifier found, in pixels of the image.
-        answer (str): What it answered, verbatim.
-        dropped (tuple[str, ...]): Parts of the answer without use, each with the reason.
-        truncated (bool): Whether the answer ended before it was complete.
-        regions (np.ndarray | None): Number of the class-free region of each pixel, 0 for none,
-            shape (H, W), integer.
+        name: What people call the tile or crop.
+        key: Key of its evidence in the store.
+        image: Shape (H, W, 3), uint8, RGB.
+        labels_before: The teacher's class ids, shape (H, W), integer, in [0, K) where valid.
+        labels_after: The purified class ids, as above.
+        confidence: The teacher's, shape (H, W), float32, in [0, 1].
+        weight_before: Weight in the loss, shape (H, W), float32, in [0, 1].
+        weight_after: The purified weight, as above.
+        actions: What was done, shape (H, W), uint8, index into ``policy.ACTIONS``; labels differ
+            where it is 'corrected', and only there.
+        valid: False on padding, shape (H, W), bool.
+        truth: True class ids, shape (H, W), integer; ids outside [0, K), like 255, are not counted.
+        scores: Evidence, shape (K, H, W), uint8, 0 to 255 for [0, 1].
+        seen: Where there is evidence, shape (H, W), bool.
+        boxes: What the verifier found, in pixels of the image.
+        answer: What it answered, verbatim.
+        dropped: Parts of the answer without use, each with the reason.
+        truncated: Whether the answer ended before it was complete.
+        regions: Number of the class-free region of each pixel, 0 for none, shape (H, W), integer.
 
     Raises:
         ValueError: The maps differ in size, or there are scores without ``seen`` or the reverse.
@@ -112,14 +109,14 @@ class AuditRecord:
         right on a true label, a veto on a false one.
 
         Args:
-            classes (Sequence[str]): The K class names.
+            classes: The K class names.
 
         Returns:
-            dict[str, Any]: Fit for JSON. ``name``, ``key``, ``answer``, ``truncated``, ``boxes``
-            (class, the verifier's name for it, left, top, right, bottom in pixels of the image,
-            score), ``dropped``, ``counts`` (pixels and sums, to be added up by :func:`totals`) and
-            ``rates`` (shares, means and accuracies in [0, 1]; None where there is nothing to
-            divide by).
+            Fit for JSON. ``name``, ``key``, ``answer``, ``truncated``, ``boxes`` (class, the
+            verifier's name for it, left, top, right, bottom in pixels of the image, score),
+            ``dropped``, ``counts`` (pixels and sums, to be added up by :func:`totals`) and
+            ``rates`` (shares, means and accuracies in [0, 1]; None where there is nothing to divide
+            by).
 
         Raises:
             ValueError: A label or box has a class without a name.
@@ -198,10 +195,10 @@ class AuditRecord:
         """Where a label is not the most frequent one of its region.
 
         Args:
-            moment (str): Of the labels 'before' or 'after'. Defaults to 'before'.
+            moment: Of the labels 'before' or 'after'.
 
         Returns:
-            np.ndarray: Shape (H, W), bool; False outside of all regions and where not valid.
+            Shape (H, W), bool; False outside of all regions and where not valid.
         """
         if self.regions is None:
             return np.zeros_like(self.valid)
@@ -261,8 +258,8 @@ def append_summaries(path: str | Path, summaries: Iterable[Mapping[str, Any]]) -
     that an interrupted run left unfinished stays alone.
 
     Args:
-        path (str | Path): The ``.jsonl`` file; it and its folder are made.
-        summaries (Iterable[Mapping[str, Any]]): As :meth:`AuditRecord.summary` gives them.
+        path: The ``.jsonl`` file; it and its folder are made.
+        summaries: As :meth:`AuditRecord.summary` gives them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,13 +277,12 @@ def totals(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up the summaries of many tiles.
 
     Args:
-        summaries (Iterable[Mapping[str, Any]]): As :meth:`AuditRecord.summary` gives them, or as
-            read back from JSON lines.
+        summaries: As :meth:`AuditRecord.summary` gives them, or as read back from JSON lines.
 
     Returns:
-        dict[str, Any]: ``tiles``, ``truncated`` (tiles whose answer is), ``dropped`` (parts of
-        answers), and ``counts`` and ``rates`` as in a summary, over all pixels. Accuracies are over
-        the tiles with truth.
+        ``tiles``, ``truncated`` (tiles whose answer is), ``dropped`` (parts of answers), and
+        ``counts`` and ``rates`` as in a summary, over all pixels. Accuracies are over the tiles
+        with truth.
     """
     tiles = truncated = dropped = 0
     counts: Counts = {}

@@ -79,9 +79,9 @@ class ConformalThresholds:
     pixels of a tile are no independent draws, tiles are more so (``unit='tile'``).
 
     Args:
-        alpha: Largest share of wrong claims, in (0, 1). Defaults to 0.1.
-        unit: What is counted: 'pixel'; or 'tile', where n is the number of tiles in which the
-            class is claimed and r the sum of the shares that are right there. Defaults to 'pixel'.
+        alpha: Largest share of wrong claims, in (0, 1).
+        unit: What is counted: 'pixel'; or 'tile', where n is the number of tiles in which the class
+            is claimed and r the sum of the shares that are right there.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -159,8 +159,8 @@ class ConformalThresholds:
             labelled: Evidence of tiles, and their label
                 maps (H, W), uint8, with ids outside ``[0, num_classes)`` where there is none.
             num_classes: K.
-            cut: Whether regions will be cut to the teacher's segments (``within_segments``);
-                they are then cut to the true ones here. Defaults to False.
+            cut: Whether regions will be cut to the teacher's segments (``within_segments``); they
+                are then cut to the true ones here.
 
         Returns:
             Of all classes.

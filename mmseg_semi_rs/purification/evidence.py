@@ -18,11 +18,11 @@ class Region(NamedTuple):
     """One object that a verifier found.
 
     Attributes:
-        label (int): Class id.
-        box (tuple[float, float, float, float]): left, top, right, bottom in pixels of the tile;
-            pixel areas are continuous, the top-left pixel covers [0, 1) x [0, 1).
-        score (float): In [0, 1].
-        name (str): What the verifier called it.
+        label: Class id.
+        box: left, top, right, bottom in pixels of the tile; pixel areas are continuous, the
+            top-left pixel covers [0, 1) x [0, 1).
+        score: In [0, 1].
+        name: What the verifier called it.
     """
 
     label: int
@@ -38,18 +38,18 @@ class Evidence:
     Evidence is made once, on the stored tile, neither augmented nor padded. It lives on the host.
 
     Attributes:
-        scores (np.ndarray): Shape (K, h, w), uint8, 0 to 255 for [0, 1]. Scores are the verifier's
-            own, never a softmax of painted constants; they need not add up to 1.
-        seen (np.ndarray): Shape (h, w), bool: where the verifier has said anything. What is not
-            seen is left alone, whatever the scores are.
-        size (tuple[int, int]): Height and width of the tile in pixels.
-        answer (str): What the verifier answered, readable by people.
-        regions (tuple[Region, ...]): What it found, if it works by objects.
-        dropped (tuple[str, ...]): Parts of the answer that could not be used, each with the reason.
-        truncated (bool): Whether the answer ended before it was complete.
-        region_ids (np.ndarray | None): Which class-free region each pixel of the tile belongs to,
-            counted from 1, 0 for none; shape (H, W), unsigned integers. Of a ``RegionProposer``,
-            which has no scores (K = 0). Defaults to None.
+        scores: Shape (K, h, w), uint8, 0 to 255 for [0, 1]. Scores are the verifier's own, never a
+            softmax of painted constants; they need not add up to 1.
+        seen: Shape (h, w), bool: where the verifier has said anything. What is not seen is left
+            alone, whatever the scores are.
+        size: Height and width of the tile in pixels.
+        answer: What the verifier answered, readable by people.
+        regions: What it found, if it works by objects.
+        dropped: Parts of the answer that could not be used, each with the reason.
+        truncated: Whether the answer ended before it was complete.
+        region_ids: Which class-free region each pixel of the tile belongs to, counted from 1, 0 for
+            none; shape (H, W), unsigned integers. Of a ``RegionProposer``, which has no scores (K =
+            0).
 
     Raises:
         ValueError: Shapes or types do not fit.
@@ -102,10 +102,10 @@ def covered_pixels(box: tuple[float, float, float, float]) -> tuple[slice, slice
     """Rows and columns of the pixels whose centres a box covers.
 
     Args:
-        box (tuple[float, float, float, float]): left, top, right, bottom in pixels of the tile.
+        box: left, top, right, bottom in pixels of the tile.
 
     Returns:
-        tuple[slice, slice]: Rows and columns, none of them negative.
+        Rows and columns, none of them negative.
     """
     left, top, right, bottom = (max(0, math.ceil(side - 0.5)) for side in box)
     return slice(top, bottom), slice(left, right)
@@ -115,9 +115,9 @@ def quantise(scores: np.ndarray) -> np.ndarray:
     """Turn scores in [0, 1] into what :class:`Evidence` keeps.
 
     Args:
-        scores (np.ndarray): Any shape, float; values outside [0, 1] are clipped.
+        scores: Any shape, float; values outside [0, 1] are clipped.
 
     Returns:
-        np.ndarray: The same shape, uint8, rounded to the nearest of 256 steps.
+        The same shape, uint8, rounded to the nearest of 256 steps.
     """
     return np.rint(np.clip(scores, 0.0, 1.0) * FULL_SCORE).astype(np.uint8)

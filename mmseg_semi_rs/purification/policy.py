@@ -23,8 +23,8 @@ class Purified(NamedTuple):
     """Purified targets, and what was done.
 
     Attributes:
-        pseudo (PseudoLabel): The targets.
-        actions (Tensor): Index into :data:`ACTIONS` of each pixel, shape (B, H, W), uint8.
+        pseudo: The targets.
+        actions: Index into :data:`ACTIONS` of each pixel, shape (B, H, W), uint8.
     """
 
     pseudo: PseudoLabel
@@ -35,14 +35,14 @@ def boundary_band(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
     """Pixels near a change of label.
 
     Args:
-        labels (Tensor): Shape (B, H, W), int64.
-        valid (Tensor): Shape (B, H, W), bool. A change from or to an invalid pixel is none, so that
-            the border of the padding is no boundary.
-        radius (int): A pixel is in the band if it is one of the ``radius`` nearest on its side of
-            the change, counted along rows and columns (a square neighbourhood); 0 for no band.
+        labels: Shape (B, H, W), int64.
+        valid: Shape (B, H, W), bool. A change from or to an invalid pixel is none, so that the
+            border of the padding is no boundary.
+        radius: A pixel is in the band if it is one of the ``radius`` nearest on its side of the
+            change, counted along rows and columns (a square neighbourhood); 0 for no band.
 
     Returns:
-        Tensor: Shape (B, H, W), bool, False where not valid.
+        Shape (B, H, W), bool, False where not valid.
     """
     edge = torch.zeros_like(valid)
     if radius < 1:
@@ -77,18 +77,17 @@ class EvidencePolicy:
     Equal best scores of two classes (m = 0) say nothing. The confidence is left as it is.
 
     Args:
-        tau (float): Confidence below which a pixel is low, in [0, 1]. Defaults to 0.7.
-        gate (float): Smallest evidence that corrects or vetoes, in (0, 1]. Defaults to 0.8.
-        margin (float): Smallest lead over the second class, in (0, 1]. Defaults to 0.3.
-        support_gate (float): Smallest joint confidence that gets weight, in (0, 1]. Defaults to
-            0.95, what the loss asks of the teacher alone: the two are not independent, as c*
-            takes them to be, and a lower gate lets too many wrong pixels in.
-        scope (str): Which pixels may be corrected and supported: 'band_or_low', 'band', 'low' or
-            'all'. Defaults to 'band_or_low'.
-        band (dict): ``radius`` in pixels, 8; and ``gate``, ``margin``, ``support_gate`` within the
-            band, those above unless given.
-        actions (Sequence[str]): Of 'correct', 'support', 'veto'. Veto may take weight from correct
-            pixels. Defaults to ('correct', 'support').
+        tau: Confidence below which a pixel is low, in [0, 1].
+        gate: Smallest evidence that corrects or vetoes, in (0, 1].
+        margin: Smallest lead over the second class, in (0, 1].
+        support_gate: Smallest joint confidence that gets weight, in (0, 1]. Defaults to 0.95, what
+            the loss asks of the teacher alone: the two are not independent, as c* takes them to be,
+            and a lower gate lets too many wrong pixels in.
+        scope: Which pixels may be corrected and supported: 'band_or_low', 'band', 'low' or 'all'.
+        band: ``radius`` in pixels, 8; and ``gate``, ``margin``, ``support_gate`` within the band,
+            those above unless given.
+        actions: Of 'correct', 'support', 'veto'. Veto may take weight from correct pixels. Defaults
+            to ('correct', 'support').
 
     Raises:
         ValueError: A setting is unknown or out of its range.
@@ -136,12 +135,12 @@ class EvidencePolicy:
         """Purify targets; makes no host sync.
 
         Args:
-            pseudo (PseudoLabel): Of shape (B, H, W).
-            scores (Tensor): Evidence, shape (B, K, H, W), float32 in [0, 1].
-            seen (Tensor): Shape (B, H, W), bool.
+            pseudo: Of shape (B, H, W).
+            scores: Evidence, shape (B, K, H, W), float32 in [0, 1].
+            seen: Shape (B, H, W), bool.
 
         Returns:
-            Purified: New targets; bit-equal where nothing was seen.
+            New targets; bit-equal where nothing was seen.
         """
         best, first = scores.max(dim=1)
         second = scores.scatter(1, first[:, None], -1.0).amax(dim=1)
@@ -188,11 +187,10 @@ class ReleasedPolicy:
     ten classes, whatever was found there; the release leaves an image without any box alone.
 
     Args:
-        tau (float): Defaults to 0.7.
-        mismatch_max_conf (float): Defaults to 0.3.
-        conf_thresh (float): The gate of the loss, to be equal to that of the segmentor. Defaults to
-            0.95.
-        use_vlm_on_mismatch (bool): Whether labels are changed at all. Defaults to True.
+        tau:
+        mismatch_max_conf:
+        conf_thresh: The gate of the loss, to be equal to that of the segmentor.
+        use_vlm_on_mismatch: Whether labels are changed at all.
     """
 
     clear = (0.5, 0.3)

@@ -50,9 +50,9 @@ class ClassPrompts:
     """Names of the classes for prompts and answers.
 
     Args:
-        classes (str | Sequence[str | Sequence[str] | None]): Name of an entry of :data:`PROMPTS`,
-            or one entry per class id: a name, several names with the natural one first, or None (or
-            an empty sequence) for a class that is never asked for. Underscores become spaces.
+        classes: Name of an entry of :data:`PROMPTS`, or one entry per class id: a name, several
+            names with the natural one first, or None (or an empty sequence) for a class that is
+            never asked for. Underscores become spaces.
 
     Raises:
         ValueError: There is no such list, no class to ask for, or one name for two classes.
@@ -112,10 +112,10 @@ class ClassPrompts:
         'Railroad' is not 'road': nothing is found inside of words. A plural 's' is forgiven.
 
         Args:
-            name (str): What somebody called it.
+            name: What somebody called it.
 
         Returns:
-            int | None: The class id.
+            The class id.
         """
         wanted = _normal(name)
         for candidate in (wanted, wanted.removesuffix('s'), wanted + 's'):

@@ -86,8 +86,8 @@ class SuperpixelProposer(RegionProposer):
     """Superpixels of scikit-image: no weights, and the same on every machine.
 
     Args:
-        method: 'felzenszwalb' (regions of any size, along edges) or 'slic' (compact ones of
-            about one size). Defaults to 'felzenszwalb'.
+        method: 'felzenszwalb' (regions of any size, along edges) or 'slic' (compact ones of about
+            one size).
         settings: Arguments of the function of that name in
             ``skimage.segmentation``: ``scale``, ``sigma`` and ``min_size`` (100, 0.5 and 50), or
             ``n_segments``, ``compactness`` and ``sigma`` (300, 10 and 0). Defaults to None, these.
@@ -147,14 +147,13 @@ class SAMProposer(RegionProposer):
 
     Args:
         model: A folder, or ``owner/name`` on the Hugging Face hub, of any model that
-            ``AutoModelForMaskGeneration`` loads. Defaults to 'facebook/sam-vit-base'.
+            ``AutoModelForMaskGeneration`` loads.
         revision: On the hub. Defaults to None, the main branch.
-        points: Points per side of the grid. Defaults to 32.
-        quality: Smallest predicted IoU of a mask. Defaults to 0.88.
-        stability: Smallest IoU between stricter and laxer cuts of a mask. Defaults to 0.95.
-        overlap: Box IoU above which the worse of two masks is dropped. Defaults to 0.7.
+        points: Points per side of the grid.
+        quality: Smallest predicted IoU of a mask.
+        stability: Smallest IoU between stricter and laxer cuts of a mask.
+        overlap: Box IoU above which the worse of two masks is dropped.
         local_files_only: Whether :meth:`load` must not download what is not on this machine.
-            Defaults to True.
 
     Raises:
         ValueError: There is no point.

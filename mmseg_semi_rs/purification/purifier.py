@@ -26,14 +26,13 @@ class Purification(NamedTuple):
     """One call of a purifier.
 
     Attributes:
-        before (PseudoLabel): The targets as the teacher gave them.
-        after (PseudoLabel): As they are trained on.
-        actions (Tensor): What the policy did, index into ``policy.ACTIONS``, shape (B, H, W),
-            uint8.
-        scores (Tensor): Trusted evidence, shape (B, K, H, W).
-        seen (Tensor): Where there was any that counts, shape (B, H, W), bool.
-        regions (Tensor | None): Number of the class-free region at each pixel, 0 for none, shape
-            (B, H, W), int64, if these were looked at.
+        before: The targets as the teacher gave them.
+        after: As they are trained on.
+        actions: What the policy did, index into ``policy.ACTIONS``, shape (B, H, W), uint8.
+        scores: Trusted evidence, shape (B, K, H, W).
+        seen: Where there was any that counts, shape (B, H, W), bool.
+        regions: Number of the class-free region at each pixel, 0 for none, shape (B, H, W), int64,
+            if these were looked at.
     """
 
     before: PseudoLabel
@@ -48,11 +47,11 @@ def frame_of_sample(meta: Mapping[str, Any]) -> Frame:
     """Where the pixels of a sample lie in its tile.
 
     Args:
-        meta (Mapping[str, Any]): Metainfo of the sample, with ``img_path``, ``ori_shape``,
-            ``img_shape`` and ``geometry``.
+        meta: Metainfo of the sample, with ``img_path``, ``ori_shape``, ``img_shape`` and
+            ``geometry``.
 
     Returns:
-        Frame: Of ``img_shape``.
+        Of ``img_shape``.
 
     Raises:
         ValueError: The geometry was not recorded, or not all of it.
@@ -78,24 +77,23 @@ class EvidencePurifier:
     """A :class:`~mmseg_semi_rs.models.protocols.Purifier` that goes by evidence.
 
     Args:
-        policy (Policy): What evidence does.
-        fetch (Fetch): Where evidence comes from.
-        num_classes (int): Number of classes K.
-        trust (Tensor, optional): What the scores of each class are multiplied by, shape (K,).
-            Defaults to None, which is 1 for all.
-        thresholds (ClassThresholds, optional): Calibrated thresholds, which then act in the place
-            of ``trust``. Defaults to None.
-        asked (Sequence[int]): Classes that are asked for, see ``ClassPrompts.asked``. One of them
-            without any trust, or without a threshold, cannot be seen, hence not denied either:
-            pixels that the teacher gives to it are left alone. Defaults to ().
-        within_segments (bool): Whether a region counts only on those of its pixels to which the
-            teacher gives the label that is the most frequent within it, so that the corners of a
-            box do not spill over its object's border. Defaults to False.
+        policy: What evidence does.
+        fetch: Where evidence comes from.
+        num_classes: Number of classes K.
+        trust: What the scores of each class are multiplied by, shape (K,). Defaults to None, which
+            is 1 for all.
+        thresholds: Calibrated thresholds, which then act in the place of ``trust``.
+        asked: Classes that are asked for, see ``ClassPrompts.asked``. One of them without any
+            trust, or without a threshold, cannot be seen, hence not denied either: pixels that the
+            teacher gives to it are left alone.
+        within_segments: Whether a region counts only on those of its pixels to which the teacher
+            gives the label that is the most frequent within it, so that the corners of a box do not
+            spill over its object's border.
 
     Attributes:
-        strength (float): In [0, 1]: 0 leaves the targets as they are, 1 purifies them; between the
-            two, weights move by this share of the way.
-        last (list[Purification]): What was done since :meth:`forget`, one entry per call.
+        strength: In [0, 1]: 0 leaves the targets as they are, 1 purifies them; between the two,
+            weights move by this share of the way.
+        last: What was done since :meth:`forget`, one entry per call.
     """
 
     def __init__(
@@ -128,12 +126,12 @@ class EvidencePurifier:
         """Purify the targets of a batch.
 
         Args:
-            pseudo (PseudoLabel): Of shape (B, H, W).
-            samples (Sequence[SegDataSample]): Of the B weak views, with ``img_path``, ``ori_shape``
-                and ``geometry`` in their metainfo.
+            pseudo: Of shape (B, H, W).
+            samples: Of the B weak views, with ``img_path``, ``ori_shape`` and ``geometry`` in their
+                metainfo.
 
         Returns:
-            PseudoLabel: Of the same shape; the very same object where there is nothing to do.
+            Of the same shape; the very same object where there is nothing to do.
         """
         if self.strength == 0:
             return pseudo
@@ -197,9 +195,9 @@ class RegionPurifier(EvidencePurifier):
     """The same by class-free regions of a ``RegionProposer``, in which pixels vote.
 
     Args:
-        policy (RegionVote): What the regions do.
-        fetch (Fetch): Where they come from.
-        num_classes (int): Number of classes K.
+        policy: What the regions do.
+        fetch: Where they come from.
+        num_classes: Number of classes K.
     """
 
     def _counted(

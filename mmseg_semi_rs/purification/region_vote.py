@@ -28,12 +28,12 @@ class RegionVote:
     what the gate gave, for a region that does not wholly agree. The confidence is left as it is.
 
     Args:
-        share: Smallest share s that decides, in (0.5, 1]. Defaults to 0.6.
-        weight: What w is. 'gate': the mean of the weights that the agreeing pixels have, so
-            that the gate, or the policy before, still says how much a region counts. 'share': s,
-            as published, whatever the gate says; wants a teacher that has learnt something, as one
+        share: Smallest share s that decides, in (0.5, 1].
+        weight: What w is. 'gate': the mean of the weights that the agreeing pixels have, so that
+            the gate, or the policy before, still says how much a region counts. 'share': s, as
+            published, whatever the gate says; wants a teacher that has learnt something, as one
             that calls everything by one name is unanimous in every region. 'confidence': the mean
-            confidence of the agreeing pixels. Defaults to 'gate'.
+            confidence of the agreeing pixels.
 
     Raises:
         ValueError: An argument is out of its range.

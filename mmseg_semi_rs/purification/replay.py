@@ -21,9 +21,9 @@ class Frame(NamedTuple):
     them is one index for each row and one for each column. A rotation does not.
 
     Attributes:
-        rows (np.ndarray): Tile row of each sample row, shape (h, 1), or of each sample pixel, shape
-            (h, w); int64, -1 where it is none of the tile's.
-        columns (np.ndarray): Tile column likewise, shape (1, w) or (h, w).
+        rows: Tile row of each sample row, shape (h, 1), or of each sample pixel, shape (h, w);
+            int64, -1 where it is none of the tile's.
+        columns: Tile column likewise, shape (1, w) or (h, w).
     """
 
     rows: np.ndarray
@@ -39,12 +39,12 @@ class Replayed(NamedTuple):
     """Evidence in the frames of a batch.
 
     Attributes:
-        scores (Tensor): Shape (B, K, H, W), float32 in [0, 1]; 0 where there is no evidence.
-        seen (Tensor): Shape (B, H, W), bool; False on padding and where there is no evidence.
-        regions (Tensor): Number of the region at each pixel, counted from 1 in each image, 0 for
-            none; shape (B, H, W), int64. Of the tile's own map of regions if it has one, else of
-            those that the verifier found, the one with the highest score.
-        most_regions (int): Of any image, known without asking the device.
+        scores: Shape (B, K, H, W), float32 in [0, 1]; 0 where there is no evidence.
+        seen: Shape (B, H, W), bool; False on padding and where there is no evidence.
+        regions: Number of the region at each pixel, counted from 1 in each image, 0 for none; shape
+            (B, H, W), int64. Of the tile's own map of regions if it has one, else of those that the
+            verifier found, the one with the highest score.
+        most_regions: Of any image, known without asking the device.
     """
 
     scores: Tensor
@@ -57,12 +57,11 @@ def frame_of(steps: Sequence[tuple[str, Sequence[int]]], size: tuple[int, int]) 
     """Follow recorded steps, as nearest-neighbour interpolation of a label map does.
 
     Args:
-        steps (Sequence[GeometryStep]): ``geometry`` of a sample's metainfo, as ``TrackGeometry``
-            recorded it.
-        size (tuple[int, int]): Height and width of the tile in pixels.
+        steps: ``geometry`` of a sample's metainfo, as ``TrackGeometry`` recorded it.
+        size: Height and width of the tile in pixels.
 
     Returns:
-        Frame: Of the sample, without the padding of its batch.
+        Of the sample, without the padding of its batch.
     """
     # float32 holds every index of an image exactly, and OpenCV resizes it everywhere.
     rows = np.arange(size[0], dtype=np.float32)[:, None]
@@ -114,16 +113,16 @@ def replay_evidence(
     coarser one is interpolated between the centres of its cells.
 
     Args:
-        found (Sequence[Evidence | None]): Of each image's tile; None where there is none.
-        frames (Sequence[Frame]): Of each image.
-        num_classes (int): Number of classes K.
-        size (tuple[int, int]): Height and width of the batch in pixels; what a frame does not fill
-            at the right and at the bottom is padding.
-        device (torch.device | str): Where to.
-        with_regions (bool): Whether regions are asked for; else there are none. Defaults to False.
+        found: Of each image's tile; None where there is none.
+        frames: Of each image.
+        num_classes: Number of classes K.
+        size: Height and width of the batch in pixels; what a frame does not fill at the right and
+            at the bottom is padding.
+        device: Where to.
+        with_regions: Whether regions are asked for; else there are none.
 
     Returns:
-        Replayed: On the device.
+        On the device.
     """
     scores = torch.zeros(len(frames), num_classes, *size, device=device)
     seen = torch.zeros(len(frames), *size, dtype=torch.bool, device=device)
@@ -155,15 +154,14 @@ def replay_labelled(
     """Evidence of whole labelled tiles beside the truth, to learn from.
 
     Args:
-        labelled (Iterable[tuple[Evidence, np.ndarray]]): Evidence of tiles, and their label maps
-            (H, W), uint8, with ids outside ``[0, num_classes)`` where there is none.
-        num_classes (int): Number of classes K.
-        cut (bool): Whether regions are cut to the true segments, see :func:`within_segments`.
-            Defaults to False.
+        labelled: Evidence of tiles, and their label maps (H, W), uint8, with ids outside ``[0,
+            num_classes)`` where there is none.
+        num_classes: Number of classes K.
+        cut: Whether regions are cut to the true segments, see :func:`within_segments`.
 
     Yields:
-        tuple[Tensor, Tensor, Tensor, Tensor]: Of each tile the scores (K, H, W), where they are
-        seen (H, W), the true class ids (H, W), int64, and where these are known (H, W).
+        Of each tile the scores (K, H, W), where they are seen (H, W), the true class ids (H, W),
+        int64, and where these are known (H, W).
     """
     for evidence, labels in labelled:
         truth = torch.from_numpy(labels.astype(np.int64))
@@ -180,11 +178,11 @@ def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
     """Paint which region has the highest score at each pixel of a tile.
 
     Args:
-        regions (Sequence[Region]): In the tile's frame.
-        size (tuple[int, int]): Height and width of the tile in pixels.
+        regions: In the tile's frame.
+        size: Height and width of the tile in pixels.
 
     Returns:
-        np.ndarray: Shape (H, W), int64, the region's number counted from 1; 0 for none.
+        Shape (H, W), int64, the region's number counted from 1; 0 for none.
     """
     painted = np.zeros(size, dtype=np.int64)
     for number in sorted(range(len(regions)), key=lambda index: regions[index].score):
@@ -196,12 +194,12 @@ def within_segments(found: Replayed, labels: Tensor, valid: Tensor) -> Tensor:
     """Pixels of regions whose label is the most frequent one of their region.
 
     Args:
-        found (Replayed): Evidence with regions.
-        labels (Tensor): Of the same images, shape (B, H, W), int64, in [0, K).
-        valid (Tensor): Which of them count, shape (B, H, W), bool.
+        found: Evidence with regions.
+        labels: Of the same images, shape (B, H, W), int64, in [0, K).
+        valid: Which of them count, shape (B, H, W), bool.
 
     Returns:
-        Tensor: Shape (B, H, W), bool; False outside of all regions.
+        Shape (B, H, W), bool; False outside of all regions.
     """
     votes = count_votes(labels, valid, found.regions, found.most_regions, found.scores.shape[1])
     usual = votes.argmax(dim=2).gather(1, found.regions.flatten(1)).view_as(labels)
@@ -214,14 +212,14 @@ def count_votes(
     """Count the valid pixels of each class in each region.
 
     Args:
-        labels (Tensor): Shape (B, H, W), int64, in [0, K).
-        valid (Tensor): Shape (B, H, W), bool.
-        regions (Tensor): Numbers in [0, ``num_regions``], shape (B, H, W), int64.
-        num_regions (int): R.
-        num_classes (int): K.
+        labels: Shape (B, H, W), int64, in [0, K).
+        valid: Shape (B, H, W), bool.
+        regions: Numbers in [0, ``num_regions``], shape (B, H, W), int64.
+        num_regions: R.
+        num_classes: K.
 
     Returns:
-        Tensor: Shape (B, R + 1, K), float32; row 0 is of the pixels without a region.
+        Shape (B, R + 1, K), float32; row 0 is of the pixels without a region.
     """
     counts = torch.zeros(len(labels), (num_regions + 1) * num_classes, device=labels.device)
     where = regions.flatten(1) * num_classes + labels.flatten(1)

@@ -31,12 +31,12 @@ class EvidenceSource:
     costs budget, though it is read if it is there.
 
     Args:
-        store (EvidenceStore): Where evidence is kept.
-        verifier (EvidenceMaker): Who makes what is missing.
-        load_image (Callable[[str], np.ndarray]): Reads a tile as (H, W, 3), uint8, RGB.
-        budget (int): Tiles per step and process that are verified on the spot. Defaults to 0.
-        device (torch.device | str): Where the verifier works. Defaults to 'cpu'.
-        journal (Path, optional): File of this process, needed with a budget. Defaults to None.
+        store: Where evidence is kept.
+        verifier: Who makes what is missing.
+        load_image: Reads a tile as (H, W, 3), uint8, RGB.
+        budget: Tiles per step and process that are verified on the spot.
+        device: Where the verifier works.
+        journal: File of this process, needed with a budget.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EvidenceSource:
         """Settle what is known at the beginning of a training.
 
         Args:
-            iteration (int): Where it begins, 0 unless it is resumed.
+            iteration: Where it begins, 0 unless it is resumed.
         """
         if self.journal is None:
             return
@@ -85,8 +85,8 @@ class EvidenceSource:
         """Begin to read the evidence of a step's tiles.
 
         Args:
-            iteration (int): The step.
-            paths (Sequence[str]): Files of the tiles.
+            iteration: The step.
+            paths: Files of the tiles.
         """
         self._iteration, self._left = iteration, self.budget
         self._ahead = {path: self._readers.submit(self._read, path) for path in paths}
@@ -99,10 +99,10 @@ class EvidenceSource:
         """Hand out the evidence of tiles, within what :meth:`begin_step` has left of the budget.
 
         Args:
-            paths (Sequence[str]): Their files.
+            paths: Their files.
 
         Returns:
-            list[Evidence | None]: None where there is none and the budget is used up.
+            None where there is none and the budget is used up.
         """
         for path in paths:  # all at once, where nobody has begun to read
             if path not in self._ahead:
@@ -133,13 +133,12 @@ class EvidenceSource:
         It does not depend on where in a training that happens: autocast is off.
 
         Args:
-            path (str): The tile.
-            key (str): Its key in the store.
-            image (np.ndarray, optional): Its pixels, (H, W, 3), uint8, RGB, if they are loaded
-                already. Defaults to None.
+            path: The tile.
+            key: Its key in the store.
+            image: Its pixels, (H, W, 3), uint8, RGB, if they are loaded already.
 
         Returns:
-            Evidence: Of the tile.
+            Of the tile.
         """
         pixels = self.load_image(path) if image is None else image
         with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):

@@ -40,17 +40,17 @@ class EvidenceStore:
     that does not match is damaged, which is logged and then the same as a missing one.
 
     Args:
-        root (str | Path): Folder of any number of settings; made by the first write.
-        settings (Mapping[str, Any]): ``Verifier.settings()``. If ``'weights'`` is None, the model
-            is not on this machine, and the one folder in ``root`` is taken whose settings are equal
-            in everything else.
-        cache_bytes (int): Memory for decoded entries, the least recently used ones leave first.
-            Defaults to 256 MiB.
+        root: Folder of any number of settings; made by the first write.
+        settings: ``Verifier.settings()``. If ``'weights'`` is None, the model is not on this
+            machine, and the one folder in ``root`` is taken whose settings are equal in everything
+            else.
+        cache_bytes: Memory for decoded entries, the least recently used ones leave first. Defaults
+            to 256 MiB.
 
     Attributes:
-        settings (dict[str, Any]): Those of the folder.
-        folder (Path): Where the entries of these settings are.
-        damaged (int): Number of damaged entries met so far.
+        settings: Those of the folder.
+        folder: Where the entries of these settings are.
+        damaged: Number of damaged entries met so far.
 
     Raises:
         ValueError: The weights are None and there is no such folder, or several.
@@ -85,10 +85,10 @@ class EvidenceStore:
         """Identify a tile by its content.
 
         Args:
-            path (str | Path): File of the tile. It is read again when its size or time changes.
+            path: File of the tile. It is read again when its size or time changes.
 
         Returns:
-            str: SHA-256 of the file, 64 hexadecimal digits.
+            SHA-256 of the file, 64 hexadecimal digits.
 
         Raises:
             FileNotFoundError: There is no such file on this machine's disks.
@@ -115,11 +115,11 @@ class EvidenceStore:
         """Read the evidence of a tile.
 
         Args:
-            key (str): Of the tile, see :meth:`key`.
+            key: Of the tile, see :meth:`key`.
 
         Returns:
-            Evidence | None: None if there is none or it is damaged. It is shared with other
-            readers: do not write into its arrays.
+            None if there is none or it is damaged. It is shared with other readers: do not write
+            into its arrays.
         """
         with self._lock:
             if key in self._cache:
@@ -139,8 +139,8 @@ class EvidenceStore:
         """Keep the evidence of a tile, in the place of what there is.
 
         Args:
-            key (str): Of the tile.
-            evidence (Evidence): Of the tile.
+            key: Of the tile.
+            evidence: Of the tile.
 
         Raises:
             ValueError: The folder cannot be written to.

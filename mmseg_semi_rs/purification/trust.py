@@ -19,14 +19,13 @@ class ClassTrust:
     """What was counted on labelled tiles; tensors of float64.
 
     Attributes:
-        confusion (Tensor): Labelled pixels by their class and the class that a verifier clearly
-            claims there, shape (K, K).
-        present (Tensor): Labelled pixels of each class, claimed or not, shape (K,).
-        precision (Tensor): Share of the claims of each class that are right, shape (K,).
-        balanced (Tensor): The same if all classes of which enough is labelled were equally
-            frequent, shape (K,).
-        trust (Tensor): In [0, 1], what scores are multiplied by, shape (K,); see
-            :func:`learn_trust`.
+        confusion: Labelled pixels by their class and the class that a verifier clearly claims
+            there, shape (K, K).
+        present: Labelled pixels of each class, claimed or not, shape (K,).
+        precision: Share of the claims of each class that are right, shape (K,).
+        balanced: The same if all classes of which enough is labelled were equally frequent, shape
+            (K,).
+        trust: In [0, 1], what scores are multiplied by, shape (K,); see :func:`learn_trust`.
     """
 
     confusion: Tensor
@@ -77,18 +76,18 @@ def learn_trust(
     labelled pixels do not count among the equally frequent ones: too little is known of them.
 
     Args:
-        labelled (Iterable[tuple[Evidence, np.ndarray]]): Evidence of tiles, and their label maps
-            (H, W), uint8, with ids outside ``[0, num_classes)`` where there is none.
-        num_classes (int): Number of classes K.
-        gate (float): Score from which a claim is clear, see ``EvidencePolicy.clear``.
-        margin (float): And its lead over the second class.
-        min_lift (float): See above, in [0, 1]. Defaults to 0.5.
-        min_pixels (int): See above. Defaults to 500.
-        cut (bool): Whether regions will be cut to the teacher's segments (``within_segments``);
-            they are then cut to the true ones here. Defaults to False.
+        labelled: Evidence of tiles, and their label maps (H, W), uint8, with ids outside ``[0,
+            num_classes)`` where there is none.
+        num_classes: Number of classes K.
+        gate: Score from which a claim is clear, see ``EvidencePolicy.clear``.
+        margin: And its lead over the second class.
+        min_lift: See above, in [0, 1].
+        min_pixels: See above.
+        cut: Whether regions will be cut to the teacher's segments (``within_segments``); they are
+            then cut to the true ones here.
 
     Returns:
-        ClassTrust: Of all classes; 0 for those that are never claimed.
+        Of all classes; 0 for those that are never claimed.
     """
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.float64)
     present = torch.zeros(num_classes, dtype=torch.float64)

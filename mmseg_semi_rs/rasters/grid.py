@@ -21,10 +21,10 @@ class Axis:
     are the products of those of both axes, so nothing is left to divide by.
 
     Attributes:
-        length (int): Pixels to cover, at least one window.
-        window (int): Pixels of a window.
-        starts (tuple[int, ...]): First pixel of each window, growing.
-        weights (np.ndarray): Shape (len(starts), window), float32, in [0, 1].
+        length: Pixels to cover, at least one window.
+        window: Pixels of a window.
+        starts: First pixel of each window, growing.
+        weights: Shape (len(starts), window), float32, in [0, 1].
     """
 
     length: int

@@ -19,7 +19,7 @@ class Draw(int):
     through any DataLoader, and it survives pickling into worker processes.
 
     Args:
-        index (int): Index into the dataset.
+        index: Index into the dataset.
         entropy: What identifies the draw, non-negative integers: (seed, source, position in the
             source's endless sequence), the same for every world size.
     """

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -14,6 +15,7 @@ from .run_groups import ABSENT, Group, Statistic, differences, summarise
 from .run_records import Run, Tested
 
 _LONGEST_VALUE = 100
+_FOLD = re.compile(r'fold[_=-]?(\d+)')
 
 
 def results_table(groups: Sequence[Group]) -> Table | None:
@@ -78,6 +80,9 @@ def spread(score: Statistic) -> str:
 
 
 def _seeds(group: Group) -> str:
+    folds = [found[1] for run in group.runs if (found := _FOLD.search(run.name))]
+    if len(folds) == len(group.runs) > 1:
+        return f'{len(folds)} (folds {", ".join(folds)})'
     seeds = [run.seed for run in group.runs if run.seed is not None]
     if len(seeds) < len(group.runs):
         return str(len(group.runs))

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-from .processes import free_port, start
+from tests._support.processes import free_port, start
 
 _LOG, _FAULTS = '.requests', '.faults'
 

@@ -513,3 +513,62 @@ def test_validation_gets_a_fifth_and_pixels_of_every_class():
         split = split_folder(presence, [], seed)
         assert len(split.val) == 2 and len({'n2', 'n6'} & set(split.val)) == 1
     assert len(split_folder({f'n{k}': {0: 1} for k in range(6)}, []).val) == 2
+
+
+OTHER_KINDS = {
+    'jp2': dict(driver='JP2OpenJPEG', QUALITY='100', REVERSIBLE='YES'),
+    'bigtiff.tif': dict(driver='GTiff', BIGTIFF='YES'),
+    'lerc.tif': dict(driver='GTiff', compress='LERC'),
+    'planes.tif': dict(driver='GTiff', interleave='band', tiled=True, blockxsize=16, blockysize=16),
+    'bmp': {},
+    'webp': dict(lossless=True),
+    'TIF': {},
+}
+
+
+@pytest.mark.parametrize('kind', OTHER_KINDS)
+def test_images_of_all_kinds_that_are_predicted_are_trained_on(tmp_path, kind):
+    def image(path, rgb, number):
+        suffix, options = kind.rpartition('.')[2], OTHER_KINDS[kind]
+        path = path.with_name(f'{path.name}.{suffix}')
+        if 'driver' in options:
+            shape = dict(count=3, height=SIDE, width=SIDE, dtype='uint8')
+            with rasterio.open(path, 'w', **shape, **options) as raster:
+                raster.write(rgb.transpose(2, 0, 1))
+        else:
+            Image.fromarray(rgb).save(path, **options)
+
+    pairs(tmp_path, lambda path, ids, k: write_png(path, ids), image)
+    found = Prepared(tmp_path)
+    for number, mask in enumerate(found.masks()):
+        np.testing.assert_array_equal(mask, ids_of(number))
+        np.testing.assert_array_equal(found.image(number), colour_of(ids_of(number)))
+
+
+@pytest.mark.parametrize('kind', ['jpeg.tif', 'webp'])
+def test_masks_of_lossy_kinds_are_ones_of_colours(tmp_path, kind):
+    def mask(path, ids, number):
+        levels = np.where(ids == 1, 255, 0).astype(np.uint8)
+        if kind == 'webp':
+            Image.fromarray(levels).convert('RGB').save(path.with_name(f'{path.name}.webp'))
+        else:
+            write_tiff(path, levels, compress='JPEG', jpeg_quality=60)
+
+    pairs(tmp_path, mask)
+    found = Prepared(tmp_path, threshold=128)
+    assert all(summary.lossy for summary in found.survey.masks.values())
+    for number, path in enumerate(sorted(found.ready.mask_dir.iterdir())):
+        with Image.open(path) as ids:
+            assert (np.asarray(ids) == (ids_of(number) == 1)).mean() > 0.99
+
+
+def test_odd_names_are_matched_or_told(tmp_path):
+    pairs(tmp_path, lambda path, ids, k: write_png(path.with_name(path.name.upper()), ids))
+    write_png(tmp_path / 'images' / 'a\nb', colour_of(ids_of(0)))
+    (tmp_path / 'images' / 'gone.png').symlink_to('/nowhere.png')
+    found = Prepared(tmp_path)
+    assert len(found.survey.masks) == 4
+    for number, mask in enumerate(found.masks()):
+        np.testing.assert_array_equal(mask, ids_of(number))
+    assert 'has a line break in its name' in found.told
+    assert 'gone.png does not exist' in found.told

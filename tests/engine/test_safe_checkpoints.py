@@ -16,6 +16,7 @@ from mmseg_semi_rs.engine.hooks import safe_checkpoint_hook
 from mmseg_semi_rs.engine.loops import TeacherStudentValLoop
 from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
+from tests._support.processes import in_fork
 from tests._support.tiny_training import run_here, write_dual, write_training
 
 # ------------------------------------------------------------------------ which one is gone on from
@@ -319,8 +320,6 @@ def test_a_signal_lets_the_step_end_and_writes_a_checkpoint(
 
 def test_workers_outlive_a_signal_to_the_whole_group(config, tmp_path):
     """From a terminal and from Slurm, data loading workers get it too."""
-    from tests.faults.die import in_fork
-
     leaf = tmp_path / 'leaf.py'
     leaf.write_text(
         config.read_text().replace(
@@ -330,7 +329,6 @@ def test_workers_outlive_a_signal_to_the_whole_group(config, tmp_path):
     )
 
     def training():
-        os.setsid()
         run_here('train', leaf, '--work-dir', tmp_path / 'work', '--cfg-options',
                  'train_dataloader.num_workers=2', 'train_cfg.max_iters=40')  # fmt: skip
 

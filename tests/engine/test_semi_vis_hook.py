@@ -53,14 +53,14 @@ def test_two_students_have_a_picture_each(tmp_path):
     assert list(found) == ['pseudo_labels_a_2.png', 'pseudo_labels_b_2.png']
 
 
-def test_padding_of_the_batch_is_cut_off_and_channels_are_rgb():
+def test_padding_of_the_batch_is_cut_off():
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     from mmseg_semi_rs.structures import PseudoLabel
 
     pixels = torch.zeros(3, 5, 7, dtype=torch.uint8)
-    pixels[0] = 200  # blue, as OpenCV loads it
+    pixels[2] = 200
     sample = SegDataSample(gt_sem_seg=PixelData(data=torch.ones(1, 8, 8)))
     maps = torch.arange(128).view(2, 8, 8)
     pseudo = PseudoLabel(maps, maps / 128, maps / 128, maps >= 0)

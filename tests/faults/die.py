@@ -9,13 +9,11 @@ Each death is in a process of its own, forked from one that has imported everyth
 from __future__ import annotations
 
 import builtins
-import contextlib
 import errno
 import json
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -25,6 +23,7 @@ from typing import Any
 import torch
 
 from mmseg_semi_rs.engine.checkpoints import find_checkpoint
+from tests._support.processes import in_fork
 from tests._support.tiny_training import run_here, write_dual, write_training
 
 INTERVAL = 2
@@ -56,27 +55,6 @@ class Death:
     equal: bool
     files: set[str]
     said: str
-
-
-def in_fork(action: Callable[[], Any], log: Path) -> int:
-    """Run an action in a forked process whose output goes to a file; its exit code."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with log.open('a', buffering=1) as out, contextlib.redirect_stdout(out):
-                os.dup2(out.fileno(), 2)
-                sys.stderr = out
-                try:
-                    action()
-                    code = 0
-                except SystemExit as left:
-                    code = int(left.code or 0)
-                except BaseException:
-                    traceback.print_exc()
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class _Dying:

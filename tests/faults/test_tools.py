@@ -8,8 +8,9 @@ import pytest
 
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
 from tests._support.archives import converted, grid_names, potsdam_members, write_zip
+from tests._support.processes import in_fork
 from tests._support.tiny_training import load_tool, run_here
-from tests.faults.die import KILLED, die_at, in_fork, train, undisturbed, write_configs
+from tests.faults.die import KILLED, die_at, train, undisturbed, write_configs
 
 SCENES = {tile: subset for subset, tiles in POTSDAM_TILES.items() for tile in tiles[:6]}
 

@@ -26,7 +26,6 @@ from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2
 from mmseg_semi_rs.models.weights import (
     check_pretrained,
     load_pretrained,
-    load_state_dict_file,
     read_weight_file,
 )
 from tests._support import weight_files
@@ -652,33 +651,33 @@ def test_damaged_file_is_told(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b'\x80\x02not a weight file')
     with pytest.raises(ValueError, match=f'{name} cannot be read as tensors'):
-        load_state_dict_file(path)
+        read_weight_file(path)
 
 
 def test_truncated_file_is_told(tmp_path):
     path = saved(tmp_path, tiny_meta())
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ValueError, match='cannot be read as tensors'):
-        load_state_dict_file(path)
+        read_weight_file(path)
 
 
 def test_pickled_objects_are_never_run(tmp_path):
     path = saved(tmp_path, {'state_dict': tiny_meta(), 'extra': Payload()})
     with pytest.raises(ValueError, match='holds other objects'):
-        load_state_dict_file(path)
+        read_weight_file(path)
 
 
 @pytest.mark.parametrize('content', [{'epoch': 3}, [1, 2], {}])
 def test_file_without_tensors_is_told(tmp_path, content):
     with pytest.raises(ValueError, match='holds no tensors'):
-        load_state_dict_file(saved(tmp_path, content))
+        read_weight_file(saved(tmp_path, content))
 
 
 def test_plain_reading_unwraps(tmp_path):
     path = saved(tmp_path, {'state_dict': {'a': torch.ones(2)}, 'optimizer': {'lr': 1}})
     file = read_weight_file(path)
     assert list(file.tensors) == ['a'] and file.other_entries == ('optimizer',)
-    assert torch.equal(load_state_dict_file(path)['a'], torch.ones(2))
+    assert torch.equal(read_weight_file(path).tensors['a'], torch.ones(2))
 
 
 # mmengine's own, lenient loading is checked first.

@@ -255,6 +255,18 @@ def test_few_bits_are_widened_in_images_and_not_in_masks(bits, tmp_path):
         assert (read_mask(found).pixels == ids).all()
 
 
+@pytest.mark.parametrize('kind', ['mask', 'alpha'])
+def test_what_a_file_of_labels_marks_as_empty_has_no_label(kind, tmp_path):
+    ids = (np.arange(HOLE.size) % 3).reshape(HOLE.shape).astype(np.uint8)
+    write = tiff_file(ids[None], mask=True)
+    if kind == 'alpha':
+        bands = np.stack([ids, ids, ids, ~HOLE * np.uint8(255)])
+        write = tiff_file(bands, photometric='RGB', alpha='YES')
+    found = read_mask(write(tmp_path / 'a'))
+    assert found.declared is None and (found.pixels == ids).all()
+    np.testing.assert_array_equal(found.valid, ~HOLE)
+
+
 def test_signed_bytes_and_complex_numbers(tmp_path):
     path = tiff_file((GREY[None].astype(int) - 128).astype(np.int8))(tmp_path / 'a')
     for to_rgb in (RasterToRGB(low=[-128], high=[127]), RasterToRGB()):

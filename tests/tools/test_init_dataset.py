@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
-from mmseg.registry import DATA_SAMPLERS, DATASETS
+from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 from PIL import Image
 
 from mmseg_semi_rs.dataprep.folder.split import split_folder
 from mmseg_semi_rs.engine import data_checks as checks
+from mmseg_semi_rs.engine.config_check import check_config
 from tests._support.config_zoo import build_model
 from tests._support.tiny_training import load_tool, run_here
 
@@ -667,11 +669,21 @@ def test_student_starts_from_the_weights_that_install_by_pip(init, tmp_path, mon
 def test_file_of_weights_makes_its_own_student(init, tmp_path):
     write(tmp_path, images=8)
     weights = tmp_path / 'mobilenetv2.pth'
-    weights.touch()
+    weight = torch.rand(32, 3, 3, 3)
+    torch.save({'conv1.conv.weight': weight}, weights)
     done = init('--student-weights', weights)
     backbone = done.config.model.student.backbone
-    assert backbone.type == 'MobileNetV2' and backbone.init_cfg.checkpoint == str(weights)
+    assert backbone.type == 'MobileNetV2'
+    assert backbone.init_cfg == dict(type='Pretrained', checkpoint=str(weights))
     assert 'efficientnet' not in done.out
+    for zipped in (True, False):  # as mmpretrain publishes it: a whole classifier
+        published = {'state_dict': {'backbone.conv1.conv.weight': weight}}
+        torch.save(published, weights, _use_new_zipfile_serialization=zipped)
+        student = init('--student-weights', weights).config.model.student
+        assert student.backbone.init_cfg.prefix == 'backbone.'
+        built = MODELS.build(student.backbone)
+        built.init_weights()
+        assert torch.equal(built.conv1.conv.weight, weight)
 
 
 def test_spread_of_the_labels_over_scenes_is_told(init, tmp_path):
@@ -854,3 +866,44 @@ def test_colours_follow_names_and_the_users_wishes(init, tmp_path):
         found = {tuple(colour) for _, colour in sheet.getcolors(2**24)}
     assert {(255, 0, 0), (16, 32, 48)} <= found
     assert 'names none of the classes' in init('--colours', 'roof=red', out=tmp_path / 'c').error
+
+
+def test_folds_validate_each_scene_once_and_are_configs_of_their_own(init, tmp_path):
+    write(tmp_path, images=12, masks=9, name='s{0}_a')
+    done = init('--method', 'fixmatch', '--folds', 3, '--scene-regex', r's(\d+)')
+    assert done.code == 0, done.error
+    leaves = sorted(done.folder.glob('*_fold?.py'))
+    assert [leaf.stem[-5:] for leaf in leaves] == ['fold1', 'fold2', 'fold3']
+    validated = []
+    for number, leaf in enumerate(leaves, 1):
+        cfg = Config.fromfile(leaf)
+        check_config(leaf, cfg)
+        lists = done.folder / 'splits' / f'fold_{number}'
+        val, train = ((lists / f'{role}.txt').read_text().split() for role in ('val', 'labelled'))
+        assert not {*val} & {*train} and len(val) + len(train) == 9
+        semi = DATASETS.build(cfg.train_dataloader.dataset)
+        assert semi.source_sizes == [len(train), 3]
+        assert len(DATASETS.build(cfg.val_dataloader.dataset)) == len(val) == 3
+        validated += val
+    assert len(validated) == len({*validated}) == 9
+    assert '--folds 10 does not divide the 9 labelled scenes' in init(
+        '--method', 'fixmatch', '--folds', 10, out=tmp_path / 'more').error  # fmt: skip
+
+
+@pytest.mark.parametrize(('method', 'crop'), [('rsmtdf', 96), ('co2s', 160), ('semiearth', 96)])
+def test_small_variants_are_built_and_crop_less(init, tmp_path, method, crop):
+    write(tmp_path, side=160)
+    named = ['--classes', 'road', 'water', 'tree']
+    done = init('--method', method, '--size', 'small', *named)
+    assert done.code == 0, done.error
+    assert next(done.folder.glob('*.py')).stem.endswith(f'{method}-small')
+    assert tuple(done.config.crop_size) == (crop, crop)
+    assert 'vitb14' not in str(done.config.model) and 'ViT-L' not in str(done.config)
+    refused = init('--method', 'fixmatch', '--size', 'small', out=tmp_path / 'b')
+    assert '--method fixmatch has one size' in refused.error
+
+
+def test_student_weights_are_looked_for_before_images_are_read(init, tmp_path, monkeypatch):
+    write(tmp_path)
+    monkeypatch.setattr(TOOL, 'survey_folder', None)
+    assert 'gone.pth does not exist' in init('--student-weights', 'gone.pth').error

@@ -160,13 +160,16 @@ def test_from_archives_to_a_row_beside_the_published_ones(place, monkeypatch, ca
     assert status == 2 and 'give another --work-dir' in capsys.readouterr().err
 
     # the rows of other methods that were made here stand beside it
-    other = row | dict(method='supervised', variant='tiny', share='full', mean=90.0, spread=None)
-    (folder.parent / 'supervised').mkdir()
-    (folder.parent / 'supervised/row.json').write_text(json.dumps(other))
+    full = dict(method='supervised', variant='tiny', share='full', mean=90.0, spread=None)
+    named = dict(method='semiearth', variant='dinov2_clip', share='1pct', zero_labels=45.6)
+    for other in (full, named):
+        (folder.parent / other['method']).mkdir()
+        (folder.parent / other['method'] / 'row.json').write_text(json.dumps(row | other))
     reproduce(monkeypatch, *words)
     table = (folder / 'row.md').read_text()
     assert '| supervised, tiny | all labels | 90.00 | 2 |' in table
-    assert 'Not known on these lists: 0 labels.' in table
+    assert '| verifier of dinov2_clip | 0 labels | 45.60 |' in table
+    assert 'Not known' not in table and 'semiearth' not in table
 
     # tiles that another protocol wants cut otherwise are not taken
     summary = place / 'data/potsdam/conversion.json'
@@ -204,6 +207,15 @@ def test_dry_run_prints_each_command_as_a_user_types_it(tmp_path, monkeypatch, c
     ]
     assert not list(tmp_path.iterdir())
 
+    seed = tmp_path / folder / 'seed_0'  # a training that was killed is gone on with
+    seed.mkdir(parents=True)
+    (seed / 'last_checkpoint').write_text(f'{seed}/iter_500.pth')
+    again = dry_run(monkeypatch, capsys, 'rsmtdf', 'potsdam', '1pct', '--seeds', 2, '--gpus', 4)
+    assert again == [*said[:3], f'{said[3]} --resume', *said[4:]]
+    (seed / 'last_checkpoint').write_text(f'{seed}/iter_6060.pth')
+    again = dry_run(monkeypatch, capsys, 'rsmtdf', 'potsdam', '1pct', '--seeds', 2, '--gpus', 4)
+    assert again == [*said[:3], *said[4:]]
+
 
 def test_each_method_has_its_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -211,9 +223,11 @@ def test_each_method_has_its_steps(tmp_path, monkeypatch, capsys):
     begin = 'srun -p gpu --gres=gpu:1 rsseg annotate configs/semiearth/semiearth_dinov2_clip_'
     assert said[3].startswith(begin)
     assert said[2] == 'rsseg splits potsdam'
-    assert re.match(r'env GPUS=1 bash \S+/slurm_train\.sh gpu semiearth_\S+_0 configs/', said[4])
-    assert 'accumulative_counts=8' in said[4] and 'custom_hooks.0.interval=8' in said[4]
-    assert said[5].startswith('srun -p gpu --gres=gpu:1 rsseg test')
+    assert said[4].startswith(begin.replace('annotate', 'test'))
+    assert '_1-4.py --verifier --json work_dirs/' in said[4]
+    assert re.match(r'env GPUS=1 bash \S+/slurm_train\.sh gpu semiearth_\S+_0 configs/', said[5])
+    assert 'accumulative_counts=8' in said[5] and 'custom_hooks.0.interval=8' in said[5]
+    assert re.match(r'env GPUS=1 bash \S+/slurm_test\.sh gpu semiearth_\S+_0 configs/', said[6])
 
     said = dry_run(monkeypatch, capsys, 'co2s', 'loveda', '1-40', '--data-root', '/d')
     twin = 'checkpoint=checkpoints/vit_base_patch16_dinov3_qkvb.lvd1689m.safetensors'

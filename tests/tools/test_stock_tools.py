@@ -181,3 +181,16 @@ def test_flops_are_counted_as_the_page_says(config):
     counted = get_model_complexity_info(model, (3, 64, 64), show_table=False, show_arch=False)
     alone = get_model_complexity_info(model.teacher, (3, 64, 64), show_table=False, show_arch=False)
     assert counted['flops'] == alone['flops'] > 0
+
+
+@needs_stock
+def test_benchmark_times_what_predicts(config, trained, tmp_path, monkeypatch, capsys):
+    path = tmp_path / 'many.py'
+    path.write_text(
+        f"_base_ = '{config}'\n"
+        "test_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=67, "
+        'dataset=_base_.val_dataloader.dataset))\n'
+    )
+    arguments = (path, trained / 'iter_4.pth', '--work-dir', tmp_path / 'work')
+    stock('analysis_tools/benchmark', *arguments, monkeypatch=monkeypatch)
+    assert 'Overall fps' in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
-from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_needs
+from mmseg_semi_rs.apis.suggestion import choose_tiles, click_points, list_candidates, tile_needs
 from mmseg_semi_rs.rasters.reader import RasterToRGB
 from tests._support.tiny_training import load_tool
 
@@ -160,6 +160,24 @@ def test_a_network_puts_the_clicks_where_it_doubts_and_into_all_its_classes():
     assert set(classes) == {0, 2}
     doubted = [(row, column) for (row, column), k in zip(clicks, classes, strict=True) if k == 0]
     assert all(14 <= row < 34 and column < 34 for row, column in doubted)
+
+
+def test_clicks_of_a_network_are_chosen_by_its_own_prediction(images):
+    pytest.importorskip('skimage')
+    tiles = list_candidates([('one', images / 's0_0.png')], None, RasterToRGB())
+
+    class Network:
+        window, overlap, batch_size, classes, to_rgb = 32, 8, 4, ('a', 'b'), RasterToRGB()
+        device = torch.device('cpu')
+
+        def probabilities(self, windows):
+            sure = torch.tensor([0.99, 0.01])[None, :, None, None]
+            return sure.expand(len(windows), 2, 32, 32)
+
+    (clicks,) = click_points(tiles, '5', RasterToRGB(), Network())
+    assert clicks.shape == (5, 2) and clicks.min() >= 0 and clicks.max() < 64
+    (by_colour,) = click_points(tiles, '5', RasterToRGB())
+    assert not np.array_equal(clicks, by_colour)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch.distributed.run import get_args_parser
 
 from mmseg_semi_rs.engine import launch
 from mmseg_semi_rs.utils.command_line import Faults
@@ -127,6 +128,8 @@ def test_configs_of_the_package_are_read_by_the_names_that_the_pages_give(tmp_pa
 def test_option_that_does_not_fit_is_told(config):
     with pytest.raises(ValueError, match=r'--cfg-options custom_hooks\.7\.interval=2 does not fit'):
         launch.load_config(config, {'custom_hooks.7.interval': 2})
+    with pytest.raises(ValueError, match='use the dotted keys of the config'):
+        launch.load_config(config, {'custom_hooks.0': [1]})
 
 
 def test_foreign_errors_and_running_trainings_keep_their_traceback():
@@ -403,10 +406,9 @@ def test_bad_input_of_test_is_one_sentence(config, trained, capsys, arguments, s
     assert re.search(sentence, capsys.readouterr().err)
 
 
-@pytest.mark.slow
 def test_two_cpu_processes_train(config, tmp_path):
-    done = run_shell('dist_train', config, 2, '--work-dir', tmp_path / 'two', folder=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = ('train', config, '--work-dir', tmp_path / 'two', '--launcher', 'pytorch')
+    on_ranks(2, run_here, *words, folder=tmp_path)
     log = next((tmp_path / 'two').glob('*/*.log')).read_text()
     assert 'x 2 processes (4 labelled + 4 unlabelled) = 8 images' in log
     assert (tmp_path / 'two' / 'iter_4.pth').is_file()
@@ -420,20 +422,23 @@ def test_two_cpu_processes_R15_test_as_one(config, trained, tmp_path):
     assert json.loads((tmp_path / 'two.json').read_text()) == one
 
 
-def test_dist_test_starts_what_dist_train_does(tmp_path, monkeypatch):
-    """But for the tool and its words; test_two_cpu_processes_train runs it for real."""
+@pytest.mark.parametrize(
+    ('tool', 'words'),
+    [('train', ['c.py', '2', '--resume']), ('test', ['c.py', 'a.pth', '2', '--json', 'x'])],
+)
+def test_shell_tools_start_what_torchrun_takes(tmp_path, monkeypatch, tool, words):
     python = tmp_path / 'python'
     python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv('PYTHON', str(python))
-    train = run_shell('dist_train', 'c.py', 2, '--resume', folder=tmp_path).stdout.split()
-    test = run_shell('dist_test', 'c.py', 'c.pth', 2, '--json', 'x', folder=tmp_path).stdout.split()
-    assert train[-5:] == [str(ROOT / 'tools/train.py'), 'c.py', '--launcher', 'pytorch', '--resume']
-    assert test[-7:-4] == [str(ROOT / 'tools/test.py'), 'c.py', 'c.pth']
-    assert test[-4:] == ['--launcher', 'pytorch', '--json', 'x']
-    same = [word for word in train[:-5] if 'master_port' not in word]
-    assert [word for word in test[:-7] if 'master_port' not in word] == same
-    assert '--nproc_per_node=2' in same
+    done = run_shell(f'dist_{tool}', *words, folder=tmp_path)
+    first, module, *rest = done.stdout.split()
+    assert (first, module) == ('-m', 'torch.distributed.run')
+    started = get_args_parser().parse_args(rest)
+    assert (started.nproc_per_node, started.nnodes, started.node_rank) == ('2', '1', 0)
+    assert Path(started.training_script).resolve() == ROOT / 'tools' / f'{tool}.py'
+    before, after = words[: words.index('2')], words[words.index('2') + 1 :]
+    assert started.training_script_args == [*before, '--launcher', 'pytorch', *after]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from rich.console import Console
@@ -218,15 +218,8 @@ def convert(
         for folder in ('img_dir', 'ann_dir') if job.labels is not None else ('img_dir',):
             (out_dir / folder / job.subset).mkdir(parents=True, exist_ok=True)
     failures = list(missing)
-    journal = out_dir / JOURNAL
-    if not journal.exists():
-        out_dir.mkdir(parents=True, exist_ok=True)
-        write_atomic(journal, (json.dumps({'options': options}) + '\n').encode())
-    elif not journal.read_bytes().endswith(b'\n'):  # killed within a line
-        with journal.open('a', encoding='utf-8') as log:
-            log.write('\n')
     with (
-        journal.open('a', encoding='utf-8') as log,
+        _open_journal(out_dir, options) as log,
         progress_bar(console, transient=False) as progress,
     ):
         task = progress.add_task('converting', total=len(jobs), completed=len(skipped))
@@ -328,6 +321,19 @@ def _read_journal(out_dir: Path, options: dict[str, Any]) -> dict[tuple[str, str
         entry['pixels'] = {int(key): value for key, value in entry['pixels'].items()}
         finished[entry['subset'], entry['key']] = Converted(**entry)
     return finished
+
+
+def _open_journal(out_dir: Path, options: dict[str, Any]) -> TextIO:
+    """The journal, to be added to; begun where there is none."""
+    journal = out_dir / JOURNAL
+    if not journal.exists():
+        out_dir.mkdir(parents=True, exist_ok=True)
+        write_atomic(journal, (json.dumps({'options': options}) + '\n').encode())
+    killed_within_a_line = not journal.read_bytes().endswith(b'\n')
+    log = journal.open('a', encoding='utf-8')
+    if killed_within_a_line:
+        log.write('\n')
+    return log
 
 
 def _write_summary(out_dir: Path, options: dict[str, Any], report: Report) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from ...utils.files import write_atomic
 __all__ = [
     'ENOUGH_TO_CHOOSE',
     'METHODS',
+    'SIZES',
     'FolderConfig',
     'check_method',
     'default_method',
+    'fold_config',
+    'method_of',
     'write_config',
 ]
 
@@ -53,6 +56,9 @@ class _Method:
         lr: Learning rate.
         rates: Its factors by part.
         measured: Against supervised training in projects/own_images, with 32 labelled tiles.
+        largest: Crops are no larger than this, in pixels.
+        needs: Memory and time of a step, of random weights, as ``rsseg train CONFIG --check`` says
+            it, with the largest crop.
     """
 
     idea: str
@@ -67,12 +73,15 @@ class _Method:
     lr: float = 2e-3
     rates: Mapping[str, float] = field(default_factory=lambda: {'backbone': 0.25})
     measured: str = 'not measured'
+    largest: int = 512
+    needs: str = ''
 
 
 # Where weights come from and what they may be used for, by the files that the base configs name.
 _LICENCES = {
     'dinov2_vits14_pretrain.pth': 'DINOv2 by Meta, Apache-2.0',
     'dinov2_vitb14_pretrain.pth': 'DINOv2 by Meta, Apache-2.0',
+    'dinov3_vits16_pretrain_lvd1689m-08c60483.pth': 'DINOv3 by Meta, DINOv3 License',
     'dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth': 'DINOv3 by Meta, DINOv3 License',
     'ViT-B-16.pt': 'CLIP by OpenAI, MIT',
     'ViT-L-14.pt': 'CLIP by OpenAI, MIT',
@@ -122,6 +131,52 @@ METHODS: dict[str, _Method] = {
         rates={'backbone': 0.01, 'decode_head': 10.0, 'decode_head.class_embedding': 1.0},
     ),
 }
+# Of the same methods, for a CPU or a GPU of 8 GB: crops of 224 px, a smaller student and teachers.
+_SMALL: dict[str, _Method] = {
+    'rsmtdf': _Method(
+        'RS-MTDF, small: EfficientNet-Lite0, distilled from frozen DINOv2-S and CLIP ViT-B/16',
+        'rsmtdf_efficientnet-lite0_dinov2-s_clip-b.py',
+        labelled=4,
+        unlabelled=4,
+        largest=224,
+        **_RECIPE,  # type: ignore[arg-type]
+    ),
+    'semiearth': _Method(
+        'SemiEarth, small: EfficientNet-Lite0, whose pseudo labels CLIP ViT-B/16 purifies',
+        labelled=4,
+        unlabelled=4,
+        largest=224,
+        **_RECIPE,  # type: ignore[arg-type]
+    ),
+    'co2s': replace(
+        METHODS['co2s'],
+        idea='Co2S, small: a CLIP ViT-B/16 and a DINOv3 ViT-S/16 teach each other',
+        base='co2s_clip_dinov3-s.py',
+        largest=224,
+    ),
+}
+_SMALL_CLIP = dict(arch='ViT-B-16-quickgelu', checkpoint='checkpoints/ViT-B-16.pt')
+SIZES = ('full', 'small')
+
+
+def method_of(name: str, size: str = 'full') -> _Method:
+    """What sets a method apart, in one of its sizes.
+
+    Args:
+        name: A key of :data:`METHODS`.
+        size: One of :data:`SIZES`.
+
+    Raises:
+        ValueError: The method has no small variant.
+    """
+    if size == 'full':
+        return METHODS[name]
+    if name not in _SMALL:
+        raise ValueError(
+            f'--size small is a variant of {", ".join(_SMALL)}; --method {name} has one size: '
+            'leave it out.'
+        )
+    return _SMALL[name]
 
 
 @dataclass(frozen=True)
@@ -147,6 +202,7 @@ class FolderConfig:
         rare: What there is of each class whose images are to be drawn more often, in words.
         statistics: Of a network of bands, mean and standard deviation of each on the scale of 8
             bits; None for RGB, with the statistics of the pretrained network.
+        size: One of :data:`SIZES`.
     """
 
     method: str
@@ -166,6 +222,7 @@ class FolderConfig:
     student_weights: Path | None = None
     rare: Sequence[str] = ()
     statistics: tuple[list[float], list[float]] | None = None
+    size: str = 'full'
 
     def __post_init__(self) -> None:
         if self.recipe.unlabelled and not self.unlabelled:
@@ -177,15 +234,15 @@ class FolderConfig:
     @property
     def recipe(self) -> _Method:
         """What sets the method apart."""
-        return METHODS[self.method]
+        return method_of(self.method, self.size)
 
     @property
     def crop(self) -> int:
         """Side of a crop in pixels."""
         patch = self.recipe.patch
         if self.recipe.small:  # five eighths, so that crops differ
-            return max(64, min(512, 5 * self.side // 8) // patch * patch)
-        return -(-min(self.side, 512) // patch) * patch
+            return max(64, min(self.recipe.largest, 5 * self.side // 8) // patch * patch)
+        return -(-min(self.side, self.recipe.largest) // patch) * patch
 
     @property
     def window(self) -> int:
@@ -300,8 +357,12 @@ class FolderConfig:
             else:
                 student['test_cfg'] = dict(mode='whole')
             if self.student_weights is not None:
-                weights = str(self.student_weights.resolve())
-                student['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint=weights)
+                init = dict(type='Pretrained', checkpoint=str(self.student_weights.resolve()))
+                # mmengine would leave a network at random whose weights are below another name
+                with self.student_weights.open('rb') as file:
+                    if b'backbone.conv1.' in file.read(1 << 20):
+                        init['prefix'] = 'backbone.'
+                student['backbone']['init_cfg'] = init
         model.setdefault('semi_train_cfg', {}).update(self.recipe.semi)
         if self.statistics is not None:
             self._widen(model)
@@ -325,7 +386,7 @@ class FolderConfig:
             store = self.data_root / 'evidence'
             shown = dict(bands=_Name('rgb')) if self.statistics is not None else {}
             verifier = dict(
-                **base.clip,
+                **(dict(base.clip, **_SMALL_CLIP) if self.size == 'small' else base.clip),
                 **shown,
                 classes=things,
                 temperature=str(store / 'clip_temperature.json'),
@@ -336,6 +397,25 @@ class FolderConfig:
 
 def _students(model: dict[str, Any]) -> list[dict[str, Any]]:
     return list(model['students'].values()) if 'students' in model else [model['student']]
+
+
+def fold_config(config: Path, fold: int, unlabelled: bool) -> str:
+    """A config that trains on another fold of the same images.
+
+    Args:
+        config: That of the first lists, in the same folder.
+        fold: From 1; its lists are in ``splits/fold_<fold>``.
+        unlabelled: Whether there are images without labels in training.
+    """
+    parts = ['labelled', *(['unlabelled'] if unlabelled else [])]
+    lists = ', '.join(f"{part}=dict(ann_file=f'{{split}}/{part}.txt')" for part in parts)
+    return (
+        f"_base_ = './{config.name}'\n"
+        f"split = 'splits/fold_{fold}'\n"
+        f'train_dataloader = dict(dataset=dict({lists}))\n'
+        "val_dataloader = dict(dataset=dict(ann_file=f'{split}/val.txt'))\n"
+        'test_dataloader = val_dataloader\n'
+    )
 
 
 def default_method(

@@ -131,6 +131,69 @@ def split_folder(
     )
 
 
+def split_folds(
+    presence: Mapping[str, Collection[int]],
+    unlabelled: Sequence[str],
+    count: int,
+    seed: int = 0,
+    scene_regex: str | None = None,
+    places: Mapping[str, Place] | None = None,
+) -> list[FolderSplit]:
+    """Divide the labelled images into folds, each of which is validated on once.
+
+    A scene is in one fold. Scenes go, the largest first, to the fold that has least of what they
+    show, so that each class is spread over the folds as far as its scenes allow.
+
+    Args:
+        presence: See :func:`split_folder`, like the next and the last three.
+        unlabelled: Names of the others.
+        count: Number of folds.
+        seed: Likewise.
+        scene_regex: Likewise.
+        places: Likewise.
+
+    Raises:
+        ValueError: There are fewer scenes than folds, or fewer than two folds.
+    """
+    flat = {name.replace('/', _FOLDER_MARK): name for name in presence}
+    others = {name.replace('/', _FOLDER_MARK): name for name in unlabelled}
+    pattern, reason = _pattern(list(flat), list(others), scene_regex)
+    ground = {name.replace('/', _FOLDER_MARK): place for name, place in (places or {}).items()}
+    scene_of, _ = _scenes([*flat, *others], pattern, ground)
+    shown: dict[str, Counter[int]] = defaultdict(Counter)
+    for name, original in flat.items():
+        shown[scene_of[name]].update(Counter(presence[original]))
+    if not 2 <= count <= len(shown):
+        raise ValueError(
+            f'--folds {count} does not divide the {len(shown)} labelled scenes: choose 2 to '
+            f'{len(shown)}, or say by --scene-regex what a scene is.'
+        )
+    total = sum(shown.values(), Counter())
+    order = random.Random(f'{seed}/folds').sample(sorted(shown), len(shown))
+    order.sort(key=lambda scene: -sum(shown[scene].values()))
+    filled: list[Counter[int]] = [Counter() for _ in range(count)]
+    fold_of: dict[str, int] = {}
+    for left, scene in zip(range(len(order), 0, -1), order, strict=True):
+        empty = [k for k in range(count) if not filled[k]]
+        choice = empty if len(empty) >= left else range(count)
+        fold_of[scene] = min(
+            choice,
+            key=lambda k: sum(filled[k][c] * n / total[c] ** 2 for c, n in shown[scene].items()),
+        )
+        filled[fold_of[scene]].update(shown[scene])
+    return [
+        FolderSplit(
+            sorted(flat[name] for name in flat if fold_of[scene_of[name]] != fold),
+            sorted(flat[name] for name in flat if fold_of[scene_of[name]] == fold),
+            sorted(others[name] for name in others if fold_of.get(scene_of[name]) != fold),
+            sorted(others[name] for name in others if fold_of.get(scene_of[name]) == fold),
+            f'{reason}; fold {fold + 1} of {count} is validated on',
+            sum(other != fold for other in fold_of.values()),
+        )
+        for fold in range(count)
+    ]
+
+
 def rare_classes(
     presence: Mapping[str, Mapping[int, int]], names: Sequence[str]
 ) -> dict[int, tuple[float, int]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -232,23 +232,12 @@ def survey_folder(
             raise FileNotFoundError(f'The folder of {role} {folder} does not exist: correct it.')
     survey = Survey(image_dir, mask_dir, warp_masks=warp_masks)
     name_of = mask_namer(mask_name)
-    listed = list_images(image_dir)
-    inside = mask_dir is not None and _below(mask_dir, image_dir)
-    if inside == '.':
+    if mask_dir is not None and mask_dir.resolve() == image_dir.resolve():
         raise ValueError(
             f'Images and masks are both to be in {image_dir}: move the masks to a folder of their '
             'own, with the names of their images.'
         )
-    if inside:
-        listed = {
-            stem: names for stem, names in listed.items() if not stem.startswith(f'{inside}/')
-        }
-    if not listed:
-        raise FileNotFoundError(
-            f'There is no image in {image_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
-            'give the folder of the images.'
-        )
-    _note_twins(listed, image_dir, survey.problems)
+    listed = _listed('image', image_dir, mask_dir, survey.problems)
 
     def look(item: tuple[str, str]) -> Picture | str:
         return _look(image_dir, *item, bands)
@@ -389,22 +378,18 @@ def _survey_masks(
     workers: int | None,
     progress: bool,
 ) -> None:
-    masks = list_images(mask_dir)
-    if inside := _below(survey.image_dir, mask_dir):
-        masks = {stem: names for stem, names in masks.items() if not stem.startswith(f'{inside}/')}
-    if not masks:
-        raise FileNotFoundError(
-            f'There is no mask in {mask_dir} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
-            'give the folder of the masks.'
-        )
     before = len(survey.problems)
-    _note_twins(masks, mask_dir, survey.problems)
+    masks = _listed('mask', mask_dir, survey.image_dir, survey.problems)
     owners = {name_of(stem): stem for stem in survey.pictures}
     wanted = {name_of(stem) for stem in _left_out(survey)}
+    alike = Counter(name.lower() for name in owners)  # as file systems of Windows see names
+    folded = {name.lower(): stem for name, stem in owners.items() if alike[name.lower()] == 1}
     paired = []
     for stem, names in masks.items():
         if stem in owners:
             paired.append((survey.pictures[owners[stem]], names[0]))
+        elif stem.lower() in folded and name_of(folded[stem.lower()]) not in masks:
+            paired.append((survey.pictures[folded[stem.lower()]], names[0]))
         elif stem not in wanted:
             survey.problems.append(
                 f'{mask_dir / names[0]} has no image {survey.image_dir / stem}.*: give image and '
@@ -499,10 +484,33 @@ def _left_out(survey: Survey) -> Iterator[str]:
             yield stem
 
 
-def _below(folder: Path, other: Path) -> str | None:
-    """Path of a folder below another one, ``'.'`` if they are the same; None if it is elsewhere."""
-    folder, other = folder.resolve(), other.resolve()
-    return folder.relative_to(other).as_posix() if folder.is_relative_to(other) else None
+def _listed(
+    role: str, folder: Path, other: Path | None, problems: list[str]
+) -> dict[str, list[str]]:
+    """Files of a folder by stem, without those of the other folder where that lies in it."""
+    listed = list_images(folder)
+    inner = other and other.resolve()
+    if inner and inner.is_relative_to(folder.resolve()):
+        below = inner.relative_to(folder.resolve()).as_posix()
+        listed = {stem: names for stem, names in listed.items() if not stem.startswith(f'{below}/')}
+    if not listed:
+        raise FileNotFoundError(
+            f'There is no {role} in {folder} (files with {", ".join(IMAGE_SUFFIXES)}, any case): '
+            f'give the folder of the {role}s.'
+        )
+    for stem in [stem for stem in listed if len(stem.splitlines()) > 1]:
+        name = listed.pop(stem)[0]
+        problems.append(
+            f'{str(folder / name)!r} has a line break in its name, which lists have no way to '
+            'write: rename it.'
+        )
+    problems += [
+        f'{folder / names[0]} and {", ".join(names[1:])} have one name: only the first is taken, '
+        'rename the others.'
+        for names in listed.values()
+        if len(names) > 1
+    ]
+    return listed
 
 
 def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) -> Picture | str:
@@ -546,12 +554,3 @@ def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskS
         mask.declared,
         mask.turned,
     )
-
-
-def _note_twins(listed: Mapping[str, list[str]], folder: Path, problems: list[str]) -> None:
-    for names in listed.values():
-        if len(names) > 1:
-            problems.append(
-                f'{folder / names[0]} and {", ".join(names[1:])} have one name: only the first is '
-                'taken, rename the others.'
-            )

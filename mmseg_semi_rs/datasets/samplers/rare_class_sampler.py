@@ -20,10 +20,10 @@ def count_class_pixels(dataset: BaseDataset) -> np.ndarray:
     """Count the pixels of every class in every mask of a dataset.
 
     Args:
-        dataset (BaseDataset): An mmseg dataset whose samples have ``seg_map_path``.
+        dataset: An mmseg dataset whose samples have ``seg_map_path``.
 
     Returns:
-        np.ndarray: Shape (len(dataset), num_classes), int64; ignored pixels are not counted.
+        Shape (len(dataset), num_classes), int64; ignored pixels are not counted.
     """
     load = LoadAnnotations()
     num_classes = len(dataset.metainfo['classes'])
@@ -46,14 +46,14 @@ class RareClassSemiSampler(SemiSampler):
     ``SemiSampler``. A draw is a function of (seed, position), so resuming stays exact.
 
     Args:
-        dataset (SemiDataset): The dataset to sample from; its labelled masks are read once.
-        batch_size (int): Samples per batch on one rank.
-        source_ratio (Sequence[int]): Ratio labelled : unlabelled. Defaults to (1, 1).
-        seed (int, optional): See ``SemiSampler``. Defaults to None.
-        temperature (float): Smaller prefers rare classes more. Defaults to 0.1.
-        min_pixels (int): An image counts for a class from this many pixels on; where no image has
-            that many, those with any pixel count. Defaults to 100.
-        shuffle (bool): See ``SemiSampler``. Defaults to True.
+        dataset: The dataset to sample from; its labelled masks are read once.
+        batch_size: Samples per batch on one rank.
+        source_ratio: Ratio labelled : unlabelled. Defaults to (1, 1).
+        seed: See ``SemiSampler``.
+        temperature: Smaller prefers rare classes more.
+        min_pixels: An image counts for a class from this many pixels on; where no image has that
+            many, those with any pixel count.
+        shuffle: See ``SemiSampler``.
 
     Raises:
         ValueError: As ``SemiSampler``, and if the temperature is not positive or no labelled image

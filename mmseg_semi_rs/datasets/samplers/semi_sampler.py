@@ -26,13 +26,13 @@ class SemiSampler(Sampler[int]):
     W * B sees, and any step is reached by arithmetic, without reading data.
 
     Args:
-        dataset (SemiDataset): The dataset to sample from.
-        batch_size (int): Samples per batch on one rank; must be the dataloader's.
-        source_ratio (Sequence[int]): Ratio labelled : unlabelled, e.g. ``[1, 1]``; ``[1, 0]`` uses
-            labelled samples only. Defaults to (1, 1).
-        seed (int, optional): Seed of the order and of every sample's transforms. The runner passes
-            its own. Defaults to None, a random seed shared by all ranks.
-        shuffle (bool): Only True, which is what stock samplers are told. Defaults to True.
+        dataset: The dataset to sample from.
+        batch_size: Samples per batch on one rank; must be the dataloader's.
+        source_ratio: Ratio labelled : unlabelled, e.g. ``[1, 1]``; ``[1, 0]`` uses labelled samples
+            only. Defaults to (1, 1).
+        seed: Seed of the order and of every sample's transforms. The runner passes its own.
+            Defaults to None, a random seed shared by all ranks.
+        shuffle: Only True, which is what stock samplers are told.
 
     Raises:
         ValueError: If shuffle is False, the ratio does not divide the batch size, or a source that
@@ -87,7 +87,7 @@ class SemiSampler(Sampler[int]):
         """Start the next iteration over the sampler at a later step; costs no reading.
 
         Args:
-            steps (int): Number of batches that were already trained on.
+            steps: Number of batches that were already trained on.
         """
         self._first_step, self._steps = steps, None
 
@@ -100,11 +100,11 @@ class SemiSampler(Sampler[int]):
         """Return the sample at a position of a source's endless sequence.
 
         Args:
-            source (int): 0 labelled, 1 unlabelled.
-            position (int): Any non-negative position.
+            source: 0 labelled, 1 unlabelled.
+            position: Any non-negative position.
 
         Returns:
-            int: Index within the source.
+            Index within the source.
         """
         epoch, offset = divmod(position, self.sizes[source])
         return self._permutation(source, epoch)[offset]
@@ -113,10 +113,10 @@ class SemiSampler(Sampler[int]):
         """Return the batch of one step on this rank, labelled samples first.
 
         Args:
-            step (int): Training step, from 0.
+            step: Training step, from 0.
 
         Returns:
-            list[Draw]: ``batch_size`` indices into the dataset.
+            ``batch_size`` indices into the dataset.
         """
         draws = []
         for source, size in enumerate(self.per_batch):

@@ -31,11 +31,11 @@ class GeometryStep(NamedTuple):
     """One geometric operation.
 
     Attributes:
-        op (str): ``'resize'`` with params (height, width); ``'crop'`` with params (top, left,
-            height, width); ``'flip'`` with params (0,) horizontal, (1,) vertical, (2,) both axes;
+        op: ``'resize'`` with params (height, width); ``'crop'`` with params (top, left, height,
+            width); ``'flip'`` with params (0,) horizontal, (1,) vertical, (2,) both axes;
             ``'gather'`` with params (rows, columns), of each pixel the row and the column that it
             was at before, -1 where there was none: (h, w) int32 each.
-        params (tuple): See ``op``; all in pixels.
+        params: See ``op``; all in pixels.
     """
 
     op: str
@@ -49,10 +49,10 @@ def replay(image: np.ndarray, steps: Sequence[GeometryStep], interpolation: str 
     """Apply recorded steps to a map of the whole tile.
 
     Args:
-        image (np.ndarray): Shape (H, W) or (H, W, C), of the tile's size.
-        steps (Sequence[GeometryStep]): As ``TrackGeometry`` recorded them.
-        interpolation (str): Interpolation of resize steps. Defaults to 'nearest', which gives for
-            a label map exactly what the pipeline gave for the sample's own.
+        image: Shape (H, W) or (H, W, C), of the tile's size.
+        steps: As ``TrackGeometry`` recorded them.
+        interpolation: Interpolation of resize steps. Defaults to 'nearest', which gives for a label
+            map exactly what the pipeline gave for the sample's own.
 
     Returns:
         np.ndarray: The map in the sample's frame (without batch padding).
@@ -96,11 +96,11 @@ def homography(steps: Sequence[GeometryStep], size: tuple[int, int]) -> np.ndarr
     Pixel areas are continuous: the top-left pixel covers [0, 1) x [0, 1).
 
     Args:
-        steps (Sequence[GeometryStep]): As ``TrackGeometry`` recorded them.
-        size (tuple[int, int]): Height and width of the tile in pixels.
+        steps: As ``TrackGeometry`` recorded them.
+        size: Height and width of the tile in pixels.
 
     Returns:
-        np.ndarray: Shape (3, 3), float64, acting on column vectors (x, y, 1).
+        Shape (3, 3), float64, acting on column vectors (x, y, 1).
     """
     height, width = size
     matrix = np.eye(3)
@@ -136,9 +136,9 @@ class TrackGeometry(BaseTransform):
     in class 0; mmcv's ``Pad`` forgets the valid map).
 
     Args:
-        transforms (Sequence[dict]): Configs of Resize, RandomResize, RandomChoiceResize,
-            ResizeShortestEdge, ResizeToMultiple, RandomCrop, RandomFlip, RandomRotate,
-            RandomRotFlip and Pad transforms, in order.
+        transforms: Configs of Resize, RandomResize, RandomChoiceResize, ResizeShortestEdge,
+            ResizeToMultiple, RandomCrop, RandomFlip, RandomRotate, RandomRotFlip and Pad
+            transforms, in order.
 
     Raises:
         ValueError: If a transform is of a kind whose geometry cannot be followed.
@@ -164,10 +164,10 @@ class TrackGeometry(BaseTransform):
         """Transform the sample and add ``geometry`` and ``homography``.
 
         Args:
-            results (dict): With ``img`` (H, W, C) and the maps named in ``seg_fields``.
+            results: With ``img`` (H, W, C) and the maps named in ``seg_fields``.
 
         Returns:
-            dict: The transformed sample.
+            The transformed sample.
         """
         tile_size = results['img'].shape[:2]
         steps: list[GeometryStep] = []
@@ -250,7 +250,7 @@ def moving_parts(transform: Any) -> list[str]:
             as ``RandomApply``.
 
     Returns:
-        list[str]: Names of their classes; those inside of a ``TrackGeometry`` are not among them.
+        Names of their classes; those inside of a ``TrackGeometry`` are not among them.
     """
     if isinstance(transform, TrackGeometry):
         return []

@@ -17,8 +17,8 @@ class KeepInMemory(BaseTransform):
     times. Each worker process keeps its own.
 
     Args:
-        transforms (list[dict]): What is done once: loading and resizing to a fixed size, nothing
-            random, which would be drawn once for ever.
+        transforms: What is done once: loading and resizing to a fixed size, nothing random, which
+            would be drawn once for ever.
 
     Raises:
         ValueError: On a sample that is no file.

@@ -34,11 +34,11 @@ class MultiBranch(BaseTransform):
     ``SemiDataPreprocessor`` drops the Nones.
 
     Args:
-        branch_field (Sequence[str]): All branch names that occur in a batch, e.g.
-            ``['sup', 'weak', 'strong']``: 'sup', 'weak' and those that begin with 'strong';
-            mmdet's 'unsup_teacher' and 'unsup_student' become 'weak' and 'strong'.
-        **pipelines (list[dict]): One pipeline per branch, each ending with a packing transform.
-            Only the given branches are computed.
+        branch_field: All branch names that occur in a batch, e.g. ``['sup', 'weak', 'strong']``:
+            'sup', 'weak' and those that begin with 'strong'; mmdet's 'unsup_teacher' and
+            'unsup_student' become 'weak' and 'strong'.
+        **pipelines: One pipeline per branch, each ending with a packing transform. Only the given
+            branches are computed.
 
     Raises:
         ValueError: If a name is none of these, a pipeline is given for a name that is not in
@@ -77,11 +77,10 @@ class MultiBranch(BaseTransform):
         """Compute the views.
 
         Args:
-            results (dict): The sample after loading and geometry.
+            results: The sample after loading and geometry.
 
         Returns:
-            dict: ``{'inputs': {branch: Tensor | None}, 'data_samples': {branch: SegDataSample |
-            None}}``.
+            ``{'inputs': {branch: Tensor | None}, 'data_samples': {branch: SegDataSample | None}}``.
         """
         packed: dict[str, dict] = {'inputs': {}, 'data_samples': {}}
         for branch in self.branch_field:

@@ -34,10 +34,10 @@ class CalibrateGateHook(Hook):
 
     Args:
         dataset: Config of the held-out tiles, with a pipeline as for validation.
-        alpha: Largest share of wrong labels among those kept, in (0, 1). Defaults to 0.1.
-        unit: 'pixel' or 'tile', see ``ConformalThresholds``. Defaults to 'pixel'.
-        interval: Iterations between fits. Defaults to 200.
-        images: Most tiles that are looked at, evenly chosen. Defaults to 50.
+        alpha: Largest share of wrong labels among those kept, in (0, 1).
+        unit: 'pixel' or 'tile', see ``ConformalThresholds``.
+        interval: Iterations between fits.
+        images: Most tiles that are looked at, evenly chosen.
 
     Raises:
         ValueError: A setting is out of its range; or, when the training starts, the model has no

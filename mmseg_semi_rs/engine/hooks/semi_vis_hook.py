@@ -59,11 +59,7 @@ class SemiVisHook(Hook):
         named, samples = model.last_step.titled, model.last_step.unlabelled
         done: list[Purification | None] = [*_purifications(model)] or [None] * len(named)
         channels = rgb_channels(model.data_preprocessor, loaded=True)
-        pixels = [
-            levels_to_rgb(image.cpu().numpy().transpose(1, 2, 0), channels)
-            for image in data_batch['inputs']['weak']
-            if image is not None
-        ]
+        pixels = [image[channels] for image in data_batch['inputs']['weak'] if image is not None]
         for (name, pseudo), purification in zip(named.items(), done, strict=True):
             picture = self._draw(
                 pixels, samples, pseudo, purification, runner.visualizer.dataset_meta
@@ -73,7 +69,7 @@ class SemiVisHook(Hook):
 
     def _draw(
         self,
-        pixels: list[np.ndarray],
+        pixels: list[Tensor],
         samples: Sequence[Any],
         pseudo: PseudoLabel,
         done: Purification | None,
@@ -114,10 +110,10 @@ def _purifications(model: SemiSegmentor) -> list[Purification]:
 
 
 def _record(
-    index: int, pixels: np.ndarray, sample: Any, pseudo: PseudoLabel, done: Purification | None
+    index: int, pixels: Tensor, sample: Any, pseudo: PseudoLabel, done: Purification | None
 ) -> AuditRecord:
-    """One image of a batch, (H, W, 3) uint8, without the padding of the batch."""
-    height, width = pixels.shape[:2]
+    """One image of a batch, red, green and blue (3, H, W), without the padding of the batch."""
+    height, width = pixels.shape[-2:]
 
     def crop(maps: Tensor) -> np.ndarray:
         return maps[index, ..., :height, :width].cpu().numpy()
@@ -129,7 +125,7 @@ def _record(
     return AuditRecord(
         name=str(sample.metainfo.get('img_path', index)),
         key=None,
-        image=pixels,
+        image=levels_to_rgb(pixels.cpu().numpy().transpose(1, 2, 0), (0, 1, 2)),
         labels_before=crop(before.labels),
         labels_after=labels,
         confidence=crop(before.confidence),

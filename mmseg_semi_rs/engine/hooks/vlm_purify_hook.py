@@ -83,12 +83,11 @@ class VLMPurifyHook(Hook):
         held_out: Config of a data set of labelled tiles that trust or thresholds
             are learnt on, for a verifier that has seen the labelled ones. Defaults to None, the
             labelled ones.
-        start: Iteration from which on labels are purified. Defaults to 0.
+        start: Iteration from which on labels are purified.
         ramp: Iterations over which the changes of the weights then grow to their full size.
-            Defaults to 0.
         budget: Tiles per iteration and process that are verified on the spot if the store has
-            nothing of them. Defaults to 0.
-        interval: Iterations between logs, the logger's own. Defaults to 50.
+            nothing of them.
+        interval: Iterations between logs, the logger's own.
 
     Attributes:
         trust: What was learnt.

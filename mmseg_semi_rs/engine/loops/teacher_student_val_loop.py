@@ -30,10 +30,10 @@ class TeacherStudentValLoop(ValLoop):
         evaluators: Of the last run, by network.
 
     Args:
-        runner (Runner): The runner.
-        dataloader (DataLoader | dict): Of validation data.
-        evaluator (Evaluator | dict | list): The metrics.
-        fp16 (bool): Whether to predict under autocast. Defaults to False.
+        runner: The runner.
+        dataloader: Of validation data.
+        evaluator: The metrics.
+        fp16: Whether to predict under autocast. Defaults to False.
     """
 
     def run(self) -> dict[str, float]:

@@ -15,10 +15,10 @@ def run_value_path(block: Any, tokens: Tensor) -> Tensor:
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip.
-        tokens (Tensor): Shape (B, N, C).
+        tokens: Shape (B, N, C).
 
     Returns:
-        Tensor: Shape (B, N, C): y + FFN(LN2(y)) for y = tokens + out_proj(v).
+        Shape (B, N, C): y + FFN(LN2(y)) for y = tokens + out_proj(v).
     """
     attn = block.attn
     values = slice(2 * attn.embed_dim, None)
@@ -31,11 +31,10 @@ def run_both_paths(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip.
-        tokens (Tensor): Shape (B, N, C).
+        tokens: Shape (B, N, C).
 
     Returns:
-        tuple[Tensor, Tensor]: The block's output and that of :func:`run_value_path`, each of shape
-            (B, N, C).
+        The block's output and that of :func:`run_value_path`, each of shape (B, N, C).
     """
     attn = block.attn
     parts = F.linear(block.ln_1(tokens), attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
@@ -61,10 +60,10 @@ class LeanQuickGELU(nn.Module):
         """Activate.
 
         Args:
-            features (Tensor): Any shape.
+            features: Any shape.
 
         Returns:
-            Tensor: The same shape, bit-equal to open_clip's.
+            The same shape, bit-equal to open_clip's.
         """
         return _QuickGELUFunction.apply(features)
 

@@ -21,9 +21,9 @@ class FoundationBackbone(PretrainedBackbone):
     Subclasses build the modules and call :meth:`_settle` at the end of ``__init__``.
 
     Attributes:
-        patch_size (int): Side of a patch in pixels; image sides must be multiples of it.
-        embed_dims (int): Width.
-        with_cp (bool): Whether blocks are computed anew in the backward pass.
+        patch_size: Side of a patch in pixels; image sides must be multiples of it.
+        embed_dims: Width.
+        with_cp: Whether blocks are computed anew in the backward pass.
     """
 
     patch_size: int
@@ -60,10 +60,10 @@ class FoundationBackbone(PretrainedBackbone):
         """Count the patches of an image.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W).
+            images: Shape (B, 3, H, W).
 
         Returns:
-            tuple[int, int]: H / patch size, W / patch size.
+            H / patch size, W / patch size.
 
         Raises:
             ValueError: A side is no multiple of the patch size.
@@ -160,14 +160,14 @@ def resolve_taps(
     """Turn what a user gives into ascending block indices.
 
     Args:
-        out_indices (Sequence[int] | int | None): 0-based, negative from the end; None for default.
-        default (Sequence[int]): What None stands for.
-        depth (int): Number of blocks.
-        label (str): For the message.
-        unit (str): What is counted, for the message. Defaults to 'blocks'.
+        out_indices: 0-based, negative from the end; None for default.
+        default: What None stands for.
+        depth: Number of blocks.
+        label: For the message.
+        unit: What is counted, for the message.
 
     Returns:
-        tuple[int, ...]: Ascending, in [0, depth).
+        Ascending, in [0, depth).
 
     Raises:
         ValueError: An index is out of range, or they are not strictly ascending.
@@ -188,10 +188,10 @@ def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Lay patch tokens out as an image.
 
     Args:
-        tokens (Tensor): Shape (B, h * w, C).
-        grid (tuple[int, int]): h, w.
+        tokens: Shape (B, h * w, C).
+        grid: h, w.
 
     Returns:
-        Tensor: Shape (B, C, h, w), a view (of channels-last strides).
+        Shape (B, C, h, w), a view (of channels-last strides).
     """
     return tokens.unflatten(1, grid).permute(0, 3, 1, 2)

@@ -16,11 +16,11 @@ def rotary_periods(width: int, device: torch.device | None = None) -> Tensor:
     """Periods of the rotary position embedding, in units of half an image side.
 
     Args:
-        width (int): Channels of a head, a multiple of 4.
-        device (torch.device | None): Where. Defaults to None, the current default device.
+        width: Channels of a head, a multiple of 4.
+        device: Where. Defaults to None, the current default device.
 
     Returns:
-        Tensor: Shape (width / 4,), fp32, rising from 1 towards 100.
+        Shape (width / 4,), fp32, rising from 1 towards 100.
     """
     steps = torch.arange(width // 4, device=device, dtype=torch.float32)
     return _ROPE_BASE ** (steps / (width // 4))
@@ -36,12 +36,12 @@ def rotary_embedding(
     device.
 
     Args:
-        grid (tuple[int, int]): Patches down and across, h and w.
-        width (int): Channels of a head, a multiple of 4.
-        device (torch.device | None): Where. Defaults to None, the current default device.
+        grid: Patches down and across, h and w.
+        width: Channels of a head, a multiple of 4.
+        device: Where. Defaults to None, the current default device.
 
     Returns:
-        Tensor: Shape (h * w, 2 * width): sines, then cosines; channels are (down, across), twice.
+        Shape (h * w, 2 * width): sines, then cosines; channels are (down, across), twice.
     """
     centres = [
         2 * torch.arange(0.5, side, device=device, dtype=torch.float32) / side - 1 for side in grid
@@ -56,11 +56,11 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
     """Turn the last vectors, those of patches; the tokens in front of them have no place.
 
     Args:
-        vectors (Tensor): Shape (..., N, width).
-        rotation (Tensor): From :func:`rotary_embedding`, for the last h * w <= N tokens, fp32.
+        vectors: Shape (..., N, width).
+        rotation: From :func:`rotary_embedding`, for the last h * w <= N tokens, fp32.
 
     Returns:
-        Tensor: The same shape and dtype; what is turned is computed in fp32.
+        The same shape and dtype; what is turned is computed in fp32.
     """
     from timm.layers import apply_rot_embed_cat
 
@@ -77,9 +77,9 @@ class RotaryAttention(nn.Module):
     a seventh of all that a block keeps. Nor is there a bias of the key, not even as a buffer.
 
     Args:
-        width (int): Channels, a multiple of ``heads``.
-        heads (int): Heads, each of a multiple of 4 channels.
-        qkv_bias (bool): Whether query and value have a bias.
+        width: Channels, a multiple of ``heads``.
+        heads: Heads, each of a multiple of 4 channels.
+        qkv_bias: Whether query and value have a bias.
     """
 
     def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
@@ -96,13 +96,13 @@ class RotaryAttention(nn.Module):
         """Attend.
 
         Args:
-            tokens (Tensor): Shape (B, N, C).
-            rope (Tensor): From :func:`rotary_embedding`, for the last h * w tokens.
-            attn_mask (None): Taken from timm's block, and not used.
-            is_causal (bool): Likewise.
+            tokens: Shape (B, N, C).
+            rope: From :func:`rotary_embedding`, for the last h * w tokens.
+            attn_mask: Taken from timm's block, and not used.
+            is_causal: Likewise.
 
         Returns:
-            Tensor: Shape (B, N, C).
+            Shape (B, N, C).
         """
         width = tokens.shape[-1]
         weight, value_weight = self.qkv.weight.split([2 * width, width])

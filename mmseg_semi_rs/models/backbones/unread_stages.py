@@ -30,9 +30,9 @@ def drop_unread_stages(backbone: nn.Module, last: int) -> None:
     MixVisionTransformer, and mmpretrain's ConvNeXt; others stay as they are.
 
     Args:
-        backbone (nn.Module): Any backbone.
-        last (int): Index of the last output that is read, counted from 0 among those handed out.
-            Negative leaves the backbone as it is.
+        backbone: Any backbone.
+        last: Index of the last output that is read, counted from 0 among those handed out. Negative
+            leaves the backbone as it is.
     """
     taps = sorted(getattr(backbone, 'out_indices', ()))
     if not 0 <= last < len(taps) - 1:
@@ -60,10 +60,10 @@ def unread_tensors(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
     """List what :func:`drop_unread_stages` took out.
 
     Args:
-        backbone (nn.Module): Any backbone.
+        backbone: Any backbone.
 
     Returns:
-        dict[str, tuple[int, ...]]: Shapes of the tensors by their names in the state dict.
+        Shapes of the tensors by their names in the state dict.
     """
     found: Any = getattr(backbone, 'unread_tensors', {})
     return found

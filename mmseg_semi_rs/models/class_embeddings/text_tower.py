@@ -121,6 +121,7 @@ class _LoadableTower:
     block_prefix: str = 'transformer.resblocks.'
     position_name: str = ''
     name_aliases: Mapping[str, str] = field(default_factory=dict)
+    widening: Mapping[str, Any] = field(default_factory=dict)
 
     def state_dict(self, *, keep_vars: bool) -> dict[str, Tensor]:
         return self.tower.state_dict(keep_vars=keep_vars)

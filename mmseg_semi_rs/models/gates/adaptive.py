@@ -21,9 +21,9 @@ class AdaptiveGate(Gate):
     since the teacher that they follow has had its burn-in.
 
     Args:
-        num_classes (int): K.
-        align (bool): See :class:`Gate`. Defaults to False.
-        momentum (float): m, in [0, 1). Defaults to 0.99.
+        num_classes: K.
+        align: See :class:`Gate`.
+        momentum: m, in [0, 1).
     """
 
     def __init__(self, num_classes: int, align: bool = False, momentum: float = 0.99) -> None:

@@ -33,10 +33,9 @@ class Gate(nn.Module, ABC):
     first batch.
 
     Args:
-        num_classes (int): K.
-        align (bool): Whether to align. Defaults to False.
-        momentum (float): Share of the old value in all moving averages of the gate, in [0, 1).
-            Defaults to 0.99.
+        num_classes: K.
+        align: Whether to align.
+        momentum: Share of the old value in all moving averages of the gate, in [0, 1).
 
     Raises:
         ValueError: If the momentum is out of range.
@@ -67,20 +66,20 @@ class Gate(nn.Module, ABC):
         """Give each pixel its weight.
 
         Args:
-            probabilities (Tensor): Shape (B, K, H, W), float32.
-            confidence (Tensor): Their maximum, shape (B, H, W).
-            labels (Tensor): Its class, shape (B, H, W), int64.
-            valid (Tensor): False on padding, shape (B, H, W), bool.
+            probabilities: Shape (B, K, H, W), float32.
+            confidence: Their maximum, shape (B, H, W).
+            labels: Its class, shape (B, H, W), int64.
+            valid: False on padding, shape (B, H, W), bool.
 
         Returns:
-            Tensor: In [0, 1], shape (B, H, W), float32; padding is left out by the caller.
+            In [0, 1], shape (B, H, W), float32; padding is left out by the caller.
         """
 
     def observe(self, samples: Sequence[SegDataSample]) -> None:
         """Count the classes of labelled images, for the alignment.
 
         Args:
-            samples (Sequence[SegDataSample]): With ``gt_sem_seg``.
+            samples: With ``gt_sem_seg``.
         """
         if not self.align or not self.training:
             return
@@ -95,11 +94,11 @@ class Gate(nn.Module, ABC):
         """Make pseudo labels.
 
         Args:
-            logits (Tensor): Of the teacher on weak views, shape (B, K, H, W).
-            valid (Tensor): False on padding, shape (B, H, W), bool.
+            logits: Of the teacher on weak views, shape (B, K, H, W).
+            valid: False on padding, shape (B, H, W), bool.
 
         Returns:
-            PseudoLabel: Targets of shape (B, H, W).
+            Targets of shape (B, H, W).
         """
         probabilities = logits.float().softmax(dim=1)
         if self.align:
@@ -147,12 +146,12 @@ def build_gate(
     """Build ``semi_train_cfg.gate``, of which ``conf_thresh`` is the short form.
 
     Args:
-        gate (Mapping, optional): Config of a registered gate, without ``num_classes``.
-        conf_thresh (float | Sequence[float]): Thresholds of a ``FixedGate``, if there is no gate.
-        num_classes (int): K.
+        gate: Config of a registered gate, without ``num_classes``.
+        conf_thresh: Thresholds of a ``FixedGate``, if there is no gate.
+        num_classes: K.
 
     Returns:
-        Gate: The gate.
+        The gate.
 
     Raises:
         ValueError: If the config is no gate's.

@@ -25,11 +25,11 @@ class ClassQuantileGate(Gate):
     of :math:`-\log(1 - c)` whose bins are 1/128 wide: 1 - tau is exact to 0.8 %.
 
     Args:
-        num_classes (int): K.
-        share (float): r, in (0, 1]. Defaults to 0.5.
-        floor (float): Smallest threshold, in [0, 1]. Defaults to 0.5.
-        align (bool): See :class:`Gate`. Defaults to False.
-        momentum (float): See :class:`Gate`. Defaults to 0.99.
+        num_classes: K.
+        share: r, in (0, 1].
+        floor: Smallest threshold, in [0, 1].
+        align: See :class:`Gate`.
+        momentum: See :class:`Gate`.
 
     Raises:
         ValueError: If a number is out of range.

@@ -22,8 +22,8 @@ class ConformalGate(Gate):
 
     Args:
         num_classes: K.
-        align: See :class:`Gate`. Defaults to False.
-        momentum: See :class:`Gate`; of the alignment only. Defaults to 0.99.
+        align: See :class:`Gate`.
+        momentum: See :class:`Gate`; of the alignment only.
     """
 
     needs_burn_in = False  # an untrained teacher keeps nothing

@@ -19,11 +19,10 @@ class FixedGate(Gate):
     .. math:: w = [c \ge \tau_y]
 
     Args:
-        num_classes (int): K.
-        threshold (float | Sequence[float]): tau, one number or one per class, in [0, 1]. Defaults
-            to 0.95.
-        align (bool): See :class:`Gate`. Defaults to False.
-        momentum (float): See :class:`Gate`; of the alignment only. Defaults to 0.99.
+        num_classes: K.
+        threshold: tau, one number or one per class, in [0, 1].
+        align: See :class:`Gate`.
+        momentum: See :class:`Gate`; of the alignment only.
 
     Raises:
         ValueError: If a threshold is out of range, or their count is neither 1 nor K.

@@ -24,9 +24,9 @@ class ResidualGate(Gate):
     kept, its clustering of a whole batch by an SVD is not. Two classes have one other, and w = c.
 
     Args:
-        num_classes (int): K.
-        align (bool): See :class:`Gate`. Defaults to False.
-        momentum (float): See :class:`Gate`; of the alignment only. Defaults to 0.99.
+        num_classes: K.
+        align: See :class:`Gate`. Defaults to False.
+        momentum: See :class:`Gate`; of the alignment only. Defaults to 0.99.
     """
 
     def weigh(

@@ -20,10 +20,10 @@ class SoftGate(Gate):
     over the valid pixels of all ranks.
 
     Args:
-        num_classes (int): K.
-        per_class (bool): Whether each class has its own mean and variance. Defaults to False.
-        align (bool): See :class:`Gate`. Defaults to False.
-        momentum (float): See :class:`Gate`. Defaults to 0.99.
+        num_classes: K.
+        per_class: Whether each class has its own mean and variance.
+        align: See :class:`Gate`.
+        momentum: See :class:`Gate`.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ def consistency_loss(
         labels: Class ids, shape (B, H, W), int64 in [0, K).
         weight: Shape (B, H, W), in [0, 1]; 0 on padding.
         denominator: The number of valid pixels.
-        soft: Classes c_j and probabilities q_j that CE takes in the place of ``labels``:
-            ``- sum over j of q_j log p_{c_j}``. Defaults to None.
+        soft: Classes c_j and probabilities q_j that CE takes in the place of ``labels``: ``- sum
+            over j of q_j log p_{c_j}``.
 
     Returns:
         Scalar, float32. 0 where every weight is 0.

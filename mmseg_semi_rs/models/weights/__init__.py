@@ -2,25 +2,24 @@
 """Public weight files: reading, recognising by key names, loading whole or not at all."""
 
 from .checkpoints import differences, load_from_local, load_weights
-from .files import WeightFile, load_state_dict_file, read_neighbour, read_weight_file
+from .files import WeightFile, read_neighbour, read_weight_file
 from .formats import FORMATS, KeyFormat
 from .loading import Loadable, LoadReport, check_pretrained, load_pretrained
 from .translation import Translation, translate
-from .widening import WideningInit, widened
+from .widening import Pretrained, widened
 
 __all__ = [
     'FORMATS',
     'KeyFormat',
     'LoadReport',
     'Loadable',
+    'Pretrained',
     'Translation',
     'WeightFile',
-    'WideningInit',
     'check_pretrained',
     'differences',
     'load_from_local',
     'load_pretrained',
-    'load_state_dict_file',
     'load_weights',
     'read_neighbour',
     'read_weight_file',

@@ -47,22 +47,6 @@ class WeightFile:
     other_entries: tuple[str, ...] = ()
 
 
-def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a weight file.
-
-    Args:
-        path: See :func:`read_weight_file`.
-
-    Returns:
-        Tensors under the file's own names, without checkpoint wrappers.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or holds no weights.
-    """
-    return read_weight_file(path).tensors
-
-
 def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
     """Read a weight file without running any code that it may contain.
 

@@ -61,6 +61,36 @@ def translate(
         ValueError: The file has registers, is of another family or of no known format, or it holds
             several such backbones.
     """
+    form, at = _recognise(tensors, family, path, prefix)
+    result = Translation(form, at)
+    parent = at[: at.rstrip('.').rfind('.') + 1]
+    siblings = {parent + name: target for name, target in form.siblings}
+    thirds: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in tensors.items():
+        inside = key.startswith(at)
+        name = form.translate(key[len(at) :]) if inside else siblings.get(key, '')
+        target, _, part = name.partition('#')
+        if target not in wanted:
+            outside = f'outside the backbone ({key.split(".")[0]})'
+            reason = form.drop_reason(key[len(at) :]) if inside else outside
+            if reason is not None:
+                result.drop(reason, key)
+                continue
+        result.sources.setdefault(target, key)
+        if part.isdigit():
+            thirds.setdefault(target, {})[int(part)] = tensor
+        else:
+            result.tensors[target] = tensor.T if part else tensor
+    for target, parts in thirds.items():
+        # An incomplete set stays too short and is reported as a tensor of another shape.
+        result.tensors[target] = torch.cat([parts[i] for i in sorted(parts)])
+    return result
+
+
+def _recognise(
+    tensors: Mapping[str, Tensor], family: str, path: Path, prefix: str | None
+) -> tuple[KeyFormat, str]:
+    """Whose names a file has, and where in it the backbone is, see :func:`translate`."""
     matches = [(form, at) for form in FORMATS for at in form.prefixes(tensors.keys())]
     ours = [(form, at) for form, at in matches if form.family == family]
     if prefix is not None:
@@ -94,27 +124,4 @@ def translate(
             f'The weight file {path} holds {len(ours)} {family} backbones, under {places}: choose '
             "one with init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)."
         )
-    form, at = ours[0]
-    result = Translation(form, at)
-    parent = at[: at.rstrip('.').rfind('.') + 1]
-    siblings = {parent + name: target for name, target in form.siblings}
-    thirds: dict[str, dict[int, Tensor]] = {}
-    for key, tensor in tensors.items():
-        inside = key.startswith(at)
-        name = form.translate(key[len(at) :]) if inside else siblings.get(key, '')
-        target, _, part = name.partition('#')
-        if target not in wanted:
-            outside = f'outside the backbone ({key.split(".")[0]})'
-            reason = form.drop_reason(key[len(at) :]) if inside else outside
-            if reason is not None:
-                result.drop(reason, key)
-                continue
-        result.sources.setdefault(target, key)
-        if part.isdigit():
-            thirds.setdefault(target, {})[int(part)] = tensor
-        else:
-            result.tensors[target] = tensor.T if part else tensor
-    for target, parts in thirds.items():
-        # An incomplete set stays too short and is reported as a tensor of another shape.
-        result.tensors[target] = torch.cat([parts[i] for i in sorted(parts)])
-    return result
+    return ours[0]

@@ -70,8 +70,8 @@ def widened(
     return found
 
 
-@WEIGHT_INITIALIZERS.register_module(name='Pretrained')
-class WideningInit(PretrainedInit):
+@WEIGHT_INITIALIZERS.register_module()
+class Pretrained(PretrainedInit):
     """mmengine's ``Pretrained`` that fits a first layer for RGB into one of ``in_channels=N``.
 
     ``init_cfg=dict(type='Pretrained', checkpoint=..., bands=[2, 1, 0], widen='mean')``. Without it

@@ -38,11 +38,11 @@ class Detection(NamedTuple):
     """One object of an answer.
 
     Attributes:
-        label (int): Class id.
-        name (str): As the answer has it.
-        box (tuple[float, float, float, float]): left, top, right, bottom, finite, of positive
-            width and height, in the frame that the model used.
-        score (float): In [0, 1].
+        label: Class id.
+        name: As the answer has it.
+        box: left, top, right, bottom, finite, of positive width and height, in the frame that the
+            model used.
+        score: In [0, 1].
     """
 
     label: int
@@ -55,9 +55,9 @@ class Answer(NamedTuple):
     """What could be read.
 
     Attributes:
-        detections (tuple[Detection, ...]): In the order of the answer, without duplicates.
-        dropped (tuple[str, ...]): What could not be used, each with the reason.
-        truncated (bool): Whether the answer ends before it is complete, or is too long to be read.
+        detections: In the order of the answer, without duplicates.
+        dropped: What could not be used, each with the reason.
+        truncated: Whether the answer ends before it is complete, or is too long to be read.
     """
 
     detections: tuple[Detection, ...]
@@ -83,12 +83,12 @@ def parse_answer(text: str, prompts: ClassPrompts, score: float = 0.95) -> Answe
       which there is no object is reported as unreadable.
 
     Args:
-        text (str): The answer.
-        prompts (ClassPrompts): The classes.
-        score (float): Score of an object that comes without, in [0, 1]. Defaults to 0.95.
+        text: The answer.
+        prompts: The classes.
+        score: Score of an object that comes without, in [0, 1].
 
     Returns:
-        Answer: What could be read.
+        What could be read.
 
     Examples:
         >>> parse_answer('[{"bbox_2d": [1, 2, 30, 40], "label": "Car"}]', ClassPrompts(['car']))

@@ -29,14 +29,14 @@ def processed_size(inputs: Mapping[str, Any], index: int, image_processor: Any, 
     """Height and width to which a processor resized an image.
 
     Args:
-        inputs (Mapping[str, Any]): What the processor made of a batch with one image per text.
-        index (int): Which image.
-        image_processor (Any): The image processor, for its settings.
-        tile (tuple[int, int]): Height and width of the tile in pixels.
+        inputs: What the processor made of a batch with one image per text.
+        index: Which image.
+        image_processor: The image processor, for its settings.
+        tile: Height and width of the tile in pixels.
 
     Returns:
-        tuple[int, int]: From the grid of patches where the model has one, else from the size to
-        which all images are resized, else the tile's own.
+        From the grid of patches where the model has one, else from the size to which all images are
+        resized, else the tile's own.
     """
     if 'image_grid_thw' in inputs:
         _, rows, columns = (int(count) for count in inputs['image_grid_thw'][index])
@@ -55,13 +55,13 @@ def to_tile(box: Box, coordinates: str, processed: Size, tile: Size) -> Box | No
     with the frame being the resized image for absolute coordinates, 1000 or 1 for relative ones.
 
     Args:
-        box (tuple[float, float, float, float]): left, top, right, bottom.
-        coordinates (str): A key of :data:`COORDINATES`.
-        processed (tuple[int, int]): Height and width of what the model saw, in pixels.
-        tile (tuple[int, int]): Height and width of the tile in pixels.
+        box: left, top, right, bottom.
+        coordinates: A key of :data:`COORDINATES`.
+        processed: Height and width of what the model saw, in pixels.
+        tile: Height and width of the tile in pixels.
 
     Returns:
-        tuple[float, float, float, float] | None: None if it covers no pixel of the tile.
+        None if it covers no pixel of the tile.
     """
     extent = COORDINATES[coordinates]
     height, width = processed if extent is None else (extent, extent)
@@ -85,15 +85,14 @@ def paint(
     pixel, both keep their scores, and it is for the policy to see which one leads.
 
     Args:
-        regions (Sequence[Region]): In the tile's frame.
-        masks (Sequence[np.ndarray], optional): One for each region, shape (H, W), bool; None to
-            fill the boxes.
-        num_classes (int): Number of classes K.
-        tile (tuple[int, int]): Height H and width W of the tile in pixels.
+        regions: In the tile's frame.
+        masks: One for each region, shape (H, W), bool; None to fill the boxes.
+        num_classes: Number of classes K.
+        tile: Height H and width W of the tile in pixels.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: Scores of shape (K, H, W), float32 in [0, 1]; and where there
-        is any region, shape (H, W), bool.
+        Scores of shape (K, H, W), float32 in [0, 1]; and where there is any region, shape (H, W),
+        bool.
     """
     scores = np.zeros((num_classes, *tile), dtype=np.float32)
     seen = np.zeros(tile, dtype=bool)

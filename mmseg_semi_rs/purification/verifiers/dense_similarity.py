@@ -22,16 +22,16 @@ class PatchSimilarity(nn.Module):
     """Cosine of each patch with each text, by the value path (MaskCLIP, arXiv 2112.01071).
 
     Args:
-        concepts (Sequence[Sequence[str]]): Names of each of N texts; their features are averaged.
-        templates (Sequence[str]): Sentences with '{}' for the name.
-        arch (str | Mapping[str, Any]): Name of an open_clip model whose towers are CLIP's own, or a
-            dict with **vision** and **text**, see :class:`~mmseg_semi_rs.models.CLIPVision` and
+        concepts: Names of each of N texts; their features are averaged.
+        templates: Sentences with '{}' for the name.
+        arch: Name of an open_clip model whose towers are CLIP's own, or a dict with **vision** and
+            **text**, see :class:`~mmseg_semi_rs.models.CLIPVision` and
             :class:`~mmseg_semi_rs.models.TextEmbedding`.
-        checkpoint (str | None): Weight file with both towers; None is random, always the same.
+        checkpoint: Weight file with both towers; None is random, always the same.
 
     Attributes:
-        cell (int): Side of a place in pixels, here of a patch.
-        window (int): Side of the images that the model was trained with, in pixels.
+        cell: Side of a place in pixels, here of a patch.
+        window: Side of the images that the model was trained with, in pixels.
 
     Raises:
         FileNotFoundError: The weight file does not exist.
@@ -74,10 +74,10 @@ class PatchSimilarity(nn.Module):
         """Compare.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised; H and W multiples of ``cell``.
+            images: Shape (B, 3, H, W), normalised; H and W multiples of ``cell``.
 
         Returns:
-            Tensor: Cosines, shape (B, N, H / cell, W / cell), float32.
+            Cosines, shape (B, N, H / cell, W / cell), float32.
         """
         patches = self.vision(images)[-1]
         with torch.autocast(images.device.type, enabled=False):
@@ -88,17 +88,17 @@ class WindowSimilarity(nn.Module):
     """Cosine of a whole window with each text, by any model of open_clip.
 
     Args:
-        concepts (Sequence[Sequence[str]]): Names of each of N texts; their features are averaged.
-        templates (Sequence[str]): Sentences with '{}' for the name.
-        arch (str): Name of an open_clip model; not needed for a folder.
-        checkpoint (str | None): Weight file in open_clip's format, or a snapshot folder of the
-            Hugging Face hub with open_clip_config.json, weights and tokenizer; None is random,
-            always the same. Nothing is downloaded.
-        cell (int): Side of a place in pixels.
+        concepts: Names of each of N texts; their features are averaged.
+        templates: Sentences with '{}' for the name.
+        arch: Name of an open_clip model; not needed for a folder.
+        checkpoint: Weight file in open_clip's format, or a snapshot folder of the Hugging Face hub
+            with open_clip_config.json, weights and tokenizer; None is random, always the same.
+            Nothing is downloaded.
+        cell: Side of a place in pixels.
 
     Attributes:
-        cell (int): Side of a place in pixels.
-        window (int): Side of a window in pixels unless told otherwise: two places.
+        cell: Side of a place in pixels.
+        window: Side of a window in pixels unless told otherwise: two places.
 
     Raises:
         FileNotFoundError: The weight file does not exist, or the model's tokenizer or text tower
@@ -138,10 +138,10 @@ class WindowSimilarity(nn.Module):
         """Compare.
 
         Args:
-            images (Tensor): Shape (B, 3, H, W), normalised.
+            images: Shape (B, 3, H, W), normalised.
 
         Returns:
-            Tensor: Cosines, shape (B, N, 1, 1), float32: one for all places of a window.
+            Cosines, shape (B, N, 1, 1), float32: one for all places of a window.
         """
         images = F.interpolate(images, self.side, mode='bilinear', antialias=True)
         found = F.normalize(self.model.encode_image(images).float(), dim=1)
@@ -153,12 +153,12 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Where windows begin along one side: every ``stride``, the last one flush with the end.
 
     Args:
-        length (int): Length of the side.
-        window (int): Length of a window; one longer than the side begins at 0.
-        stride (int): Step, at most ``window``.
+        length: Length of the side.
+        window: Length of a window; one longer than the side begins at 0.
+        stride: Step, at most ``window``.
 
     Returns:
-        list[int]: Ascending; every place of the side lies in a window.
+        Ascending; every place of the side lies in a window.
 
     Examples:
         >>> window_starts(10, 4, 3), window_starts(3, 4, 3)
@@ -178,14 +178,14 @@ def average_windows(
     """Look at overlapping windows of an image, and average where they overlap.
 
     Args:
-        similarity (PatchSimilarity | WindowSimilarity): The model.
-        image (Tensor): Shape (3, H, W), normalised; H and W multiples of the model's ``cell``.
-        window (int): Side of a window in pixels, a multiple of ``cell``; cut to the image.
-        stride (int): Step between windows in pixels, a multiple of ``cell``.
-        batch (int): Windows to look at at once.
+        similarity: The model.
+        image: Shape (3, H, W), normalised; H and W multiples of the model's ``cell``.
+        window: Side of a window in pixels, a multiple of ``cell``; cut to the image.
+        stride: Step between windows in pixels, a multiple of ``cell``.
+        batch: Windows to look at at once.
 
     Returns:
-        Tensor: Cosines, shape (N, H / cell, W / cell), float32.
+        Cosines, shape (N, H / cell, W / cell), float32.
     """
     cell = similarity.cell
     sides = image.shape[1:]

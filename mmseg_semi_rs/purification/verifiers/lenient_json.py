@@ -27,10 +27,10 @@ class Node:
     """A list or an object.
 
     Attributes:
-        kind (str): The sign that opened it, '[' or '{'.
-        items (list[tuple[str | None, Any]]): Values with or without a key, in their order: strings,
-            floats, booleans, None, and nodes.
-        closed (bool): Whether its end was found.
+        kind: The sign that opened it, '[' or '{'.
+        items: Values with or without a key, in their order: strings, floats, booleans, None, and
+            nodes.
+        closed: Whether its end was found.
     """
 
     __slots__ = ('closed', 'items', 'kind')
@@ -48,11 +48,11 @@ def read_nodes(text: str) -> Iterator[tuple[str, Node]]:
     and nothing recurses.
 
     Args:
-        text (str): Any text.
+        text: Any text.
 
     Yields:
-        tuple[str, Node]: The last line with words before it, and the list or object; only the last
-        one may not be closed.
+        The last line with words before it, and the list or object; only the last one may not be
+        closed.
     """
     name, start = '', 0
     while (found := _OPEN.search(text, start)) is not None:

@@ -25,11 +25,11 @@ class SegmentAnything:
     """Masks of the objects in boxes, or of all there are (SAM and its successors, transformers).
 
     Args:
-        model (str): A folder, or ``owner/name`` on the Hugging Face hub, such as
+        model: A folder, or ``owner/name`` on the Hugging Face hub, such as
             ``'facebook/sam-vit-base'``.
-        revision (str, optional): On the hub. Defaults to None, the main branch.
-        boxes_at_once (int): Boxes per pass of the mask decoder. Defaults to 32.
-        download (bool): Whether :meth:`load` downloads what is not there. Defaults to False.
+        revision: On the hub. Defaults to None, the main branch.
+        boxes_at_once: Boxes per pass of the mask decoder.
+        download: Whether :meth:`load` downloads what is not there.
 
     Raises:
         ValueError: ``boxes_at_once`` is not positive.
@@ -88,13 +88,12 @@ class SegmentAnything:
         """Segment the objects in boxes; the tile is encoded once.
 
         Args:
-            tile (np.ndarray): Shape (H, W, 3), uint8, RGB.
-            boxes (Sequence[tuple[float, float, float, float]]): left, top, right, bottom in pixels
-                of the tile.
+            tile: Shape (H, W, 3), uint8, RGB.
+            boxes: left, top, right, bottom in pixels of the tile.
 
         Returns:
-            list[tuple[np.ndarray, float]]: For each box the mask with the best predicted IoU, shape
-            (H, W), bool, and this IoU, in [0, 1].
+            For each box the mask with the best predicted IoU, shape (H, W), bool, and this IoU, in
+            [0, 1].
         """
         found: list[tuple[np.ndarray, float]] = []
         embeddings: Any = None
@@ -130,14 +129,14 @@ class SegmentAnything:
         """Segment whatever there is at the points of a grid.
 
         Args:
-            tile (np.ndarray): Shape (H, W, 3), uint8, RGB.
-            points (int): Points per side of the grid.
-            quality (float): Smallest predicted IoU of a mask, in [0, 1].
-            stability (float): Smallest IoU between stricter and laxer cuts of a mask, in [0, 1].
-            overlap (float): Box IoU above which the worse of two masks is dropped, in [0, 1].
+            tile: Shape (H, W, 3), uint8, RGB.
+            points: Points per side of the grid.
+            quality: Smallest predicted IoU of a mask, in [0, 1].
+            stability: Smallest IoU between stricter and laxer cuts of a mask, in [0, 1].
+            overlap: Box IoU above which the worse of two masks is dropped, in [0, 1].
 
         Returns:
-            list[np.ndarray]: Masks, each (H, W), bool.
+            Masks, each (H, W), bool.
         """
         generate = import_transformers().MaskGenerationPipeline(
             model=self._model,

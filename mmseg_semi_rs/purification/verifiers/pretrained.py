@@ -56,12 +56,12 @@ def find_model(model: str, revision: str | None, download: bool = False) -> Path
     """Folder of a model.
 
     Args:
-        model (str): A folder, or ``owner/name`` on the hub.
-        revision (str | None): Branch, tag or commit on the hub; None for its main branch.
-        download (bool): Whether to download what is not there. Defaults to False.
+        model: A folder, or ``owner/name`` on the hub.
+        revision: Branch, tag or commit on the hub; None for its main branch.
+        download: Whether to download what is not there.
 
     Returns:
-        Path | None: None if it is not on this machine.
+        None if it is not on this machine.
     """
     if Path(model).is_dir():
         return Path(model)
@@ -108,10 +108,10 @@ def model_digest(folder: Path | None) -> str | None:
     """Digest of a model: its small files, and names, sizes and samples of its weight files.
 
     Args:
-        folder (Path | None): As :func:`find_model` gives it.
+        folder: As :func:`find_model` gives it.
 
     Returns:
-        str | None: 64 hex digits; None if the model is not there.
+        64 hex digits; None if the model is not there.
     """
     weights = _files(folder, _WEIGHTS) if folder is not None else []
     if folder is None or not weights:

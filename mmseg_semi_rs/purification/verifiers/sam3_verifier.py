@@ -42,9 +42,8 @@ class Sam3Verifier(Verifier):
         model: A folder, or ``owner/name`` on the Hugging Face hub. Defaults to
             'facebook/sam3', whose licence is to be accepted there.
         revision: On the hub. Defaults to None, the main branch.
-        score: Score from which an object counts, in [0, 1). Defaults to 0.3.
+        score: Score from which an object counts, in [0, 1).
         local_files_only: Whether :meth:`load` must not download what is not on this machine.
-            Defaults to True.
 
     Raises:
         ValueError: The score is out of its range.

@@ -1,0 +1,47 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Several trained networks that predict together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..utils.files import settings_digest
+from .predictor import Predictor
+
+
+class PredictorEnsemble(Predictor):
+    """The mean of several networks' probabilities; each is given the windows as it wants them.
+
+    Args:
+        predictors: Of the same classes and windows; the first one's settings count.
+
+    Raises:
+        ValueError: There is none, or they differ in classes or windows.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        if not predictors:
+            raise ValueError('No checkpoint was given: name at least one.')
+        vars(self).update(vars(predictors[0]))
+        self.predictors = list(predictors)
+        for other in predictors[1:]:
+            if other.classes != self.classes or other.window != self.window:
+                raise ValueError(
+                    f'One network has the classes {", ".join(self.classes)} and windows of '
+                    f'{self.window} px, another one {", ".join(other.classes)} and {other.window}: '
+                    'give checkpoints of the same classes, and --window.'
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any of the networks or a setting that changes the result."""
+        return settings_digest({'ensemble': [each.fingerprint for each in self.predictors]})
+
+    @torch.inference_mode()
+    def probabilities(self, windows: Tensor) -> Tensor:
+        """Predict a batch of windows, see :meth:`Predictor.probabilities`."""
+        found = [each.probabilities(windows) for each in self.predictors]
+        return torch.stack(found).mean(0)

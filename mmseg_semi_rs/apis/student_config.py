@@ -1,0 +1,165 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""The student of a semi-supervised training as a plain supervised config of mmseg."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
+
+from .stock_parts import nodes
+
+_OURS = __name__.split('.')[0]
+
+
+def plain_config(
+    cfg: Config,
+    data: dict[str, Any],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    student: Config | None = None,
+    iters: int | None = None,
+) -> Config:
+    """Make a config that trains one network on masks, by the loops, hooks and losses of mmseg.
+
+    Args:
+        cfg: Of a semi-supervised training: geometry, optimiser, length, validation.
+        data: Config of the data set of images and masks, without a pipeline; of several a
+            ``ConcatDataset``.
+        classes: Names of the classes.
+        palette: Their colours.
+        student: Config whose network is trained; defaults to the student of ``cfg``.
+        iters: Length; defaults to that of ``cfg``.
+
+    Returns:
+        The config. It imports this package where a part is of it.
+    """
+    steps = iters or int(cfg.train_cfg.max_iters)
+    pipeline = _pipeline(cfg.train_dataloader.dataset.labelled)
+    for source in data.get('datasets', [data]):
+        source.update(pipeline=pipeline, metainfo=dict(classes=list(classes), palette=palette))
+    loaders: dict[str, Any] = {
+        'train_dataloader': dict(
+            batch_size=cfg.train_dataloader.batch_size,
+            num_workers=cfg.train_dataloader.get('num_workers', 0),
+            persistent_workers=bool(cfg.train_dataloader.get('persistent_workers', False)),
+            sampler=dict(type='InfiniteSampler', shuffle=True),
+            dataset=data,
+        )
+    }
+    for role in ('val', 'test'):
+        loaders[f'{role}_dataloader'] = cfg[f'{role}_dataloader'].to_dict()
+        loaders[f'{role}_evaluator'] = dict(type='IoUMetric', iou_metrics=['mIoU'])
+    optim = cfg.optim_wrapper.to_dict()
+    if optim.get('constructor') == 'MergedParamGroupsConstructor':  # the same, in fewer groups
+        del optim['constructor']
+    interval = min(int(cfg.train_cfg.get('val_interval', steps)), steps)
+    schedulers = cfg.param_scheduler
+    schedulers = [schedulers] if isinstance(schedulers, dict) else list(schedulers)
+    written = dict(
+        default_scope='mmseg',
+        model=_model(cfg, student or cfg, len(classes)),
+        **loaders,
+        optim_wrapper=optim,
+        param_scheduler=[{**scheduler.to_dict(), 'end': steps} for scheduler in schedulers],
+        train_cfg=dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=interval),
+        val_cfg=dict(type='ValLoop'),
+        test_cfg=dict(type='TestLoop'),
+        default_hooks=dict(
+            timer=dict(type='IterTimerHook'),
+            logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+            param_scheduler=dict(type='ParamSchedulerHook'),
+            checkpoint=dict(
+                type='CheckpointHook',
+                by_epoch=False,
+                interval=interval,
+                save_best='mIoU',
+                max_keep_ckpts=1,
+            ),
+            sampler_seed=dict(type='DistSamplerSeedHook'),
+            visualization=dict(type='SegVisualizationHook'),
+        ),
+        env_cfg=copy.deepcopy(cfg.get('env_cfg') or {}),
+        visualizer=dict(
+            type='SegLocalVisualizer',
+            vis_backends=[dict(type='LocalVisBackend')],
+            name='visualizer',
+        ),
+        log_processor=dict(by_epoch=False),
+        log_level='INFO',
+        load_from=None,
+        resume=False,
+        randomness=dict(seed=(cfg.get('randomness') or {}).get('seed')),
+    )
+    for key in ('crop_size', 'window_size', 'raster'):
+        if key in cfg:
+            written[key] = copy.deepcopy(cfg[key])
+    if _parts_of_ours(written):
+        written['custom_imports'] = dict(imports=[_OURS], allow_failed_imports=False)
+    return Config(written)
+
+
+def _model(cfg: Config, owner: Config, classes: int) -> dict[str, Any]:
+    """The network with mmseg's own preprocessing, losses and wrapper."""
+    model = owner.model.to_dict()
+    network = model.get('student') or next(iter(model.get('students', {}).values()), model)
+    front = network.get('data_preprocessor') or model.get('data_preprocessor') or {}
+    front = {**cfg.model.to_dict().get('data_preprocessor', {}), **front}
+    front['type'] = 'SegDataPreProcessor'
+    head = network['decode_head']
+    if head['type'] == 'MultiTeacherDistillHead':
+        network['decode_head'] = head = head['decode_head']
+    if network['type'] == 'DistillEncoderDecoder':
+        network['type'] = 'EncoderDecoder'
+        network.pop('view_resize', None)
+    head['num_classes'] = classes
+    for node in nodes(network):
+        if node.get('type') == 'ValidCrossEntropyLoss':
+            node.update(type='CrossEntropyLoss', avg_non_ignore=True)
+    network['data_preprocessor'] = front
+    return network
+
+
+def _pipeline(labelled: Any) -> list[dict[str, Any]]:
+    """The steps of a labelled source's pipeline, one after the other, as mmseg writes them."""
+    source = labelled
+    while 'pipeline' not in source:
+        source = source['dataset'] if 'dataset' in source else source['datasets'][0]
+    found: list[dict[str, Any]] = []
+    for step in source['pipeline']:
+        kind = step['type']
+        if kind in ('KeepInMemory', 'TrackGeometry'):
+            found += [part.to_dict() for part in step['transforms']]
+        elif kind == 'MultiBranch':
+            found += [part.to_dict() for part in step['sup'] if part['type'] != 'PackSemiInputs']
+        elif kind not in ('AddValidMask', 'PackSegInputs'):
+            found.append(step.to_dict())
+    off = [step for step in found if step['type'] == 'LabelWarp' and not step.get('prob', 1)]
+    return [*(step for step in found if step not in off), dict(type='PackSegInputs')]
+
+
+def _parts_of_ours(written: dict[str, Any]) -> list[str]:
+    """Names of the parts that this package registers."""
+    registries = (MODELS, DATASETS, TRANSFORMS, METRICS)
+    names = {str(node['type']) for node in nodes(written) if 'type' in node}
+    kinds = [registry.get(name) for registry in registries for name in names]
+    return sorted({kind.__name__ for kind in kinds if kind and kind.__module__.startswith(_OURS)})
+
+
+def mask_datasets(suffixes: Sequence[str], root: Path, out: Path) -> dict[str, Any]:
+    """Config of the images and masks of :mod:`.autolabel`, by mmseg's own data set."""
+    sources = [
+        dict(
+            type='BaseSegDataset',
+            ann_file=str((out / f'train{suffix}.txt').resolve()),
+            data_prefix=dict(img_path=str(root), seg_map_path=str((out / 'masks').resolve())),
+            img_suffix=suffix,
+            seg_map_suffix='.png',
+        )
+        for suffix in suffixes
+    ]
+    return sources[0] if len(sources) == 1 else dict(type='ConcatDataset', datasets=sources)

@@ -1,0 +1,189 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Temperatures that make the confidence of a trained network mean what it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dataset import pseudo_collate
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..evaluation import expected_calibration_error
+from ..utils.commands import command
+from ..utils.files import file_digest, write_atomic
+from ..utils.progress import progress_bar
+
+_FEWEST = 1000  # pixels predicted as a class from which it has a temperature of its own
+_RANGE = (0.05, 20.0)  # of 1 / temperature
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperatures of a network, fitted to labelled tiles that it was not trained on.
+
+    Attributes:
+        network: ``'teacher'``, a student's name ...; '' where there is one network only.
+        checkpoint: Digest of the file that it was fitted for.
+        temperature: By which all logits are divided.
+        by_class: The same by predicted class; that of all where a class is predicted too seldom.
+        pixels: How many it was fitted to.
+        ece: Expected calibration error in percent on these: before, with one temperature, and with
+            one of each class.
+    """
+
+    network: str
+    checkpoint: str
+    temperature: float
+    by_class: tuple[float, ...]
+    pixels: int
+    ece: tuple[float, float, float]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Divide logits (B, K, ...) by the temperature of the class that they predict."""
+        temperatures = logits.new_tensor(self.by_class)[logits.argmax(1)]
+        return logits / temperatures[:, None]
+
+    def write(self, checkpoint: str | Path) -> Path:
+        """Write it beside its checkpoint, and return the file."""
+        path = calibration_file(checkpoint, self.network)
+        write_atomic(path, (json.dumps(asdict(self), indent=1) + '\n').encode())
+        return path
+
+
+def calibration_file(checkpoint: str | Path, network: str) -> Path:
+    """Where the calibration of a network of a checkpoint is kept."""
+    path = Path(checkpoint)
+    return path.with_name(f'{path.stem}.{network or "network"}.calibration.json')
+
+
+def read_calibration(checkpoint: str | Path, network: str, classes: int) -> Calibration | None:
+    """The calibration beside a checkpoint.
+
+    Args:
+        checkpoint: Its file.
+        network: See :class:`Calibration`.
+        classes: How many there are.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        ValueError: It is damaged, or of other weights.
+    """
+    path = calibration_file(checkpoint, network)
+    if not path.is_file():
+        return None
+    again = f'run {command("calibrate")} again, or remove it.'
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        calibration = Calibration(
+            **{
+                **found,
+                'by_class': tuple(map(float, found['by_class'])),
+                'ece': tuple(found['ece']),
+            }
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f'The calibration {path} cannot be read ({error}): {again}') from error
+    if calibration.checkpoint != file_digest(Path(checkpoint)):
+        raise ValueError(f'The calibration {path} is of other weights than {checkpoint}: {again}')
+    if len(calibration.by_class) != classes or min(calibration.by_class) <= 0:
+        raise ValueError(
+            f'The calibration {path} has the temperatures {calibration.by_class} for {classes} '
+            f'classes: {again}'
+        )
+    return calibration
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature with the smallest mean cross-entropy, which is convex in its inverse.
+
+    Args:
+        logits: Shape (N, K).
+        labels: Shape (N,), int64.
+
+    Returns:
+        From 0.05 to 20.
+    """
+    low, high = _RANGE
+    logits = logits.double()
+    for _ in range(60):
+        first, second = low + (high - low) / 3, high - (high - low) / 3
+        if F.cross_entropy(logits * first, labels) < F.cross_entropy(logits * second, labels):
+            high = second
+        else:
+            low = first
+    return 2 / (low + high)
+
+
+@torch.no_grad()
+def collect_logits(
+    model: Any, dataset: Any, pixels: int, ignore_index: int = 255
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels of pixels of a dataset, evenly many of each image, drawn with seed 0.
+
+    Args:
+        model: A segmentor in evaluation mode, which predicts with the wanted network.
+        dataset: Of labelled images.
+        pixels: How many altogether.
+        ignore_index: Label of pixels that are left out.
+
+    Returns:
+        Shape (N, K), float32, and (N,), int64; on the CPU.
+
+    Raises:
+        ValueError: No pixel has a label.
+    """
+    generator = torch.Generator().manual_seed(0)
+    share = max(1, pixels // len(dataset))
+    found: list[tuple[Tensor, Tensor]] = []
+    with progress_bar() as bar:
+        for index in bar.track(range(len(dataset)), description='predicting'):
+            (output,) = model.test_step(pseudo_collate([dataset[index]]))
+            labels = output.gt_sem_seg.data[0].flatten().cpu()
+            known = (labels != ignore_index).nonzero()[:, 0]
+            drawn = known[torch.randperm(len(known), generator=generator)[:share]]
+            logits = output.seg_logits.data.flatten(1).cpu()[:, drawn].T
+            found.append((logits.float(), labels[drawn].long()))
+    logits, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    if not len(labels):
+        raise ValueError('No pixel of the validation images has a label: correct the masks.')
+    return logits, labels
+
+
+def fit_calibration(
+    logits: Tensor, labels: Tensor, network: str, checkpoint: str | Path
+) -> Calibration:
+    """Fit a temperature, and one by predicted class.
+
+    Args:
+        logits: Shape (N, K), K of two or more.
+        labels: Shape (N,), int64.
+        network: See :class:`Calibration`.
+        checkpoint: File of the network.
+    """
+    one = fit_temperature(logits, labels)
+    predicted = logits.argmax(1)
+    temperatures = []
+    for index in range(logits.shape[1]):
+        inside = predicted == index
+        many = int(inside.sum()) >= _FEWEST
+        temperatures.append(fit_temperature(logits[inside], labels[inside]) if many else one)
+    by_class = logits.new_tensor(temperatures)[predicted][:, None]
+    errors = [
+        expected_calibration_error(scaled.softmax(1).amax(1), predicted == labels)
+        for scaled in (logits, logits / one, logits / by_class)
+    ]
+    return Calibration(
+        network,
+        file_digest(Path(checkpoint)),
+        round(one, 4),
+        tuple(round(value, 4) for value in temperatures),
+        len(labels),
+        (round(errors[0], 2), round(errors[1], 2), round(errors[2], 2)),
+    )

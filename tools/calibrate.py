@@ -1,0 +1,79 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Fit temperatures to the validation images, so that the confidence of maps means what it says.
+
+    python tools/calibrate.py CONFIG CHECKPOINT
+    python tools/calibrate.py CONFIG CHECKPOINT --network student
+
+They are kept beside the checkpoint, and tools/predict.py uses them: in the layers --confidence and
+--probabilities and in the attribute of polygons. A class stays the likeliest at each pixel of a
+window. Use images that the network was not trained on; those that chose a checkpoint are a little
+too kind to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mmseg_semi_rs import register_all
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser('calibrate', 'Fit the confidence of a network to validation images')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--network',
+        metavar='NETWORK',
+        help="teacher or student; of two students a, b or fused (default: the config's)",
+    )
+    parser.add_argument('--device', help='default: cuda:0 where there is one, else cpu')
+    parser.add_argument(
+        '--pixels',
+        type=int,
+        default=200_000,
+        metavar='N',
+        help='pixels that are fitted to, of all images alike (default: 200000)',
+    )
+    return parse(parser, arguments)
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Predict, fit, write, and say what it was worth."""
+    register_all()
+    from mmseg.registry import DATASETS
+
+    from mmseg_semi_rs.apis import load_predictor
+    from mmseg_semi_rs.engine.calibration import collect_logits, fit_calibration
+    from mmseg_semi_rs.engine.launch import load_config
+
+    if args.pixels < 1:
+        raise ValueError(f'--pixels {args.pixels} fits nothing: give 1 or more.')
+    cfg = load_config(args.config, args.cfg_options)
+    if cfg.get('val_dataloader') is None:
+        raise ValueError(f'{args.config} has no val_dataloader: give it one with labelled images.')
+    predictor = load_predictor(
+        cfg, args.checkpoint, device=args.device, network=args.network, calibrated=False
+    )
+    dataset = DATASETS.build(cfg.val_dataloader.dataset)
+    logits, labels = collect_logits(predictor.model, dataset, args.pixels)
+    found = fit_calibration(logits, labels, predictor.network, args.checkpoint)
+    path = found.write(args.checkpoint)
+    before, one, each = found.ece
+    print(f'calibration error {before} %; with one temperature ({found.temperature}) {one} %; with')
+    print(f'one of each class {each} %, on {found.pixels} pixels of {len(dataset)} images:')
+    for name, value in zip(predictor.classes, found.by_class, strict=True):
+        print(f'  {name}: {value}')
+    print(f'wrote {path}, by which maps of this checkpoint are made from now on')
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the tool; bad input is one sentence and exit code 2."""
+    args = parse_args(arguments)
+    with Faults(args.traceback, __name__):
+        calibrate(args)
+
+
+if __name__ == '__main__':
+    main()
