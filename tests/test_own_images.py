@@ -218,6 +218,7 @@ def test_every_method_is_filled_in_with_the_users_data(project, folder, method):
     compare = project('compare')
     args = compare.parse_args(words(folder, '--iters', '7', '--interval', '3'))
     lists = {role: folder / f'{role}.txt' for role in ('labelled', 'unlabelled', 'held', 'val')}
+    lists['labelled'].write_text(''.join(f'p{image}_0_0\n' for image in range(4)))
     cfg = compare.make_config(args, folder, lists, method, folder / 'out' / '4' / 'run', seed=3)
     assert cfg.randomness.seed == 3
     assert (cfg.train_cfg.max_iters, cfg.param_scheduler[0].end) == (7, 7)
@@ -244,3 +245,29 @@ def backbones(node):
             yield value
         elif isinstance(value, dict):
             yield from backbones(value)
+
+
+def test_every_fourth_labelled_image_is_kept_to_calibrate_on(project, tmp_path):
+    lists = project('lists')
+    labelled = tmp_path / 'labelled.txt'
+    labelled.write_text(''.join(f'p{image}_{tile}\n' for image in range(9) for tile in range(2)))
+    learnt, kept = (path.read_text().split() for path in lists.hold_out(labelled, r'(p\d)'))
+    assert kept == ['p3_0', 'p3_1', 'p7_0', 'p7_1'] and len(learnt) == 14
+    assert not set(learnt) & set(kept)
+    labelled.write_text('p0_0\np1_0\np2_0\n')
+    with pytest.raises(SystemExit, match='fewer than 4 images'):
+        lists.hold_out(labelled, r'(p\d)')
+
+
+def test_a_calibrated_run_does_not_learn_from_what_it_is_measured_on(project, folder):
+    compare = project('compare')
+    args = compare.parse_args(words(folder, '--labelled', '4', '--image-regex', '(.+)'))
+    lists = compare.make_lists(args, folder, '4', seed=0)
+    cfg = compare.make_config(args, folder, lists, 'recipe_calibrated', folder / 'r' / 'run', 0)
+    names = set(lists['labelled'].read_text().split())
+    (hook,) = (hook for hook in cfg.custom_hooks if hook.type == 'CalibrateGateHook')
+    files = (cfg.train_dataloader.dataset.labelled.ann_file, hook.dataset.ann_file)
+    learnt, kept = (set(Path(file).read_text().split()) for file in files)
+    assert learnt | kept == names and not learnt & kept and len(kept) == 1
+    cfg = compare.make_config(args, folder, lists, 'recipe_regions', folder / 'r' / 'run', 0)
+    assert cfg.custom_hooks[-1].verifier == dict(type='SuperpixelProposer')

@@ -28,7 +28,9 @@ BRANCHES = ('sup', 'weak', 'strong')
 _FIXED = (AdjustGamma, CLAHE, ConcatCDInput, Normalize, Rerange, RGB2Gray)
 
 
-def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
+def branch_pipeline(
+    pipeline: Sequence[dict], labelled: bool, has_masks: bool = False
+) -> list[dict]:
     """Turn a stock training pipeline into one of a labelled or an unlabelled source.
 
     What moves pixels is shared by all views and followed by ``TrackGeometry``; what changes
@@ -41,7 +43,9 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
     Args:
         pipeline: Configs of transforms. One that has ``MultiBranch``, or does not end with
             ``PackSegInputs``, is returned without what asks for annotations that are not there.
-        labelled: Whether the source has masks.
+        labelled: Whether the source is the labelled one.
+        has_masks: Whether an unlabelled source has masks all the same: a pipeline of one's own may
+            load them, for ``PseudoLabelStatsHook`` to count what is right.
 
     Returns:
         Configs of transforms with the branches of :data:`BRANCHES`.
@@ -51,12 +55,11 @@ def branch_pipeline(pipeline: Sequence[dict], labelled: bool) -> list[dict]:
     """
     built = [(step, TRANSFORMS.build(step)) for step in pipeline]
     steps = built
-    if not labelled:
+    own = any(isinstance(part, MultiBranch) for _, part in built)
+    if not labelled and not (own and has_masks):
         steps = [(_without_labels(step), part) for step, part in built if not _is_of_labels(part)]
     parts = [part for _, part in steps]
-    if any(isinstance(part, MultiBranch) for part in parts) or not (
-        parts and isinstance(parts[-1], PackSegInputs)
-    ):
+    if own or not (parts and isinstance(parts[-1], PackSegInputs)):
         return [step for step, _ in steps]
     first: list[dict] = []
     geometry: list[dict] = []
@@ -127,5 +130,6 @@ def branch_source(source: Any, labelled: bool) -> Any:
         if key in source:
             changed[key] = branch_source(source[key], labelled)
     if source.get('pipeline'):
-        changed['pipeline'] = branch_pipeline(source['pipeline'], labelled)
+        has_masks = 'seg_map_path' in source.get('data_prefix', ('seg_map_path',))
+        changed['pipeline'] = branch_pipeline(source['pipeline'], labelled, has_masks)
     return changed

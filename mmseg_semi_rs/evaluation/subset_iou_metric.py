@@ -265,7 +265,7 @@ class SubsetIoUMetric(IoUMetric):
         if sample.get('reduce_zero_label', False):
             ids = ids + 1
         path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
-        write_png(path, ids.astype(np.uint8))
+        write_png(path, ids.astype(np.uint8), shared=True)  # by two ranks, if it is a copy
 
     def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:
         """Compute the scores of all images together, and keep a ``record`` of them.

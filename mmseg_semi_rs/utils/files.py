@@ -171,15 +171,16 @@ def read_text(path: Path) -> str:
     return text
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
+def write_png(path: Path, pixels: np.ndarray, shared: bool = False) -> None:
     """Write an image (H, W, 3) RGB or (H, W), uint8, losslessly and atomically.
 
     Photographs are stored uncompressed: they hardly shrink, and training reads each of them many
-    times, in a third of the time. Label maps are compressed.
+    times, in a third of the time. Label maps are compressed. ``shared`` is that of
+    :func:`replacing`.
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG', compress_level=0 if pixels.ndim == 3 else 6)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue(), shared)
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

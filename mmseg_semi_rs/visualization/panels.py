@@ -265,6 +265,7 @@ def save_picture(picture: np.ndarray, path: str | Path) -> Path:
         The path.
     """
     path = Path(path)
-    with replacing(path) as partial:
+    # two ranks may have the same image, of which a distributed sampler makes copies
+    with replacing(path, shared=True) as partial:
         Image.fromarray(picture).save(partial, format='PNG')
     return path

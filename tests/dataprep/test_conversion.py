@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmseg_semi_rs.dataprep.convert import conversion
+from mmseg_semi_rs.dataprep.convert import archives, conversion
 from mmseg_semi_rs.dataprep.convert.archives import SourceError, SourceFile, find_sources
 from mmseg_semi_rs.dataprep.convert.conversion import Cut, Job, convert, convert_one
 from mmseg_semi_rs.dataprep.convert.raw_labels import ColourLabels, IdLabels
@@ -361,7 +361,8 @@ def test_resume_after_kill_equals_one_run(tmp_path, monkeypatch):
         original(path, pixels)
 
     original = conversion.write_png
-    monkeypatch.setattr(conversion, 'write_png', killed)
+    for writer in (archives, conversion):  # of images, of masks
+        monkeypatch.setattr(writer, 'write_png', killed)
     with pytest.raises(KeyboardInterrupt):
         convert(jobs_in(source), out, Cut(64), decoder)
     monkeypatch.undo()

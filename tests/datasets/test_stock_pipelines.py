@@ -112,6 +112,9 @@ def test_what_needs_masks_is_left_out_of_an_unlabelled_pipeline_of_ones_own(sour
     unlabelled = source(False, [loads, dict(type='LoadAnnotations'), *rest])
     dataset = SemiDataset(source(True), unlabelled)
     assert dataset[Draw(4, (1,))]['inputs']['weak'].shape == (3, 24, 24)
+    masks = source(True)['data_prefix']  # then they are wanted
+    counted = SemiDataset(source(True), dict(unlabelled, data_prefix=masks))
+    assert 'gt_sem_seg' in counted[Draw(4, (1,))]['data_samples']['weak']
     joined = dict(
         type='MultiImageMixDataset', dataset=source(False, STOCK[:2]), pipeline=own(False)[1:]
     )
