@@ -230,8 +230,8 @@ def count_votes(
 def _region_numbers(evidence: Evidence, frame: Frame) -> np.ndarray:
     """Numbers of one tile's regions in a sample's frame, (h, w).
 
-        Looked up on the host, which takes a tenth of the time of moving the map first.
-        """
+    Looked up on the host, which takes a tenth of the time of moving the map first.
+    """
     ids = evidence.region_ids
     if ids is None:
         ids = region_map(evidence.regions, evidence.size)
