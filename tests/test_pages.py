@@ -80,6 +80,7 @@ FLAG = re.compile(r'(?<![\w-])--[a-z][\w-]*')
 STARTED_BY = {
     **dict.fromkeys(['dist_train.sh', 'slurm_train.sh'], 'train.py'),
     **dict.fromkeys(['dist_test.sh', 'slurm_test.sh'], 'test.py'),
+    'slurm_predict.sh': 'predict.py',
 }
 EACH_PAGE = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
