@@ -25,6 +25,7 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import DATASETS, MODELS
 
 from mmseg_semi_rs import register_all
+from mmseg_semi_rs.classes import class_colours
 from mmseg_semi_rs.models.weights import load_weights
 from mmseg_semi_rs.visualization.panels import (
     colorize,
@@ -43,7 +44,8 @@ class Tiles:
 
     def __init__(self, cfg: Config) -> None:
         self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        self.classes, self.palette = (self.dataset.metainfo[key] for key in ('classes', 'palette'))
+        self.classes = self.dataset.metainfo['classes']
+        self.palette = class_colours(self.classes)
         self.images: dict[str, np.ndarray] = {}
         self.truths: dict[str, np.ndarray] = {}
         for sample in map(self.dataset.__getitem__, range(len(self.dataset))):
