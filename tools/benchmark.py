@@ -5,6 +5,7 @@
     python tools/benchmark.py CONFIG --amp --repeat-batch --mfu
     python tools/benchmark.py CONFIG --loader              # milliseconds per sample on one core
     python tools/benchmark.py CONFIG --resume-at 40000    # start of a resumed run against a fresh
+    python tools/benchmark.py CONFIG --against OTHER      # a step of CONFIG as a share of OTHER's
 
 Nothing is written but what ``--json`` asks for.
 """
@@ -60,6 +61,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar='ITERATION',
         help='time the start of a run that resumes there (forged state) against a fresh one',
     )
+    parser.add_argument(
+        '--against', metavar='CONFIG', help='time both in turns, and give the ratio of their steps'
+    )
+    parser.add_argument('--rounds', type=int, default=5, help='turns for --against (default 5)')
     parser.add_argument('--json', metavar='FILE', help='write the figures')
     return parse(parser, arguments)
 
@@ -231,6 +236,8 @@ def benchmark_steps(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     cfg.train_cfg.max_iters = max(cfg.train_cfg.get('max_iters', 0), args.warmup + args.steps)
     with tempfile.TemporaryDirectory(prefix='mmseg_semi_rs_benchmark_') as folder:
         cfg.work_dir = folder
+        cfg.experiment_name = f'benchmark_{time.time_ns()}'
+        cfg.visualizer = dict(type='Visualizer', vis_backends=[], name=cfg.experiment_name)
         runner = Runner.from_cfg(cfg)
         hook = TimeStepsHook(args.steps, args.warmup, args.repeat_batch, args.mfu, args.activations)
         runner.register_hook(hook, priority='LOWEST')
@@ -244,6 +251,26 @@ def benchmark_steps(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
         figures['matmul_peak'] = matmul_peak(device, dtype)
         figures['mfu'] = figures['flops'] / figures['step'] / figures['matmul_peak']
     return figures
+
+
+def benchmark_against(cfg: Config, other: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Time the steps of two configs in turns, so that both meet what else the machine does.
+
+    Args:
+        cfg: The config.
+        other: What it is compared with.
+        args: The command line.
+
+    Returns:
+        ``step`` and ``other``, the median seconds of each round, and ``ratios`` of them.
+    """
+    turns = [
+        [benchmark_steps(copy.deepcopy(each), args)['step'] for each in (cfg, other)]
+        for _ in range(args.rounds)
+    ]
+    steps, others = map(list, zip(*turns, strict=True))
+    ratios = [step / base for step, base in turns]
+    return {'step': steps, 'other': others, 'ratios': ratios}
 
 
 def print_loader(figures: dict[str, Any]) -> None:
@@ -293,6 +320,20 @@ def main(arguments: list[str] | None = None) -> None:
             print(
                 f'first step done after {figures["fresh"]:.1f} s fresh, {figures["resumed"]:.1f} s '
                 f'resumed at {args.resume_at}: ratio {figures["ratio"]:.2f}'
+            )
+        elif args.against is not None:
+            if args.rounds < 1:
+                raise ValueError(f'--rounds {args.rounds} times nothing: give 1 or more.')
+            other = load_config(args.against, args.cfg_options)
+            check_paths(other, ['train_dataloader'])
+            for each in (cfg, other):
+                set_amp(each, args.amp)
+            figures = benchmark_against(cfg, other, args)
+            ratios = figures['ratios']
+            print(
+                f'a step of {args.config} takes {statistics.median(ratios):.2f} '
+                f'({min(ratios):.2f} to {max(ratios):.2f}) of one of {args.against}, '
+                f'{args.rounds} rounds of {args.steps} steps'
             )
         else:
             note = set_amp(cfg, args.amp)

@@ -42,6 +42,18 @@ def test_steps_are_split_into_parts_that_add_up(config, tmp_path, capsys):
     assert 'peak process memory' in told
 
 
+@pytest.mark.slow
+def test_two_configs_take_turns(config, tmp_path, capsys):
+    figures_file = tmp_path / 'figures.json'
+    words = ['--steps', 2, '--warmup', 1, '--rounds', 2, '--json', figures_file]
+    run_here('benchmark', config, '--against', config, *words)
+    figures = json.loads(figures_file.read_text())
+    assert len(figures['step']) == len(figures['other']) == 2
+    pairs = zip(figures['step'], figures['other'], strict=True)
+    assert figures['ratios'] == [step / other for step, other in pairs]
+    assert f'of one of {config}, 2 rounds of 2 steps' in capsys.readouterr().out
+
+
 def test_loader_names_every_transform(config, tmp_path):
     figures_file = tmp_path / 'figures.json'
     run_here('benchmark', config, '--loader', '--samples', 4, '--json', figures_file)
