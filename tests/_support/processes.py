@@ -74,14 +74,6 @@ def _run(
     os._exit(code)  # gloo's threads may abort an interpreter that ends by itself
 
 
-def in_fork(action: Callable[[], Any], log: Path) -> int:
-    """Run an action, any at all, in a fork of this very process; its exit code."""
-    child = os.fork()
-    if child == 0:
-        _run(log, {}, action, ())
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def start(action: Callable[..., Any], *words: Any, log: Path, **variables: str) -> BaseProcess:
     """Start a process, in a session of its own, that calls a function of a module.
 
@@ -94,6 +86,17 @@ def start(action: Callable[..., Any], *words: Any, log: Path, **variables: str) 
     process = _server().Process(target=_run, args=(log, variables, action, words))
     process.start()
     return process
+
+
+def exit_code(action: Callable[..., Any], *words: Any, log: Path) -> int | None:
+    """Call a function of a module in a process of its own; how that ends.
+
+    See :func:`start`.
+    """
+    process = start(action, *words, log=log)
+    process.join(TIMEOUT)
+    process.kill()
+    return process.exitcode
 
 
 def finish(process: BaseProcess, log: Path) -> None:

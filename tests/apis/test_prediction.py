@@ -909,18 +909,19 @@ def test_a_large_raster_needs_a_fixed_memory(tmp_path):
     assert int((tmp_path / 'grown').read_text()) < 240  # 182 and not a byte for each pixel more
 
 
+def predict_both(folder, out):
+    for name in 'ba':
+        predict_files(predictor(window=64), folder / f'{name}.png', out)
+
+
 def test_a_second_prediction_of_a_map_is_refused_and_of_another_is_not(tmp_path):
     """The map of the first stays, whatever settings the second has."""
     for name in 'ab':
         Image.fromarray(picture(32, 32)).save(tmp_path / f'{name}.png')
     out = tmp_path / 'out'
 
-    def predict():
-        for name in 'ba':
-            predict_files(predictor(window=64), tmp_path / f'{name}.png', out)
-
     with held(out / prediction_module.LOCK, 'the first', ['a.png']):
-        assert processes.in_fork(predict, tmp_path / 'log') == 1
+        assert processes.exit_code(predict_both, tmp_path, out, log=tmp_path / 'log') == 1
     told = f'InUseError: A prediction into {out} is already under way (a.png)'
     assert told in (tmp_path / 'log').read_text()
     assert {path.name for path in out.iterdir()} == {'b.png', 'predictions.jsonl'}

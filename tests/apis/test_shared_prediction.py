@@ -89,7 +89,7 @@ def test_what_a_lost_process_leaves_is_kept_and_goes_on(folder, dying):
     predict_files(predictor(model=alone), folder / 'in', folder / 'alone', LAYERS, memory=1)
     predict_files(predictor(model=rest), folder / 'in', folder / 'out', LAYERS, memory=1)
     assert contents(folder / 'out') == contents(folder / 'alone')
-    assert rest.windows < 0.6 * alone.windows
+    assert rest.windows < alone.windows - 9  # all pictures were done, and some of the raster
 
 
 def test_what_one_process_cannot_read_fails_in_all(folder):

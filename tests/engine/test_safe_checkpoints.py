@@ -16,7 +16,7 @@ from mmseg_semi_rs.engine.hooks import safe_checkpoint_hook
 from mmseg_semi_rs.engine.loops import TeacherStudentValLoop
 from mmseg_semi_rs.utils.errors import InUseError
 from mmseg_semi_rs.utils.files import held
-from tests._support.processes import in_fork
+from tests._support.processes import exit_code
 from tests._support.tiny_training import run_here, write_dual, write_training
 
 # ------------------------------------------------------------------------ which one is gone on from
@@ -328,12 +328,14 @@ def test_workers_outlive_a_signal_to_the_whole_group(config, tmp_path):
         )
     )
 
-    def training():
-        run_here('train', leaf, '--work-dir', tmp_path / 'work', '--cfg-options',
-                 'train_dataloader.num_workers=2', 'train_cfg.max_iters=40')  # fmt: skip
-
-    assert in_fork(training, tmp_path / 'log') == 143, (tmp_path / 'log').read_text()
+    log = tmp_path / 'log'
+    assert exit_code(train_with_workers, leaf, tmp_path / 'work', log=log) == 143, log.read_text()
     assert find_checkpoint(tmp_path / 'work').path.name == 'iter_5.pth'
+
+
+def train_with_workers(config, work):
+    run_here('train', config, '--work-dir', work, '--cfg-options',
+             'train_dataloader.num_workers=2', 'train_cfg.max_iters=40')  # fmt: skip
 
 
 @HOOKS.register_module()

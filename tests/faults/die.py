@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from mmseg_semi_rs.engine.checkpoints import find_checkpoint
-from tests._support.processes import in_fork
+from tests._support.processes import exit_code
 from tests._support.tiny_training import run_here, write_dual, write_training
 
 INTERVAL = 2
@@ -130,6 +130,12 @@ def train(config: Path, work_dir: Path, *words: object) -> None:
     run_here('train', config, '--work-dir', work_dir, *words, '--cfg-options', *options)
 
 
+def train_and_die(config: Path, work_dir: Path, number: int, way: str) -> None:
+    """Train until a write of a checkpoint."""
+    die_at(number, way, is_checkpoint)
+    train(config, work_dir)
+
+
 def write_configs(folder: Path) -> dict[str, Path]:
     """Write the data and a config of each method."""
     tiny = write_training(folder)
@@ -150,7 +156,7 @@ def weights(work_dir: Path) -> dict[str, torch.Tensor]:
 def undisturbed(config: Path, work_dir: Path) -> None:
     """Train without a death."""
     log = work_dir.with_suffix('.log')
-    assert in_fork(lambda: train(config, work_dir), log) == 0, log.read_text()
+    assert exit_code(train, config, work_dir, log=log) == 0, log.read_text()
 
 
 def death(config: Path, whole: Path, work_dir: Path, number: int, way: str) -> Death:
@@ -165,18 +171,14 @@ def death(config: Path, whole: Path, work_dir: Path, number: int, way: str) -> D
     """
     log = work_dir.with_suffix('.log')
 
-    def dying() -> None:
-        die_at(number, way, is_checkpoint)
-        train(config, work_dir)
-
-    code = in_fork(dying, log)
+    code = exit_code(train_and_die, config, work_dir, number, way, log=log)
     steps = [0]
     for scalars in work_dir.glob('*/vis_data/scalars.json'):
         lines = scalars.read_text().splitlines()
         steps += [int(json.loads(line)['step']) for line in lines if '"loss"' in line]
     found = find_checkpoint(work_dir)
     kept = 0 if found is None else int(found.path.stem.split('_')[1])
-    resumed = in_fork(lambda: train(config, work_dir, '--resume'), log)
+    resumed = exit_code(train, config, work_dir, '--resume', log=log)
     equal = resumed == 0 and all(
         torch.equal(value, other)
         for value, other in zip(weights(whole).values(), weights(work_dir).values(), strict=True)

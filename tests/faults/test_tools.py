@@ -1,14 +1,14 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """A tool that dies while it writes leaves no half file, and the same command makes it good."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
 from tests._support.archives import converted, grid_names, potsdam_members, write_zip
-from tests._support.processes import in_fork
+from tests._support.processes import exit_code
 from tests._support.tiny_training import load_tool, run_here
 from tests.faults.die import KILLED, die_at, train, undisturbed, write_configs
 
@@ -70,6 +70,12 @@ def visible(out: Path) -> dict[str, int]:
     }
 
 
+def die_in(tool: Callable[[Path, Path], None], inputs: Path, out: Path, way: str) -> None:
+    """Be a tool that dies at its first write of such a file."""
+    die_at(1, way, lambda name: name.endswith(FILES[tool]))
+    tool(inputs, out)
+
+
 @pytest.mark.parametrize('way', ['killed half-way', 'disk full'])
 @pytest.mark.parametrize('tool', FILES)
 def test_I14_a_tool_that_dies_in_a_write_leaves_no_half_file(tmp_path, inputs, tool, way):
@@ -77,11 +83,7 @@ def test_I14_a_tool_that_dies_in_a_write_leaves_no_half_file(tmp_path, inputs, t
     if tool is splits:
         converted(out, grid_names(SCENES, 3, window=8))
 
-    def dying() -> None:
-        die_at(1, way, lambda name: name.endswith(FILES[tool]))
-        tool(inputs, out)
-
-    code = in_fork(dying, log)
+    code = exit_code(die_in, tool, inputs, out, way, log=log)
     said = log.read_text()
     assert code == (KILLED if way == 'killed half-way' else 2), said[-2000:]
     assert 'Traceback' not in said
@@ -89,7 +91,7 @@ def test_I14_a_tool_that_dies_in_a_write_leaves_no_half_file(tmp_path, inputs, t
         assert 'cannot be written (No space left on device)' in said
         assert not list(out.rglob('*.part'))
     left = visible(out)
-    assert in_fork(partial(tool, inputs, out), log) == 0, log.read_text()[-2000:]
+    assert exit_code(tool, inputs, out, log=log) == 0, log.read_text()[-2000:]
     whole = visible(out)
     assert len(whole) > len(left)
     assert not list(out.rglob('*.part'))
@@ -102,9 +104,7 @@ def test_I14_a_tool_that_dies_in_a_write_leaves_no_half_file(tmp_path, inputs, t
 def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path, inputs, tool):
     (tmp_path / 'file').write_text('')
     out, log = tmp_path / 'file' / 'out', tmp_path / 'log'
-    action = partial(tool, inputs, out)
-    if tool is train:
-        action = partial(train, inputs / 'data' / 'tiny.py', out)
-    assert in_fork(action, log) == 2, log.read_text()[-2000:]
+    given = inputs / 'data' / 'tiny.py' if tool is train else inputs
+    assert exit_code(tool, given, out, log=log) == 2, log.read_text()[-2000:]
     said = log.read_text()
     assert 'Traceback' not in said and 'error: ' in said and str(tmp_path / 'file') in said

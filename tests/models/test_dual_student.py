@@ -390,10 +390,10 @@ def test_C4_mixed_targets_follow_the_mixed_pixels(donors, expected):
     found = {}
     original = strong_views.consistency_loss
 
-    def spy(logits, labels, weight, denominator):
+    def spy(logits, labels, weight, denominator, *soft):
         found.setdefault('labels', labels)
         found.setdefault('weight', weight)
-        return original(logits, labels, weight, denominator)
+        return original(logits, labels, weight, denominator, *soft)
 
     random.seed(3)
     with pytest.MonkeyPatch.context() as patch:
@@ -469,9 +469,9 @@ def test_each_loss_is_divided_by_the_valid_pixels_of_its_own_images():
     counts = {}
     original = dual_student.consistency_loss
 
-    def spy(logits, labels, weight, denominator):
+    def spy(logits, labels, weight, denominator, *soft):
         counts.setdefault(len(counts), float(denominator.per_rank()))
-        return original(logits, labels, weight, denominator)
+        return original(logits, labels, weight, denominator, *soft)
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (dual_student, strong_views):
