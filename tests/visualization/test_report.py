@@ -180,6 +180,27 @@ def test_means_and_deviations_are_those_of_the_logged_values(whole):
     assert whole.row('deep', 'teacher')[4:] == ['30 of 40', '1 (seed 0)']
 
 
+def test_folds_are_runs_of_one_recipe_with_mean_and_deviation(tmp_path):
+    runs = []
+    for fold in (1, 2):
+        run = write_run(tmp_path / f'mine_fold{fold}', lines_of(5, 40, fold))
+        with next(run.glob('*/vis_data/config.py')).open('a') as file:
+            lists = dict(ann_file=f'splits/fold_{fold}/val.txt')
+            file.write(f'val_dataloader = dict(dataset={lists})\n')
+            file.write(f"split = 'splits/fold_{fold}'\n")
+        runs.append(run)
+    page, faults = report(runs, tmp_path / 'page.html')
+    assert not faults
+    last, best = (
+        [pick(50 + 10 * math.sin(step + fold) for step in (10, 20, 30, 40)) for fold in (1, 2)]
+        for pick in (lambda values: list(values)[-1], max)
+    )
+    assert [row for row in page.rows if row[:2] == ['mine', 'teacher']] == [
+        ['mine', 'teacher', spread(last), spread(best), '40', '2 (folds 1, 2)']
+    ]
+    assert page.row('road')[1] == spread([score + fold for fold, score in enumerate(last, 1)])
+
+
 def test_the_higher_of_two_recipes_is_told(whole):
     rows = [row for row in whole.rows if row[0] == 'mIoU']
     fix, deep = (float(cell.split(' ')[0]) for cell in rows[0][1:])
