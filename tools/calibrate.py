@@ -62,7 +62,8 @@ def calibrate(args: argparse.Namespace) -> None:
     path = found.write(args.checkpoint)
     before, one, each = found.ece
     print(f'calibration error {before} %; with one temperature ({found.temperature}) {one} %; with')
-    print(f'one of each class {each} %, on {found.pixels} pixels of {len(dataset)} images:')
+    kept = ', so all keep the one' if each >= one else ''
+    print(f'one of each class {each} %{kept}, on {found.pixels} pixels of {len(dataset)} images:')
     for name, value in zip(predictor.classes, found.by_class, strict=True):
         print(f'  {name}: {value}')
     print(f'wrote {path}, by which maps of this checkpoint are made from now on')

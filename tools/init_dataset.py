@@ -493,9 +493,10 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     if split.left_out:
         console.print(f'  {len(split.left_out)} {unit} of validated places are in no list')
     console.print(f'[bold]config:[/] {escape(str(path))}{"" if written else " (as it was)"}')
+    others = ', 4 of the unlabelled' if config.recipe.unlabelled else ''
     console.print(
         f'  {method}, crops of {config.crop} px, {config.max_iters} steps'
-        + ('' if args.iters else ' (20 rounds of the labelled, 4 of the unlabelled, 800 to 20,000)')
+        + ('' if args.iters else f' (20 rounds of the labelled{others}, 800 to 20,000)')
     )
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'

@@ -142,7 +142,7 @@ def test_verifier(cfg: Config, args: argparse.Namespace) -> dict[str, float]:
     write_maps(cfg, args.out)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     metrics = evaluate_verifier(cfg, args.verifier, get_device(), args.unclaimed)
-    write_metrics(args, metrics)
+    tell_metrics(args, metrics)
     return metrics
 
 
@@ -203,7 +203,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     load_to_test(runner.model, args.checkpoint, runner.test_dataloader.dataset.metainfo)
     metrics = runner.test()
     if is_main_process():
-        write_metrics(args, metrics)
+        tell_metrics(args, metrics)
         if write_record(record, args, runner):
             print(f'next:\n  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
     leave_process_group()
@@ -218,10 +218,12 @@ def write_maps(cfg: Config, folder: str | None) -> None:
             evaluator.output_dir = folder
 
 
-def write_metrics(args: argparse.Namespace, metrics: dict[str, float]) -> None:
-    """Write the metrics where they are wanted."""
+def tell_metrics(args: argparse.Namespace, metrics: dict[str, float]) -> None:
+    """Print the metrics but those of each class, of which there is a table; write all if wanted."""
     from mmseg_semi_rs.utils.files import write_atomic
 
+    whole = (f'{name} {value:.2f}' for name, value in metrics.items() if '.' not in name)
+    print(', '.join(whole), flush=True)
     if args.json:
         numbers = {name: float(value) for name, value in metrics.items()}
         write_atomic(Path(args.json), (json.dumps(numbers, indent=1) + '\n').encode())

@@ -75,7 +75,7 @@ class BatchPainter:
         return {f'pseudo label of {name}': pseudo for name, pseudo in found.items()}
 
     def unlabelled(self, name: str, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
-        """Both views of unlabelled images, and what CutMix makes of the strong one.
+        """Both views of unlabelled images, and the strong one after CutMix, if there is any.
 
         Args:
             name: Of the strong view.
@@ -93,22 +93,21 @@ class BatchPainter:
         mixed, target = paste(strong, partners, mask), whole.mix(partners, mask)
         targets = {title: found.mix(partners, mask) for title, found in pseudo.items()}
         title = name.replace('_', ' ')
-        titles = ['weak view', f'{title} view', f'{title} view + CutMix', 'valid + CutMix']
+        mixing = ' + CutMix' if self.cutmix else ''
+        titles = ['weak view', f'{title} view']
+        titles += [f'{title} view + CutMix'] if self.cutmix else []
+        titles += [f'valid{mixing}']
         titles += [
-            column
-            for each in targets
-            for column in (f'{each} + CutMix', 'used by the loss (white)')
+            column for each in targets for column in (f'{each}{mixing}', 'used by the loss (white)')
         ]
         rows = []
         for index in range(min(self.images, len(partners))):
-            pasted = mask[index].numpy()
-            tint = np.full((*pasted.shape, 3), TINT, np.uint8)
-            row = [
-                self.pixels(weak[index]),
-                self.pixels(strong[index]),
-                overlay(self.pixels(mixed[index]), tint, pasted, 0.2),
-                target.valid[index].numpy(),
-            ]
+            row = [self.pixels(weak[index]), self.pixels(strong[index])]
+            if self.cutmix:
+                pasted = mask[index].numpy()
+                tint = np.full((*pasted.shape, 3), TINT, np.uint8)
+                row.append(overlay(self.pixels(mixed[index]), tint, pasted, 0.2))
+            row.append(target.valid[index].numpy())
             for found in targets.values():
                 row += [
                     colorize(found.labels[index], self.palette),

@@ -30,7 +30,8 @@ class Calibration:
         network: ``'teacher'``, a student's name ...; '' where there is one network only.
         checkpoint: Digest of the file that it was fitted for.
         temperature: By which all logits are divided.
-        by_class: The same by predicted class; that of all where a class is predicted too seldom.
+        by_class: The same by predicted class; that of all where a class is predicted too seldom,
+            and everywhere if the error of confidence is no smaller with one of each class.
         pixels: How many it was fitted to.
         ece: Expected calibration error in percent on these: before, with one temperature, and with
             one of each class.
@@ -179,6 +180,8 @@ def fit_calibration(
         expected_calibration_error(scaled.softmax(1).amax(1), predicted == labels)
         for scaled in (logits, logits / one, logits / by_class)
     ]
+    if errors[2] >= errors[1]:
+        temperatures = [one] * len(temperatures)
     return Calibration(
         network,
         file_digest(Path(checkpoint)),

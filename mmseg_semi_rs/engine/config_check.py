@@ -49,7 +49,8 @@ def check_config(path: str | Path, cfg: Config, options: Mapping[str, Any] | Non
             if made := leaf.made_of(name):
                 raise ValueError(
                     f'--cfg-options {key} changes nothing: {path} has made {_listed(made)} of '
-                    f'{name} already. Give the key there, such as {made[0]}....'
+                    f'{name} already. Edit {name} in the file that sets it, or give the settings '
+                    f'made of it by their own keys, which begin with {made[0]}.'
                 )
     _check_crop_size(path, cfg)
 

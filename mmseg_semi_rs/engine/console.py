@@ -26,6 +26,7 @@ _FOR_THE_FILE = (
     *('\n' + '-' * 60, 'Config:', 'Hooks will be executed', 'Distributed training is not used'),
     *('"FileClient" will be', '"HardDiskBackend" is', 'Checkpoints will be saved', 'Exp name:'),
     *('Saving checkpoint at', 'Load checkpoint from', 'Iter(', 'Epoch('),
+    'The prefix is not set',
 )
 _WARNINGS = (
     '``build_loss`` would be',

@@ -247,7 +247,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
             del part[key]
     run.config = _read_config(folder, run.faults)
     run.pictures = _find_pictures(folder)
-    for log in sorted(folder.glob('*/*.log')):
+    for log in _of_trainings(folder, '*.log'):
         _read_log(log, run)
     run.checkpoint = _last_checkpoint(folder)
     run.tests = list(_read_tests(folder, run.faults))
@@ -296,12 +296,21 @@ def _read_scalars(path: Path, faults: list[str]) -> tuple[dict[str, Series], dic
     return train, val
 
 
+def _of_trainings(folder: Path, pattern: str) -> list[Path]:
+    """Files of the starts that trained, the oldest first; of all if there is none.
+
+    A test leaves a config and a log too, in which nothing is trained, but no scalars.
+    """
+    starts = [file.parents[1] for file in folder.glob('*/vis_data/scalars.json')]
+    return sorted(file for start in starts or folder.glob('*') for file in start.glob(pattern))
+
+
 def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
-    """The config of the latest start, as mmengine dumped it; else one beside the checkpoints.
+    """The config of the latest training, as mmengine dumped it; else one beside the checkpoints.
 
     A config is Python, and none is run here: whoever is sent a folder may look at it.
     """
-    files = [*sorted(folder.glob('*/vis_data/config.py'), reverse=True), *folder.glob('*.py')]
+    files = [*_of_trainings(folder, 'vis_data/config.py')[::-1], *folder.glob('*.py')]
     for file in files:
         try:
             lines = ast.parse(file.read_text(encoding='utf-8')).body

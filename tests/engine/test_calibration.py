@@ -71,6 +71,20 @@ def test_each_class_gets_its_own(tmp_path):
     torch.testing.assert_close(scaled[index], loud[index] / found.by_class[1])
 
 
+def test_temperatures_of_classes_that_raise_the_error_are_left_out(tmp_path):
+    """One class is always right; of the other no temperature fits both halves."""
+    logits = torch.zeros(9000, 2)
+    logits[:3000, 0] = 1.0
+    logits[3000:6000, 1], logits[6000:, 1] = 1.0, 2.0
+    each = torch.arange(3000) / 3000
+    labels = torch.cat([each >= 1, each < 0.6, each < 0.95]).long()
+    (tmp_path / 'w.pth').write_bytes(b'weights')
+    found = fit_calibration(logits, labels, 'teacher', tmp_path / 'w.pth')
+    _, one, each = found.ece
+    assert each > one
+    assert found.by_class == (found.temperature,) * 2
+
+
 def test_maps_are_made_by_the_calibration_beside_the_checkpoint(tmp_path):
     config, checkpoint = write_model(tmp_path, mean_teacher(resnet()))
     image = picture(64, 64)

@@ -81,8 +81,12 @@ def test_a_later_file_may_use_what_an_earlier_one_sets(write, tmp_path):
 
 def test_options_in_vain_are_refused(write):
     check(write(''), window_size=32, train_dataloader__dataset__labelled__ann_file='new.txt')
-    with pytest.raises(ValueError, match=r'--cfg-options labelled\.ann_file changes nothing'):
+    with pytest.raises(
+        ValueError, match=r'--cfg-options labelled\.ann_file changes nothing'
+    ) as error:
         check(write(''), labelled__ann_file='new.txt')
+    assert 'Edit labelled in the file that sets it, or' in str(error.value)
+    assert 'own keys, which begin with train_dataloader.' in str(error.value)
 
 
 @pytest.mark.parametrize('size', [(32, 32), 128])

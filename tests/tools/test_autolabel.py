@@ -91,7 +91,9 @@ def test_networks_label_together_and_a_person_stays_a_person(trained, capsys, mo
         assert images[name]['times'] == round(4 * images[name]['weight'])
     lines = (out / 'train.png.txt').read_text().split()
     assert {name: lines.count(name) for name in NAMES} == {n: images[n]['times'] for n in NAMES}
-    assert '2 masks of a person, 0 edited, 2 automatic' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert '2 masks of a person, 0 edited, 2 automatic' in told
+    assert str(out / 'student.py') in told.split('next:')[1]
     # everything is kept, and every pixel has a label, where the bar is switched off
     out, images = run(trained, '--keep', '1')
     assert all((mask_of(out, name) != 255).all() for name in NAMES)

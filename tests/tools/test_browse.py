@@ -79,6 +79,17 @@ def test_the_boxes_are_those_of_the_training_step(config, monkeypatch):
     random.seed(None)
 
 
+def test_without_cutmix_there_is_no_column_of_it(config):
+    painter, batch = painter_and_batch(config, step=2)
+    data = painter.preprocessor(batch, True)
+    views = (data['inputs']['weak'], data['inputs']['strong'], data['data_samples']['weak'])
+    mixed = painter.unlabelled('strong', *views)
+    painter.cutmix = None
+    plain = painter.unlabelled('strong', *views)
+    assert mixed.shape[1] - plain.shape[1] == 134  # a cell and its gap
+    assert contains(plain, painter.pixels(views[1][0]))
+
+
 def test_the_tool_writes_one_picture_per_step(config, tmp_path, capsys):
     run_here('browse_dataset', config, '--out', tmp_path, '--batches', 2, '--start', 3)
     names = sorted(path.name for path in tmp_path.iterdir())

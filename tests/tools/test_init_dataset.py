@@ -890,6 +890,15 @@ def test_folds_validate_each_scene_once_and_are_configs_of_their_own(init, tmp_p
         '--method', 'fixmatch', '--folds', 10, out=tmp_path / 'more').error  # fmt: skip
 
 
+def test_rounds_of_the_unlabelled_are_told_where_they_are_trained_on(init, tmp_path):
+    write(tmp_path)
+    assert (
+        '(20 rounds of the labelled, 4 of the unlabelled, 800 ' in init('--method', 'fixmatch').out
+    )
+    alone = init('--method', 'supervised', out=tmp_path / 'alone').out
+    assert '(20 rounds of the labelled, 800 to 20,000)' in alone
+
+
 @pytest.mark.parametrize(('method', 'crop'), [('rsmtdf', 96), ('co2s', 160), ('semiearth', 96)])
 def test_small_variants_are_built_and_crop_less(init, tmp_path, method, crop):
     write(tmp_path, side=160)

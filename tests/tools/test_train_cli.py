@@ -326,19 +326,24 @@ def test_I9_resume_goes_on_with_the_same_losses(config, trained, tmp_path):
     assert resumed == {step: whole[step] for step in (3, 4)}
 
 
-def test_both_networks_are_evaluated_or_the_named_one(config, trained, tmp_path):
+def test_both_networks_are_evaluated_or_the_named_one(config, trained, tmp_path, capsys):
     weights = torch.load(trained / 'iter_4.pth')
     weights['state_dict']['student.decode_head.conv_seg.bias'] += torch.tensor([0.0, 50.0, 0.0])
     checkpoint = tmp_path / 'student_says_road.pth'
     torch.save(weights, checkpoint)
     common = ['--work-dir', tmp_path]
+    capsys.readouterr()
     run_here('test', config, checkpoint, '--json', tmp_path / 'both.json', '--out',
              tmp_path / 'ids', '--show-dir', tmp_path / 'shown', *common)  # fmt: skip
+    told = capsys.readouterr().out
     run_here('test', config, checkpoint, '--json', tmp_path / 'student.json', '--predict-on',
              'student', *common)  # fmt: skip
     both = json.loads((tmp_path / 'both.json').read_text())
     student = json.loads((tmp_path / 'student.json').read_text())
     assert both['mIoU'] == both['teacher/mIoU']
+    for name in ('mIoU', 'student/mIoU', 'ECE'):
+        assert re.search(rf'(^|, ){name} {both[name]:.2f}(, |$)', told, re.MULTILINE), name
+    assert 'prefix' not in told
     assert student['mIoU'] == both['student/mIoU']
     assert student['IoU.grass'] == 0 != both['teacher/IoU.grass']
     assert {path.name for path in (tmp_path / 'ids').iterdir()} == {

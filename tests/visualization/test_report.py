@@ -180,6 +180,28 @@ def test_means_and_deviations_are_those_of_the_logged_values(whole):
     assert whole.row('deep', 'teacher')[4:] == ['30 of 40', '1 (seed 0)']
 
 
+def test_folds_are_runs_of_one_recipe_with_mean_and_deviation(tmp_path):
+    runs = []
+    for fold in (1, 2):
+        run = write_run(tmp_path / f'mine_fold{fold}', lines_of(5, 40, fold))
+        with next(run.glob('*/vis_data/config.py')).open('a') as file:
+            lists = dict(ann_file=f'splits/fold_{fold}/val.txt')
+            file.write(f'val_dataloader = dict(dataset={lists})\n')
+            file.write(f"split = 'splits/fold_{fold}'\n")
+        runs.append(run)
+    leave_test(runs[1])
+    page, faults = report(runs, tmp_path / 'page.html')
+    assert not faults
+    last, best = (
+        [pick(50 + 10 * math.sin(step + fold) for step in (10, 20, 30, 40)) for fold in (1, 2)]
+        for pick in (lambda values: list(values)[-1], max)
+    )
+    assert [row for row in page.rows if row[:2] == ['mine', 'teacher']] == [
+        ['mine', 'teacher', spread(last), spread(best), '40', '2 (folds 1, 2)']
+    ]
+    assert page.row('road')[1] == spread([score + fold for fold, score in enumerate(last, 1)])
+
+
 def test_the_higher_of_two_recipes_is_told(whole):
     rows = [row for row in whole.rows if row[0] == 'mIoU']
     fix, deep = (float(cell.split(' ')[0]) for cell in rows[0][1:])
@@ -400,6 +422,11 @@ def leave_test(run, name='iter_40', classes=('road', '<roof>'), matrix=((30, 10)
         scores={'IoU': [75.0, 0.0], 'F1': [85.7, 0.0], 'precision': [100.0, 0.0],
                 'recall': [75.0, None]},
         images=[dict(name='a.png', right=30, pixels=40)])  # fmt: skip
+    start = run / '20260102_000000' / 'vis_data'
+    start.mkdir(parents=True)
+    (start / 'config.py').write_text('model = dict(type="Any")\ntrain_cfg = None\n')
+    begin, end = (f'2026/01/02 {hour}:00:00' for hour in ('10', '15'))
+    (start.parent / 'test.log').write_text(LOG.format(start=begin, end=end, cuda=False))
     (run / 'test' / name).mkdir(parents=True)
     about = dict(
         checkpoint=f'work/{name}.pth', data='splits/val.txt', networks=dict(teacher=record)
@@ -424,6 +451,19 @@ def test_tests_are_told_by_class_with_confusion_and_the_worst_images(tmp_path):
     assert page.row('road', '75.00', '25.00')
     told = [text for text in page.texts['figcaption'] if 'right' in text]
     assert told == ['a, 3% right', 'b, 25% right']
+
+
+def test_a_test_leaves_the_recipe_that_was_trained(tmp_path):
+    runs = [
+        write_run(tmp_path / name, lines_of(5, 40), student=f'depth={depth}')
+        for name, depth in (('flat', 18), ('deep', 50))
+    ]
+    for run in runs:
+        leave_test(run)
+    page, _ = report(runs, tmp_path / 'page.html')
+    assert page.row('key') == ['key', 'flat', 'deep']
+    assert page.row('model.student.depth') == ['model.student.depth', '18', '50']
+    assert page.row('deep', 'deep', '0')[8] == '1:00:00'
 
 
 def test_two_data_sets_are_two_sections(tmp_path):

@@ -91,7 +91,7 @@ _KNOW_COLOURS = ('rsmtdf', 'rsmtdf-lite', 'semiearth')
 _RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
 _DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
 METHODS: dict[str, _Method] = {
-    'supervised': _Method('the labelled images alone', unlabelled=0, measured=''),
+    'supervised': _Method('Supervised: the labelled images alone', unlabelled=0, measured=''),
     'fixmatch': _Method(
         'FixMatch: after a burn-in an average of the student labels the other images',
         measured='-1.1 to +1.8 mIoU, mean of 5 draws +0.7',
