@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmseg.models.utils import resize
 from torch import Tensor, nn
 
 from ..models.backbones import DINOv2, FoundationBackbone
@@ -126,7 +127,7 @@ def export_graph(
     path: str | Path,
     kind: str,
     write: Callable[[WithPixels, Tensor, int | None, Path], str],
-    difference: Callable[[WithPixels, Path, Shape], float],
+    difference: Callable[[WithPixels, Path, Sequence[Shape]], float],
 ) -> GraphFile:
     """Write a network in the most general form in which what is read again predicts the same.
 
@@ -136,7 +137,7 @@ def export_graph(
         kind: Of file, as messages name it.
         write: Writes it, given the network, an example of its input, of which height and width may
             be any multiples (None: of the example's alone) and a path; returns the version.
-        difference: Largest difference of the probabilities of a file on a shape.
+        difference: Largest difference of the probabilities of a file on some shapes.
 
     Returns:
         What was written.
@@ -171,7 +172,7 @@ def export_graph(
                 with exportable(wrapped, multiple), silence(), torch.no_grad():
                     example = _example(taken.channels, taken.size, multiple)
                     version = write(wrapped, example, multiple, partial)
-                found = max(difference(wrapped, partial, shape) for shape in shapes)
+                found = difference(wrapped, partial, shapes)
             except Exception as error:  # whatever an exporter or a runtime says
                 if multiple is None:
                     raise ValueError(
@@ -251,9 +252,19 @@ def _example(channels: int, size: tuple[int, int], multiple: int | None) -> Tens
     return random_pixels((2, channels, height * multiple, width * multiple))
 
 
-def dimensions(multiple: int) -> dict[int, Any]:
-    """Any batch, and any multiples, as ``torch.export`` wants to be told."""
-    batch, height, width = (torch.export.Dim(name) for name in ('batch', 'height', 'width'))
+def furthest(wanted: Tensor, found: Tensor) -> float:
+    """Largest difference of two results, infinite if their shapes differ."""
+    return float((wanted - found).abs().max()) if found.shape == wanted.shape else float('inf')
+
+
+def dimensions(multiple: int, smallest: int = 1) -> dict[int, Any]:
+    """Any batch, and any multiples from a smallest side on, in the words of ``torch.export``."""
+    least = -(-smallest // multiple)
+    batch, height, width = (
+        torch.export.Dim('batch'),
+        torch.export.Dim('height', min=least),
+        torch.export.Dim('width', min=least),
+    )
     if multiple == 1:
         return {0: batch, 2: height, 3: width}
     return {0: batch, 2: multiple * height, 3: multiple * width}
@@ -289,6 +300,9 @@ def exportable(wrapped: Any, multiple: int | None) -> Iterator[None]:
     for part in padded:
         part.forward = _padded_alike(part)
     F.adaptive_avg_pool2d = _adaptive_average_pool  # type: ignore[assignment]
+    # mmseg's resizing would turn sizes into numbers, to warn of some of them
+    defaults = resize.__defaults__
+    resize.__defaults__ = (*defaults[:-1], False)
     if isinstance(network.backbone, DINOv2):
         network.backbone.__dict__['position_embedding'] = partial(_positions, network.backbone)
     try:
@@ -297,6 +311,7 @@ def exportable(wrapped: Any, multiple: int | None) -> Iterator[None]:
         for part in padded:
             del part.forward
         F.adaptive_avg_pool2d = pool
+        resize.__defaults__ = defaults
         network.backbone.__dict__.pop('position_embedding', None)
 
 

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .export import TakenNetwork
-from .graph_export import GraphFile, Shape, described, dimensions, export_graph, random_pixels
+from .graph_export import (
+    GraphFile,
+    Shape,
+    described,
+    dimensions,
+    export_graph,
+    furthest,
+    random_pixels,
+)
 from .model_metadata import deepness_properties
 
 
@@ -96,7 +103,7 @@ def _write(
 
 
 @torch.no_grad()
-def _difference(wrapped: Callable[[Tensor], Tensor], path: Path, shape: Shape) -> float:
+def _difference(wrapped: Callable[[Tensor], Tensor], path: Path, shapes: Sequence[Shape]) -> float:
     """Largest difference of the probabilities of random pixels, infinite if a shape differs."""
     runtime = importlib.import_module('onnxruntime')
     options = runtime.SessionOptions()
@@ -104,10 +111,12 @@ def _difference(wrapped: Callable[[Tensor], Tensor], path: Path, shape: Shape) -
     session = runtime.InferenceSession(
         str(path), sess_options=options, providers=['CPUExecutionProvider']
     )
-    pixels = random_pixels(shape)
-    wanted = wrapped(pixels).numpy()
-    found = session.run(None, {'images': pixels.numpy()})[0]
-    return float(np.abs(wanted - found).max()) if found.shape == wanted.shape else float('inf')
+    return max(
+        furthest(
+            wrapped(pixels), torch.from_numpy(session.run(None, {'images': pixels.numpy()})[0])
+        )
+        for pixels in map(random_pixels, shapes)
+    )
 
 
 def _describe(path: Path, properties: dict[str, str]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from .graph_export import (
     described,
     dimensions,
     export_graph,
+    furthest,
     random_pixels,
 )
 
 #: Name of the extra file with the metadata.
 METADATA = 'metadata.json'
+#: Smallest height and width in pixels where they vary: networks take another way below some size,
+#: and such a file has one way alone.
+SMALLEST = 32
 
 
 def export_pt2(taken: TakenNetwork, path: str | Path) -> GraphFile:
@@ -57,9 +62,14 @@ def _write(
     taken: TakenNetwork, wrapped: WithPixels, example: Tensor, multiple: int | None, path: Path
 ) -> str:
     known = inspect.signature(torch.export.export).parameters
-    settings: dict[str, Any] = {'strict': False} if 'strict' in known else {}
+    wanted: dict[str, Any] = {
+        'strict': False,
+        # what is not known for all sizes is checked when it runs, rather than refused
+        'prefer_deferred_runtime_asserts_over_guards': True,
+    }
+    settings = {key: value for key, value in wanted.items() if key in known}
     if multiple is not None:
-        settings['dynamic_shapes'] = {'images': dimensions(multiple)}
+        settings['dynamic_shapes'] = {'images': dimensions(multiple, SMALLEST)}
     program = torch.export.export(wrapped, (example,), **settings)
     extra = {METADATA: json.dumps(described(taken, multiple))}
     torch.export.save(program, path, extra_files=extra)
@@ -67,9 +77,7 @@ def _write(
 
 
 @torch.no_grad()
-def _difference(wrapped: WithPixels, path: Path, shape: Shape) -> float:
+def _difference(wrapped: WithPixels, path: Path, shapes: Sequence[Shape]) -> float:
     """Largest difference of the probabilities of random pixels, infinite if a shape differs."""
     module: Any = torch.export.load(path).module()
-    pixels = random_pixels(shape)
-    wanted, found = wrapped(pixels), module(pixels)
-    return float((wanted - found).abs().max()) if found.shape == wanted.shape else float('inf')
+    return max(furthest(wrapped(pixels), module(pixels)) for pixels in map(random_pixels, shapes))

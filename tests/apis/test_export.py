@@ -413,6 +413,7 @@ def test_onnx_that_predicts_otherwise_is_an_error(tmp_path, monkeypatch, needs_o
     assert tried == [14, 28, None] and not list(tmp_path.glob('*.onnx'))
 
 
+@pytest.mark.slow
 def test_pt2_of_any_size_through_the_tool(tmp_path, pixels, capsys):
     config, checkpoint = write_model(tmp_path, dual(small_cnn(), small_cnn()))
     run_here(
@@ -439,6 +440,7 @@ def test_pt2_of_any_size_through_the_tool(tmp_path, pixels, capsys):
             torch.testing.assert_close(network(image), by_hand(taken, image), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_pt2_of_a_vision_transformer_takes_whole_patches(tmp_path, pixels):
     taken = take(tmp_path, mean_teacher(dinov2_dpt(), (56, 56)))  # the size of stored positions
     made = export_pt2(taken, tmp_path / 'out.pt2')
