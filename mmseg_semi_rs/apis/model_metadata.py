@@ -109,7 +109,7 @@ def stac_item(
         },
         'links': [],
         'assets': {
-            **{graph.path.suffix[1:]: _model_asset(graph) for graph in graphs},
+            **{graph.path.suffix[1:]: _model_asset(graph, bands) for graph in graphs},
             'checkpoint': {
                 'href': f'./{network.checkpoint.name}',
                 'type': 'application/octet-stream; application=pytorch',
@@ -195,7 +195,7 @@ def _output(taken: TakenNetwork, graphs: Sequence[GraphFile]) -> dict[str, Any]:
     }
 
 
-def _model_asset(graph: GraphFile) -> dict[str, Any]:
+def _model_asset(graph: GraphFile, bands: list[dict[str, str]]) -> dict[str, Any]:
     framework, written_by = _GRAPHS[graph.path.suffix]
     return {
         'href': f'./{graph.path.name}',
@@ -203,6 +203,7 @@ def _model_asset(graph: GraphFile) -> dict[str, Any]:
         'title': f'{framework} ({graph.version})',
         'description': f'Takes {graph.takes}',
         'roles': ['mlm:model'],
+        'bands': bands,  # STAC allows those of the item only beside an asset's
         'mlm:artifact_type': written_by,
     }
 

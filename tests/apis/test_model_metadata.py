@@ -87,6 +87,8 @@ def test_item_has_what_the_extension_asks_for():
             name in ('pt2', 'onnx')
         )  # fmt: skip
         assert Path(asset['href']).stem == 'net'
+        assert asset.get('bands', about['bands']) == about['bands']
+    assert item['assets']['pt2']['bands']
 
 
 def test_item_of_one_size_says_so():
