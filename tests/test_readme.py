@@ -73,7 +73,8 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path, monkeypa
     assert len(list((tmp_path / 'maps').glob('*_preview.png'))) == 20
     assert len(list((tmp_path / 'maps').glob('*[0-9].png'))) == 20
     assert (tmp_path / 'report.html').stat().st_size > 10_000
-    assert {path.suffix for path in (tmp_path / 'exported').iterdir()} == {'.py', '.pth', '.onnx'}
+    kinds = {path.suffix for path in (tmp_path / 'exported').iterdir()}
+    assert kinds == {'.py', '.pth', '.onnx', '.json'}
     code = re.sub(r'iter_\d+\.pth', 'iter_4.pth', python_block())
     monkeypatch.chdir(tmp_path)
     known = dict(Image=Image, np=np, pixels=np.asarray(Image.open('IMAGES/3.jpg')))

@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Write one network of a trained model as a plain mmseg config and checkpoint, and as ONNX.
+"""Write one network of a trained model as a plain mmseg config and checkpoint, and as ONNX or PT2.
 
     python tools/export_student.py CONFIG CHECKPOINT --out exported
-    python tools/export_student.py CONFIG CHECKPOINT --out exported --network student --onnx
+    python tools/export_student.py CONFIG CHECKPOINT --out exported --network student --onnx --pt2
     python tools/export_student.py configs/co2s/CONFIG CHECKPOINT --out exported --network a
 
 What is written predicts as the original does, which is checked; it says what it needs. Where that
@@ -38,6 +38,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         help="size of the network's images in pixels (default: of a window, else of a crop)",
     )
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
+    parser.add_argument('--pt2', action='store_true', help='write a file of torch.export too')
     parser.add_argument(
         '--opset', type=int, help='version of the ONNX operators (default: that of torch.onnx)'
     )
@@ -48,15 +49,25 @@ def export(args: argparse.Namespace) -> None:
     """Take the network and write the files."""
     register_all()
     from mmseg_semi_rs.apis.export import export_network, file_name, parse_size, take_network
+    from mmseg_semi_rs.apis.model_metadata import write_stac_item
     from mmseg_semi_rs.apis.onnx_export import export_onnx
+    from mmseg_semi_rs.apis.pt2_export import export_pt2
 
     if args.opset is not None and not args.onnx:
         raise ValueError(f'--opset {args.opset} is of an ONNX file: add --onnx.')
     taken = take_network(args.config, args.checkpoint, args.network, parse_size(args.size))
     name = file_name(args.config, taken.name)
-    print(export_network(taken, args.out, name))
+    network = export_network(taken, args.out, name)
+    print(network)
+    graphs = []
     if args.onnx:
-        print(export_onnx(taken, Path(args.out) / f'{name}.onnx', args.opset))
+        graphs.append(export_onnx(taken, Path(args.out) / f'{name}.onnx', args.opset))
+        print(graphs[-1])
+    if args.pt2:
+        graphs.append(export_pt2(taken, Path(args.out) / f'{name}.pt2'))
+        print(graphs[-1])
+    if graphs:
+        print(f'wrote {write_stac_item(taken, network, graphs)} (STAC item)')
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ from .maps import Layers
 from .onnx_export import export_onnx
 from .prediction import Predicted, predict_files, predict_image
 from .predictor import Predictor, load_predictor
+from .pt2_export import export_pt2
 
 __all__ = [
     'Layers',
@@ -14,6 +15,7 @@ __all__ = [
     'Predictor',
     'export_network',
     'export_onnx',
+    'export_pt2',
     'load_predictor',
     'predict_files',
     'predict_image',

@@ -1,125 +1,36 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """One network as an ONNX file, compared with PyTorch before it is kept.
 
-======== =========================================================================================
-input    ``images``, (B, 3, H, W), float32, RGB in 0-255; normalisation is inside. Of a network of
-         bands (B, N, H, W), on the same scale
-output   ``probabilities``, (B, K, H, W), float32: softmax over the classes (of a head with one
-         channel (B, 1, H, W), its sigmoid)
-metadata ``classes`` and ``palette`` (JSON lists), ``raster`` (JSON: bands of a file and values that
-         become 0 and 255; none for 8-bit RGB), ``input``, ``output``, ``size`` ("H W", at which
-         it was exported), ``dynamic`` ("yes" or "no") and ``multiple`` (H and W must be multiples
-         of it; equal to ``size`` where that is fixed)
-======== =========================================================================================
-
-Batch, height and width are dynamic where the network allows it: vision transformers take multiples
-of their patch, some others multiples of 32. A network that looks at the image at further sizes
-(RS-MTDF's fusion with a teacher of another input size) is exported for one size, and so are more
-networks by torch before 2.5, whose exporter follows one example alone. Resizing and sliding windows
-of the config's test pipeline and ``test_cfg`` are left to the caller.
+Its input, output and metadata are those of :mod:`.graph_export`, with the keys that the QGIS plugin
+Deepness reads beside them (:mod:`.model_metadata`).
 """
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
-import json
-import logging
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..models.backbones import DINOv2, FoundationBackbone
-from ..models.utils.renormalise import image_statistics
-from ..rasters.reader import RasterToBands, raster_conversion
 from .export import TakenNetwork
-
-#: How far probabilities of onnxruntime may be from PyTorch's.
-TOLERANCE = 1e-3
-_LARGEST_MULTIPLE = 32
-
-
-@dataclass(frozen=True)
-class ExportedOnnx:
-    """What :func:`export_onnx` wrote.
-
-    Attributes:
-        path: The file.
-        opset: Version of the operators.
-        size: Height and width at which it was exported.
-        multiple: Height and width may be any multiples of it; None: ``size`` alone.
-        difference: Largest difference of the probabilities from PyTorch's.
-        checked: Shapes on which they were compared.
-        reason: Why it is not dynamic; empty where it is.
-    """
-
-    path: Path
-    opset: int
-    size: tuple[int, int]
-    multiple: int | None
-    difference: float
-    checked: tuple[tuple[int, int, int, int], ...]
-    reason: str
-
-    def __str__(self) -> str:
-        """Say in some sentences what was written and what it takes."""
-        shapes = ', '.join(' x '.join(map(str, shape)) for shape in self.checked)
-        lines = [
-            f'wrote {self.path} (opset {self.opset})',
-            f'probabilities differ from PyTorch by {self.difference:.1e} at most, on {shapes}',
-        ]
-        if self.multiple is None:
-            height, width = self.size
-            lines.append(f'takes images of {height} x {width} px only: {self.reason}')
-        elif self.multiple == 1:
-            lines.append('takes any batch, height and width')
-        else:
-            lines.append(f'takes any batch, and any multiples of {self.multiple} px')
-        return '\n'.join(lines)
+from .graph_export import (
+    GraphFile,
+    Shape,
+    described,
+    dimensions,
+    export_graph,
+    furthest,
+    random_pixels,
+)
+from .model_metadata import deepness_properties
 
 
-def _has_bands(taken: TakenNetwork) -> bool:
-    return isinstance(raster_conversion(taken.raster), RasterToBands)
-
-
-class _WithPixels(nn.Module):
-    """RGB pixels, or levels of bands, in; probabilities out."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, taken: TakenNetwork) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(taken.network).requires_grad_(False).eval()
-        preprocessor = taken.preprocessor
-        self.channels = taken.channels
-        # of RGB the network was trained on BGR
-        self.swap = not preprocessor.channel_conversion and not _has_bands(taken)
-        mean, std = image_statistics(preprocessor)
-        self.register_buffer('mean', mean.float())
-        self.register_buffer('std', std.float())
-
-    def forward(self, images: Tensor) -> Tensor:
-        size = images.shape[-2:]
-        if self.swap:
-            images = images.flip(1)
-        metas = [{'ori_shape': size, 'img_shape': size, 'pad_shape': size}]
-        logits = self.network.encode_decode((images - self.mean) / self.std, metas).float()
-        return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-
-
-def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None) -> ExportedOnnx:
+def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None) -> GraphFile:
     """Write a network as ONNX.
 
     Args:
@@ -141,54 +52,7 @@ def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None)
             raise ImportError(
                 f"ONNX needs {name}, which is not installed: pip install 'mmseg_semi_rs[onnx]'."
             ) from error
-    wrapped, path = _WithPixels(taken).eval(), Path(path)
-    patch = _patch(taken.network)
-    height, width = taken.size
-    if height % patch or width % patch:
-        raise ValueError(
-            f'The network takes multiples of {patch} px, not {height} x {width}: give --size with '
-            'such numbers.'
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    multiples: list[int | None] = [None]
-    if _looks_again(taken.network, taken.size):
-        reason = 'it looks at the image at further sizes, which depend on its shape'
-    else:
-        reason = ''
-        multiples[:0] = sorted({patch, _LARGEST_MULTIPLE // patch * patch or patch})
-        if _padded_by_size(taken.network):  # following their padding at any size takes minutes
-            multiples = [_LARGEST_MULTIPLE, None]
-            if height % _LARGEST_MULTIPLE or width % _LARGEST_MULTIPLE:
-                reason, multiples = f'it takes multiples of {_LARGEST_MULTIPLE} px', [None]
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / 'model.onnx'
-        for multiple in multiples:
-            shapes = _shapes(taken.channels, taken.size, multiple)
-            try:
-                _export(wrapped, taken.size, multiple, opset, partial)
-                difference = max(_difference(wrapped, partial, shape) for shape in shapes)
-            except Exception as error:  # whatever an exporter or a runtime says
-                if multiple is None:
-                    raise ValueError(
-                        f'{type(taken.network).__name__} cannot be exported to ONNX: '
-                        f'{_first_line(error)}.'
-                    ) from error
-                reason = reason or f'at other sizes it fails ({_first_line(error)})'
-                continue
-            if difference <= TOLERANCE:
-                break
-            if multiple is None:
-                raise ValueError(
-                    f'onnxruntime predicts otherwise than PyTorch: probabilities differ by '
-                    f'{difference:.2e}, and at most {TOLERANCE:.0e} is allowed; nothing was '
-                    'written.'
-                )
-            reason = reason or f'at other sizes probabilities would differ by {difference:.1e}'
-        found = _describe(partial, taken, multiple)
-        partial.replace(path)
-    return ExportedOnnx(
-        path, found, taken.size, multiple, difference, tuple(shapes), '' if multiple else reason
-    )
+    return export_graph(taken, path, 'ONNX', partial(_write, taken, opset), _difference)
 
 
 def needed() -> tuple[str, ...]:
@@ -201,69 +65,31 @@ def _follows_shapes() -> bool:
     return 'dynamic_shapes' in inspect.signature(torch.onnx.export).parameters
 
 
-def _patch(network: Any) -> int:
-    backbone = network.backbone
-    return backbone.patch_size if isinstance(backbone, FoundationBackbone) else 1
-
-
-def _looks_again(network: Any, size: tuple[int, int]) -> bool:
-    """Whether a head asks for the features of resized images, of this size or of a larger one."""
-    view_sizes = getattr(network.decode_head, 'view_sizes', None)
-    return view_sizes is not None and any(
-        view_sizes(shape) for shape in (size, (2 * size[0], 2 * size[1]))
-    )
-
-
-def _shapes(
-    channels: int, size: tuple[int, int], multiple: int | None
-) -> list[tuple[int, int, int, int]]:
-    """On which inputs the two are compared: of the size itself; if it may vary, wide and high."""
-    height, width = size
-    if multiple is None:
-        return [(1, channels, height, width)]
-    rows, columns = height // multiple, width // multiple
-    others = [(3, rows + 1, columns + 3), (1, 2 * max(rows, columns) + 1, columns + 1)]
-    return [(1, channels, height, width)] + [
-        (b, channels, h * multiple, w * multiple) for b, h, w in others
-    ]
-
-
-def _pixels(shape: tuple[int, int, int, int]) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
-
-
-def _export(
-    wrapped: _WithPixels,
-    size: tuple[int, int],
-    multiple: int | None,
+def _write(
+    taken: TakenNetwork,
     opset: int | None,
+    wrapped: Any,
+    example: Tensor,
+    multiple: int | None,
     path: Path,
-) -> None:
-    """Run an exporter; with ``multiple`` for any batch and any multiples of it."""
+) -> str:
+    """Run an exporter, with ``multiple`` for any batch and any multiples of it; add metadata."""
     names: dict[str, Any] = {'input_names': ['images'], 'output_names': ['probabilities']}
     if opset is not None:
         names['opset_version'] = opset
-    # Sides that differ from each other and from what the network may have stored for its own size:
-    # the exporter would take them for fixed.
-    batch, sides = 1, size
-    if multiple is not None:
-        batch = 2
-        sides = (size[0] // multiple + 1) * multiple, (size[1] // multiple + 2) * multiple
-    example = _pixels((batch, wrapped.channels, *sides))
-    with _exportable(wrapped, multiple), _silence(), torch.no_grad():
-        if _follows_shapes():
-            dynamic = None if multiple is None else {'images': _dimensions(multiple)}
-            program: Any = torch.onnx.export(
-                wrapped,
-                (example,),
-                None,
-                dynamo=True,
-                dynamic_shapes=dynamic,
-                verbose=False,
-                **names,
-            )
-            program.save(str(path), external_data=False)
-            return
+    if _follows_shapes():
+        dynamic = None if multiple is None else {'images': dimensions(multiple)}
+        program: Any = torch.onnx.export(
+            wrapped,
+            (example,),
+            None,
+            dynamo=True,
+            dynamic_shapes=dynamic,
+            verbose=False,
+            **names,
+        )
+        program.save(str(path), external_data=False)
+    else:
         axes = {0: 'batch', 2: 'height', 3: 'width'}
         torch.onnx.export(
             wrapped,
@@ -272,133 +98,12 @@ def _export(
             dynamic_axes=None if multiple is None else {'images': axes, 'probabilities': axes},
             **names,
         )
-
-
-def _dimensions(multiple: int) -> dict[int, Any]:
-    batch, height, width = (torch.export.Dim(name) for name in ('batch', 'height', 'width'))
-    if multiple == 1:
-        return {0: batch, 2: height, 3: width}
-    return {0: batch, 2: multiple * height, 3: multiple * width}
-
-
-def _padded_by_size(network: Any) -> list[Any]:
-    """The convolutions that pad as TensorFlow does, by the size of what they are given."""
-    return [part for part in network.modules() if type(part).__name__ == 'Conv2dSame']
-
-
-def _padded_alike(part: Any) -> Callable[[Tensor], Tensor]:
-    """A ``Conv2dSame`` of inputs that its stride divides, where its padding is always the same."""
-    missing = [
-        max((kernel - 1) * dilation + 1 - stride, 0)
-        for kernel, dilation, stride in zip(
-            part.kernel_size, part.dilation, part.stride, strict=True
-        )
-    ]
-    ends = [end for side in reversed(missing) for end in (side // 2, side - side // 2)]
-
-    def forward(images: Tensor) -> Tensor:
-        settings = part.stride, 0, part.dilation, part.groups
-        return F.conv2d(F.pad(images, ends), part.weight, part.bias, *settings)
-
-    return forward
-
-
-@contextmanager
-def _exportable(wrapped: Any, multiple: int | None) -> Iterator[None]:
-    """Write some operations in a form that exporters follow at any size."""
-    network, pool = wrapped.network, F.adaptive_avg_pool2d
-    padded = _padded_by_size(network) if multiple == _LARGEST_MULTIPLE else []
-    for part in padded:
-        part.forward = _padded_alike(part)
-    F.adaptive_avg_pool2d = _adaptive_average_pool  # type: ignore[assignment]
-    if isinstance(network.backbone, DINOv2):
-        network.backbone.__dict__['position_embedding'] = partial(_positions, network.backbone)
-    try:
-        yield
-    finally:
-        for part in padded:
-            del part.forward
-        F.adaptive_avg_pool2d = pool
-        network.backbone.__dict__.pop('position_embedding', None)
-
-
-def _positions(backbone: DINOv2, grid: tuple[int, int]) -> Tensor:
-    """:meth:`DINOv2.position_embedding` as two matrix products, for stored and other grids alike.
-
-    Exporters freeze the scale factors of the operator itself, (h + 0.1) / H, to those of the
-    example. On the stored grid they are 1, with which cubic interpolation changes nothing.
-    """
-    stored, like = backbone.patch_resolution, backbone.pos_embed
-    patches = like[0, 1:].unflatten(0, tuple(stored)).permute(2, 0, 1)
-    sides = [torch.scalar_tensor(side, dtype=like.dtype, device=like.device) for side in grid]
-    apart = [(side - at).abs() for side, at in zip(sides, stored, strict=True)]
-    other = (apart[0] + apart[1]).clamp(max=1)
-    rows, columns = (
-        _cubic_weights(torch.arange(to, device=like.device), (side + 0.1 * other) / at, at)
-        for to, side, at in zip(grid, sides, stored, strict=True)
-    )
-    resized = (rows @ patches @ columns.transpose(0, 1)).flatten(1).transpose(0, 1)
-    return torch.cat([like[:, :1], resized[None]], dim=1)
-
-
-def _cubic_weights(places: Tensor, factor: Tensor, stored: int) -> Tensor:
-    """Share of each of ``stored`` values in the cubic interpolation at places, (places, stored).
-
-    PyTorch's kernel, a = -0.75, with the border repeated.
-    """
-    centre = (places.to(factor.dtype) + 0.5) / factor - 0.5
-    first = centre.floor()
-    weights = torch.zeros_like(centre)[:, None] * torch.zeros(1, stored, device=places.device)
-    for step in (-1, 0, 1, 2):
-        far = (centre - first - step).abs()
-        near = ((1.25 * far - 2.25) * far) * far + 1
-        wide = ((-0.75 * far + 3.75) * far - 6.0) * far + 3.0
-        share = torch.where(far <= 1, near, wide)
-        index = (first + step).clamp(0, stored - 1)
-        hits = index[:, None] == torch.arange(stored, device=places.device)
-        weights = weights + hits * share[:, None]
-    return weights
-
-
-def _adaptive_average_pool(images: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
-    """:func:`torch.nn.functional.adaptive_avg_pool2d` as two matrix products.
-
-    Exporters freeze the cells of the operator itself to those of the example.
-    """
-    sizes = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    rows, columns = (
-        _cell_weights(side, side if cells is None else cells, images)
-        for side, cells in zip(images.shape[-2:], sizes, strict=True)
-    )
-    return rows @ images @ columns.transpose(0, 1)
-
-
-def _cell_weights(side: int, cells: int, like: Tensor) -> Tensor:
-    """Share of each of ``side`` places in the mean of each of ``cells`` cells, (cells, side)."""
-    cell = torch.arange(cells, device=like.device)[:, None]
-    place = torch.arange(side, device=like.device)[None]
-    first, behind = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
-    inside = ((place >= first) & (place < behind)).to(like.dtype)
-    return inside / (behind - first).to(like.dtype)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Leave out what exporters say of their own workings."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(before)
+    properties = described(taken, multiple) | deepness_properties(taken, multiple)
+    return f'opset {_describe(path, properties)}'
 
 
 @torch.no_grad()
-def _difference(
-    wrapped: Callable[[Tensor], Tensor], path: Path, shape: tuple[int, int, int, int]
-) -> float:
+def _difference(wrapped: Callable[[Tensor], Tensor], path: Path, shapes: Sequence[Shape]) -> float:
     """Largest difference of the probabilities of random pixels, infinite if a shape differs."""
     runtime = importlib.import_module('onnxruntime')
     options = runtime.SessionOptions()
@@ -406,40 +111,18 @@ def _difference(
     session = runtime.InferenceSession(
         str(path), sess_options=options, providers=['CPUExecutionProvider']
     )
-    pixels = _pixels(shape)
-    wanted = wrapped(pixels).numpy()
-    found = session.run(None, {'images': pixels.numpy()})[0]
-    return float(np.abs(wanted - found).max()) if found.shape == wanted.shape else float('inf')
+    return max(
+        furthest(
+            wrapped(pixels), torch.from_numpy(session.run(None, {'images': pixels.numpy()})[0])
+        )
+        for pixels in map(random_pixels, shapes)
+    )
 
 
-def _describe(path: Path, taken: TakenNetwork, multiple: int | None) -> int:
+def _describe(path: Path, properties: dict[str, str]) -> int:
     """Write the metadata into the file, and return its opset."""
     onnx = importlib.import_module('onnx')
     model = onnx.load(str(path))
-    size = ' '.join(map(str, taken.size))
-    onnx.helper.set_model_props(
-        model,
-        {
-            'classes': json.dumps(taken.classes),
-            'palette': json.dumps(taken.palette),
-            'input': f'images (B, {taken.channels}, H, W), float32, '
-            f'{"bands" if _has_bands(taken) else "RGB"}, 0-255',
-            **({'raster': json.dumps(taken.raster)} if taken.raster else {}),
-            'output': 'probabilities (B, K, H, W), float32',
-            'size': size,
-            'dynamic': 'no' if multiple is None else 'yes',
-            'multiple': size if multiple is None else str(multiple),
-        },
-    )
+    onnx.helper.set_model_props(model, properties)
     onnx.save(model, str(path))
     return next(item.version for item in model.opset_import if item.domain in ('', 'ai.onnx'))
-
-
-def _first_line(error: BaseException) -> str:
-    """The root of an exporter's error, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (
-        f'{type(error).__name__}: {lines[0][:150].rstrip(".")}' if lines else type(error).__name__
-    )

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Exported networks predict as the original does, in stock mmseg and in onnxruntime."""
+"""Exported networks predict as the original does, in stock mmseg, onnxruntime and torch.export."""
 
 import importlib
 import json
@@ -18,9 +18,10 @@ from mmseg.apis import inference_model, init_model
 from mmseg.registry import MODELS
 from PIL import Image
 
-from mmseg_semi_rs.apis import onnx_export, stock_parts
+from mmseg_semi_rs.apis import graph_export, onnx_export, pt2_export, stock_parts
 from mmseg_semi_rs.apis.export import export_network, file_name, take_network
 from mmseg_semi_rs.apis.onnx_export import export_onnx
+from mmseg_semi_rs.apis.pt2_export import export_pt2
 from tests._support.tiny_training import ROOT, run_here
 from tests._support.trained_models import (
     BN,
@@ -326,7 +327,7 @@ def test_onnx_of_any_size_through_the_tool(tmp_path, pixels, capsys, needs_onnx)
     assert 'takes any batch, height and width' in told and 'without mmseg_semi_rs' in told
     path = tmp_path / 'out' / 'tiny_a.onnx'
     assert sorted(p.name for p in path.parent.iterdir()) == [
-        'tiny_a.onnx', 'tiny_a.pth', 'tiny_a.py',
+        'tiny_a.json', 'tiny_a.onnx', 'tiny_a.pth', 'tiny_a.py',
     ]  # fmt: skip
     taken = take_network(config, checkpoint, 'a')
     assert taken.preprocessor.mean.flatten().tolist() == pytest.approx(CLIP['mean'])
@@ -381,7 +382,7 @@ def test_onnx_of_a_fused_student(tmp_path, pixels, needs_onnx):
         pytest.skip('the exporter of torch before 2.5 does not take it')
     taken = take(tmp_path, mean_teacher(rsmtdf_small(), (56, 56)))
     made = export_onnx(taken, tmp_path / 'out.onnx', opset=18)
-    assert (made.multiple, made.opset) == (None, 18)
+    assert (made.multiple, made.version) == (None, 'opset 18')
     assert 'takes images of 56 x 56 px only: it looks at the image at further sizes' in str(made)
     image = pixels(1, 3, 56, 56)
     np.testing.assert_allclose(run_onnx(made.path, image), by_hand(taken, image), atol=1e-4)
@@ -400,11 +401,11 @@ def test_onnx_that_predicts_otherwise_is_an_error(tmp_path, monkeypatch, needs_o
     """Every form is tried, and none is kept."""
     tried = []
 
-    def forge(wrapped, size, multiple, opset, path):
+    def forge(taken, opset, wrapped, example, multiple, path):
         tried.append(multiple)
         path.write_bytes(b'')
 
-    monkeypatch.setattr(onnx_export, '_export', forge)
+    monkeypatch.setattr(onnx_export, '_write', forge)
     monkeypatch.setattr(onnx_export, '_difference', lambda *args: 0.25)
     taken = take(tmp_path, mean_teacher(dinov2_fcn(), (56, 56)))
     with pytest.raises(ValueError, match=r'probabilities differ by 2.50e-01'):
@@ -412,11 +413,64 @@ def test_onnx_that_predicts_otherwise_is_an_error(tmp_path, monkeypatch, needs_o
     assert tried == [14, 28, None] and not list(tmp_path.glob('*.onnx'))
 
 
+@pytest.mark.slow
+def test_pt2_of_any_size_through_the_tool(tmp_path, pixels, capsys):
+    config, checkpoint = write_model(tmp_path, dual(small_cnn(), small_cnn()))
+    run_here(
+        'export_student', config, checkpoint, '--out', tmp_path / 'out', '--network', 'a', '--pt2'
+    )  # fmt: skip
+    told = capsys.readouterr().out
+    assert f'wrote {tmp_path / "out" / "tiny_a.json"} (STAC item)' in told
+    path = tmp_path / 'out' / 'tiny_a.pt2'
+    assert {p.suffix for p in path.parent.iterdir()} == {'.json', '.pt2', '.pth', '.py'}
+    item = json.loads(path.with_suffix('.json').read_text())
+    assert item['assets']['pt2']['href'] == './tiny_a.pt2'
+    taken = take_network(config, checkpoint, 'a')
+    extra = {pt2_export.METADATA: ''}
+    network = torch.export.load(path, extra_files=extra).module()
+    about = json.loads(extra[pt2_export.METADATA])
+    assert about['classes'] == json.dumps(taken.classes)
+    if onnx_export._follows_shapes():
+        assert 'takes any batch, height and width' in told
+        assert (about['dynamic'], about['multiple'], about['size']) == ('yes', '1', '64 64')
+        assert item['properties']['mlm:input'][0]['input']['shape'] == [-1, 3, -1, -1]
+    for shape in ((1, 3, 64, 64), (2, 3, 33, 50)):
+        if shape[2:] == (64, 64) or about['dynamic'] == 'yes':
+            image = pixels(*shape)
+            torch.testing.assert_close(network(image), by_hand(taken, image), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_pt2_of_a_vision_transformer_takes_whole_patches(tmp_path, pixels):
+    taken = take(tmp_path, mean_teacher(dinov2_dpt(), (56, 56)))  # the size of stored positions
+    made = export_pt2(taken, tmp_path / 'out.pt2')
+    network = torch.export.load(made.path).module()
+    shapes = [(1, 3, 56, 56)]
+    if onnx_export._follows_shapes():
+        assert made.multiple == 14 and 'any multiples of 14 px' in str(made)
+        shapes += [(3, 3, 84, 70), (1, 3, 56, 70)]
+    for shape in shapes:
+        image = pixels(*shape)
+        torch.testing.assert_close(network(image), by_hand(taken, image), atol=1e-5, rtol=0)
+
+
+def test_pt2_that_predicts_otherwise_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(pt2_export, '_write', lambda *args: args[-1].write_bytes(b'') or '')
+    monkeypatch.setattr(pt2_export, '_difference', lambda *args: 0.25)
+    taken = take(tmp_path, mean_teacher(resnet()))
+    with pytest.raises(ValueError, match=r'The PT2 file predicts otherwise .* by 2.50e-01'):
+        export_pt2(taken, tmp_path / 'out.pt2')
+    assert not list(tmp_path.glob('*.pt2'))
+    monkeypatch.delattr(torch.export, 'save')
+    with pytest.raises(ImportError, match=r'needs torch.export, .* take torch 2.1 or later'):
+        export_pt2(taken, tmp_path / 'out.pt2')
+
+
 @pytest.mark.parametrize('cells', [1, (2, 3), (5, 7), (None, 4)])
 def test_exportable_pooling_is_torchs(cells):
     images = torch.rand(2, 3, 11, 7)
     torch.testing.assert_close(
-        onnx_export._adaptive_average_pool(images, cells), F.adaptive_avg_pool2d(images, cells)
+        graph_export._adaptive_average_pool(images, cells), F.adaptive_avg_pool2d(images, cells)
     )
 
 
@@ -425,7 +479,7 @@ def test_exportable_positions_are_dinov2s():
     torch.nn.init.normal_(backbone.pos_embed)
     for grid in ((4, 4), (4, 7), (9, 4), (3, 3)):
         torch.testing.assert_close(
-            onnx_export._positions(backbone, grid), backbone.position_embedding(grid)
+            graph_export._positions(backbone, grid), backbone.position_embedding(grid)
         )
 
 
