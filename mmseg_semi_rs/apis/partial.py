@@ -30,8 +30,9 @@ class PartialMap:
         mark = folder / _FINGERPRINT
         if folder.exists() and not (mark.is_file() and mark.read_text('utf-8') == fingerprint):
             self.remove()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(mark, fingerprint.encode())
+        if not mark.is_file():  # of several processes the first one writes it
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(mark, fingerprint.encode())
 
     @property
     def done(self) -> set[int]:

@@ -327,22 +327,26 @@ class _Prediction:
 
     def _predict_large(self, job: _Job) -> list[Path]:
         """Predict strip by strip; finished strips are on disk, whichever process made them."""
-        stamp = settings_digest({
-            'settings': self.fingerprint,
-            'image': [str(job.image.resolve()), *_stamp(job.image)],
-            'memory': self.memory,
-        })  # fmt: skip
         folder = job.out.with_name(f'.{job.out.name}.partial')
         first, together = self.processes.first, self.processes.together
-        done = together(lambda: PartialMap(folder, stamp).done if first else set())[0]
-        partial = PartialMap(folder, stamp)
+
+        def begin() -> tuple[str, set[int]]:
+            stamp = settings_digest({
+                'settings': self.fingerprint,
+                'image': [str(job.image.resolve()), *_stamp(job.image)],
+                'memory': self.memory,
+            })  # fmt: skip
+            return stamp, PartialMap(folder, stamp).done
+
+        # All that may fail is done together: else one process would wait where others do not.
+        stamp, done = together(lambda: begin() if first else ('', set()))[0]
         try:
-            together(lambda: self._predict_strips(job, partial, done))
+            together(lambda: self._predict_strips(job, PartialMap(folder, stamp), done))
         except (ValueError, OSError, ImportError):
-            if first and not partial.done:
+            if first and not (partial := PartialMap(folder, stamp)).done:
                 partial.remove()
             raise
-        return together(lambda: self._write(job, partial) if first else [])[0]
+        return together(lambda: self._write(job, PartialMap(folder, stamp)) if first else [])[0]
 
     def _predict_strips(self, job: _Job, partial: PartialMap, done: set[int]) -> None:
         """Predict this process's share of the strips that are not done."""

@@ -79,7 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif answer == 'reset':
             hard = struct.pack('ii', 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, hard)
-            self.connection.close()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
         else:
             self.send_error(answer)
 
