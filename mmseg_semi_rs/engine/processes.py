@@ -79,7 +79,7 @@ class Processes:
             Of all processes, by rank.
 
         Raises:
-            RunStoppedError: A process has ended meanwhile; the first one names it.
+            RunStoppedError: A process has ended meanwhile. Its launcher says which.
         """
         if self._group is None:
             return [result]

@@ -83,8 +83,6 @@ def test_what_a_lost_process_leaves_is_kept_and_goes_on(folder, dying):
     assert ranks[1 - dying].exitcode == 1
     said = logs[1 - dying].read_text()
     assert 'Another process of this job has ended' in said and 'give the same command again' in said
-    if dying:
-        assert 'ank 1' in said.partition('has ended (')[2].partition(')')[0]
     alone, rest = Blur(), Blur()
     predict_files(predictor(model=alone), folder / 'in', folder / 'alone', LAYERS, memory=1)
     predict_files(predictor(model=rest), folder / 'in', folder / 'out', LAYERS, memory=1)
