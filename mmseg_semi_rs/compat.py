@@ -34,6 +34,12 @@ mmcv's ``adjust_contrast``      8-bit images go through a table of 256 values, w
 counts a histogram in numpy     the bit and five times as fast
 onedl-mmsegmentation's          it has the attribute ``channel_conversion`` again
 preprocessor hides what it does
+mmseg's ``CrossEntropyLoss``    the weight of ignored pixels is 0 in its denominator
+with ``class_weight`` looks up
+a weight of ignored pixels
+mmseg's ``FocalLoss`` takes     it gets one-hot maps there; without the full mmcv a GPU takes
+wrong targets on the CPU, and   mmseg's formula in PyTorch
+needs an operator on a GPU
 mmengine formats the whole      the text of an unchanged config is kept, so that only the first of a
 config at every checkpoint,     run's checkpoints costs that second
 about a second each
@@ -334,6 +340,77 @@ def _mend_preprocessor() -> None:
         cls.channel_conversion = property(lambda self: self._channel_conversion)
 
 
+def _mend_cross_entropy() -> None:
+    """Let ``CrossEntropyLoss`` have class weights where pixels are ignored."""
+    module: Any = importlib.import_module('mmseg.models.losses.cross_entropy_loss')
+    original = module.cross_entropy
+    if getattr(original, 'mended', False):
+        return
+
+    @functools.wraps(original)
+    def cross_entropy(
+        pred: torch.Tensor,
+        label: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        class_weight: torch.Tensor | None = None,
+        reduction: str = 'mean',
+        avg_factor: Any = None,
+        ignore_index: int = -100,
+        avg_non_ignore: bool = False,
+    ) -> torch.Tensor:
+        fits = class_weight is not None and len(class_weight) == pred.shape[1]  # else it is told
+        if class_weight is not None and fits and avg_factor is None and reduction == 'mean':
+            counted = label != ignore_index
+            avg_factor = (class_weight[label.masked_fill(~counted, 0)] * counted).sum()
+        options = (weight, class_weight, reduction, avg_factor, ignore_index, avg_non_ignore)
+        return original(pred, label, *options)
+
+    cross_entropy.mended = True  # type: ignore[attr-defined]
+    module.cross_entropy = cross_entropy
+
+
+def _mend_focal_loss() -> None:
+    """Let ``FocalLoss`` take maps of labels on the CPU, and do without the full mmcv on a GPU."""
+    module: Any = importlib.import_module('mmseg.models.losses.focal_loss')
+    original = module.FocalLoss.forward
+    if getattr(original, 'mended', False):
+        return
+    formula = module.py_sigmoid_focal_loss
+
+    def sigmoid_focal_loss(
+        pred: torch.Tensor, _: Any, one_hot: torch.Tensor, *options: Any, **more: Any
+    ) -> torch.Tensor:
+        return formula(pred, one_hot, None, *options, **more)
+
+    if isinstance(importlib.import_module('mmcv.ops.focal_loss').ext_module, MissingOps):
+        module.sigmoid_focal_loss = sigmoid_focal_loss
+
+    @functools.wraps(original)
+    def forward(
+        self: Any,
+        pred: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor | None = None,
+        avg_factor: Any = None,
+        reduction_override: str | None = None,
+        ignore_index: int = 255,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        if not pred.is_cuda and target.dim() == pred.dim() - 1 and pred.shape[1] > 1:
+            counted = target != ignore_index
+            weight = counted.to(pred) if weight is None else weight * counted
+            target = target.masked_fill(~counted, 0)
+            target = torch.nn.functional.one_hot(target, pred.shape[1]).movedim(-1, 1)
+        if weight is not None:
+            weight = weight.flatten()
+        return original(
+            self, pred, target, weight, avg_factor, reduction_override, ignore_index, **kwargs
+        )
+
+    forward.mended = True  # type: ignore[attr-defined]
+    module.FocalLoss.forward = forward
+
+
 def _mend_pretty_text() -> None:
     """Let mmengine format an unchanged config once, not at every checkpoint."""
     config_class = importlib.import_module('mmengine.config').Config
@@ -368,6 +445,8 @@ def apply() -> None:
     _mend_adjust_hue()
     _mend_adjust_contrast()
     _mend_preprocessor()
+    _mend_cross_entropy()
+    _mend_focal_loss()
     _mend_pretty_text()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from mmengine.runner import Runner
 from torch import nn
 
+from ..models.segmentors import SemiSegmentor
 from ..models.weights import load_weights
 from ..models.weights.checkpoints import check_fit, differences, unwrapped
 from ..models.weights.files import check_numbers, read_torch_file
@@ -119,9 +120,13 @@ def check_start(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Not one weight fits the model.
     """
-    weights = checkpoint.get('state_dict', checkpoint)
-    wrong = {text.split(' ')[0] for text in differences(unwrap(runner.model), weights)}
-    if not unwrapped(weights).keys() - wrong:
+    model = unwrap(runner.model)
+    weights = dict(unwrapped(checkpoint.get('state_dict', checkpoint)))
+    if isinstance(model, SemiSegmentor):
+        with suppress(ValueError):
+            model.fill_networks(weights, '')  # that of one network is taken too
+    wrong = {text.split(' ')[0] for text in differences(model, weights)}
+    if not weights.keys() - wrong:
         raise ValueError(
             f'Not one weight of the checkpoint {runner._load_from} (load_from) fits the model '
             f'({sorted(wrong)[0]} does not, for one): give the config of its training, or set '

@@ -107,7 +107,14 @@ def _per_student(add_params: Callable) -> Callable:
         students = getattr(module, 'students', None)
         networks = [getattr(module, 'student', module)] if students is None else students.values()
         for network in networks:
-            add_params(self, params, network, **kwargs)
+            try:
+                add_params(self, params, network, **kwargs)
+            except NotImplementedError as error:
+                raise ValueError(
+                    f'{type(self).__name__} knows no layers of {type(network.backbone).__name__}: '
+                    'leave constructor and its paramwise_cfg out of optim_wrapper, or give '
+                    'custom_keys.'
+                ) from error
 
     return add
 

@@ -180,7 +180,7 @@ def _refused_settings(error: BaseException) -> str | None:
     modules, building = _modules(error), 'mmengine.registry.build_functions'
     kinds = (ValueError, KeyError, AssertionError, NotImplementedError)
     by_part = isinstance(error, kinds) and modules[-1:] and modules[-1].split('.')[0] in _OPENMMLAB
-    wrong_argument = isinstance(error, TypeError) and modules[-1:] == [building]
+    wrong_argument = isinstance(error, TypeError) and '__init__() ' in str(error)
     if building not in modules or not (by_part or wrong_argument) or not str(error):
         return None
     said = ' '.join(str(error.args[0]).split()).rstrip('.')

@@ -48,3 +48,19 @@ def test_deeper_layers_of_each_student_learn_faster(two):
         assert rate[network.backbone.patch_embed.projection.weight] == DECAY ** (LAYERS + 1)
     trained = [param for param in built.parameters() if param.requires_grad]
     assert set(rate) == set(trained)
+
+
+def test_a_backbone_that_has_no_layers_for_it_is_named():
+    network = dict(student(), backbone=dict(type='UNet'))
+    built = MODELS.build(dict(type='MeanTeacherSegmentor', student=network))
+    settings = dict(num_layers=LAYERS, decay_rate=DECAY, decay_type='layer_wise_vit')
+    with pytest.raises(ValueError, match='knows no layers of UNet: leave constructor'):
+        build_optim_wrapper(
+            built,
+            dict(
+                type='OptimWrapper',
+                constructor='LearningRateDecayOptimizerConstructor',
+                optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+                paramwise_cfg=settings,
+            ),
+        )

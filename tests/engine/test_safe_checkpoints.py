@@ -8,8 +8,9 @@ import signal
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmseg.registry import HOOKS
+from mmseg.registry import HOOKS, MODELS
 
 from mmseg_semi_rs.engine.checkpoints import find_checkpoint
 from mmseg_semi_rs.engine.hooks import safe_checkpoint_hook
@@ -234,6 +235,30 @@ def test_load_from_of_another_network_is_told(config, tmp_path, capsys):
     told = refusal(capsys, 'train', config, '--work-dir', tmp_path / 'work', '--cfg-options',
                    f'load_from={tmp_path / "other.pth"}')  # fmt: skip
     assert 'Not one weight' in told and 'other.pth' in told
+
+
+def test_load_from_of_one_network_is_taken(config, tmp_path):
+    """By the hook that checks it too, as by the model."""
+    network = MODELS.build(Config.fromfile(config).model.student)
+    torch.save(network.state_dict(), tmp_path / 'stock.pth')
+    run_here('train', config, '--work-dir', tmp_path / 'work', '--cfg-options',
+             f'load_from={tmp_path / "stock.pth"}', 'train_cfg.max_iters=1',
+             'optim_wrapper.optimizer.lr=0')  # fmt: skip
+    trained = torch.load(tmp_path / 'work' / 'iter_1.pth', weights_only=True)['state_dict']
+    name = 'decode_head.conv_seg.weight'
+    for place in ('student.', 'teacher.'):
+        assert torch.equal(trained[place + name], network.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [('intervall=2', "no settings ['intervall']"), ('save_best=mDice', "names ['mDice'], but")],
+)
+def test_settings_of_checkpoints_that_mean_nothing_are_told(config, tmp_path, capsys, option, said):
+    told = refusal(capsys, 'train', config, '--work-dir', tmp_path / 'work', '--cfg-options',
+                   f'default_hooks.checkpoint.{option}', 'train_cfg.max_iters=1',
+                   'train_cfg.val_interval=1', 'default_hooks.checkpoint.rule=greater')  # fmt: skip
+    assert said in told
 
 
 @pytest.mark.parametrize(

@@ -453,7 +453,7 @@ LOSSES = {
     'lovasz by image': dict(type='LovaszLoss', per_image=True),
     'dice': [dict(type='DiceLoss'), dict(type='TverskyLoss', loss_name='loss_tversky')],
     'OHEM': dict(type='CrossEntropyLoss'),
-    'focal': dict(type='FocalLoss'),
+    'focal': [dict(type='FocalLoss'), dict(type='CrossEntropyLoss', class_weight=[1.0, 2.0, 4.0])],
 }
 
 
@@ -512,6 +512,60 @@ def test_what_transforms_padded_becomes_the_label_that_is_ignored():
     ignored = packed.gt_sem_seg.data[0] == 254
     assert ignored[:4].all() and ignored[41:].all() and not ignored[4:41].any()
     assert torch.isfinite(total(model.train().loss(**batch)))
+
+
+def test_a_head_with_its_own_loss_is_spared_crops_without_a_labelled_pixel():
+    losses = [dict(type='CrossEntropyLoss', class_weight=[1.0] * 3), dict(type='LovaszLoss')]
+    losses[1]['per_image'], losses[1]['reduction'] = True, 'mean'
+    cfg = tiny.student('BN')
+    cfg['decode_head'].update(type='DAHead', pam_channels=2, loss_decode=losses)
+    del cfg['decode_head']['num_convs'], cfg['decode_head']['concat_input']
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
+    inputs, data = single.batch(2)
+    for sample, expected in zip(data['sup'], (True, False), strict=True):
+        sample.gt_sem_seg.data.fill_(255)
+        found = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})
+        assert total(found).isfinite() and bool(total(found) > 0) == expected
+    total(found).backward()
+    assert all(param.grad is not None for param in model.student.parameters())
+
+
+REFUSED = {  # settings of the decode head, and of the network
+    'one class': (dict(num_classes=1), {}, r'FCNHead .*num_classes=1.* two or more'),
+    'other classes': (
+        {},
+        dict(auxiliary_head=dict(num_classes=9)),
+        r'num_classes=9.* its 3 classes',
+    ),
+    'name': (dict(loss_decode=dict(type='DiceLoss', loss_name='dice')), {}, r"'dice', which would"),
+    'windows': ({}, dict(test_cfg=dict(mode='slide')), r'with crop_size and stride'),
+}
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_settings_that_fail_later_are_refused_at_once(name):
+    head, parts, said = REFUSED[name]
+    cfg = tiny.student(aux=True)
+    cfg['decode_head'].update(head)
+    for key, value in parts.items():
+        cfg[key] = {**(cfg[key] if key == 'auxiliary_head' else {}), **value}
+    with pytest.raises(ValueError, match=said):
+        build_student(ConfigDict(cfg), 'MeanTeacherSegmentor', torch.nn.Identity())
+    cfg = dict(tiny.student(), test_cfg=None)
+    assert build_student(cfg, '', torch.nn.Identity()).test_cfg.mode == 'whole'
+
+
+def test_a_part_that_fails_on_the_first_batch_is_named():
+    cfg = tiny.student()
+    cfg['decode_head']['in_channels'] = 16
+    inputs, data = single.batch()
+    with pytest.raises(ValueError, match=r'Conv2d \(\w+\.decode_head\.convs\.0\.conv\) fails on'):
+        MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).loss(inputs, data)
+    cfg = tiny.student()
+    cfg['decode_head']['loss_decode'] = dict(type='OhemCrossEntropy')
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg))
+    with pytest.raises(ValueError, match=r'OhemCrossEntropy .* fails on .*: correct its settings'):
+        model.loss(inputs, data)
 
 
 def test_focal_loss_is_the_formula_of_mmseg_without_its_operator():

@@ -65,8 +65,8 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs: The other settings of ``CheckpointHook``; ``out_dir`` must be a local folder.
 
     Raises:
-        ValueError: ``out_dir`` is elsewhere; or, before training, the checkpoint to resume from is
-            not of this training.
+        ValueError: ``out_dir`` is elsewhere, or a setting is unknown; or, before training, the
+            checkpoint to resume from is not of this training.
     """
 
     def __init__(self, by_epoch: bool = False, **kwargs: Any) -> None:
@@ -76,6 +76,10 @@ class SafeCheckpointHook(CheckpointHook):
                 "use mmengine's CheckpointHook for other places."
             )
         super().__init__(by_epoch=by_epoch, backend_args={'backend': _BACKEND}, **kwargs)
+        if self.args:
+            raise ValueError(
+                f'The checkpoint hook has no settings {sorted(self.args)}: correct their names.'
+            )
         self._signals = StopSignals()
         self._saved_step = -1
         self._images: dict[str, str] = {}
@@ -146,6 +150,12 @@ class SafeCheckpointHook(CheckpointHook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Note that the validation is done, and keep the best checkpoint."""
         runner.message_hub.update_info(_VALIDATED, runner.iter)
+        wrong = {*(self.key_indicators if self.save_best else ())} - {'auto', *metrics}
+        if wrong:
+            raise RunStoppedError(
+                f'save_best of the checkpoint hook names {sorted(wrong)}, but the validation gives '
+                f'{sorted(metrics)}: correct it, and go on with --resume.'
+            )
         super().after_val_epoch(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

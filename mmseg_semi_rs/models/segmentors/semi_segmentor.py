@@ -31,6 +31,7 @@ from .student import (
     average_into,
     decode_in_eval,
     fits,
+    parts_told,
     refuse_misplaced,
     supervised_losses,
     upsample,
@@ -176,8 +177,8 @@ class SemiSegmentor(BaseSegmentor):
         self.last_step = StepRecord()
         self.unsup_scale = 1.0
         self.average_is_kept = False
-        self._has_stepped = False
-        self._register_load_state_dict_pre_hook(self._fill_networks)
+        self._has_stepped = self._has_learnt = False
+        self._register_load_state_dict_pre_hook(self.fill_networks)
 
     # Networks.
 
@@ -242,11 +243,18 @@ class SemiSegmentor(BaseSegmentor):
             teacher.load_state_dict(student.state_dict())
         self._is_init = True
 
-    def _fill_networks(self, state: dict[str, Any], prefix: str, *_: object) -> None:
+    def fill_networks(self, state: dict[str, Any], prefix: str, *_: object) -> None:
         """Let a checkpoint that is about to be loaded have weights for every network.
 
         That of a single network, such as mmseg's own, fills each student that it fits; where it has
         no average, that begins at its student.
+
+        Args:
+            state: Weights by name; changed in place.
+            prefix: Of this model's names in it.
+
+        Raises:
+            ValueError: The weights are none of any network.
         """
         places = {id(module): f'{prefix}{name}.' for name, module in self.named_modules()}
         homes = {name: places[id(student)] for name, student in self.students.items()}
@@ -334,9 +342,8 @@ class SemiSegmentor(BaseSegmentor):
         self._has_stepped = True
         return super().train_step(data, optim_wrapper)
 
-    @step_part('student forward')
     def loss(self, inputs: dict[str, Tensor], data_samples: dict[str, SampleList]) -> dict:
-        """Compute the losses of one training step.
+        """Compute the losses of one training step, see :meth:`learn`.
 
         Args:
             inputs: ``sup`` and, unless training is supervised only, ``weak`` and one or more views
@@ -347,8 +354,20 @@ class SemiSegmentor(BaseSegmentor):
             Scalars; mmengine adds up those with 'loss' in the name.
 
         Raises:
-            ValueError: If there are not the branches that the settings need.
+            ValueError: If there are not the branches that the settings need; or, in the first step,
+                if a part of a student fails on the batch.
         """
+        if self._has_learnt:
+            return self._compute_losses(inputs, data_samples)
+        with parts_told(self):
+            losses = self._compute_losses(inputs, data_samples)
+        self._has_learnt = True
+        return losses
+
+    @step_part('student forward')
+    def _compute_losses(
+        self, inputs: dict[str, Tensor], data_samples: dict[str, SampleList]
+    ) -> dict:
         _check_branches(inputs)
         sup, samples = inputs['sup'], data_samples['sup']
         self.last_step = StepRecord(samples)

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmseg.models.decode_heads import (
     DAHead,
@@ -21,8 +22,7 @@ from mmseg.models.decode_heads import (
     VPDDepthHead,
 )
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.losses import CrossEntropyLoss, FocalLoss
-from mmseg.models.losses.focal_loss import py_sigmoid_focal_loss
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
@@ -30,6 +30,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ...compat import missing_operator
+from ...utils.errors import one_line
 from ..backbones import drop_unread_stages
 from ..decode_heads import with_image_stats
 from ..losses import ValidCrossEntropyLoss
@@ -72,10 +73,14 @@ class Decoded(NamedTuple):
         )
 
 
-def _take(outputs: Any, rows: slice) -> Any:
+def _take(outputs: Any, rows: slice | Tensor) -> Any:
     if isinstance(outputs, Tensor):
         return outputs[rows]
     return [_take(output, rows) for output in outputs]
+
+
+def _total(outputs: Any) -> Any:
+    return outputs.sum() if isinstance(outputs, Tensor) else sum(map(_total, outputs))
 
 
 _OF_A_STUDENT = (
@@ -117,14 +122,15 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
 
     Raises:
         ValueError: If it is no ``EncoderDecoder``, has a cascade of heads, one that does not
-            classify pixels or as many logits as no softmax over its classes can take, or needs a
-            compiled operator that is not there.
+            classify pixels, heads of different or too few logits, a loss that would not count,
+            windows without a size, or needs a compiled operator that is not there.
     """
     _check_kind(cfg, owner)
     own = cfg.get('data_preprocessor')
     source = MODELS.build(own) if isinstance(own, Mapping) else own or preprocessor
     head_cfg = with_image_stats(cfg['decode_head'], source)
-    student: Any = MODELS.build({**cfg, 'decode_head': head_cfg})
+    test_cfg = cfg.get('test_cfg') or ConfigDict(mode='whole')
+    student: Any = MODELS.build({**cfg, 'decode_head': head_cfg, 'test_cfg': test_cfg})
     head = student.decode_head
     missing = missing_operator(student)
     if missing is not None:
@@ -133,13 +139,21 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
             'have: install the full mmcv (built for your PyTorch), or choose a network that needs '
             'no compiled operator.'
         )
-    channels = getattr(head, 'out_channels', head.num_classes)
-    if channels != head.num_classes:
-        raise ValueError(
-            f'The student has out_channels={channels} for num_classes={head.num_classes}; {owner} '
-            'takes a softmax over the classes: leave out_channels away (two classes have two).'
-        )
+    _check_inference(student.test_cfg)
     for part in (head, *auxiliary_heads(student)):
+        classes, channels = part.num_classes, getattr(part, 'out_channels', part.num_classes)
+        if channels != classes or classes != head.num_classes or classes < 2:
+            raise ValueError(
+                f'The {type(part).__name__} of the student has out_channels={channels} for '
+                f'num_classes={classes}, and {owner} takes a softmax over its {head.num_classes} '
+                'classes: give every head their number, two or more, and leave out_channels away.'
+            )
+        for loss in _losses_of(part):
+            if 'loss' not in loss.loss_name:
+                raise ValueError(
+                    f'{type(loss).__name__} of the {type(part).__name__} has loss_name='
+                    f'{loss.loss_name!r}, which would count for nothing: begin it with "loss_".'
+                )
         padded = getattr(preprocessor, 'seg_pad_val', part.ignore_index)
         if part.ignore_index != padded:
             raise ValueError(
@@ -149,6 +163,17 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
     drop_unread_stages(student.backbone, last_level_read(student))
     forget_recomputation(student)
     return student
+
+
+def _check_inference(test_cfg: Any) -> None:
+    """Refuse windows without a size, which the first validation would stumble over."""
+    mode = test_cfg.get('mode', 'whole')
+    windows = mode == 'slide' and {'crop_size', 'stride'} <= set(test_cfg)
+    if mode != 'whole' and not windows:
+        raise ValueError(
+            f'The student has test_cfg={dict(test_cfg)}: give it mode="whole", or mode="slide" '
+            'with crop_size and stride.'
+        )
 
 
 def _check_kind(cfg: Mapping[str, Any], owner: str) -> None:
@@ -211,6 +236,35 @@ def last_level_read(student: Any) -> int:
             return -1
         levels += flat
     return max(levels)
+
+
+@contextmanager
+def parts_told(model: nn.Module) -> Iterator[None]:
+    """Tell in one sentence which part of a model fails on a batch, with what it says.
+
+    Errors of this package are told as they are, and so is a lack of memory.
+
+    Args:
+        model: Whose names of its parts are told.
+
+    Raises:
+        ValueError: Another error came, its cause.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if str(frames[-1].f_globals.get('__name__')).startswith('mmseg_semi_rs'):
+            raise
+        names = {id(part): name for name, part in model.named_modules() if name}
+        owners = (frame.f_locals.get('self') for frame in reversed(frames))
+        part = next((part for part in owners if id(part) in names), model)
+        raise ValueError(
+            f'{type(part).__name__} ({names.get(id(part), "model")}) fails on the first batch '
+            f'({type(error).__name__}: {one_line(error)}): correct its settings in the config.'
+        ) from error
 
 
 def upsample(student: Any, logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -326,6 +380,11 @@ def supervised_losses(student: Any, decoded: Decoded, samples: SampleList) -> di
     return losses
 
 
+def _losses_of(head: Any) -> list[Any]:
+    losses = head.loss_decode
+    return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
+
+
 def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> dict[str, Tensor]:
     """Compute a decode head's supervised losses.
 
@@ -335,15 +394,25 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
     which fail or give NaN.
     """
     inner: Any = getattr(head, 'decode_head', head)
-    if type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat:
+    parts = _losses_of(inner)
+    if inner.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
+        labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
+        labelled = (labels != inner.ignore_index).flatten(1).any(1)
+        if not labelled.any():
+            nothing = 0.0 * _total(outputs)
+            return {f'{prefix}.{part.loss_name}': nothing for part in parts}
+        outputs = _take(outputs, labelled)
+        samples = [sample for sample, kept in zip(samples, labelled, strict=True) if kept]
+    own = type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat
+    if own and getattr(inner, 'use_se_loss', True):  # EncHead without that loss has one output
         if isinstance(inner, PIDHead) and 'gt_edge_map' not in samples[0]:
             raise ValueError(
                 'PIDHead learns edges, which the labelled samples lack: add '
                 "dict(type='GenerateEdge', edge_width=4) to the branch 'sup' of MultiBranch, "
                 'before PackSemiInputs.'
             )
-        own = inner.loss_by_feat(outputs, samples)
-        return {f'{prefix}.{name}': value for name, value in own.items()}
+        of_head = inner.loss_by_feat(outputs, samples)
+        return {f'{prefix}.{name}': value for name, value in of_head.items()}
     labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
     logits = resize(
         main_logits(inner, outputs),
@@ -351,58 +420,17 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         mode='bilinear',
         align_corners=inner.align_corners,
     )
-    parts = inner.loss_decode
-    parts = list(parts) if isinstance(parts, nn.ModuleList) else [parts]
-    if inner.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
-        labelled = (labels != inner.ignore_index).flatten(1).any(1)
-        if not labelled.any():
-            return {f'{prefix}.{part.loss_name}': 0.0 * logits.sum() for part in parts}
-        logits, labels = logits[labelled], labels[labelled]
     weight = None if inner.sampler is None else inner.sampler.sample(logits, labels)
     labels = labels.squeeze(1)
     losses: dict[str, Tensor] = {}
     for part in parts:
-        options = _loss_options(part, logits, labels, inner.ignore_index)
-        call = partial(_focal_loss, part) if isinstance(part, FocalLoss) else part
-        value = call(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
+        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index)
         name = f'{prefix}.{part.loss_name}'
         losses[name] = losses[name] + value if name in losses else value
     counted = labels != inner.ignore_index
     right = (logits.detach().argmax(dim=1) == labels) & counted
     losses[f'{prefix}.acc_seg'] = 100.0 * right.sum() / counted.sum().clamp(min=1)
     return losses
-
-
-def _loss_options(part: nn.Module, logits: Tensor, labels: Tensor, ignored: int) -> dict[str, Any]:
-    """What mmseg's cross entropy needs to be told, which stumbles over ignored pixels."""
-    if not isinstance(part, CrossEntropyLoss) or part.use_sigmoid or part.class_weight is None:
-        return {}
-    # It would look up the class weight of ignored pixels for its denominator.
-    weights, counted = logits.new_tensor(part.class_weight), labels != ignored
-    return {'avg_factor': (weights[labels.masked_fill(~counted, 0)] * counted).sum()}
-
-
-def _focal_loss(
-    part: Any, logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int
-) -> Tensor:
-    """Compute mmseg's ``FocalLoss`` by its formula in PyTorch.
-
-    Called itself it takes wrong targets on a CPU, and an operator of the full mmcv on a GPU.
-    """
-    counted = labels != ignore_index
-    classes = logits.shape[1]
-    targets = F.one_hot(labels.masked_fill(~counted, 0), classes).reshape(-1, classes)
-    loss = py_sigmoid_focal_loss(
-        logits.float().movedim(1, -1).reshape(-1, classes),
-        targets,
-        weight=None if weight is None else weight.flatten(),
-        gamma=part.gamma,
-        alpha=part.alpha,
-        class_weight=part.class_weight,
-        valid_mask=counted.reshape(-1, 1),
-        reduction=part.reduction,
-    )
-    return part.loss_weight * loss
 
 
 @torch.no_grad()
