@@ -21,6 +21,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -453,6 +454,14 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     )
     path = args.config or out / f'{name}_{method}{small}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
+    bar = None
+    if config.recipe.small and config.recipe.unlabelled:  # which a supervised config can match
+        bar = path.with_name(f'{name}_supervised.py')
+        same = replace(config, method='supervised', iters=config.max_iters)
+        try:
+            write_config(bar, same.text(CONFIGS), args.force)
+        except ValueError:
+            ready.notes.append(f'{bar} was edited and is kept as it is')
     folds = []
     if args.folds is not None:
         where = (seed, regex, survey.places)
@@ -466,7 +475,8 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         ready.notes += [
             f'{other} is of the lists and classes before: write it anew too, by --method'
             for other in sorted(out.glob('*.py'))
-            if other != path.resolve() and not other.stem.startswith(f'{path.stem}_fold')
+            if other not in (path.resolve(), bar and bar.resolve())
+            and not other.stem.startswith(f'{path.stem}_fold')
         ]
 
     sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
@@ -504,8 +514,12 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     measured = method_of(method, args.size).measured
     if measured:
         console.print(
-            f'  against supervised training on 32 real tiles: {measured}; train '
-            '--method supervised too, on the same lists, and take the better one'
+            f'  against supervised training on 32 real tiles: {measured}; '
+            + (
+                f'{escape(str(bar))} is that, of the same student and length'
+                if bar
+                else 'train --method supervised too, on the same lists, and take the better one'
+            )
         )
     if config.package:
         there = (
@@ -522,7 +536,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
-    show_next(console, path, config, args.images, len(folds))
+    show_next(console, path, config, args.images, len(folds), bar)
     return len(problems)
 
 
@@ -597,7 +611,12 @@ def show_problems(console: Console, problems: list[str]) -> None:
 
 
 def show_next(
-    console: Console, path: Path, config: FolderConfig, images: Path, folds: int = 0
+    console: Console,
+    path: Path,
+    config: FolderConfig,
+    images: Path,
+    folds: int = 0,
+    bar: Path | None = None,
 ) -> None:
     """Print what to do with the config."""
     if path.is_relative_to(Path.cwd()):
@@ -614,6 +633,11 @@ def show_next(
     console.print('[bold]next:[/]')
     for name, *words in commands:
         console.print(f'  {command(str(name))} {shlex.join(map(str, words))}', markup=False)
+    if bar is not None:
+        bar = path.with_name(bar.name)
+        both = shlex.join(map(str, (bar, path)))
+        console.print('  does it help? train both, supervised training and this, test, and tell:')
+        console.print(f'  {command("compare")} {both}', markup=False)
     if folds:
         console.print(f'  over {folds} folds, for a mean and its spread:')
         for number in range(1, folds + 1):
