@@ -455,7 +455,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     path = args.config or out / f'{name}_{method}{small}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
     bar = None
-    if config.recipe.small and config.recipe.unlabelled:  # which a supervised config can match
+    if args.size == 'full' and config.recipe.small and config.recipe.unlabelled:  # same student
         bar = path.with_name(f'{name}_supervised.py')
         same = replace(config, method='supervised', iters=config.max_iters)
         try:
