@@ -62,7 +62,12 @@ from mmseg_semi_rs.dataprep.folder.split import (
     split_folder,
     split_folds,
 )
-from mmseg_semi_rs.dataprep.folder.survey import Survey, choose_bands, survey_folder
+from mmseg_semi_rs.dataprep.folder.survey import (
+    Survey,
+    choose_bands,
+    survey_folder,
+    unread_bands,
+)
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.files import list_images
 from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
@@ -303,6 +308,7 @@ def write_lists(
     recipe = {
         'images': str(ready.image_dir),
         'masks': str(ready.mask_dir),
+        'originals': [str(path.resolve()) for path in (args.images, args.masks)],
         'seed': args.seed,
         'classes': list(plan.classes),
         'values': [plan.show(value) for value in plan.values],
@@ -382,7 +388,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
-        for note in survey.fills:
+        for note in [*survey.notes, *survey.fills]:
             console.print(f'  note: {note}', style='yellow', markup=False)
         show_problems(console, survey.problems)
         return len(survey.problems)
@@ -409,6 +415,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     stretch = (args.low, args.high, tuple(args.percentiles))
     ask = args.nodata is None
     if choice is None:
+        survey.notes += unread_bands(survey) if bands is None else []
         to_rgb = choose_stretch(survey, bands, *stretch, nodata, ask)
     else:
         survey.notes += choice.notes

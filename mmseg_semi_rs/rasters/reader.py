@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.commands import command
-from ..utils.files import replacing
+from ..utils.files import write_atomic
 from .files import RASTER_SUFFIXES
 from .place import Place, is_annotated, place_of
 
@@ -187,10 +187,10 @@ class RasterToRGB:
         return np.nan_to_num(levels, copy=False, nan=0.0)
 
     def has_data(self, pixels: np.ndarray) -> np.ndarray:
-        """Where chosen bands (B, H, W) are neither all NaN nor all ``nodata``, (H, W) bool."""
+        """Where chosen bands (B, H, W) are not all NaN or infinite, nor all ``nodata``, (H, W)."""
         found = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == 'f':
-            found &= ~np.isnan(pixels).all(0)
+            found &= np.isfinite(pixels).any(0)
         if self.nodata is not None:
             found &= (pixels != _as(self.nodata, pixels.dtype)).any(0)
         return found
@@ -735,14 +735,16 @@ def copy_window(path: str | Path, target: str | Path, window: Sequence[int]) -> 
             own = 'per_dataset' in kinds and 'alpha' not in kinds
             mask = raster.dataset_mask(window=part) > 0 if own else None
     settings.update(height=bottom - top, count=len(bands), dtype=bands.dtype)
-    with (
-        replacing(Path(target)) as partial,
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(partial, 'w', **settings) as out,
-    ):
-        out.write(bands)
-        if mask is not None:
-            out.write_mask(mask)
+    # In memory first, since GDAL is silent about a disk that is full.
+    with rasterio.MemoryFile() as memory:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            memory.open(**settings) as out,
+        ):
+            out.write(bands)
+            if mask is not None:
+                out.write_mask(mask)
+        write_atomic(Path(target), bytes(memory.getbuffer()))
 
 
 def count_bands(raster: Any) -> int:

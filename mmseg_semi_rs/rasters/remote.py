@@ -127,7 +127,7 @@ def item_asset(item: str | Path, asset: str | None = None) -> str:
     place = str(item) if is_remote(item) else Path(item).resolve().as_uri()
     try:
         with urlopen(place, timeout=_SECONDS) as file:
-            parsed = json.load(file)
+            parsed = json.loads(file.read().decode('utf-8-sig'))
     except OSError as error:
         raise FileNotFoundError(f'{item} cannot be read ({error}): correct the path.') from error
     except ValueError as error:
