@@ -52,7 +52,7 @@ def suggest(args: argparse.Namespace) -> None:
     """Choose the tiles and write the files."""
     from mmseg_semi_rs.dataprep.splits.draw import scene_of
     from mmseg_semi_rs.rasters.files import list_images
-    from mmseg_semi_rs.rasters.reader import RasterToRGB
+    from mmseg_semi_rs.rasters.levels import RasterToRGB
     from mmseg_semi_rs.utils.files import read_list, write_atomic
 
     if args.count < 1 or (args.tile or 1) < 1:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import urlopen
 
 from ..utils.files import replacing
-from .reader import import_rasterio
+from .gdal import import_rasterio
 
 __all__ = ['gdal_name', 'is_remote', 'item_asset', 'stand_in']
 
