@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.rasters.reader import import_rasterio
+from mmseg_semi_rs.rasters.gdal import import_rasterio
 from mmseg_semi_rs.rasters.sources import RasterSource, open_source
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 

@@ -71,7 +71,8 @@ from mmseg_semi_rs.dataprep.folder.survey import (
 )
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.files import list_images
-from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
+from mmseg_semi_rs.rasters.levels import RasterToBands, RasterToRGB
+from mmseg_semi_rs.rasters.reader import read_rgb
 from mmseg_semi_rs.rasters.remote import is_remote, stand_ins
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse

@@ -16,8 +16,8 @@ from PIL import Image
 
 from ..classes import is_background
 from ..rasters.drawings import import_fiona
+from ..rasters.gdal import import_rasterio, open_raster
 from ..rasters.place import square_metres
-from ..rasters.reader import import_rasterio, open_raster
 from ..rasters.sources import PixelSource, RasterSource
 from ..utils.files import write_png
 from ..visualization import colorize, legend, overlay, save_picture

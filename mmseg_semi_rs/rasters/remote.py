@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from ..utils.files import read_text, replacing
 from ..utils.progress import map_threaded
-from .reader import import_rasterio
+from .gdal import import_rasterio
 
 __all__ = ['gdal_name', 'is_remote', 'item_asset', 'stand_in', 'stand_ins']
 

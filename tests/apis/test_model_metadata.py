@@ -12,7 +12,7 @@ from torch import nn
 
 from mmseg_semi_rs.apis.graph_export import GraphFile
 from mmseg_semi_rs.apis.model_metadata import deepness_properties, stac_item
-from mmseg_semi_rs.rasters.reader import raster_conversion
+from mmseg_semi_rs.rasters.levels import raster_conversion
 
 BANDS = dict(bands=[4, 3, 2, 1], low=[100, 0, 50, 7], high=[1000, 900, 80, 8], rgb=[4, 3, 2])
 

@@ -20,8 +20,9 @@ from mmseg_semi_rs.apis.maps import MapWriter
 from mmseg_semi_rs.apis.mosaic import Mosaic
 from mmseg_semi_rs.rasters import sources as sources_module
 from mmseg_semi_rs.rasters.grid import Axis
+from mmseg_semi_rs.rasters.levels import RasterToRGB
 from mmseg_semi_rs.rasters.place import square_metres
-from mmseg_semi_rs.rasters.reader import RasterToRGB, read_rgb
+from mmseg_semi_rs.rasters.reader import read_rgb
 from mmseg_semi_rs.rasters.sources import PixelSource, open_source
 from mmseg_semi_rs.utils.files import held
 from tests._support import processes

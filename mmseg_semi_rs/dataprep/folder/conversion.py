@@ -12,16 +12,9 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from ...rasters.levels import RasterToBands, RasterToRGB
 from ...rasters.masks import read_mask
-from ...rasters.reader import (
-    RasterInfo,
-    RasterToBands,
-    RasterToRGB,
-    copy_window,
-    raster_info,
-    read_rgb,
-    read_valid,
-)
+from ...rasters.reader import RasterInfo, copy_window, raster_info, read_rgb, read_valid
 from ...rasters.stretch import PERCENTILES, estimate_stretch
 from ...rasters.windows import Window, cut_window
 from ...utils.files import write_png
@@ -207,7 +200,7 @@ def choose_stretch(
 
     Args:
         survey: What was found.
-        bands: See :class:`~.rasters.reader.RasterToRGB`.
+        bands: See :class:`~.rasters.levels.RasterToRGB`.
         low: Likewise, or one number for all bands; None estimates the stretch of deep images.
         high: Likewise.
         percentiles: See :func:`~.rasters.stretch.estimate_stretch`.
