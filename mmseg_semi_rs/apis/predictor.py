@@ -21,8 +21,8 @@ from ..engine.calibration import Calibration, read_calibration
 from ..engine.launch import load_config, section
 from ..models.utils.renormalise import image_statistics
 from ..models.weights import load_weights
-from ..rasters.reader import RasterToBands, RasterToRGB, raster_conversion
-from ..utils.commands import command
+from ..rasters.levels import RasterToBands, RasterToRGB, raster_conversion
+from ..utils.commands import find_checkpoint_file
 from ..utils.files import file_digest, settings_digest
 
 NO_DATA = 255  # in a map
@@ -192,7 +192,7 @@ def load_predictor(
     Args:
         config: The training's config. Of its top-level keys ``window_size`` (else ``crop_size``) is
             the side of the windows and ``raster`` the arguments of
-            :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`, with ``rgb`` or ``count`` of
+            :class:`~mmseg_semi_rs.rasters.levels.RasterToRGB`, with ``rgb`` or ``count`` of
             ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
         checkpoint: Checkpoint file.
         device: Defaults to the current GPU where there is one, else ``'cpu'``.
@@ -213,12 +213,7 @@ def load_predictor(
     cfg = config if isinstance(config, Config) else load_config(config)
     if network is not None:
         choose_network(cfg, network)
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
-            'the work_dir of a training.'
-        )
+    path = find_checkpoint_file(checkpoint)
     if device is None:
         gpu = torch.cuda.is_available()
         device = f'cuda:{torch.cuda.current_device()}' if gpu else 'cpu'

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..datasets.semi_dataset import SemiDataset, fill_split
-from ..rasters.reader import open_raster
+from ..rasters.gdal import open_raster
 from ..utils.commands import command
 from ..utils.errors import RunStoppedError, one_line
 from ..utils.files import read_list

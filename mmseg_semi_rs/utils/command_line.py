@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import mmseg_semi_rs
 
-from .commands import COMMANDS, command
+from .commands import COMMANDS, command, find_checkpoint_file, find_config
 from .errors import RunStoppedError
 
 #: Exit code of a tool whose config, data or weights are wrong.
@@ -67,18 +68,14 @@ def parse(
             launcher hands over is then set in the environment.
 
     Returns:
-        What was given.
+        What was given. A config or a checkpoint that does not exist is told at once, before
+        anything that takes seconds is imported.
     """
     if config:
-        try:
-            from mmengine.config import DictAction
-        except ImportError:
-            mmseg_semi_rs.register_all()  # says what to install
-            raise
         parser.add_argument(
             '--cfg-options',
             nargs='+',
-            action=DictAction,
+            action='extend',
             metavar='KEY=VALUE',
             help='settings of the config to override, e.g. train_cfg.max_iters=1000',
         )
@@ -95,7 +92,52 @@ def parse(
     args = parser.parse_args(arguments)
     if launcher:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    with Faults(args.traceback):
+        _find_files(args)
+    if config and args.cfg_options:
+        args.cfg_options = _overrides(parser, args.cfg_options)
     return args
+
+
+def _overrides(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
+    """Values by the dotted keys of a config, as mmengine reads them."""
+    bare = [word for word in words if '=' not in word]
+    if bare:
+        parser.error(f'--cfg-options {bare[0]!r} is no KEY=VALUE: write no blanks around the sign')
+    try:
+        from mmengine.config import DictAction
+    except ImportError:
+        mmseg_semi_rs.register_all()  # says what to install
+        raise
+    reader = argparse.ArgumentParser()
+    reader.add_argument('--cfg-options', nargs='+', action=DictAction)
+    read: dict[str, Any] = reader.parse_args(['--cfg-options', *words]).cfg_options
+    return read
+
+
+def print_next(*commands: Sequence[object]) -> None:
+    """Print what a user may type next.
+
+    Args:
+        *commands: Keys of :data:`~mmseg_semi_rs.utils.commands.COMMANDS`, each with its words.
+    """
+    print('next:')
+    for name, *words in commands:
+        print(f'  {command(str(name))} {shlex.join(map(str, words))}', flush=True)
+
+
+def _find_files(args: argparse.Namespace) -> None:
+    """Look for the files that a command reads.
+
+    Raises:
+        FileNotFoundError: A config or checkpoint does not exist.
+    """
+    config, checkpoints = getattr(args, 'config', None), getattr(args, 'checkpoint', None)
+    if isinstance(config, str):  # a path is one that is written
+        find_config(config)
+    for checkpoint in [checkpoints] if isinstance(checkpoints, str) else checkpoints or ():
+        if '://' not in checkpoint:
+            find_checkpoint_file(checkpoint)
 
 
 class Faults:

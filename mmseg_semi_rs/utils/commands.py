@@ -39,6 +39,7 @@ COMMANDS = {
     'autolabel': Command('autolabel', 'label all images, and write a config for a student'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
     'reproduce': Command('reproduce', 'make a row of a published table, from archives to numbers'),
+    'compare': Command('compare', 'train configs and supervised training, and say which is better'),
     'report': Command('report', 'make one HTML page from trainings'),
     'browse': Command('browse_dataset', 'draw training batches as the model sees them'),
     'annotate': Command('vlm_annotate', 'let the verifier of a config look at all its tiles'),
@@ -73,6 +74,23 @@ def find_config(path: str | Path) -> Path:
         near = sorted(other.name for other in path.parent.glob('*.py'))[:8]
         hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has no config'
         raise FileNotFoundError(f'The config {path} does not exist: {hint}.')
+    return path
+
+
+def find_checkpoint_file(path: str | Path) -> Path:
+    """A checkpoint that somebody named.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob('*.pth'))[:8]
+        hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has none'
+        raise FileNotFoundError(
+            f'The checkpoint {path} does not exist: {hint}; {command("train")} writes them into '
+            'the work_dir of a training.'
+        )
     return path
 
 
