@@ -71,7 +71,7 @@ from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_sp
 from mmseg_semi_rs.rasters.files import list_images
 from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, nodata_value, parse
 from mmseg_semi_rs.utils.commands import command, resources
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
@@ -372,7 +372,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     check_method(args.method, (), args.student_weights)  # before many images are read
     if args.method is not None and (needs := method_of(args.method, args.size).needs):
         console.print(f'[bold]{args.method}, {args.size}:[/] {needs}')
-    nodata = _number(args.nodata)
+    nodata = nodata_value(args.nodata)
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
             raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
@@ -572,16 +572,6 @@ def installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _number(text: str | None) -> float | None:
-    """Value of ``--nodata``."""
-    if text is None or text.lower() == 'none':
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f'--nodata {text!r} is no value: write a number, or none.') from error
 
 
 def _ignored(text: str) -> int:
