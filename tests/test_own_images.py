@@ -232,7 +232,7 @@ def test_every_method_is_filled_in_with_the_users_data(project, folder, method):
             assert geometry.transforms[0].scale == (64, 64)
             assert geometry.transforms[1].crop_size == (32, 32)
     supervised = cfg.train_dataloader.dataset.unlabelled is None
-    assert supervised == ('supervised' in method or method == 'verifier')
+    assert supervised == ('supervised' in method or method in ('verifier', 'autolabel'))
     for backbone in backbones(cfg.model):
         backbone.checkpoint = None
     assert build_model(repr(cfg.model.to_dict())).num_classes == len(CLASSES)
@@ -271,3 +271,17 @@ def test_a_calibrated_run_does_not_learn_from_what_it_is_measured_on(project, fo
     assert learnt | kept == names and not learnt & kept and len(kept) == 1
     cfg = compare.make_config(args, folder, lists, 'recipe_regions', folder / 'r' / 'run', 0)
     assert cfg.custom_hooks[-1].verifier == dict(type='SuperpixelProposer')
+
+
+def test_an_autolabelled_run_learns_from_the_masks_of_the_run_that_made_them(project, folder):
+    compare = project('compare')
+    args = compare.parse_args(words(folder, '--labelled', '4'))
+    lists = compare.make_lists(args, folder, '4', seed=0)
+    run = folder / 'r' / 'autolabel_seed2'
+    cfg = compare.make_config(args, folder, lists, 'autolabel', run, 2)
+    maker = folder / 'r' / 'rsmtdf_recipe_seed2'
+    assert cfg.autolabel[:2] == [str(maker / 'config.py'), str(maker / 'best.pth')]
+    source = cfg.train_dataloader.dataset.labelled
+    assert source.ann_file == str(run / 'labels' / 'train.png.txt')
+    assert source.data_prefix.seg_map_path == str(run / 'labels' / 'masks')
+    assert cfg.train_dataloader.batch_size == 16

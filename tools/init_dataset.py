@@ -7,6 +7,7 @@ r"""Look at a folder of images and masks, divide it, and write a config that tra
   python tools/init_dataset.py SCENES MASKS --bands 4 3 2      # 16-bit rasters, infrared as red
   python tools/init_dataset.py SCENES suggested/suggested.gpkg # what was drawn on a map
   python tools/init_dataset.py SCENES MASKS --bands all --rgb 3 2 1  # a network of all bands
+  python tools/init_dataset.py addresses.txt MASKS             # rasters elsewhere, fetched once
   python tools/init_dataset.py IMAGES                          # only look
 
 A mask has the path of its image, whatever the suffixes: IMAGES/a/x.jpg and MASKS/a/x.png. Images
@@ -21,6 +22,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,9 @@ from mmseg_semi_rs.dataprep.folder.survey import (
 )
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.files import list_images
-from mmseg_semi_rs.rasters.reader import RasterToBands, RasterToRGB, read_rgb
+from mmseg_semi_rs.rasters.levels import RasterToBands, RasterToRGB
+from mmseg_semi_rs.rasters.reader import read_rgb
+from mmseg_semi_rs.rasters.remote import is_remote, stand_ins
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, nodata_value, parse
 from mmseg_semi_rs.utils.commands import command, resources
@@ -86,7 +90,12 @@ _MEASURED = 200  # images that the statistics are taken of
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser('init', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
+    parser.add_argument(
+        'images',
+        type=_local,
+        help='folder of images: PNG, JPEG, (Geo)TIFF; or a text file with an address such as '
+        'https://host/a.tif a line',
+    )
     parser.add_argument(
         'masks',
         type=Path,
@@ -355,7 +364,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         Number of files that were left out.
     """
     images = args.images.resolve()
+    listed = images.suffix.lower() == '.txt' and images.is_file()
     name = images.parent.name if images.name.lower() in _SAYS_NOTHING else images.name
+    name = images.stem if listed else name
     name = '_'.join((args.out.resolve() if args.out else Path(name)).name.split()) or 'own'
     out = (args.out or Path('data') / name).resolve()
     for folder in filter(None, (args.images, args.masks)):
@@ -376,6 +387,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
             raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
+    unopened = []
+    if listed:
+        unopened, args.images = stand_ins(images, out / 'elsewhere'), out / 'elsewhere'
     named, masks = [parse_class(text) for text in args.classes], args.masks
     if masks is not None and is_drawing(masks):
         masks = out / 'drawn'
@@ -383,6 +397,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print(f'{pixels:,} pixels are drawn in {args.masks}, made into masks in {masks}')
     bands, several = parse_bands(args.bands, args.rgb)
     survey = survey_folder(args.images, masks, bands, args.mask_name, args.warp_masks)
+    survey.problems[:0] = unopened
     choice = choose_bands(survey, bands, args.rgb) if several else None
     show_survey(console, survey)
     if args.masks is None:
@@ -460,6 +475,14 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     )
     path = args.config or out / f'{name}_{method}{small}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
+    bar = None
+    if args.size == 'full' and config.recipe.small and config.recipe.unlabelled:  # same student
+        bar = path.with_name(f'{name}_supervised.py')
+        same = replace(config, method='supervised', iters=config.max_iters)
+        try:
+            write_config(bar, same.text(CONFIGS), args.force)
+        except ValueError:
+            ready.notes.append(f'{bar} was edited and is kept as it is')
     folds = []
     if args.folds is not None:
         where = (seed, regex, survey.places)
@@ -473,7 +496,8 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         ready.notes += [
             f'{other} is of the lists and classes before: write it anew too, by --method'
             for other in sorted(out.glob('*.py'))
-            if other != path.resolve() and not other.stem.startswith(f'{path.stem}_fold')
+            if other not in (path.resolve(), bar and bar.resolve())
+            and not other.stem.startswith(f'{path.stem}_fold')
         ]
 
     sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
@@ -511,8 +535,12 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     measured = method_of(method, args.size).measured
     if measured:
         console.print(
-            f'  against supervised training on 32 real tiles: {measured}; train '
-            '--method supervised too, on the same lists, and take the better one'
+            f'  against supervised training on 32 real tiles: {measured}; '
+            + (
+                f'{escape(str(bar))} is that, of the same student and length'
+                if bar
+                else 'train --method supervised too, on the same lists, and take the better one'
+            )
         )
     if config.package:
         there = (
@@ -529,8 +557,17 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print(f'  note: {note}', style='yellow', markup=False)
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
-    show_next(console, path, config, args.images, len(folds))
+    show_next(console, path, config, args.images, len(folds), bar)
     return len(problems)
+
+
+def _local(text: str) -> Path:
+    """The first argument, which is a name of a file or a folder."""
+    if is_remote(text):
+        raise argparse.ArgumentTypeError(
+            f'{text} is an address: write it into a text file, one a line, and give that'
+        )
+    return Path(text)
 
 
 def parse_bands(words: list[str] | None, rgb: list[int] | None) -> tuple[list[int] | None, bool]:
@@ -594,7 +631,12 @@ def show_problems(console: Console, problems: list[str]) -> None:
 
 
 def show_next(
-    console: Console, path: Path, config: FolderConfig, images: Path, folds: int = 0
+    console: Console,
+    path: Path,
+    config: FolderConfig,
+    images: Path,
+    folds: int = 0,
+    bar: Path | None = None,
 ) -> None:
     """Print what to do with the config."""
     if path.is_relative_to(Path.cwd()):
@@ -611,6 +653,11 @@ def show_next(
     console.print('[bold]next:[/]')
     for name, *words in commands:
         console.print(f'  {command(str(name))} {shlex.join(map(str, words))}', markup=False)
+    if bar is not None:
+        bar = path.with_name(bar.name)
+        both = shlex.join(map(str, (bar, path)))
+        console.print('  does it help? train both, supervised training and this, test, and tell:')
+        console.print(f'  {command("compare")} {both}', markup=False)
     if folds:
         console.print(f'  over {folds} folds, for a mean and its spread:')
         for number in range(1, folds + 1):

@@ -19,26 +19,23 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
-from mmseg_semi_rs.utils.commands import command, resources
+from mmseg_semi_rs.utils.commands import resources
+from mmseg_semi_rs.utils.steps import RSSEG, Step, carry_out, overriding, shown, trained
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
     from mmseg_semi_rs.dataprep.experiments import Experiment
 
-RSSEG = 'rsseg'  # stands for the package's command, however it is started
 EVIDENCE, ZERO = 'evidence.done', 'zero_labels.json'
-INTERRUPTED = 130  # exit status, as of a shell
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -66,14 +63,6 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) < 1:
             parser.error(f'--{name} {getattr(args, name)}: give at least 1')
     return args
-
-
-class Step(NamedTuple):
-    """A command, and how to see that it has done its work."""
-
-    name: str
-    words: list[str]
-    done: Callable[[], bool]
 
 
 class Reproduction:
@@ -141,7 +130,7 @@ class Reproduction:
     def steps(self) -> list[Step]:
         """All commands, in their order."""
         one, args, root = self.experiment, self.args, self.root
-        options = _overriding(self.options)
+        options = overriding(self.options)
         on_gpu = ['srun', '-p', args.slurm, '--gres=gpu:1'] if args.slurm else []
         splits = ['--preset', self.split] if self.split != 'scene' else []
         place = ['--data-root', str(root)] if root != Path('data') / one.data_set else []
@@ -165,7 +154,8 @@ class Reproduction:
             alone = [*on_gpu, RSSEG, 'test', self.config, '--verifier', '--json']
             alone += [str(self.folder / ZERO), '--work-dir', str(self.folder / 'zero_labels')]
             # the store may know more tiles than these, so that a file says that it was gone through
-            steps.append(Step('evidence', words, (self.folder / EVIDENCE).is_file))
+            mark = self.folder / EVIDENCE
+            steps.append(Step('evidence', words, mark.is_file, mark))
             done = (self.folder / ZERO).is_file
             steps.append(Step('test, the verifier alone', [*alone, *options], done))
         for seed in range(args.seeds):
@@ -176,9 +166,10 @@ class Reproduction:
                 *('--work-dir', str(folder), '--seed', str(seed)),
                 *(['--resume'] if begun else []),
                 *(['--amp'] if args.amp else []),
-                *_overriding(self.training),
+                *overriding(self.training),
             ]
-            steps.append(Step(f'train, seed {seed}', words, self._trained(folder)))
+            done = trained(folder, self.cfg.train_cfg.max_iters)
+            steps.append(Step(f'train, seed {seed}', words, done))
             best = str(folder / 'best_mIoU_iter_*.pth')
             figures = folder / 'test.json'
             words = [*self._starter('test', seed), best, '--json', str(figures)]
@@ -230,18 +221,6 @@ class Reproduction:
                 )
         return not summary['failures']
 
-    def _trained(self, folder: Path) -> Callable[[], bool]:
-        last = f'iter_{self.cfg.train_cfg.max_iters}.pth'
-
-        def done() -> bool:
-            try:
-                named = (folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
-            except OSError:
-                return False
-            return Path(named).name == last
-
-        return done
-
     def missing(self) -> list[str]:
         """What the user has to bring first, each in a sentence."""
         found = []
@@ -285,10 +264,6 @@ class Reproduction:
             write_atomic(note, (json.dumps(now, indent=1) + '\n').encode())
 
 
-def _overriding(options: dict[str, Any]) -> list[str]:
-    return ['--cfg-options', *(f'{k}={v}' for k, v in options.items())] if options else []
-
-
 def _root_keys(cfg: Config) -> list[str]:
     """Where a config names the folder of the tiles."""
     keys = [f'{part}_dataloader.dataset.data_root' for part in ('val', 'test')]
@@ -299,76 +274,6 @@ def _root_keys(cfg: Config) -> list[str]:
 
 def _short(path: Path, folder: Path) -> str:
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-def shown(words: Sequence[str]) -> str:
-    """A command as a user types it."""
-    words = list(words)
-    if RSSEG in words:
-        at = words.index(RSSEG)
-        name = words[at + 1 : at + (3 if words[at + 1] == 'convert' else 2)]
-        words[at : at + 1 + len(name)] = command(' '.join(name)).split()
-    return ' '.join(w if set('*~') & set(w) else shlex.quote(w) for w in words)
-
-
-def start(words: Sequence[str]) -> int:
-    """Run a command to its end.
-
-    Returns:
-        Its exit status.
-    """
-    found: list[str] = []
-    for word in words:
-        if word == RSSEG:
-            found += [sys.executable, '-m', 'mmseg_semi_rs']
-        else:
-            found.append(word)
-    return subprocess.run(found).returncode
-
-
-def expanded(words: Iterable[str]) -> list[str]:
-    """Words whose patterns are replaced by the newest file that fits, as ``~`` by the home.
-
-    Raises:
-        FileNotFoundError: None fits.
-    """
-    found = []
-    for word in words:
-        path = Path(word)
-        if '*' in path.name:
-            files = sorted(path.parent.glob(path.name), key=lambda file: file.stat().st_mtime)
-            if not files:
-                raise FileNotFoundError(
-                    f'{word} does not exist: the training was not validated, so let it run longer.'
-                )
-            word = str(files[-1])
-        found.append(str(Path(word).expanduser()) if word.startswith('~') else word)
-    return found
-
-
-def carry_out(steps: Sequence[Step], folder: Path) -> None:
-    """Do what is not done yet.
-
-    Raises:
-        RunStoppedError: A command failed.
-    """
-    from mmseg_semi_rs.utils.errors import RunStoppedError
-    from mmseg_semi_rs.utils.files import write_atomic
-
-    for number, step in enumerate(steps, start=1):
-        line = f'[{number}/{len(steps)}] {step.name}'
-        if step.done():
-            print(f'{line}: done already', flush=True)
-            continue
-        print(f'{line}: {shown(step.words)}', flush=True)
-        status = start(expanded(step.words))
-        if status == 0 and step.name == 'evidence':
-            write_atomic(folder / EVIDENCE, b'')
-        if status or not step.done():
-            raise RunStoppedError(
-                f'The step "{step.name}" is not finished (exit status {status}): see what it said '
-                'above; the same command goes on from here.'
-            )
 
 
 def measure(work: Reproduction) -> dict[str, Any]:
@@ -476,11 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
         if missing:
             raise ValueError('Nothing was begun: bring what is missing first, and try again.')
         work.check_same()
-        try:
-            carry_out(steps, work.folder)
-        except KeyboardInterrupt:
-            print('interrupted: the same command goes on from here.', file=sys.stderr)
-            sys.exit(INTERRUPTED)
+        carry_out(steps)
         row = measure(work)
         write_atomic(work.folder / 'row.json', (json.dumps(row, indent=1) + '\n').encode())
         files = sorted(work.folder.parent.glob('*/row.json'))

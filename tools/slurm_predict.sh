@@ -11,20 +11,7 @@ if [ $# -lt 5 ]; then
   echo 'usage: [GPUS=8] [GPUS_PER_NODE=8] bash tools/slurm_predict.sh PARTITION JOB_NAME CONFIG CHECKPOINT INPUT [options]' >&2
   exit 2
 fi
-PARTITION=$1
-JOB_NAME=$2
+DEFAULT_GPUS=8 DEFAULT_CPUS=4 MORE=
+. "$(dirname "${BASH_SOURCE[0]}")/slurm_job.sh" "$@"
 shift 2
-GPUS=${GPUS:-8}
-GPUS_PER_NODE=${GPUS_PER_NODE:-8}
-[ "$GPUS" -lt "$GPUS_PER_NODE" ] && GPUS_PER_NODE=$GPUS
-TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
-# shellcheck disable=SC2086 - SRUN_ARGS is a list of words
-exec srun -p "$PARTITION" --job-name="$JOB_NAME" \
-  --gres="gpu:$GPUS_PER_NODE" \
-  --ntasks="$GPUS" \
-  --ntasks-per-node="$GPUS_PER_NODE" \
-  --cpus-per-task="${CPUS_PER_TASK:-4}" \
-  --kill-on-bad-exit=1 \
-  ${SRUN_ARGS:-} \
-  "${PYTHON:-python}" -u "$TOOLS/predict.py" "$@"
+exec "${JOB[@]}" "$TOOLS/predict.py" "$@"

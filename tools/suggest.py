@@ -59,7 +59,8 @@ def suggest(args: argparse.Namespace) -> None:
     """Choose the tiles and write the files."""
     from mmseg_semi_rs.dataprep.splits.draw import scene_of
     from mmseg_semi_rs.rasters.files import composed, list_images
-    from mmseg_semi_rs.rasters.reader import RasterToRGB, raster_info
+    from mmseg_semi_rs.rasters.levels import RasterToRGB
+    from mmseg_semi_rs.rasters.reader import raster_info
     from mmseg_semi_rs.rasters.stretch import estimate_stretch
     from mmseg_semi_rs.utils.files import read_list, write_atomic
     from mmseg_semi_rs.utils.sampling import evenly

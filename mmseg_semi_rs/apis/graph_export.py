@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from ..models.backbones import DINOv2, FoundationBackbone
 from ..models.utils.renormalise import image_statistics
-from ..rasters.reader import RasterToBands, raster_conversion
+from ..rasters.levels import RasterToBands, raster_conversion
 from .export import TakenNetwork
 
 #: How far probabilities of what was written may be from the network's.

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from ..rasters.reader import RasterToBands
+from ..rasters.levels import RasterToBands
 from .export import ExportedNetwork, TakenNetwork
 from .graph_export import GraphFile, has_bands
 

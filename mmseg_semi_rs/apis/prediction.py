@@ -18,7 +18,8 @@ from PIL import Image
 
 from ..engine.processes import Processes
 from ..rasters.files import IMAGE_SUFFIXES, list_images
-from ..rasters.reader import RasterToBands, RasterToRGB, raster_info, read_rgb
+from ..rasters.levels import RasterToBands, RasterToRGB
+from ..rasters.reader import raster_info, read_rgb
 from ..rasters.remote import is_remote, item_asset, stand_in
 from ..rasters.sources import PixelSource, RasterSource, is_raster, open_source
 from ..utils.files import held, settings_digest

@@ -21,7 +21,7 @@ from ..engine.calibration import Calibration, read_calibration
 from ..engine.launch import load_config, section
 from ..models.utils.renormalise import image_statistics
 from ..models.weights import load_weights
-from ..rasters.reader import RasterToBands, RasterToRGB, raster_conversion
+from ..rasters.levels import RasterToBands, RasterToRGB, raster_conversion
 from ..utils.commands import find_checkpoint_file
 from ..utils.files import file_digest, settings_digest
 
@@ -192,7 +192,7 @@ def load_predictor(
     Args:
         config: The training's config. Of its top-level keys ``window_size`` (else ``crop_size``) is
             the side of the windows and ``raster`` the arguments of
-            :class:`~mmseg_semi_rs.rasters.reader.RasterToRGB`, with ``rgb`` or ``count`` of
+            :class:`~mmseg_semi_rs.rasters.levels.RasterToRGB`, with ``rgb`` or ``count`` of
             ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
         checkpoint: Checkpoint file.
         device: Defaults to the current GPU where there is one, else ``'cpu'``.

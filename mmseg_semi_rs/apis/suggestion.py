@@ -20,7 +20,8 @@ from mmseg.registry import MODELS
 from torch import Tensor
 
 from ..rasters.drawings import CLASS_FIELD, import_fiona
-from ..rasters.reader import RasterToRGB, import_rasterio
+from ..rasters.gdal import import_rasterio
+from ..rasters.levels import RasterToRGB
 from ..rasters.sources import PixelSource, is_raster, open_source
 from ..rasters.windows import Window, tile_name, tile_windows
 from ..utils.progress import progress_bar

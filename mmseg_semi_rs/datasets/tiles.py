@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmcv.transforms import BaseTransform, LoadAnnotations
 
-from ..rasters.reader import levels_to_rgb
+from ..rasters.levels import levels_to_rgb
 from .transforms.keep_in_memory import KeepInMemory
 
 

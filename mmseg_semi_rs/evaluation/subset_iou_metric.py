@@ -343,11 +343,15 @@ class SubsetIoUMetric(IoUMetric):
                 shown: [None if np.isnan(v) else round(100 * float(v), 4) for v in scores[name]]
                 for shown, name in named.items()
             },
-            'images': [
-                {'name': name, 'right': int(np.trace(matrix)), 'pixels': int(matrix.sum())}
-                for name, matrix in results
-            ],
+            'images': [self._counts(name, matrix) for name, matrix in results],
         }
+
+    def _counts(self, name: str, matrix: np.ndarray) -> dict[str, Any]:
+        """What the scores of any set of images are sums of, for one image."""
+        counted = matrix.copy()
+        counted[[self.classes.index(ignored) for ignored in self.ignore_gt]] = 0
+        parts = {'hit': counted.diagonal(), 'truth': counted.sum(1), 'predicted': counted.sum(0)}
+        return {'name': name, **{part: pixels.tolist() for part, pixels in parts.items()}}
 
     def _table(self, scores: dict[str, np.ndarray], columns: list[str]) -> str:
         """The table of all classes, with a column that tells which ones the mean is over."""

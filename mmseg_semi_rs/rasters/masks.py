@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ..utils.errors import one_line
+from .gdal import open_raster
 from .place import Place, is_annotated, misfit, place_of, warp
-from .reader import RasterInfo, open_raster, raster_info
+from .reader import RasterInfo, raster_info
 
 Colour = tuple[int, int, int]
 

@@ -12,16 +12,9 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from .reader import (
-    BYTES,
-    RasterToRGB,
-    count_bands,
-    open_raster,
-    raster_info,
-    read_bands,
-    read_rgb,
-    read_window,
-)
+from .gdal import count_bands, open_raster, read_bands, read_window
+from .levels import RasterToRGB
+from .reader import BYTES, raster_info, read_rgb
 
 LARGE = 100_000_000  # pixels from which a picture is read by rasterio too
 _CACHE = 64 * 2**20  # bytes; GDAL's default is a share of the machine's memory

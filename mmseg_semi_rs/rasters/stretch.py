@@ -9,16 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .reader import (
-    RasterToRGB,
-    count_bands,
-    has_data,
-    open_raster,
-    raster_info,
-    read_bands,
-    read_picture,
-    read_rgb,
-)
+from .gdal import count_bands, has_data, open_raster, read_bands
+from .levels import RasterToRGB
+from .reader import raster_info, read_picture, read_rgb
 
 PERCENTILES = (2.0, 98.0)
 

@@ -27,6 +27,8 @@ _DISK_FAULTS = {
     *(errno.ENOTDIR, errno.EISDIR),
 }
 
+_OPENMMLAB = ('mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
+
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
     """An argument parser that calls a command as its user does.
@@ -156,9 +158,10 @@ class Faults:
     """Tells bad input in one sentence on stderr, and leaves with exit code 2.
 
     Only what this package raises itself, to tell the user about a config, data or weight file, is
-    shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
-    and so does everything after :meth:`begun`, when the training is under way. A disk that is full,
-    a folder that may not be written to and a run that stopped on purpose are always told.
+    shortened, which ends with the path, the value and the remedy; and what a part of OpenMMLab's
+    says of the settings that a config gives it. Any other error keeps its traceback, and so does
+    everything after :meth:`begun`, when the training is under way. A disk that is full, a folder
+    that may not be written to and a run that stopped on purpose are always told.
 
     What a console cannot show (``> log.txt`` on Windows) is replaced, not refused.
 
@@ -195,9 +198,12 @@ class Faults:
             return
         message = _disk_fault(error)
         if message is None and not isinstance(error, RunStoppedError):
-            if self.under_way or not _is_told(error, self.tool):
+            if self.under_way:
                 return
-            message = str(error.args[0]) if isinstance(error, KeyError) else None
+            if not _is_told(error, self.tool):
+                message = _refused_settings(error)
+                if message is None:
+                    return
         message = (message or str(error)).strip()
         if 'Original Traceback' in message:  # from a data loading worker
             message = message.splitlines()[-1].partition(': ')[2]
@@ -218,11 +224,28 @@ def _disk_fault(error: BaseException) -> str | None:
 
 
 def _is_told(error: BaseException, tool: str) -> bool:
-    """Whether an error is meant to be read: raised here, or by a registry for a wrong name."""
-    if not isinstance(error, (ValueError, TypeError, KeyError, FileNotFoundError, ImportError)):
+    """Whether an error is meant to be read: raised here."""
+    if not isinstance(error, (ValueError, TypeError, FileNotFoundError, ImportError)):
         return False
-    frames = list(traceback.walk_tb(error.__traceback__))
-    origin = str(frames[-1][0].f_globals.get('__name__', '')) if frames else ''
-    if isinstance(error, KeyError):
-        return origin == 'mmengine.registry.build_functions'
-    return origin == tool or origin.split('.')[0] == 'mmseg_semi_rs'
+    origin = _modules(error)[-1:]
+    return origin == [tool] or any(name.split('.')[0] == 'mmseg_semi_rs' for name in origin)
+
+
+def _refused_settings(error: BaseException) -> str | None:
+    """What a registry, or a part of OpenMMLab's that it builds, says of its settings; else None."""
+    modules, building = _modules(error), 'mmengine.registry.build_functions'
+    kinds = (ValueError, KeyError, AssertionError, NotImplementedError)
+    by_part = isinstance(error, kinds) and modules[-1:] and modules[-1].split('.')[0] in _OPENMMLAB
+    wrong_argument = isinstance(error, TypeError) and modules[-1:] == [building]
+    if building not in modules or not (by_part or wrong_argument) or not str(error):
+        return None
+    said = ' '.join(str(error.args[0]).split()).rstrip('.')
+    if isinstance(error, KeyError) and modules[-1] == building:  # a name that is not registered
+        return f'{said}.'
+    return f'{said}: correct the config (--traceback shows what refuses it).'
+
+
+def _modules(error: BaseException) -> list[str]:
+    """The modules that an error came through, the one that raised it last."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [str(frame.f_globals.get('__name__', '')) for frame, _ in frames]

@@ -39,6 +39,7 @@ COMMANDS = {
     'autolabel': Command('autolabel', 'label all images, and write a config for a student'),
     'export': Command('export_student', 'write one network as plain mmseg config, and as ONNX'),
     'reproduce': Command('reproduce', 'make a row of a published table, from archives to numbers'),
+    'compare': Command('compare', 'train configs and supervised training, and say which is better'),
     'report': Command('report', 'make one HTML page from trainings'),
     'browse': Command('browse_dataset', 'draw training batches as the model sees them'),
     'annotate': Command('vlm_annotate', 'let the verifier of a config look at all its tiles'),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from .html_page import embed_picture, write_page
 from .report_curves import COLOURS, DASHES, collect_charts, draw_chart, networks_of
+from .report_gains import find_gains, gains_table
 from .report_tables import (
     class_tables,
     difference_table,
@@ -137,8 +138,12 @@ def _part(name: str, groups: Sequence[Group], faults: list[str]) -> dict[str, An
             title = f'{run.name}, {test.checkpoint}{of} on {test.data}'
             scores, confusion = tested_tables(test)
             tests.append(dict(title=title, scores=scores, confusion=confusion, shown=shown))
+    gains = find_gains(groups)
     return dict(
         title=name,
+        gains=gains_table(gains),
+        gained=list(map(str, gains)),
+        alone=max(len(gain.pairs) for gain in gains) < 2 if gains else False,
         results=results_table(groups),
         classes=class_tables(groups),
         tests=tests,

@@ -26,6 +26,7 @@ _VERSIONS = {
 }
 _GPU = re.compile(r'^\s+GPU [\d,]+: (.+?)\s*$')
 _NO_GPU = re.compile(r'^\s+CUDA available: False')
+_COUNTS = ('hit', 'truth', 'predicted')
 _PICTURE = re.compile(r'^(.+)_(\d+)$')
 
 
@@ -76,7 +77,8 @@ class Tested:
         averaged: Names of the classes that the mean is over.
         matrix: Pixels by truth (rows) and prediction.
         scores: IoU, F1, precision, recall of each class in percent; None where there is none.
-        images: Name, right pixels and all pixels of each image.
+        images: Of each by its name, pixels of each class: right ones, true ones, predicted ones,
+            (3, K); those of classes that are ignored in the truth do not count.
         pictures: Of the worst images, the worst first.
     """
 
@@ -87,7 +89,7 @@ class Tested:
     averaged: list[str]
     matrix: list[list[int]]
     scores: dict[str, list[float | None]]
-    images: list[tuple[str, int, int]]
+    images: dict[str, list[list[int]]]
     pictures: list[Path]
 
 
@@ -108,7 +110,7 @@ class Run:
             without logs.
         environment: ``device`` and versions, as the log says.
         checkpoint: Iteration of the latest checkpoint, 0 if there is none.
-        tests: What its checkpoints were found to be worth, by name of the checkpoint.
+        tests: What its checkpoints were found to be worth, the latest test last.
         faults: One sentence for each thing that could not be read.
     """
 
@@ -141,6 +143,12 @@ class Run:
         prefix, meta = found.get('data_prefix') or {}, found.get('metainfo') or {}
         parts = (found.get('type'), found.get('data_root'), found.get('ann_file'))
         return tuple(map(str, (*parts, prefix.get('img_path'), *(meta.get('classes') or ()))))
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it learns from labelled images alone, as its config says."""
+        data = (self.config.get('train_dataloader') or {}).get('dataset') or {}
+        return bool(data) and not data.get('unlabelled')
 
     @property
     def planned(self) -> int | None:
@@ -348,9 +356,16 @@ def _plain(node: ast.expr) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
+def _whole(pixels: Any, classes: Sequence[str]) -> list[int]:
+    """Pixels of each class."""
+    if len(pixels) != len(classes):
+        raise ValueError(f'{len(classes)} classes and {len(pixels)} counts of an image')
+    return [int(number) for number in pixels]
+
+
 def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
-    """What was written of tests, by name of the checkpoint."""
-    for file in sorted(folder.glob('test/*.json')):
+    """What was written of tests, the latest last."""
+    for file in sorted(folder.glob('test/*.json'), key=lambda file: file.stat().st_mtime):
         try:
             about = json.loads(file.read_text(encoding='utf-8'))
             network, found = list(about['networks'].items())[-1]
@@ -368,7 +383,10 @@ def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
                 [str(name) for name in found['averaged']],
                 matrix,
                 scores,
-                [(str(i['name']), int(i['right']), int(i['pixels'])) for i in found['images']],
+                {
+                    str(i['name']): [_whole(i[part], classes) for part in _COUNTS]
+                    for i in found['images']
+                },
                 sorted(file.with_suffix('').glob('*.png')),
             )
         except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:

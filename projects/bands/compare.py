@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_semi_rs import cli
-from mmseg_semi_rs.rasters.reader import import_rasterio
+from mmseg_semi_rs.rasters.gdal import import_rasterio
 from mmseg_semi_rs.utils.commands import resources
 from mmseg_semi_rs.utils.files import write_atomic, write_png
 

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
 from mmseg_semi_rs.apis.suggestion import choose_tiles, list_candidates, tile_features
-from mmseg_semi_rs.rasters.reader import RasterToRGB
+from mmseg_semi_rs.rasters.levels import RasterToRGB
 
 _DRAWS = 200
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,10 @@ def main() -> None:
     cfg = Config.fromfile(sys.argv[1])
     folder = Path(cfg.work_dir)
     start = time.perf_counter()
+    if 'autolabel' in cfg:
+        subprocess.run(
+            [sys.executable, '-m', 'mmseg_semi_rs', 'autolabel', *cfg.autolabel], check=True
+        )
     runner = Runner.from_cfg(cfg)
     runner.train()
     (run,), _ = find_runs([folder])

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Foundation models of a few thousand parameters."""
 
+import timm
 import torch
 
 from mmseg_semi_rs.models.backbones import CLIPVision, DINOv2, DINOv3
@@ -30,6 +31,13 @@ def tiny_clip(**kwargs) -> CLIPVision:
     backbone = CLIPVision(arch={**TINY_CLIP, **kwargs.pop('arch', {})}, **kwargs)
     backbone.init_weights()
     return backbone.eval()
+
+
+def timm_clip() -> torch.nn.Module:
+    """timm's CLIP of the size of :func:`tiny_clip`, in evaluation mode."""
+    torch.manual_seed(0)
+    sizes = dict(img_size=32, patch_size=8, embed_dim=16, depth=3, num_heads=2, num_classes=8)
+    return timm.create_model('vit_base_patch16_clip_quickgelu_224', **sizes).eval()
 
 
 def tiny_dinov3(**kwargs) -> DINOv3:

@@ -100,6 +100,16 @@ def save_qwen(folder: Path, family: str = 'qwen2_5_vl', seed: int = 0) -> Path:
     return folder
 
 
+# of SAM, SAM 2 and the tracker of SAM 3
+_DECODER = dict(
+    hidden_size=16,
+    mlp_dim=16,
+    num_attention_heads=2,
+    iou_head_hidden_dim=16,
+    attention_downsample_rate=1,
+)
+
+
 def save_sam(folder: Path) -> Path:
     """Save a tiny SAM of the real class with its processor."""
     import transformers
@@ -118,15 +128,8 @@ def save_sam(folder: Path) -> Path:
         initializer_range=0.5,
     )
     prompt = dict(hidden_size=16, image_size=64, patch_size=8)
-    decoder = dict(
-        hidden_size=16,
-        mlp_dim=16,
-        num_attention_heads=2,
-        iou_head_hidden_dim=16,
-        attention_downsample_rate=1,
-    )
     config = transformers.SamConfig(
-        vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=decoder
+        vision_config=vision, prompt_encoder_config=prompt, mask_decoder_config=_DECODER
     )
     transformers.SamModel(config).save_pretrained(folder)
     image = transformers.SamImageProcessor(
@@ -164,13 +167,7 @@ def save_sam2(folder: Path) -> Path:
             fpn_hidden_size=16,
         ),
         prompt_encoder_config=dict(hidden_size=16, image_size=64, patch_size=16),
-        mask_decoder_config=dict(
-            hidden_size=16,
-            mlp_dim=16,
-            num_attention_heads=2,
-            iou_head_hidden_dim=16,
-            attention_downsample_rate=1,
-        ),
+        mask_decoder_config=_DECODER,
     )
     transformers.Sam2Model(config).save_pretrained(folder)
     image = transformers.Sam2ImageProcessor(
@@ -188,13 +185,7 @@ def save_sam3_tracker(folder: Path) -> Path:
     config = transformers.Sam3TrackerConfig(
         vision_config=_sam3_vision(),
         prompt_encoder_config=dict(hidden_size=16, image_size=56, patch_size=14),
-        mask_decoder_config=dict(
-            hidden_size=16,
-            mlp_dim=16,
-            num_attention_heads=2,
-            iou_head_hidden_dim=16,
-            attention_downsample_rate=1,
-        ),
+        mask_decoder_config=_DECODER,
     )
     transformers.Sam3TrackerModel(config).save_pretrained(folder)
     transformers.Sam3TrackerProcessor(_sam3_image_processor()).save_pretrained(folder)

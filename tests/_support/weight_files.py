@@ -39,6 +39,16 @@ def fill(shapes: Shapes, dtype: torch.dtype = torch.float32) -> dict[str, Tensor
     return tensors
 
 
+def _layer(name: str, out: int, inner: int) -> Shapes:
+    """Weight and bias of a linear layer."""
+    return {f'{name}.weight': (out, inner), f'{name}.bias': (out,)}
+
+
+def _norm(name: str, width: int) -> Shapes:
+    """Weight and bias of a LayerNorm."""
+    return {f'{name}.weight': (width,), f'{name}.bias': (width,)}
+
+
 def meta_dinov2(
     width: int,
     depth: int,
@@ -58,26 +68,18 @@ def meta_dinov2(
     }
     for i in range(depth):
         block = f'blocks.{i}.'
-        shapes |= {
-            block + 'norm1.weight': (width,),
-            block + 'norm1.bias': (width,),
-            block + 'attn.qkv.weight': (3 * width, width),
-            block + 'attn.qkv.bias': (3 * width,),
-            block + 'attn.proj.weight': (width, width),
-            block + 'attn.proj.bias': (width,),
-            block + 'ls1.gamma': (width,),
-            block + 'norm2.weight': (width,),
-            block + 'norm2.bias': (width,),
-        }
         first, second = ('w12', 'w3') if swiglu else ('fc1', 'fc2')
         shapes |= {
-            f'{block}mlp.{first}.weight': ((2 if swiglu else 1) * hidden, width),
-            f'{block}mlp.{first}.bias': ((2 if swiglu else 1) * hidden,),
-            f'{block}mlp.{second}.weight': (width, hidden),
-            f'{block}mlp.{second}.bias': (width,),
+            **_norm(block + 'norm1', width),
+            **_layer(block + 'attn.qkv', 3 * width, width),
+            **_layer(block + 'attn.proj', width, width),
+            block + 'ls1.gamma': (width,),
+            **_norm(block + 'norm2', width),
+            **_layer(f'{block}mlp.{first}', (2 if swiglu else 1) * hidden, width),
+            **_layer(f'{block}mlp.{second}', width, hidden),
             block + 'ls2.gamma': (width,),
         }
-    return shapes | {'norm.weight': (width,), 'norm.bias': (width,)}
+    return shapes | _norm('norm', width)
 
 
 META_DINOV2 = {
@@ -168,16 +170,11 @@ def openai_clip(
             found |= {
                 block + 'attn.in_proj_weight': (3 * width, width),
                 block + 'attn.in_proj_bias': (3 * width,),
-                block + 'attn.out_proj.weight': (width, width),
-                block + 'attn.out_proj.bias': (width,),
-                block + 'ln_1.weight': (width,),
-                block + 'ln_1.bias': (width,),
-                block + 'mlp.c_fc.weight': (4 * width, width),
-                block + 'mlp.c_fc.bias': (4 * width,),
-                block + 'mlp.c_proj.weight': (width, 4 * width),
-                block + 'mlp.c_proj.bias': (width,),
-                block + 'ln_2.weight': (width,),
-                block + 'ln_2.bias': (width,),
+                **_layer(block + 'attn.out_proj', width, width),
+                **_norm(block + 'ln_1', width),
+                **_layer(block + 'mlp.c_fc', 4 * width, width),
+                **_layer(block + 'mlp.c_proj', width, 4 * width),
+                **_norm(block + 'ln_2', width),
             }
         return found
 
@@ -189,15 +186,12 @@ def openai_clip(
         'visual.positional_embedding': (grid * grid + 1, width),
         'visual.proj': (width, embed),
         'visual.conv1.weight': (width, 3, patch, patch),
-        'visual.ln_pre.weight': (width,),
-        'visual.ln_pre.bias': (width,),
+        **_norm('visual.ln_pre', width),
         **blocks('visual.', width, depth),
-        'visual.ln_post.weight': (width,),
-        'visual.ln_post.bias': (width,),
+        **_norm('visual.ln_post', width),
         **blocks('', text_width, text_depth),
         'token_embedding.weight': (vocabulary, text_width),
-        'ln_final.weight': (text_width,),
-        'ln_final.bias': (text_width,),
+        **_norm('ln_final', text_width),
         'input_resolution': (),
         'context_length': (),
         'vocab_size': (),
@@ -268,27 +262,22 @@ def meta_dinov3(
     }
     for i in range(depth):
         block = f'blocks.{i}.'
-        shapes |= {block + 'norm1.weight': (width,), block + 'norm1.bias': (width,)}
+        shapes |= _norm(block + 'norm1', width)
         shapes |= {block + 'attn.qkv.weight': (3 * width, width)}
         if biases:
             shapes |= {block + 'attn.qkv.bias': (3 * width,)}
         shapes |= {
-            block + 'attn.proj.weight': (width, width),
-            block + 'attn.proj.bias': (width,),
+            **_layer(block + 'attn.proj', width, width),
             block + 'ls1.gamma': (width,),
-            block + 'norm2.weight': (width,),
-            block + 'norm2.bias': (width,),
+            **_norm(block + 'norm2', width),
             block + 'ls2.gamma': (width,),
         }
         for layer in ('w1', 'w2', 'w3') if swiglu else ('fc1', 'fc2'):
-            out, inner = (width, hidden) if layer in ('w3', 'fc2') else (hidden, width)
-            shapes |= {
-                f'{block}mlp.{layer}.weight': (out, inner),
-                f'{block}mlp.{layer}.bias': (out,),
-            }
+            sides = (width, hidden) if layer in ('w3', 'fc2') else (hidden, width)
+            shapes |= _layer(f'{block}mlp.{layer}', *sides)
     if local_norm:
-        shapes |= {'local_cls_norm.weight': (width,), 'local_cls_norm.bias': (width,)}
-    return shapes | {'norm.weight': (width,), 'norm.bias': (width,)}
+        shapes |= _norm('local_cls_norm', width)
+    return shapes | _norm('norm', width)
 
 
 META_DINOV3 = {

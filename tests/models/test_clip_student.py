@@ -7,7 +7,6 @@ from pathlib import Path
 
 import open_clip
 import pytest
-import timm
 import torch
 from mmseg.registry import MODELS
 from open_clip.transformer import QuickGELU
@@ -18,7 +17,7 @@ import mmseg_semi_rs  # noqa: F401
 from mmseg_semi_rs.models.backbones import CLIPVision
 from mmseg_semi_rs.models.backbones.clip_blocks import LeanQuickGELU
 from tests._support import weight_files
-from tests._support.backbones import TINY_CLIP, TINY_OPENAI, tiny_clip
+from tests._support.backbones import TINY_CLIP, TINY_OPENAI, timm_clip, tiny_clip
 from tests._support.weight_files import saved
 
 ARCH = {**TINY_CLIP, 'quick_gelu': True, 'embed_dim': 8}
@@ -384,16 +383,7 @@ def test_I1_huggingface_names(tmp_path, prefix):
 
 
 def test_I1_timm_names(tmp_path):
-    torch.manual_seed(0)
-    model = timm.create_model(
-        'vit_base_patch16_clip_quickgelu_224',
-        img_size=32,
-        patch_size=8,
-        embed_dim=16,
-        depth=3,
-        num_heads=2,
-        num_classes=8,
-    ).eval()
+    model = timm_clip()
     nn.init.normal_(model.norm.weight)
     nn.init.normal_(model.head.weight)
     backbone = initialise(saved(tmp_path, model.state_dict()), quick_gelu=True, value_path=False)

@@ -29,7 +29,7 @@ from mmseg_semi_rs.models.weights import (
     read_weight_file,
 )
 from tests._support import weight_files
-from tests._support.backbones import TINY_OPENAI
+from tests._support.backbones import TINY_OPENAI, timm_clip
 from tests._support.weight_files import saved
 
 TINY = dict(embed_dims=16, num_layers=3, num_heads=2)
@@ -438,16 +438,7 @@ def test_huggingface_clip(tmp_path):
 
 
 def test_timm_clip_gives_timms_own_features(tmp_path):
-    torch.manual_seed(0)
-    model = timm.create_model(
-        'vit_base_patch16_clip_quickgelu_224',
-        img_size=32,
-        patch_size=8,
-        embed_dim=16,
-        depth=3,
-        num_heads=2,
-        num_classes=8,
-    ).eval()
+    model = timm_clip()
     path = saved(tmp_path, model.state_dict())
     backbone = initialise(clip(path, out_indices=[0, 2])).eval()
     images = torch.randn(2, 3, 32, 32)

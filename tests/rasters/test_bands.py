@@ -4,12 +4,8 @@
 import numpy as np
 import pytest
 
-from mmseg_semi_rs.rasters.reader import (
-    RasterToBands,
-    RasterToRGB,
-    raster_conversion,
-    read_rgb,
-)
+from mmseg_semi_rs.rasters.levels import RasterToBands, RasterToRGB, raster_conversion
+from mmseg_semi_rs.rasters.reader import read_rgb
 from mmseg_semi_rs.rasters.sources import open_source
 from mmseg_semi_rs.rasters.stretch import estimate_stretch, measure_statistics
 from tests._support.bands import HIGH, LOW, stack, write_bands

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmseg_semi_rs.rasters.levels import RasterToRGB
 from mmseg_semi_rs.rasters.masks import read_mask
-from mmseg_semi_rs.rasters.reader import RasterToRGB, raster_info, read_rgb
+from mmseg_semi_rs.rasters.reader import raster_info, read_rgb
 from mmseg_semi_rs.rasters.stretch import UndeclaredFill, estimate_stretch
 
 rasterio = pytest.importorskip('rasterio')

@@ -13,7 +13,8 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from mmseg_semi_rs.engine import data_checks
-from mmseg_semi_rs.rasters.reader import RasterToBands, raster_conversion, read_rgb
+from mmseg_semi_rs.rasters.levels import RasterToBands, raster_conversion
+from mmseg_semi_rs.rasters.reader import read_rgb
 from tests._support.bands import HIGH, LOW, stack, write_bands
 from tests._support.config_zoo import build_model
 from tests._support.tiny_training import load_tool, run_here
@@ -43,7 +44,7 @@ def init(folder, *options, out='out'):
         TOOL.main([str(word) for word in (*names, '--out', folder / out, *options)])
     except SystemExit as leave:
         code = leave.code
-    configs = list((folder / out).glob('*.py'))
+    configs = [path for path in (folder / out).glob('*.py') if '_supervised' not in path.stem]
     return code, Config.fromfile(configs[0]) if configs else None
 
 

@@ -14,6 +14,7 @@ import yaml
 from mmseg_semi_rs.dataprep import experiments
 from mmseg_semi_rs.dataprep.splits import draw
 from mmseg_semi_rs.rasters.windows import POTSDAM_TILES
+from mmseg_semi_rs.utils import steps
 from mmseg_semi_rs.utils.commands import COMMANDS
 from tests._support import weight_files
 from tests._support.archives import potsdam_members, write_zip
@@ -89,7 +90,7 @@ def reproduce(monkeypatch, *words: object, fail: str = '') -> tuple[int, list[st
             return int(end.code or 0)
         return 0
 
-    monkeypatch.setattr(tool, 'start', start)
+    monkeypatch.setattr(steps, 'start', start)
     monkeypatch.setattr(sys, 'argv', ['/bin/rsseg', 'reproduce'])
     try:
         tool.main([str(word) for word in words])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
 from mmseg_semi_rs.apis.suggestion import choose_tiles, click_points, list_candidates, tile_needs
-from mmseg_semi_rs.rasters.reader import RasterToRGB
+from mmseg_semi_rs.rasters.levels import RasterToRGB
 from tests._support.tiny_training import load_tool, run_here
 
 

@@ -423,7 +423,7 @@ def leave_test(run, name='iter_40', classes=('road', '<roof>'), matrix=((30, 10)
         classes=classes, averaged=classes[:1], matrix=matrix,
         scores={'IoU': [75.0, 0.0], 'F1': [85.7, 0.0], 'precision': [100.0, 0.0],
                 'recall': [75.0, None]},
-        images=[dict(name='a.png', right=30, pixels=40)])  # fmt: skip
+        images=[dict(name='a.png', hit=[30, 0], truth=[40, 0], predicted=[30, 10])])  # fmt: skip
     start = run / '20260102_000000' / 'vis_data'
     start.mkdir(parents=True)
     (start / 'config.py').write_text('model = dict(type="Any")\ntrain_cfg = None\n')

@@ -64,14 +64,7 @@ def plan(args: argparse.Namespace) -> Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool.
-
-    Args:
-        argv: Command line. Defaults to the process's.
-
-    Returns:
-        Exit status: 0 if every image was converted.
-    """
+    """Run the tool; 0 if every image was converted."""
     return run_tool(build_parser().parse_args(argv), plan)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
 
-from ...rasters.reader import RasterToBands, RasterToRGB
+from ...rasters.levels import RasterToBands, RasterToRGB
 from ...utils.commands import command
 from ...utils.files import write_atomic
 

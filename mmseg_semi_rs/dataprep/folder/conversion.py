@@ -12,16 +12,9 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from ...rasters.levels import RasterToBands, RasterToRGB
 from ...rasters.masks import read_mask
-from ...rasters.reader import (
-    RasterInfo,
-    RasterToBands,
-    RasterToRGB,
-    copy_window,
-    raster_info,
-    read_rgb,
-    read_valid,
-)
+from ...rasters.reader import RasterInfo, copy_window, raster_info, read_rgb, read_valid
 from ...rasters.stretch import PERCENTILES, estimate_stretch
 from ...rasters.windows import Window, cut_window
 from ...utils.files import write_png
@@ -207,7 +200,7 @@ def choose_stretch(
 
     Args:
         survey: What was found.
-        bands: See :class:`~.rasters.reader.RasterToRGB`.
+        bands: See :class:`~.rasters.levels.RasterToRGB`.
         low: Likewise, or one number for all bands; None estimates the stretch of deep images.
         high: Likewise.
         percentiles: See :func:`~.rasters.stretch.estimate_stretch`.
@@ -253,6 +246,7 @@ def plan_conversion(
             f'--tile {tile} is too small to learn from: choose {_SMALLEST_TILE} or more.'
         )
     infos = [picture.info for picture in survey.pictures.values()]
+    virtual = any(picture.name.lower().endswith('.vrt') for picture in survey.pictures.values())
     sides = sorted(min(info.width, info.height) for info in infos)
     side = tile or max(_SMALLEST_TILE, min(TILE, sides[len(sides) // 2]))
     masked = [survey.pictures[stem].info for stem in survey.masks]
@@ -266,6 +260,10 @@ def plan_conversion(
     ):
         if asked:
             return ConversionPlan(True, True, side, reason)
+    if virtual:
+        return ConversionPlan(
+            True, True, None, 'VRT files stand for pixels that lie elsewhere: fetched once'
+        )
     in_place = isinstance(to_rgb, RasterToBands)  # loaded as prediction reads them
     for asked, reason in (
         ()

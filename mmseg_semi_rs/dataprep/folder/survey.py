@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 
 from ...rasters.files import IMAGE_SUFFIXES, composed, list_images, unread_images
+from ...rasters.levels import RasterToBands
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
-from ...rasters.reader import RasterInfo, RasterToBands, band_marks, raster_info, read_picture
+from ...rasters.reader import RasterInfo, band_marks, raster_info, read_picture
 from ...rasters.stretch import border_fill, read_small
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
@@ -286,7 +287,7 @@ class BandChoice:
 
     @property
     def reader(self) -> Callable[..., RasterToBands]:
-        """:class:`~.rasters.reader.RasterToBands` of these bands, but for a stretch."""
+        """:class:`~.rasters.levels.RasterToBands` of these bands, but for a stretch."""
         return partial(RasterToBands, rgb=self.rgb, count=self.count)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform, Compose
 from mmseg.registry import TRANSFORMS
 
-from ...rasters.reader import RasterToBands, levels_to_rgb, read_rgb
+from ...rasters.levels import RasterToBands, levels_to_rgb
+from ...rasters.reader import read_rgb
 from .photometry import BLURS, COLOURS
 
 
@@ -24,7 +25,7 @@ class LoadBands(BaseTransform):
     ``has_data`` (H, W) bool, which ``AddValidMask`` reads.
 
     Args:
-        **raster: Of :class:`~mmseg_semi_rs.rasters.reader.RasterToBands`: the ``raster`` of the
+        **raster: Of :class:`~mmseg_semi_rs.rasters.levels.RasterToBands`: the ``raster`` of the
             config.
 
     Raises:

@@ -17,7 +17,7 @@ from ...models.segmentors import SemiSegmentor
 from ...purification.audit import AuditRecord
 from ...purification.evidence import quantise
 from ...purification.purifier import EvidencePurifier, Purification
-from ...rasters.reader import levels_to_rgb
+from ...rasters.levels import levels_to_rgb
 from ...structures import PseudoLabel
 from ...utils.runner import unwrap
 from ...visualization.panels import colorize, draw_panels, legend

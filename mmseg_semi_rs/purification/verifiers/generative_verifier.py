@@ -18,9 +18,9 @@ from .base import Verifier
 from .boxes import COORDINATES, NATIVE_COORDINATES, Size, paint, processed_size, to_tile
 from .masks import SegmentAnything
 from .pretrained import (
-    LOAD_ERRORS,
     find_model,
     import_transformers,
+    load_model,
     model_digest,
     need_model,
     short_name,
@@ -170,18 +170,14 @@ class GenerativeVerifier(Verifier):
         """Read model and processor from the disk."""
         transformers = import_transformers()
         folder = need_model(self.model_name, self.revision, not self.local_files_only)
-        try:
-            model = transformers.AutoModelForImageTextToText.from_pretrained(
-                folder,
-                local_files_only=True,
-                dtype=self.dtype if self.dtype == 'auto' else getattr(torch, self.dtype),
-            )
-            processor = transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
-        except LOAD_ERRORS as error:
-            raise ValueError(
-                f'{folder} cannot be loaded as a model that answers questions about images '
-                f'({" ".join(str(error).split())}): give one of transformers, such as Qwen2.5-VL.'
-            ) from error
+        model, processor = load_model(
+            folder,
+            transformers.AutoModelForImageTextToText,
+            transformers.AutoProcessor,
+            'a model that answers questions about images ({reason}): give one of transformers, '
+            'such as Qwen2.5-VL.',
+            'auto' if self.dtype == 'auto' else getattr(torch, self.dtype),
+        )
         kind = model.config.model_type
         if self.coordinates == 'auto' and kind not in NATIVE_COORDINATES:
             raise ValueError(
@@ -209,7 +205,7 @@ class GenerativeVerifier(Verifier):
             eos_token_id=ends,
             pad_token_id=processor.tokenizer.pad_token_id,
         )
-        self._model, self._processor = model.eval().requires_grad_(False), processor
+        self._model, self._processor = model, processor
 
     def verify(self, tiles: Sequence[np.ndarray]) -> list[Evidence]:
         """See :meth:`Verifier.verify`.

@@ -12,9 +12,9 @@ from PIL import Image
 
 from .boxes import Box
 from .pretrained import (
-    LOAD_ERRORS,
     find_model,
     import_transformers,
+    load_model,
     model_digest,
     need_model,
     short_name,
@@ -68,19 +68,12 @@ class SegmentAnything:
         if self._model is None:
             transformers = import_transformers()
             folder = need_model(self.model_name, self.revision, self.download)
-            try:
-                model = transformers.AutoModelForMaskGeneration.from_pretrained(
-                    folder, local_files_only=True, dtype=torch.float32
-                )
-                processor = transformers.AutoProcessor.from_pretrained(
-                    folder, local_files_only=True
-                )
-            except LOAD_ERRORS as error:
-                raise ValueError(
-                    f'{folder} cannot be loaded as a model for masks '
-                    f'({" ".join(str(error).split())}): give a SAM of transformers.'
-                ) from error
-            self._model, self._processor = model.eval().requires_grad_(False), processor
+            self._model, self._processor = load_model(
+                folder,
+                transformers.AutoModelForMaskGeneration,
+                transformers.AutoProcessor,
+                'a model for masks ({reason}): give a SAM of transformers.',
+            )
         self._model.to(device)
 
     @torch.no_grad()

@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
-#: What loading a model of transformers raises when its folder does not fit or is damaged.
-LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError)
+# What loading a model of transformers raises when its folder does not fit or is damaged.
+_LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError)
 
 _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
 _DESCRIPTIONS = ('.json', '.txt', '.jinja', '.model')
@@ -102,6 +104,34 @@ def need_model(model: str, revision: str | None, download: bool = False) -> Path
         f'The model {model} (revision {revision or "main"}) is not on this machine, or not '
         f'complete: {remedy}.'
     )
+
+
+def load_model(
+    folder: Path, model: Any, processor: Any, what: str, dtype: torch.dtype | str = torch.float32
+) -> tuple[Any, Any]:
+    """Read a model and its processor from the disk.
+
+    Args:
+        folder: As :func:`need_model` gives it.
+        model: Class of transformers that reads the model.
+        processor: Class of transformers that reads its processor.
+        what: End of the message on a folder that holds another model: what it should be, with
+            ``{reason}`` where the reason goes, and what to give instead.
+        dtype: What the weights are computed in; 'auto' takes that of the file.
+
+    Returns:
+        The model, frozen and in evaluation mode, and the processor.
+
+    Raises:
+        ValueError: The folder holds another model, or is damaged.
+    """
+    try:
+        loaded = model.from_pretrained(folder, local_files_only=True, dtype=dtype)
+        reader = processor.from_pretrained(folder, local_files_only=True)
+    except _LOAD_ERRORS as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{folder} cannot be loaded as {what.format(reason=reason)}') from error
+    return loaded.eval().requires_grad_(False), reader
 
 
 def model_digest(folder: Path | None) -> str | None:

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from ..evidence import Evidence, Region, quantise
 from .base import Verifier
 from .pretrained import (
-    LOAD_ERRORS,
     find_model,
     import_transformers,
+    load_model,
     model_digest,
     need_model,
     short_name,
@@ -87,19 +87,12 @@ class Sam3Verifier(Verifier):
                     "pip install -U 'transformers>=5'."
                 )
             folder = need_model(self.model_name, self.revision, not self.local_files_only)
-            try:
-                model = transformers.Sam3Model.from_pretrained(
-                    folder, local_files_only=True, dtype=torch.float32
-                )
-                processor = transformers.Sam3Processor.from_pretrained(
-                    folder, local_files_only=True
-                )
-            except LOAD_ERRORS as error:
-                raise ValueError(
-                    f'{folder} cannot be loaded as a SAM 3 ({" ".join(str(error).split())}): give '
-                    'a folder with its config, weights and processor.'
-                ) from error
-            self._model, self._processor = model.eval().requires_grad_(False), processor
+            self._model, self._processor = load_model(
+                folder,
+                transformers.Sam3Model,
+                transformers.Sam3Processor,
+                'a SAM 3 ({reason}): give a folder with its config, weights and processor.',
+            )
         self._model.to(device)
 
     @torch.no_grad()

@@ -1,0 +1,130 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Commands one after the other, those that are done already left out."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .commands import command
+from .errors import RunStoppedError
+from .files import write_atomic
+
+RSSEG = 'rsseg'
+"""Stands for the package's command, however it is started."""
+
+_INTERRUPTED = 130  # exit status, as of a shell
+
+
+class Step(NamedTuple):
+    """A command, and how to see that it has done its work.
+
+    Attributes:
+        name: What is said of it.
+        words: The command; :data:`RSSEG` stands for the package's.
+        done: Whether it need not be done again.
+        mark: File that is written when it has ended well.
+    """
+
+    name: str
+    words: list[str]
+    done: Callable[[], bool]
+    mark: Path | None = None
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command as a user types it."""
+    words = list(words)
+    if RSSEG in words:
+        at = words.index(RSSEG)
+        name = words[at + 1 : at + (3 if words[at + 1] == 'convert' else 2)]
+        words[at : at + 1 + len(name)] = command(' '.join(name)).split()
+    return ' '.join(w if set('*~') & set(w) else shlex.quote(w) for w in words)
+
+
+def start(words: Sequence[str]) -> int:
+    """Run a command to its end.
+
+    Returns:
+        Its exit status.
+    """
+    found: list[str] = []
+    for word in words:
+        if word == RSSEG:
+            found += [sys.executable, '-m', 'mmseg_semi_rs']
+        else:
+            found.append(word)
+    return subprocess.run(found).returncode
+
+
+def expanded(words: Iterable[str]) -> list[str]:
+    """Words whose patterns are replaced by the newest file that fits, as ``~`` by the home.
+
+    Raises:
+        FileNotFoundError: None fits.
+    """
+    found = []
+    for word in words:
+        path = Path(word)
+        if '*' in path.name:
+            files = sorted(path.parent.glob(path.name), key=lambda file: file.stat().st_mtime)
+            if not files:
+                raise FileNotFoundError(
+                    f'{word} does not exist: the training was not validated, so let it run longer.'
+                )
+            word = str(files[-1])
+        found.append(str(Path(word).expanduser()) if word.startswith('~') else word)
+    return found
+
+
+def overriding(options: Mapping[str, Any]) -> list[str]:
+    """The words by which a command overrides settings, by dotted key."""
+    return ['--cfg-options', *(f'{k}={v}' for k, v in options.items())] if options else []
+
+
+def trained(folder: Path, iters: int) -> Callable[[], bool]:
+    """Whether a training has come to its end, to be asked later.
+
+    Args:
+        folder: Its ``work_dir``.
+        iters: Its length.
+    """
+
+    def done() -> bool:
+        try:
+            named = (folder / 'last_checkpoint').read_text(encoding='utf-8').strip()
+        except OSError:
+            return False
+        return Path(named).name == f'iter_{iters}.pth'
+
+    return done
+
+
+def carry_out(steps: Sequence[Step]) -> None:
+    """Do what is not done yet. An interruption ends the process, with the shell's exit status.
+
+    Raises:
+        RunStoppedError: A command failed.
+    """
+    for number, step in enumerate(steps, start=1):
+        line = f'[{number}/{len(steps)}] {step.name}'
+        if step.done():
+            print(f'{line}: done already', flush=True)
+            continue
+        print(f'{line}: {shown(step.words)}', flush=True)
+        try:
+            status = start(expanded(step.words))
+        except KeyboardInterrupt:
+            print('interrupted: the same command goes on from here.', file=sys.stderr)
+            sys.exit(_INTERRUPTED)
+        if status == 0 and step.mark is not None:
+            write_atomic(step.mark, b'')
+        if status or not step.done():
+            raise RunStoppedError(
+                f'The step "{step.name}" is not finished (exit status {status}): see what it said '
+                'above; the same command goes on from here.'
+            )

@@ -1,0 +1,182 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""What recipes are worth against supervised training, by tests of both on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .html_page import Table
+from .run_groups import Group
+from .run_records import Run, Tested
+
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Gain:
+    """mIoU of a recipe minus that of supervised training, in points.
+
+    Attributes:
+        recipe: Its name.
+        bar: Name of the supervised recipe.
+        score: mIoU of the recipe in percent, mean over its runs.
+        mean: The difference, mean over the pairs of runs.
+        low: Lower end of the 95 % interval.
+        high: Its upper end.
+        classes: Difference of each class's IoU, by name.
+        pairs: Difference of each pair of runs.
+        images: How many were tested.
+    """
+
+    recipe: str
+    bar: str
+    score: float
+    mean: float
+    low: float
+    high: float
+    classes: dict[str, float]
+    pairs: list[float]
+    images: int
+
+    def __str__(self) -> str:
+        side = 'above' if self.mean >= 0 else 'below'
+        said = (
+            f'{self.recipe}: mIoU {self.score:.1f} in the test, {abs(self.mean):.1f} {side} '
+            f'{self.bar} (95 % interval {self.low:+.1f} to {self.high:+.1f}, '
+            f'{self.images:,} images)'
+        )
+        if self.low <= 0 <= self.high:
+            said += ', which these images do not tell apart from nothing'
+        return f'{said}.'
+
+
+def find_gains(groups: Sequence[Group]) -> list[Gain]:
+    """Compare each tested recipe with the best supervised one, on the images of both's tests.
+
+    Args:
+        groups: Of runs on the same data.
+
+    Returns:
+        The largest gain first; empty without supervised training or anything else beside it.
+    """
+    tests = {group.name: [(run, run.tests[-1]) for run in group.runs if run.tests]
+             for group in groups}  # fmt: skip
+    tested = [group for group in groups if tests[group.name]]
+    supervised = [group for group in tested if all(run.supervised for run in group.runs)]
+    if not supervised:
+        return []
+    bar = max(supervised, key=lambda group: _mean_score([t for _, t in tests[group.name]]))
+    gains = []
+    for group in tested:
+        pairs = _pairs(tests[group.name], tests[bar.name]) if group is not bar else []
+        if pairs:
+            gains.append(paired_gain(group.name, bar.name, pairs))
+    return sorted(gains, key=lambda gain: -gain.mean)
+
+
+def paired_gain(recipe: str, bar: str, pairs: Sequence[tuple[Tested, Tested]]) -> Gain:
+    """Difference of mIoU and its interval, by a paired bootstrap.
+
+    Images are drawn again with replacement, the same for both tests of all pairs; of several pairs
+    of runs (seeds), these are drawn again as well (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993).
+
+    Args:
+        recipe: Name of what is compared.
+        bar: Name of what it is compared with.
+        pairs: Tests of both on the same images.
+    """
+    names, classes = list(pairs[0][0].images), pairs[0][0].classes
+    chosen = [classes.index(name) for name in pairs[0][0].averaged]
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
+    weights = np.concatenate([np.ones((1, len(names))), drawn])  # first the images as they are
+    scores = np.stack([[_ious(test, names, weights) for test in pair] for pair in pairs])
+    means = 100 * _nan_mean(scores[..., chosen])  # (pairs, 2, 1 + resamples)
+    differences = means[:, 0] - means[:, 1]
+    runs = rng.integers(len(pairs), size=(_RESAMPLES, len(pairs)))
+    again = differences[runs.T, np.arange(1, _RESAMPLES + 1)].mean(0)
+    low, high = np.percentile(again, [2.5, 97.5])
+    by_class = 100 * (scores[:, 0, 0] - scores[:, 1, 0]).mean(0)
+    return Gain(
+        recipe,
+        bar,
+        float(means[:, 0, 0].mean()),
+        float(differences[:, 0].mean()),
+        float(low),
+        float(high),
+        dict(zip(classes, by_class.tolist(), strict=True)),
+        differences[:, 0].tolist(),
+        len(names),
+    )
+
+
+def gains_table(gains: Sequence[Gain]) -> Table | None:
+    """The gains with their classes; nothing without any."""
+    if not gains:
+        return None
+    classes = list(gains[0].classes)
+    heads = ('recipe', 'mIoU', 'difference', '95 % interval', *classes, 'each pair of runs')
+    rows = [
+        [
+            gain.recipe,
+            f'{gain.score:.1f}',
+            f'{gain.mean:+.1f}',
+            f'{gain.low:+.1f} to {gain.high:+.1f}',
+            *('\N{EN DASH}' if value != value else f'{value:+.1f}'
+              for value in gain.classes.values()),
+            ', '.join(f'{value:+.1f}' for value in gain.pairs),
+        ]
+        for gain in gains
+    ]  # fmt: skip
+    title = f'Against {gains[0].bar}, on the same {gains[0].images:,} images'
+    return Table(title, heads, rows)
+
+
+def _pairs(
+    ours: Sequence[tuple[Run, Tested]], bar: Sequence[tuple[Run, Tested]]
+) -> list[tuple[Tested, Tested]]:
+    """Tests of one seed, where both have it; else in the order of the runs."""
+    by_seed = {run.seed: test for run, test in bar if run.seed is not None}
+    pairs = [(test, by_seed[run.seed]) for run, test in ours if run.seed in by_seed]
+    if not pairs:
+        pairs = [(one, other) for (_, one), (_, other) in zip(ours, bar, strict=False)]
+    first = pairs[0][0]
+    same = {(tuple(test.images), tuple(test.classes), tuple(test.averaged))
+            for pair in pairs for test in pair}  # fmt: skip
+    return pairs if len(same) == 1 and first.images else []
+
+
+def _mean_score(tests: Sequence[Tested]) -> float:
+    scores = []
+    for test in tests:
+        chosen = [test.classes.index(name) for name in test.averaged]
+        ious = _ious(test, list(test.images), np.ones((1, len(test.images))))
+        scores.append(float(_nan_mean(ious[:, chosen])[0]))
+    return float(np.mean(scores))
+
+
+def _ious(test: Tested, names: Sequence[str], weights: np.ndarray) -> np.ndarray:
+    """IoU of each class by sets of images, (sets, K) in [0, 1]; NaN where nothing is of a class.
+
+    Args:
+        test: The test.
+        names: Of its images, (N,).
+        weights: How often each image is in each set, (sets, N).
+    """
+    counts = np.array([test.images[name] for name in names], np.float64)
+    shape = (len(weights), 3, len(test.classes))
+    hit, truth, predicted = np.moveaxis(
+        (weights @ counts.reshape(len(names), -1)).reshape(shape), 1, 0
+    )
+    union = truth + predicted - hit
+    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+
+
+def _nan_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)

@@ -1,0 +1,99 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""``rsseg compare`` trains a method and supervised training, tests both, and tells the gain."""
+
+import re
+
+import pytest
+
+from mmseg_semi_rs.utils import steps
+from mmseg_semi_rs.utils.commands import COMMANDS
+from tests._support.tiny_training import load_tool, run_here, write_training
+
+SUPERVISED = """
+_base_ = './tiny.py'
+train_dataloader = dict(
+    batch_size=2, sampler=dict(batch_size=2, source_ratio=[1, 0]), dataset=dict(unlabelled=None))
+"""
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A method and the supervised training beside it."""
+    method = write_training(tmp_path / 'data')
+    bar = method.with_name('plain.py')
+    bar.write_text(SUPERVISED)
+    return [bar, method]
+
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch, capsys):
+    """Run the tool in this process; exit status, what it began, what it said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, fail=''):
+        begun = []
+
+        def start(command):
+            begun.append(' '.join(command[1:3]))
+            if command[1] == fail:
+                return 9
+            run_here(COMMANDS[command[1]].file, *command[2:])
+            return 0
+
+        monkeypatch.setattr(steps, 'start', start)
+        code = 0
+        try:
+            load_tool('compare').main([str(word) for word in words])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, begun, said.out + said.err
+
+    return run
+
+
+def test_both_are_trained_tested_and_told_apart(compare, configs, tmp_path):
+    code, begun, said = compare(*configs)
+    assert code == 0, said
+    bar, method = map(str, configs)
+    assert begun == [f'train {bar}', f'test {bar}', f'train {method}', f'test {method}']
+    assert re.search(
+        r'^tiny: mIoU \d+\.\d in the test, \d+\.\d (above|below) plain \(95 % interval ', said, re.M
+    )
+    page = (tmp_path / 'work_dirs/compare/report.html').read_text()
+    assert 'Does it help?' in page and '3 images' in page
+    # The same command has nothing to do, a further seed goes on from there.
+    assert compare(*configs)[1] == []
+    steps_of_seed = compare(*configs, '--seeds', 2, '--dry-run')[2].splitlines()
+    assert len(steps_of_seed) == 4 and all('seed1' in line for line in steps_of_seed)
+
+
+def test_what_failed_is_gone_on_with(compare, configs):
+    code, begun, said = compare(*configs, fail='test')
+    assert code == 2 and len(begun) == 2
+    assert 'The step "test plain_seed0" is not finished (exit status 9)' in said
+    left = compare(*configs, '--dry-run')[2].splitlines()
+    assert [line.split()[1] for line in left] == [
+        'tools/test.py',
+        'tools/train.py',
+        'tools/test.py',
+    ]
+
+
+def test_what_cannot_be_compared_is_told(compare, configs, tmp_path):
+    bar, method = configs
+    code, begun, said = compare(method)
+    assert code == 2 and not begun and 'None of these configs is of supervised training' in said
+    other = tmp_path / 'other' / 'plain.py'
+    other.parent.mkdir()
+    other.write_text(bar.read_text().replace('./tiny.py', str(method)))
+    code, begun, said = compare(bar, other)
+    assert code == 2 and not begun and 'Several configs are named plain.py' in said
+    other = tmp_path / 'data' / 'moved.py'
+    other.write_text(
+        "_base_ = './plain.py'\ntest_dataloader = dict(dataset=dict(ann_file='x.txt'))"
+    )
+    code, begun, said = compare(bar, other)
+    assert code == 2 and not begun and 'is tested on val.txt of' in said and 'x.txt' in said
+    code, begun, said = compare(bar, method, '--seeds', 0)
+    assert code == 2 and '--seeds 0: give at least 1' in said

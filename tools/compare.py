@@ -1,0 +1,131 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Is a method better than supervised training on your images? Train both, test both, and tell.
+
+    python tools/compare.py data/mine/mine_supervised.py data/mine/mine_rsmtdf-lite.py
+    python tools/compare.py data/mine/mine_*.py --seeds 3
+
+Each config is trained with each seed and tested by its best checkpoint, or by its last one where
+the config keeps no best. The differences of mIoU, with an interval, are printed and stand first on
+the page <work-dir>/report.html. What is finished is not done again: the same command goes on where
+it stopped, and a larger --seeds adds to what there is. Trainings of your own, on a cluster, are
+compared in the same way by tools/report.py, if they were tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.steps import RSSEG, Step, carry_out, overriding, shown, trained
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_parser(
+        'compare', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', nargs='+', help='configs, one of them of supervised training')
+    parser.add_argument('--seeds', type=int, default=1, help='of each (default: %(default)s)')
+    parser.add_argument(
+        '--work-dir', type=Path, default=Path('work_dirs/compare'), help='default: %(default)s'
+    )
+    parser.add_argument('--dry-run', action='store_true', help='print the commands, do nothing')
+    args = parse(parser, arguments)
+    if args.seeds < 1:
+        parser.error(f'--seeds {args.seeds}: give at least 1')
+    return args
+
+
+def read_configs(args: argparse.Namespace) -> dict[str, Config]:
+    """The configs by their paths.
+
+    Raises:
+        ValueError: They cannot be compared.
+    """
+    from mmseg_semi_rs.dataprep.experiments import read_config
+
+    configs = {path: read_config(path, args.cfg_options) for path in dict.fromkeys(args.config)}
+    stems = [Path(path).stem for path in configs]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ValueError(
+            f'Several configs are named {twice[0]}.py, and would share a folder: rename one.'
+        )
+    lists = {}
+    for path, cfg in configs.items():
+        data = cfg.test_dataloader.dataset if cfg.get('test_dataloader') else {}
+        lists[path] = (data.get('data_root'), data.get('ann_file'), data.get('data_prefix'))
+    (first, tested), *others = lists.items()
+    for path, other in others:
+        if other != tested:
+            raise ValueError(
+                f'{first} is tested on {tested[1]} of {tested[0]}, and {path} on {other[1]} of '
+                f'{other[0]}: compare configs that are tested on the same images.'
+            )
+    if not any(is_supervised(cfg) for cfg in configs.values()):
+        raise ValueError(
+            'None of these configs is of supervised training, against which the others are '
+            'compared: give one too, as rsseg init --method supervised writes it.'
+        )
+    return configs
+
+
+def is_supervised(cfg: Config) -> bool:
+    """Whether a config trains on labelled images alone."""
+    return not cfg.train_dataloader.dataset.get('unlabelled')
+
+
+def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
+    """All commands, in their order: seed by seed, so that the first answer comes early."""
+    steps, options = [], overriding(args.cfg_options or {})
+    for seed in range(args.seeds):
+        for path, cfg in configs.items():
+            name = f'{Path(path).stem}_seed{seed}'
+            folder = args.work_dir / name
+            begun = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
+            words = [RSSEG, 'train', path, '--work-dir', str(folder), '--seed', str(seed)]
+            done = trained(folder, cfg.train_cfg.max_iters)
+            steps.append(Step(f'train {name}', [*words, *begun, *options], done))
+            hooks = cfg.get('default_hooks') or {}
+            best = 'best_*' if (hooks.get('checkpoint') or {}).get('save_best') else 'iter_*'
+            words = [RSSEG, 'test', path, str(folder / f'{best}.pth'), '--work-dir', str(folder)]
+            steps.append(Step(f'test {name}', [*words, *options], tested(folder)))
+    return steps
+
+
+def tested(folder: Path) -> Callable[[], bool]:
+    """Whether a training was tested, to be asked later."""
+    return lambda: any(folder.glob('test/*.json'))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the tool; bad input is one sentence and exit code 2."""
+    args = parse_args(arguments)
+    with Faults(args.traceback, __name__):
+        steps = plan(args, read_configs(args))
+        if args.dry_run:
+            print('\n'.join(shown(step.words) for step in steps if not step.done()))
+            return
+        carry_out(steps)
+        from mmseg_semi_rs.visualization.report import write_report
+        from mmseg_semi_rs.visualization.report_gains import find_gains
+        from mmseg_semi_rs.visualization.run_groups import group_runs
+        from mmseg_semi_rs.visualization.run_records import find_runs
+
+        names = [f'{Path(path).stem}_seed{seed}' for path in args.config
+                 for seed in range(args.seeds)]  # fmt: skip
+        folders = [args.work_dir / name for name in dict.fromkeys(names)]
+        page, _ = write_report(folders, args.work_dir / 'report.html', 'Does it help?')
+        for gain in find_gains(group_runs(find_runs(folders)[0])):
+            print(gain)
+        print(f'page: {page}')
+
+
+if __name__ == '__main__':
+    main()
