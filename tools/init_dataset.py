@@ -381,8 +381,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     if args.seed < 0:
         raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
     check_method(args.method, (), args.student_weights)  # before many images are read
-    if args.method is not None and (needs := method_of(args.method, args.size).needs):
-        console.print(f'[bold]{args.method}, {args.size}:[/] {needs}')
+    if args.method is not None and (cost := method_of(args.method, args.size).cost):
+        asked = cost.estimate(cost.crop, args.iters or 800)
+        console.print(f'[bold]{args.method}, {args.size}:[/] {asked}')
     nodata = nodata_value(args.nodata)
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
@@ -528,6 +529,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     console.print(
         f'  {method}, crops of {config.crop} px, {config.max_iters} steps'
         + ('' if args.iters else f' (20 rounds of the labelled{others}, 800 to 20,000)')
+    )
+    console.print(
+        f'  time and memory: {config.cost}; {command("train")} CONFIG --check takes a step'
     )
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'
