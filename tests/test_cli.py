@@ -100,14 +100,16 @@ def test_a_file_that_does_not_exist_is_told_before_anything_heavy_is_imported(tm
         sys.argv = ['rsseg']
         from mmseg_semi_rs import cli
         open(config, 'w').close()
+        with_checkpoint = [
+            ('test',), ('calibrate',), ('export', '--out', 'x'), ('autolabel', '--out', 'x')
+        ]
         for words in (
             *([name, gone] for name in ('train', 'browse', 'benchmark', 'annotate')),
-            *([name, gone, config] for name in ('test', 'calibrate', 'export', 'autolabel')),
-            *([name, config, gone] for name in ('test', 'calibrate', 'export', 'autolabel')),
-            *([name, gone, config, '.'] for name in ('predict', 'benchmark-predict')),
+            *([name, gone, config, *more] for name, *more in with_checkpoint),
+            *([name, config, gone, *more] for name, *more in with_checkpoint),
+            ['predict', gone, config, '.'], ['benchmark-predict', gone, config],
             ['predict', config, gone, '.'], ['audit', config, gone],
             ['suggest', '.', '--count', '1', '--out', gone, '--config', gone, '--checkpoint', gone],
-            ['weights', gone],
         ):
             said = io.StringIO()
             try:

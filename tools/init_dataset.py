@@ -75,7 +75,7 @@ from mmseg_semi_rs.rasters.levels import RasterToBands, RasterToRGB
 from mmseg_semi_rs.rasters.reader import read_rgb
 from mmseg_semi_rs.rasters.remote import is_remote, stand_ins
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, nodata_value, parse
 from mmseg_semi_rs.utils.commands import command, resources
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
@@ -381,9 +381,10 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     if args.seed < 0:
         raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
     check_method(args.method, (), args.student_weights)  # before many images are read
-    if args.method is not None and (needs := method_of(args.method, args.size).needs):
-        console.print(f'[bold]{args.method}, {args.size}:[/] {needs}')
-    nodata = _number(args.nodata)
+    if args.method is not None and (cost := method_of(args.method, args.size).cost):
+        asked = cost.estimate(cost.crop, args.iters or 800)
+        console.print(f'[bold]{args.method}, {args.size}:[/] {asked}')
+    nodata = nodata_value(args.nodata)
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
             raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
@@ -529,6 +530,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         f'  {method}, crops of {config.crop} px, {config.max_iters} steps'
         + ('' if args.iters else f' (20 rounds of the labelled{others}, 800 to 20,000)')
     )
+    console.print(
+        f'  time and memory: {config.cost}; {command("train")} CONFIG --check takes a step'
+    )
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'
         console.print(f'  {file} ({origin}) {there}')
@@ -609,16 +613,6 @@ def installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _number(text: str | None) -> float | None:
-    """Value of ``--nodata``."""
-    if text is None or text.lower() == 'none':
-        return None
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f'--nodata {text!r} is no value: write a number, or none.') from error
 
 
 def _ignored(text: str) -> int:

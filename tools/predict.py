@@ -181,13 +181,13 @@ def predict(args: argparse.Namespace) -> int:
     if not processes.first:
         return 0
     for bands, rasters in result.bands.items():
-        _STDERR.print(f'{rasters} raster{"s" if rasters > 1 else ""}: {bands}')
+        _STDERR.print(f'{count(rasters, "raster")}: {bands}')
     for failure in result.failures:
         _STDERR.print(f'failed: {failure}', style='red')
     took = time.perf_counter() - start
     print(
-        f'{len(result.files)} maps in {args.out} ({result.skipped} were there), '
-        f'{len(result.failures)} images failed, {took:.1f} s'
+        f'{count(len(result.files), "map")} in {args.out} ({result.skipped} there before), '
+        f'{count(len(result.failures), "image")} failed, {took:.1f} s'
     )
     if result.files:
         told = (args.config, args.checkpoint)
@@ -197,6 +197,11 @@ def predict(args: argparse.Namespace) -> int:
             ('export', *told, '--out', 'exported'),
         )
     return 1 if result.failures else 0
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things."""
+    return f'{number} {thing}{"" if number == 1 else "s"}'
 
 
 def main(arguments: list[str] | None = None) -> None:

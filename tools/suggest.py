@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, nodata_value, parse
 
 _SAMPLED = 30  # images that the stretch of deep ones is estimated from
 
@@ -49,9 +49,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--nodata',
-        type=float,
         metavar='V',
-        help='value of pixels without data that the images do not declare',
+        help='value of pixels without data that the images do not declare; none if it is measured',
     )
     return parse(parser, arguments, config=False)
 
@@ -66,6 +65,7 @@ def suggest(args: argparse.Namespace) -> None:
     from mmseg_semi_rs.utils.files import read_list, write_atomic
     from mmseg_semi_rs.utils.sampling import evenly
 
+    nodata = nodata_value(args.nodata)
     if args.count < 1 or (args.tile or 1) < 1:
         raise ValueError(f'--count {args.count} and --tile {args.tile} must be at least 1.')
     if bool(args.config) != bool(args.checkpoint):
@@ -84,10 +84,10 @@ def suggest(args: argparse.Namespace) -> None:
     if args.clicks:
         count_clicks(args.clicks, 1)
     predictor = load_predictor(args.config, args.checkpoint) if args.config else None
-    to_rgb = predictor.to_rgb if predictor else RasterToRGB(args.bands, nodata=args.nodata)
+    to_rgb = predictor.to_rgb if predictor else RasterToRGB(args.bands, nodata=nodata)
     if predictor is None and raster_info(found[0][1]).deep:
         sample = [found[index][1] for index in evenly(len(found), _SAMPLED)]
-        to_rgb = estimate_stretch(sample, args.bands, nodata=args.nodata)
+        to_rgb = estimate_stretch(sample, args.bands, nodata=nodata, ask=args.nodata is None)
     tiles = suggestion.list_candidates(found, args.tile, to_rgb)
     names = {tile.name: index for index, tile in enumerate(tiles)}
     known = read_list(args.labelled) if args.labelled else []

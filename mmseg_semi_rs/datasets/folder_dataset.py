@@ -123,6 +123,8 @@ class FolderDataset(BaseSegDataset):
     def _resolve(self, line: str, images: dict[str, list[str]]) -> str:
         """File below the image folder that a line of the list means."""
         line = composed(line)
+        if line not in images and Path(line).name == line:
+            line = line.replace('\\', '/')  # a list of Windows
         if all(name not in images for name in (line, Path(line).with_suffix('').as_posix())):
             line = line.strip()  # blanks around a name may belong to it
         same = images.get(Path(line).with_suffix('').as_posix(), ())

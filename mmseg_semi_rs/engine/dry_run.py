@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -235,12 +237,14 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
             for t in state.values()
             if isinstance(t, Tensor)
         )
+        pace = timedelta(seconds=math.ceil(step.seconds * runner.max_iters))
         kind = 'GPU' if torch.cuda.is_available() else 'process'
         tell(
             'First step',
             [
                 ', '.join(f'{name} {value:.4f}' for name, value in step.losses.items()),
-                f'{step.seconds:.2f} s (the first one, with everything that is done once), '
+                f'{step.seconds:.2f} s (the first one, with everything that is done once; so '
+                f'{runner.max_iters:,} steps take less than {pace}), '
                 f'peak {kind} memory {peak_memory() / 2**30:.2f} GiB, '
                 f'a checkpoint has about {saved / 2**20:.0f} MiB',
                 f'{type(runner.optim_wrapper).__name__}, {type(optimizer).__name__} with '

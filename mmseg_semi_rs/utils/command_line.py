@@ -115,6 +115,20 @@ def _overrides(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, A
     return read
 
 
+def nodata_value(text: str | None) -> float | None:
+    """Value of an option ``--nodata``; None if it was not given, or is ``none``.
+
+    Raises:
+        ValueError: It is no number.
+    """
+    if text is None or text.lower() == 'none':
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f'--nodata {text!r} is no value: write a number, or none.') from error
+
+
 def print_next(*commands: Sequence[object]) -> None:
     """Print what a user may type next.
 

@@ -445,6 +445,21 @@ def test_several_inputs_and_images_in_memory(tmp_path):
         predict_image(predictor(), Image.new('I;16', (9, 9)))
 
 
+def test_linked_folders_and_patterns_that_a_shell_left(tmp_path):
+    """What the survey of a folder finds is predicted, and cmd.exe expands no pattern."""
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture(20, 20)).save(tmp_path / name / f'{name}.png')
+    (tmp_path / 'a' / 'linked').symlink_to(tmp_path / 'b')
+    (tmp_path / 'a' / 'circle').symlink_to(tmp_path / 'a')
+    result = predict_files(predictor(), tmp_path / 'a', tmp_path / 'out')
+    assert sorted(path.stem for path in result.files) == ['a', 'b']
+    result = predict_files(predictor(), str(tmp_path / 'a' / '*.p?g'), tmp_path / 'two')
+    assert [path.stem for path in result.files] == ['a']
+    with pytest.raises(FileNotFoundError, match=r'\*\.tif does not exist'):
+        predict_files(predictor(), str(tmp_path / 'a' / '*.tif'), tmp_path / 'three')
+
+
 def test_bands_that_are_taken_are_told(tmp_path):
     rasterio = pytest.importorskip('rasterio')
     shape = dict(driver='GTiff', height=20, width=20, dtype='uint8')

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from mmseg_semi_rs.dataprep.folder.conversion import choose_stretch, plan_conversion, prepare_folder
 from mmseg_semi_rs.dataprep.folder.mask_classes import parse_class, propose_classes
 from mmseg_semi_rs.dataprep.folder.split import split_folder
-from mmseg_semi_rs.dataprep.folder.survey import mask_namer, survey_folder
+from mmseg_semi_rs.dataprep.folder.survey import mask_namer, survey_folder, unread_bands
 from mmseg_semi_rs.rasters.place import Place, overlapping
 from mmseg_semi_rs.rasters.reader import read_rgb
 
@@ -572,3 +572,73 @@ def test_odd_names_are_matched_or_told(tmp_path):
         np.testing.assert_array_equal(mask, ids_of(number))
     assert 'has a line break in its name' in found.told
     assert 'gone.png does not exist' in found.told
+
+
+def test_a_mask_of_several_pages_is_left_out(tmp_path):
+    """As annotation tools write one page for each class; only the first would be read."""
+
+    def mask(path, ids, number):
+        pages = [Image.fromarray(np.uint8(ids == k) * 255) for k in range(3 if number else 1)]
+        pages[0].save(path.with_suffix('.tif'), save_all=True, append_images=pages[1:])
+
+    pairs(tmp_path, mask)
+    survey = survey_folder(tmp_path / 'images', tmp_path / 'masks', progress=False)
+    assert list(survey.masks) == ['t0'] and len(survey.problems) == 3
+    assert 't1.tif has 3 pages, of which only the first would be read' in survey.problems[0]
+
+
+def test_pixels_without_a_size_lie_nowhere(tmp_path):
+    """A damaged transform, which nothing can be placed by."""
+    nowhere = dict(crs='EPSG:32633', transform=affine.Affine(0, 0, 5e5, 0, 0, 4e6))
+
+    def image(path, rgb, number):
+        write_tiff(path, rgb.transpose(2, 0, 1), **nowhere)
+
+    pairs(tmp_path, lambda path, ids, number: write_tiff(path, ids, **nowhere), image)
+    prepared = Prepared(tmp_path)
+    assert not prepared.survey.places
+    assert all((mask == ids_of(k)).all() for k, mask in enumerate(prepared.masks()))
+
+
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [('t{}.tif', "'{stem}.tif'"), ('t{}_label', "'{stem}_label'"), ('{}', "'{stem}_mask'")],
+)
+def test_a_pattern_is_proposed_for_masks_of_other_names(tmp_path, name, told):
+    pairs(tmp_path, lambda path, ids, number: write_png(path, ids), mask_name=name)
+    with pytest.raises(ValueError, match='say by --mask-name how they differ') as error:
+        survey_folder(tmp_path / 'images', tmp_path / 'masks', progress=False)
+    assert told in str(error.value)
+
+
+def test_files_of_kinds_that_are_not_read_are_told(tmp_path):
+    pairs(tmp_path, lambda path, ids, number: write_png(path, ids))
+    for name in ('masks/t9.gif', 'masks/t8.GIF', 'images/a.heic', 'images/.b.heic', 'images/n.txt'):
+        (tmp_path / name).write_bytes(b'')
+    survey = survey_folder(tmp_path / 'images', tmp_path / 'masks', progress=False)
+    told = [note for note in survey.notes if 'not read' in note]
+    assert len(told) == 2 and '(1 .heic)' in told[0] and '(2 .gif)' in told[1]
+
+
+def test_infinite_values_are_no_data(tmp_path):
+    def image(path, rgb, number):
+        bands = rgb.transpose(2, 0, 1).astype(np.float32) / 255
+        bands[:, :4], bands[:, 4:6], bands[0, 6:8] = np.inf, -np.inf, np.inf
+        write_tiff(path, bands, **UTM)
+
+    pairs(tmp_path, lambda path, ids, number: write_png(path, ids), image)
+    for number, mask in enumerate(Prepared(tmp_path).masks()):
+        assert (mask[:6] == 255).all()
+        assert (mask[6:] == ids_of(number)[6:]).all()  # of one band only
+
+
+@pytest.mark.parametrize(
+    ('bands', 'told'), [(4, 'bands 1, 2, 3 of 4 are'), (2, 'band 1 of 2 is'), (3, None), (1, None)]
+)
+def test_bands_that_are_left_out_are_told(tmp_path, bands, told):
+    def image(path, rgb, number):
+        write_tiff(path, np.repeat(rgb[..., :1], bands, -1).transpose(2, 0, 1).astype('uint16'))
+
+    pairs(tmp_path, lambda path, ids, number: write_png(path, ids), image)
+    notes = unread_bands(survey_folder(tmp_path / 'images', tmp_path / 'masks', progress=False))
+    assert len(notes) == (told is not None) and (told or '') in ' '.join(notes)

@@ -61,6 +61,10 @@ def test_suffixes_are_mixed_and_what_has_no_mask_is_unlabelled(folder):
 def test_lists_name_stems_or_files_in_their_order(folder):
     dataset = make(folder, ['deep/d.x', 'a', 'B.JPG'])
     assert names(dataset) == ['deep/d.x.jpeg', 'a.png', 'B.JPG']
+    assert names(make(folder, ['deep\\d.x', 'deep\\c.tif'], masks=False)) == [
+        'deep/d.x.jpeg',
+        'deep/c.tif',
+    ]  # a list of Windows
 
 
 def test_names_that_mean_nothing_or_several_files_are_told(folder):

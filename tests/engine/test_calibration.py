@@ -148,3 +148,8 @@ def test_the_tool_fits_to_the_validation_images(tmp_path, capsys):
     assert f'calibration error {written["ece"][0]} %' in told
     assert all(f'  {name}: ' in told for name in CLASSES)
     assert load_predictor(config, checkpoint).calibration is not None
+    after = told.split('next:\n  ')[1]
+    assert after.startswith(f'python tools/predict.py {config} {checkpoint} ')
+    path = calibration_file(checkpoint, 'teacher')
+    path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())  # as an editor of Windows saves it
+    assert load_predictor(config, checkpoint).calibration is not None

@@ -137,6 +137,11 @@ def test_report_says_what_is_left_out(tmp_path):
     backbone = EfficientNetLite(out_indices=[3])
     report = load_pretrained(backbone, path)
     assert report.format == 'efficientnet_lite_pytorch'
+    assert str(report) == (  # in the log, one line; names of tensors are in its details
+        '108 tensors from lite.pth; left out: classification head (8), blocks behind the last one '
+        'that is read (90)'
+    )
+    assert path in report.details and '_conv_head.weight' in report.details
     assert {reason: len(names) for reason, names in report.dropped.items()} == {
         'classification head': 8,
         'blocks behind the last one that is read': 5 * 18,  # 3 x (1 kernel + 5 of batch norm)

@@ -2,6 +2,7 @@
 """``rsseg init --bands all``: a config of as many channels as the files have bands."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,19 @@ def test_large_scenes_are_cut_into_tiles_of_the_same_numbers(folder):
     before = [tile.stat().st_mtime_ns for tile in tiles]
     assert init(folder, '--bands', '4,3,2,5', '--tile', 64, '--method', 'fixmatch')[0] == 0
     assert [tile.stat().st_mtime_ns for tile in tiles] == before  # kept
+
+
+def test_a_full_disk_leaves_no_half_tile(folder, capsys):
+    """GDAL is silent about it."""
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        code, _ = init(folder, '--bands', 'all', '--tile', 64, '--method', 'fixmatch')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    error = capsys.readouterr().err
+    assert code == 2 and 'cannot be written (File too large): make room there' in error
+    assert not list((folder / 'out').rglob('*.tif'))
 
 
 def test_radar_has_no_colours(folder):

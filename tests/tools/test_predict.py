@@ -83,11 +83,16 @@ def test_a_folder_and_what_is_said_of_it(mean_teacher, tmp_path, capsys):
     images = config.parent / 'img'
     arguments = [config, checkpoint, images, '--out', tmp_path / 'out', '--preview', '--flips']
     run_here('predict', *arguments)
-    assert '7 maps in' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert '7 maps in' in said
+    after = [line.strip() for line in said.split('next:\n')[1].splitlines()]
+    assert after[0] == f'python tools/calibrate.py {config} {checkpoint}'
+    assert after[1].startswith(f'python tools/export_student.py {config} {checkpoint} --out ')
     assert len(list((tmp_path / 'out').glob('tile_?.png'))) == 7
     assert len(list((tmp_path / 'out').glob('*_preview.png'))) == 7
     run_here('predict', *arguments)
-    assert '7 maps in' in (said := capsys.readouterr().out) and '(7 were there)' in said
+    said = capsys.readouterr().out
+    assert '7 maps in' in said and '(7 there before)' in said
 
 
 def test_failed_images_are_named_and_give_exit_code_1(mean_teacher, tmp_path, capsys):
@@ -100,7 +105,7 @@ def test_failed_images_are_named_and_give_exit_code_1(mean_teacher, tmp_path, ca
     assert code.value.code == 1
     captured = capsys.readouterr()
     assert 'failed: ' in captured.err and 'bad.png' in captured.err
-    assert '1 maps in' in captured.out and '1 images failed' in captured.out
+    assert '1 map in' in captured.out and '1 image failed' in captured.out
 
 
 @pytest.mark.parametrize(

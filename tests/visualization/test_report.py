@@ -368,6 +368,8 @@ def test_what_is_no_run_or_lacks_something_is_one_sentence_and_the_rest_goes_on(
     broken = write_run(tmp_path / 'broken', lines_of(5, 40))
     next(broken.glob('*/vis_data/config.py')).write_text('model = dict(')
     add_picture(good, 'pseudo_labels_40')
+    add_picture(bare, 'test_tile_0')  # a test has its worst images, and no iteration
+    assert not read_run(bare).pictures
     picture = next(good.glob('*/vis_data/vis_image/*'))
     picture.write_bytes(picture.read_bytes()[:30])
     (tmp_path / 'empty').mkdir()

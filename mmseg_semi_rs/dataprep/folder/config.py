@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
@@ -31,12 +31,41 @@ __all__ = [
 ]
 
 _LINE = 100
+_LIBRARIES = 0.8  # GiB of a process before it has a network
 ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
 
 _DRAWN = 8  # predictions that each validation draws
 _SEAL = ' replaces this file as long as nobody has edited it: '
 _UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
 _NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
+
+
+class _Cost(NamedTuple):
+    """A step of training on one core of a CPU, without that of validation and annotation.
+
+    Attributes:
+        seconds: Time of the core; None if it was not measured.
+        memory: Of the process at most, in GiB.
+        crop: Side of the crops that it was measured with, in pixels.
+    """
+
+    seconds: float | None
+    memory: float
+    crop: int = 224
+
+    def estimate(self, crop: int, steps: int) -> str:
+        """What a training takes, in proportion to the pixels of its crops."""
+        pixels = (crop / self.crop) ** 2
+        memory = _LIBRARIES + (self.memory - _LIBRARIES) * pixels
+        if self.seconds is None:
+            return f'about {memory:.1f} GiB of memory on a CPU; the time was not measured'
+        minutes = self.seconds * pixels * steps / 60
+        time = f'{minutes:.0f} minutes' if minutes < 120 else f'{minutes / 60:.0f} hours'
+        return (
+            f'about {memory:.1f} GiB of memory and {time} of one CPU core for {steps:,} steps; an '
+            f'estimate from {self.seconds:g} s and {self.memory:g} GiB, measured for a step with '
+            f'crops of {self.crop} px'
+        )
 
 
 @dataclass(frozen=True)
@@ -57,8 +86,7 @@ class _Method:
         rates: Its factors by part.
         measured: Against supervised training in projects/own_images, with 32 labelled tiles.
         largest: Crops are no larger than this, in pixels.
-        needs: Memory of a step on a CPU with the largest crop, as ``rsseg train CONFIG --check``
-            says it; empty where it was not measured.
+        cost: Of a step; None where it was not measured.
     """
 
     idea: str
@@ -74,7 +102,7 @@ class _Method:
     rates: Mapping[str, float] = field(default_factory=lambda: {'backbone': 0.25})
     measured: str = 'not measured'
     largest: int = 512
-    needs: str = ''
+    cost: _Cost | None = None
 
 
 # Where weights come from and what they may be used for, by the files that the base configs name.
@@ -91,7 +119,12 @@ _KNOW_COLOURS = ('rsmtdf', 'rsmtdf-lite', 'semiearth')
 _RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
 _DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
 METHODS: dict[str, _Method] = {
-    'supervised': _Method('Supervised: the labelled images alone', unlabelled=0, measured=''),
+    'supervised': _Method(
+        'Supervised: the labelled images alone',
+        unlabelled=0,
+        measured='',
+        cost=_Cost(2.5, 2.1, 320),
+    ),
     'fixmatch': _Method(
         'FixMatch: after a burn-in an average of the student labels the other images',
         measured='-1.1 to +1.8 mIoU, mean of 5 draws +0.7',
@@ -139,7 +172,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
-        needs='1.8 GiB of memory on a CPU, with 4 + 4 crops of 224 px',
+        cost=_Cost(4.7, 1.8),
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'semiearth': _Method(
@@ -147,7 +180,7 @@ _SMALL: dict[str, _Method] = {
         labelled=4,
         unlabelled=4,
         largest=224,
-        needs='1.3 GiB of memory on a CPU, with 4 + 4 crops of 224 px (annotating comes before)',
+        cost=_Cost(1.2, 1.3),
         **_RECIPE,  # type: ignore[arg-type]
     ),
     'co2s': replace(
@@ -155,7 +188,7 @@ _SMALL: dict[str, _Method] = {
         idea='Co2S, small: a CLIP ViT-B/16 and a DINOv3 ViT-S/16 teach each other',
         base='co2s_clip_dinov3-s.py',
         largest=224,
-        needs='2 GiB of memory on a CPU, with 1 + 2 crops of 224 px',
+        cost=_Cost(None, 2.0),
     ),
 }
 _SMALL_CLIP = dict(arch='ViT-B-16-quickgelu', checkpoint='checkpoints/ViT-B-16.pt')
@@ -261,6 +294,13 @@ class FolderConfig:
         if self.recipe.unlabelled:
             rounds.append(4 * self.unlabelled / self.recipe.unlabelled)
         return int(min(20000, max(800, -(-max(rounds) // 100) * 100)))
+
+    @property
+    def cost(self) -> str:
+        """What training takes, and how far that is known."""
+        if self.recipe.cost is None or self.statistics is not None:
+            return 'not measured'
+        return self.recipe.cost.estimate(self.crop, self.max_iters)
 
     def weights(self, configs: Path) -> dict[str, str]:
         """Origin and licence of each weight file that is to be put into ``checkpoints``.
