@@ -363,8 +363,8 @@ def _run(arguments: list[str], side: int, raster: str, processes: int, out: Path
     """Measure a raster in as many new processes, on as many threads each as this one has."""
     launcher = []
     if processes > 1:
-        launcher = ['-m', 'torch.distributed.run', f'--nproc_per_node={processes}']
-        launcher += ['--master_port=0']
+        launcher = ['-m', 'torch.distributed.run', '--standalone']
+        launcher += [f'--nproc_per_node={processes}']
     command = [sys.executable, *launcher, __file__, *arguments, '--sizes', str(side)]
     local = {'no_proxy': ','.join(filter(None, (os.environ.get('no_proxy'), '127.0.0.1')))}
     subprocess.run(
