@@ -60,7 +60,7 @@ METHODS = {
 WITH_STAND_INS = {'rsmtdf', 'semiearth', 'co2s-supervised', 'co2s', 'co2s-all'}
 BY_NAME = 'CLIP by name'
 FULL = dict(train=32, val=8, size=256, tile=128)
-QUICK = dict(train=11, val=1, size=256, tile=128)  # of 44 tiles 4 are labelled: one scene
+QUICK = dict(train=11, val=4, size=128, tile=128)  # one of the 11 is labelled
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with timed(console, 'scenes'):
         make_demo_data(data / 'demo_potsdam', seed=args.seed, workers=cores, **size)
     configs = {name: CONFIGS / f'{METHODS[name][1]}.py' for name in args.methods}
-    iterations = args.iters or (8 if args.quick else None)
+    iterations = args.iters or (4 if args.quick else None)
     iterations = iterations or max(
         Config.fromfile(config).train_cfg.max_iters for config in configs.values()
     )
