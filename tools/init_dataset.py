@@ -7,6 +7,7 @@ r"""Look at a folder of images and masks, divide it, and write a config that tra
   python tools/init_dataset.py SCENES MASKS --bands 4 3 2      # 16-bit rasters, infrared as red
   python tools/init_dataset.py SCENES suggested/suggested.gpkg # what was drawn on a map
   python tools/init_dataset.py SCENES MASKS --bands all --rgb 3 2 1  # a network of all bands
+  python tools/init_dataset.py addresses.txt MASKS             # rasters elsewhere, fetched once
   python tools/init_dataset.py IMAGES                          # only look
 
 A mask has the path of its image, whatever the suffixes: IMAGES/a/x.jpg and MASKS/a/x.png. Images
@@ -62,11 +63,17 @@ from mmseg_semi_rs.dataprep.folder.split import (
     split_folder,
     split_folds,
 )
-from mmseg_semi_rs.dataprep.folder.survey import Survey, choose_bands, survey_folder
+from mmseg_semi_rs.dataprep.folder.survey import (
+    Survey,
+    choose_bands,
+    survey_folder,
+    unread_bands,
+)
 from mmseg_semi_rs.dataprep.splits.files import MANIFEST, verify_split, write_split
 from mmseg_semi_rs.rasters.files import list_images
 from mmseg_semi_rs.rasters.levels import RasterToBands, RasterToRGB
 from mmseg_semi_rs.rasters.reader import read_rgb
+from mmseg_semi_rs.rasters.remote import is_remote, stand_ins
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 from mmseg_semi_rs.utils.commands import command, resources
@@ -83,7 +90,12 @@ _MEASURED = 200  # images that the statistics are taken of
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = command_parser('init', __doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('images', type=Path, help='folder of images: PNG, JPEG, (Geo)TIFF')
+    parser.add_argument(
+        'images',
+        type=_local,
+        help='folder of images: PNG, JPEG, (Geo)TIFF; or a text file with an address such as '
+        'https://host/a.tif a line',
+    )
     parser.add_argument(
         'masks',
         type=Path,
@@ -304,6 +316,7 @@ def write_lists(
     recipe = {
         'images': str(ready.image_dir),
         'masks': str(ready.mask_dir),
+        'originals': [str(path.resolve()) for path in (args.images, args.masks)],
         'seed': args.seed,
         'classes': list(plan.classes),
         'values': [plan.show(value) for value in plan.values],
@@ -351,7 +364,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         Number of files that were left out.
     """
     images = args.images.resolve()
+    listed = images.suffix.lower() == '.txt' and images.is_file()
     name = images.parent.name if images.name.lower() in _SAYS_NOTHING else images.name
+    name = images.stem if listed else name
     name = '_'.join((args.out.resolve() if args.out else Path(name)).name.split()) or 'own'
     out = (args.out or Path('data') / name).resolve()
     for folder in filter(None, (args.images, args.masks)):
@@ -372,6 +387,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for option in (args.tolerance, args.mask_threshold):
         if option is not None and not 0 <= option <= 255:
             raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
+    unopened = []
+    if listed:
+        unopened, args.images = stand_ins(images, out / 'elsewhere'), out / 'elsewhere'
     named, masks = [parse_class(text) for text in args.classes], args.masks
     if masks is not None and is_drawing(masks):
         masks = out / 'drawn'
@@ -379,11 +397,12 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print(f'{pixels:,} pixels are drawn in {args.masks}, made into masks in {masks}')
     bands, several = parse_bands(args.bands, args.rgb)
     survey = survey_folder(args.images, masks, bands, args.mask_name, args.warp_masks)
+    survey.problems[:0] = unopened
     choice = choose_bands(survey, bands, args.rgb) if several else None
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
-        for note in survey.fills:
+        for note in [*survey.notes, *survey.fills]:
             console.print(f'  note: {note}', style='yellow', markup=False)
         show_problems(console, survey.problems)
         return len(survey.problems)
@@ -410,6 +429,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     stretch = (args.low, args.high, tuple(args.percentiles))
     ask = args.nodata is None
     if choice is None:
+        survey.notes += unread_bands(survey) if bands is None else []
         to_rgb = choose_stretch(survey, bands, *stretch, nodata, ask)
     else:
         survey.notes += choice.notes
@@ -456,7 +476,7 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     path = args.config or out / f'{name}_{method}{small}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
     bar = None
-    if config.recipe.small and config.recipe.unlabelled:  # which a supervised config can match
+    if args.size == 'full' and config.recipe.small and config.recipe.unlabelled:  # same student
         bar = path.with_name(f'{name}_supervised.py')
         same = replace(config, method='supervised', iters=config.max_iters)
         try:
@@ -539,6 +559,15 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     show_problems(console, problems)
     show_next(console, path, config, args.images, len(folds), bar)
     return len(problems)
+
+
+def _local(text: str) -> Path:
+    """The first argument, which is a name of a file or a folder."""
+    if is_remote(text):
+        raise argparse.ArgumentTypeError(
+            f'{text} is an address: write it into a text file, one a line, and give that'
+        )
+    return Path(text)
 
 
 def parse_bands(words: list[str] | None, rgb: list[int] | None) -> tuple[list[int] | None, bool]:

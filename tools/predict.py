@@ -33,7 +33,7 @@ from rich.progress import (
 )
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
 
 _STDERR = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -189,6 +189,13 @@ def predict(args: argparse.Namespace) -> int:
         f'{len(result.files)} maps in {args.out} ({result.skipped} were there), '
         f'{len(result.failures)} images failed, {took:.1f} s'
     )
+    if result.files:
+        told = (args.config, args.checkpoint)
+        fits = predictor.calibration is None and cfg.get('val_dataloader') is not None
+        print_next(
+            *([('calibrate', *told)] if fits else []),  # what the confidence means
+            ('export', *told, '--out', 'exported'),
+        )
     return 1 if result.failures else 0
 
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from mmseg_semi_rs import register_all
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
+_SAMPLED = 30  # images that the stretch of deep ones is estimated from
+
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
@@ -45,15 +47,24 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--bands', nargs=3, type=int, metavar='BAND', help='red, green and blue (default: 1 2 3)'
     )
+    parser.add_argument(
+        '--nodata',
+        type=float,
+        metavar='V',
+        help='value of pixels without data that the images do not declare',
+    )
     return parse(parser, arguments, config=False)
 
 
 def suggest(args: argparse.Namespace) -> None:
     """Choose the tiles and write the files."""
     from mmseg_semi_rs.dataprep.splits.draw import scene_of
-    from mmseg_semi_rs.rasters.files import list_images
+    from mmseg_semi_rs.rasters.files import composed, list_images
     from mmseg_semi_rs.rasters.levels import RasterToRGB
+    from mmseg_semi_rs.rasters.reader import raster_info
+    from mmseg_semi_rs.rasters.stretch import estimate_stretch
     from mmseg_semi_rs.utils.files import read_list, write_atomic
+    from mmseg_semi_rs.utils.sampling import evenly
 
     if args.count < 1 or (args.tile or 1) < 1:
         raise ValueError(f'--count {args.count} and --tile {args.tile} must be at least 1.')
@@ -73,10 +84,14 @@ def suggest(args: argparse.Namespace) -> None:
     if args.clicks:
         count_clicks(args.clicks, 1)
     predictor = load_predictor(args.config, args.checkpoint) if args.config else None
-    to_rgb = predictor.to_rgb if predictor else RasterToRGB(args.bands)
+    to_rgb = predictor.to_rgb if predictor else RasterToRGB(args.bands, nodata=args.nodata)
+    if predictor is None and raster_info(found[0][1]).deep:
+        sample = [found[index][1] for index in evenly(len(found), _SAMPLED)]
+        to_rgb = estimate_stretch(sample, args.bands, nodata=args.nodata)
     tiles = suggestion.list_candidates(found, args.tile, to_rgb)
     names = {tile.name: index for index, tile in enumerate(tiles)}
     known = read_list(args.labelled) if args.labelled else []
+    known = [composed(name) for name in known]
     unknown = [name for name in known if name not in names]
     if unknown:
         raise ValueError(f'{args.labelled} names {unknown[0]}, which is none of the tiles.')

@@ -18,14 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
-from mmseg_semi_rs.utils.commands import command
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -205,7 +203,7 @@ def test(args: argparse.Namespace) -> dict[str, float]:
     if is_main_process():
         tell_metrics(args, metrics)
         if write_record(record, args, runner):
-            print(f'next:\n  {command("report")} {shlex.quote(str(cfg.work_dir))}', flush=True)
+            print_next(('report', cfg.work_dir))
     leave_process_group()
     return metrics
 

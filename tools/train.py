@@ -10,12 +10,11 @@ bash tools/dist_train.sh CONFIG 4 --amp           # 4 GPUs, bfloat16
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
-from mmseg_semi_rs.utils.commands import command
+from mmseg_semi_rs.dataprep.splits.files import changed_originals
+from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,7 +75,7 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
 
     cfg = load_config(args.config, args.cfg_options, args.work_dir, args.seed)
     weight_files = check_paths(cfg)
-    notes = [set_amp(cfg, args.amp)]
+    notes = [set_amp(cfg, args.amp), changed_originals(Path(cfg.get('data_root', '')) / 'splits')]
     set_launcher(cfg, args.launcher)
     if args.auto_scale_lr:
         scaling = section(cfg, 'auto_scale_lr')
@@ -116,13 +115,12 @@ def show_next(config: str, work_dir: Path, tested: bool) -> None:
     found = sorted(work_dir.glob('best_*.pth'), key=age) or sorted(work_dir.glob('*.pth'), key=age)
     if not found:
         return
-    words = shlex.join([config, str(found[-1])])
-    folder = shlex.quote(str(work_dir))
-    print('next:')
-    print(f'  {command("predict")} {words} IMAGES --out {folder}/maps --preview')
-    if tested:
-        print(f'  {command("test")} {words} --work-dir {folder}')
-    print(f'  {command("report")} {folder}', flush=True)
+    words = (config, found[-1])
+    print_next(
+        ('predict', *words, 'IMAGES', '--out', work_dir / 'maps', '--preview'),
+        *([('test', *words, '--work-dir', work_dir)] if tested else []),
+        ('report', work_dir),
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..engine.launch import load_config
 from ..models.utils.renormalise import image_statistics
-from ..utils.commands import command
+from ..utils.commands import find_checkpoint_file
 from ..utils.files import replacing, write_atomic
 from .predictor import choose_network, dataset_meta, load_weights
 from .stock_parts import (
@@ -161,12 +161,7 @@ def take_network(
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     if network is not None:
         choose_network(cfg, network)
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
-            'the work_dir of a training.'
-        )
+    path = find_checkpoint_file(checkpoint)
     model: Any = MODELS.build(cfg.model)
     meta = load_weights(model, path)
     classes, palette = dataset_meta(cfg, meta, path)

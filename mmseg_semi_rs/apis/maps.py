@@ -25,6 +25,7 @@ from .mosaic import Strip
 from .predictor import NO_DATA
 
 _PREVIEW_SIDE = 1024
+_FEW = 16  # bands in blocks of 512 px: what is read or written at a time is 4 MiB
 _AT_ONCE = 2**22  # pixels of a polygon whose confidence is read at a time
 _RESERVED = ('gpkg', 'rtree', 'sqlite')
 
@@ -172,6 +173,7 @@ class MapWriter:
         from rasterio.shutil import copy
         from rasterio.windows import Window
 
+        block = 512 if layer.bands <= _FEW else 256
         profile = {
             'driver': 'GTiff',
             'width': like.width,
@@ -182,8 +184,8 @@ class MapWriter:
             'transform': like.transform,
             'nodata': layer.nodata,
             'tiled': True,
-            'blockxsize': 512,
-            'blockysize': 512,
+            'blockxsize': block,
+            'blockysize': block,
             'bigtiff': 'IF_SAFER',
         }
         written = []
@@ -213,7 +215,7 @@ class MapWriter:
                 partial,
                 driver='COG',
                 compress='DEFLATE',
-                blocksize=512,
+                blocksize=block,
                 overview_resampling=layer.overview,
                 num_threads='ALL_CPUS',
                 bigtiff='IF_SAFER',

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..engine.processes import Processes
-from ..rasters.files import IMAGE_SUFFIXES
+from ..rasters.files import IMAGE_SUFFIXES, list_images
 from ..rasters.levels import RasterToBands, RasterToRGB
 from ..rasters.reader import raster_info, read_rgb
 from ..rasters.remote import is_remote, item_asset, stand_in
@@ -191,6 +191,7 @@ class _Prediction:
 
     def run(self, given: Sequence[str | Path], out: Path, asset: str | None) -> Predicted:
         """Predict what is not done yet."""
+        given = expanded(given)
         single = len(given) == 1 and not Path(given[0]).is_dir()
         named = single and out.suffix.lower() in ('.tif', '.tiff', '.png')
         folder = out.parent if named else out
@@ -446,6 +447,16 @@ def predict_small(
     return strips
 
 
+def expanded(given: Sequence[str | Path]) -> list[str | Path]:
+    """Inputs with patterns as ``tiles/*.tif`` replaced by files, where the shell left them."""
+    found: list[str | Path] = []
+    for name in given:
+        pattern = isinstance(name, str) and '://' not in name and not Path(name).exists()
+        matching = sorted(Path(name).parent.glob(Path(name).name)) if pattern else []
+        found += matching or [name]
+    return found
+
+
 def find_images(given: Path, out: Path) -> list[Path]:
     """The image itself, or all of a folder and its sub-folders, sorted.
 
@@ -466,11 +477,9 @@ def find_images(given: Path, out: Path) -> list[Path]:
         raise FileNotFoundError(f'{given} does not exist: give an image or a folder of images.')
     found = sorted(
         path
-        for path in given.rglob('*')
-        if path.suffix.lower() in known
-        and not path.is_dir()
-        and out.resolve() not in (path.parent.resolve() / path.name).parents
-        and not any(part.startswith('.') for part in path.relative_to(given).parts)
+        for names in list_images(given).values()
+        for path in map(given.joinpath, names)
+        if out.resolve() not in (path.parent.resolve() / path.name).parents
     )
     if not found:
         raise FileNotFoundError(f'{given} has no images: known are {" ".join(known)}.')

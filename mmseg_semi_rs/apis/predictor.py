@@ -22,7 +22,7 @@ from ..engine.launch import load_config, section
 from ..models.utils.renormalise import image_statistics
 from ..models.weights import load_weights
 from ..rasters.levels import RasterToBands, RasterToRGB, raster_conversion
-from ..utils.commands import command
+from ..utils.commands import find_checkpoint_file
 from ..utils.files import file_digest, settings_digest
 
 NO_DATA = 255  # in a map
@@ -213,12 +213,7 @@ def load_predictor(
     cfg = config if isinstance(config, Config) else load_config(config)
     if network is not None:
         choose_network(cfg, network)
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'The checkpoint {checkpoint} does not exist: {command("train")} writes them into '
-            'the work_dir of a training.'
-        )
+    path = find_checkpoint_file(checkpoint)
     if device is None:
         gpu = torch.cuda.is_available()
         device = f'cuda:{torch.cuda.current_device()}' if gpu else 'cpu'

@@ -12,6 +12,7 @@ from mmseg.registry import DATASETS
 
 from ..classes import class_colours
 from ..rasters.files import composed, list_images
+from ..utils.commands import command
 from ..utils.files import read_text
 
 
@@ -39,7 +40,7 @@ class FolderDataset(BaseSegDataset):
 
     Raises:
         ValueError: There are no classes, palette or concepts do not fit them, or a line of the list
-            means several images.
+            means several images or is an address.
         FileNotFoundError: A listed image does not exist.
 
     Examples:
@@ -126,6 +127,11 @@ class FolderDataset(BaseSegDataset):
             line = line.strip()  # blanks around a name may belong to it
         same = images.get(Path(line).with_suffix('').as_posix(), ())
         found = [name for name in same if composed(name) == line] or images.get(line, [])
+        if not found and '://' in line:
+            raise ValueError(
+                f'{self.ann_file} names {line}, an address, which no training waits for: give the '
+                f'list to `{command("init")}`, which fetches its rasters once.'
+            )
         if not found:
             raise FileNotFoundError(
                 f'{self.ann_file} names {line}, of which there is no image in '

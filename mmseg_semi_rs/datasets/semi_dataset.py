@@ -11,6 +11,8 @@ from typing import Any
 import torch.utils.data
 from mmengine.dataset import ConcatDataset
 from mmengine.logging import print_log
+from mmseg.datasets import MultiImageMixDataset
+from mmseg.datasets.transforms import RandomMosaic
 from mmseg.registry import DATASETS
 from PIL import Image, UnidentifiedImageError
 
@@ -224,9 +226,16 @@ def _build(source: Any) -> Any:
 
 
 def _check_geometry(source: Any) -> None:
-    """Refuse what moves pixels beside ``TrackGeometry``, in a source and those wrapped in it."""
+    """Refuse what moves pixels untracked, or joins images there are none of, also in wrappers."""
     pipeline = getattr(source, 'pipeline', None) or []
-    refuse_untracked(getattr(pipeline, 'transforms', pipeline))
+    steps = getattr(pipeline, 'transforms', pipeline)
+    refuse_untracked(steps)
+    alone = not isinstance(source, MultiImageMixDataset)
+    if alone and any(isinstance(step, RandomMosaic) for step in steps):
+        raise ValueError(
+            f'RandomMosaic in the pipeline of {type(source).__name__} has no other images to join: '
+            "put it into that of dict(type='MultiImageMixDataset', dataset=..., pipeline=[...])."
+        )
     inner = getattr(source, 'dataset', None)
     for part in [*(getattr(source, 'datasets', None) or []), *([] if inner is None else [inner])]:
         _check_geometry(part)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class BatchPainter:
         return draw_panels(
             rows,
             ['labelled image', 'label (grey: ignored)', 'both', 'valid (white)'],
-            [str(sample.metainfo.get('img_path', '')) for sample in samples[: self.images]],
+            _names(samples[: self.images]),
         )
 
     def pseudo_labels(self, weak: Tensor, samples: list) -> dict[str, PseudoLabel]:
@@ -114,8 +115,7 @@ class BatchPainter:
                     (found.weight[index] * 255).byte().numpy(),
                 ]
             rows.append(row)
-        paths = [str(sample.metainfo.get('img_path', '')) for sample in samples[: len(rows)]]
-        return draw_panels(rows, titles, paths)
+        return draw_panels(rows, titles, _names(samples[: len(rows)]))
 
     def __call__(self, batch: dict) -> np.ndarray:
         """Draw one batch.
@@ -136,8 +136,16 @@ class BatchPainter:
         for name in sorted(name for name in inputs if name.startswith('strong')):
             parts.append(self.unlabelled(name, inputs['weak'], inputs[name], samples['weak']))
         width = max(part.shape[1] for part in parts)
-        parts.append(legend(self.classes, self.palette, width))
+        names, colours = [*self.classes], [*self.palette]
+        if self.cutmix and 'weak' in inputs:
+            names, colours = [*names, 'pasted by CutMix'], [*colours, TINT]
+        parts.append(legend(names, colours, width))
         return np.concatenate([
             np.pad(part, ((0, 0), (0, width - part.shape[1]), (0, 0)), constant_values=255)
             for part in parts
         ])  # fmt: skip
+
+
+def _names(samples: list) -> list[str]:
+    """Names of the image files of samples, without their folders, which all share."""
+    return [Path(sample.metainfo.get('img_path') or '').name for sample in samples]

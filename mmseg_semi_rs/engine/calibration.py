@@ -81,7 +81,7 @@ def read_calibration(checkpoint: str | Path, network: str, classes: int) -> Cali
         return None
     again = f'run {command("calibrate")} again, or remove it.'
     try:
-        found = json.loads(path.read_text(encoding='utf-8'))
+        found = json.loads(path.read_text(encoding='utf-8-sig'))
         calibration = Calibration(
             **{
                 **found,

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..datasets.semi_dataset import fill_split
+from ..datasets.semi_dataset import SemiDataset, fill_split
 from ..rasters.gdal import open_raster
 from ..utils.commands import command
+from ..utils.errors import RunStoppedError, one_line
 from ..utils.files import read_list
 from ..utils.progress import map_threaded
+from ..utils.randomness import Draw
 from .decoded_images import DecodedImages
 
 LISTED = 10  # problems that an error message spells out
@@ -237,7 +239,7 @@ def check_segmentation_dataset(
         ValueError: Something is wrong with the files; the first ten problems are listed.
         FileNotFoundError: The same, when all problems are absent files.
     """
-    leaves = list(_leaves(dataset))
+    leaves = list(leaves_of(dataset))
     title = name or ', '.join(dict.fromkeys(_title(leaf) for leaf in leaves))
     samples = [sample for leaf in leaves for sample in _samples(leaf, with_labels)]
     if not samples:
@@ -298,6 +300,49 @@ def check_semi_dataset(
     return SemiSummary(labelled, unlabelled)
 
 
+def check_views(dataset: SemiDataset) -> None:
+    """Make the first sample of each source, and look for the views that a segmentor learns from.
+
+    What a pipeline lacks is told here, and not by a worker or by the first step.
+
+    Args:
+        dataset: Of training.
+
+    Raises:
+        ValueError: A pipeline fails, or gives no labelled view, no weak or no strong one.
+    """
+    firsts = {'labelled': 0, 'unlabelled': len(dataset.labelled)}
+    for name, index in firsts.items():
+        if index == len(dataset):
+            continue
+        try:
+            sample = dataset[Draw(index, (0, 0, 0))]
+            views = sample['inputs'] if isinstance(sample.get('inputs'), Mapping) else {}
+        except RunStoppedError:
+            raise
+        except Exception as error:  # of any transform
+            raise ValueError(
+                f'The pipeline of the {name} images fails on '
+                f'{dataset.get_data_info(index)["img_path"]} ({type(error).__name__}: '
+                f'{one_line(error)}): correct its transforms.'
+            ) from error
+        made = sorted(view for view, image in views.items() if image is not None)
+        if name == 'unlabelled' and ('weak' not in made or not any('strong' in v for v in made)):
+            raise ValueError(
+                f'The pipeline of the unlabelled images gives the views {made}, and "weak" and '
+                '"strong" are needed: end it with a MultiBranch that packs both by PackSemiInputs, '
+                'or take a stock pipeline that ends with PackSegInputs.'
+            )
+        if name == 'labelled' and (
+            'sup' not in made or 'gt_sem_seg' not in sample['data_samples']['sup']
+        ):
+            raise ValueError(
+                f'The pipeline of the labelled images gives the views {made}, and "sup" with its '
+                'mask is needed: begin it with LoadImageFromFile and LoadAnnotations, and end it '
+                'with a MultiBranch that packs "sup" by PackSemiInputs, or with PackSegInputs.'
+            )
+
+
 def check_disjoint(datasets: Mapping[str, Any]) -> None:
     """Check that no two datasets share an image.
 
@@ -310,7 +355,7 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
     images = {
         name: {
             _identity(sample.image): sample.image
-            for leaf in _leaves(dataset)
+            for leaf in leaves_of(dataset)
             for sample in _samples(leaf, False)
         }
         for name, dataset in datasets.items()
@@ -344,19 +389,19 @@ def image_lists(dataset: Any) -> dict[str, str]:
     lists = {}
     for name, part in parts.items():
         if part is not None:
-            stems = [Path(s.image).stem for leaf in _leaves(part) for s in _samples(leaf, False)]
+            stems = [Path(s.image).stem for leaf in leaves_of(part) for s in _samples(leaf, False)]
             digest = hashlib.sha256('\n'.join(stems).encode(errors='replace')).hexdigest()
             lists[name] = f'{len(stems)} images (names {digest[:12]})'
     return lists
 
 
-def _leaves(dataset: Any) -> Iterator[Any]:
+def leaves_of(dataset: Any) -> Iterator[Any]:
     """The datasets inside wrappers."""
     if getattr(dataset, 'datasets', None) is not None:
         for part in dataset.datasets:
-            yield from _leaves(part)
+            yield from leaves_of(part)
     elif getattr(dataset, 'dataset', None) is not None:
-        yield from _leaves(dataset.dataset)
+        yield from leaves_of(dataset.dataset)
     else:
         yield dataset
 
@@ -367,7 +412,7 @@ def _title(leaf: Any) -> str:
 
 def list_of(dataset: Any) -> str:
     """Where a dataset, or the first inside its wrappers, has its images from: list or folder."""
-    leaf = next(_leaves(dataset))
+    leaf = next(leaves_of(dataset))
     prefix = getattr(leaf, 'data_prefix', None) or {}
     return str(getattr(leaf, 'ann_file', '') or prefix.get('img_path', ''))
 
@@ -376,10 +421,17 @@ def _samples(leaf: Any, with_labels: bool) -> Iterator[_Sample]:
     if hasattr(leaf, 'full_init'):
         leaf.full_init()
     label_map = getattr(leaf, 'label_map', None)
+    reduces = getattr(leaf, 'reduce_zero_label', False)
+    for step in getattr(getattr(leaf, 'pipeline', None), 'transforms', ()) if with_labels else ():
+        if getattr(step, 'reduce_zero_label', None) not in (None, reduces):
+            raise ValueError(
+                f'{_title(leaf)} has reduce_zero_label={reduces}, but {type(step).__name__} in its '
+                f'pipeline {step.reduce_zero_label}: leave it out there.'
+            )
     rule = _IdRule(
         len(leaf.metainfo.get('classes') or ()) or 256,
         getattr(leaf, 'ignore_index', 255),
-        bool(getattr(leaf, 'reduce_zero_label', False)),
+        bool(reduces),
         None if label_map is None else tuple(sorted(label_map.items())),
     )
     for index in range(len(leaf)):

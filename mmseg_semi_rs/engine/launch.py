@@ -15,7 +15,6 @@ import torch.distributed
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from mmseg.registry import MODELS
 
 from ..utils.commands import command, find_config
@@ -44,10 +43,10 @@ _WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors', '.npz', '.ta
 
 
 class BegunHook(Hook):
-    """Tells that the training is under way when its first iteration begins.
+    """Tells that the training is under way when its first iteration is done.
 
     Args:
-        begun: Called before every iteration.
+        begun: Called after every iteration.
     """
 
     priority = 'VERY_HIGH'
@@ -55,7 +54,7 @@ class BegunHook(Hook):
     def __init__(self, begun: Callable[[], None]) -> None:
         self.begun = begun
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+    def after_train_iter(self, *_: Any, **__: Any) -> None:
         """Tell it."""
         self.begun()
 

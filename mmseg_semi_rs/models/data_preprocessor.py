@@ -69,6 +69,9 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         Returns:
             ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples`` ``{branch:
             list[SegDataSample]}``; only branches that have samples.
+
+        Raises:
+            ValueError: An image is larger than ``size``.
         """
         if not isinstance(data['inputs'], dict):
             return super().forward(data, training)
@@ -101,10 +104,16 @@ class SemiDataPreprocessor(SegDataPreProcessor):
         return {'inputs': inputs, 'data_samples': samples}
 
     def _common_size(self, images: dict[str, list[Tensor]]) -> tuple[int, int]:
-        if self.size is not None:
-            return self.size
         shapes = [image.shape[-2:] for listed in images.values() for image in listed]
         height, width = (max(sides) for sides in zip(*shapes, strict=True))
+        if self.size is not None:
+            if height > self.size[0] or width > self.size[1]:
+                raise ValueError(
+                    f'A batch has images of {height} x {width} pixels, more than '
+                    f'data_preprocessor.size={tuple(self.size)}, to which they are padded: let '
+                    'RandomCrop make crops of that size, or give size the larger one.'
+                )
+            return self.size
         divisor = self.size_divisor or 1
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 

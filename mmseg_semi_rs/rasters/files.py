@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
 RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')  # GDAL reads them
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *RASTER_SUFFIXES)
+# Of images or arrays as well, which nothing here reads.
+_OTHER_SUFFIXES = {
+    *('.gif', '.heic', '.heif', '.avif', '.jxl', '.tga', '.ppm', '.pgm', '.psd', '.dng', '.svg'),
+    *('.j2k', '.ecw', '.sid', '.asc', '.bil', '.dat', '.hgt', '.nc', '.h5', '.hdf', '.hdf5'),
+    *('.npy', '.npz', '.mat', '.zip', '.gz'),
+}
 
 
 def list_images(folder: str | Path) -> dict[str, list[str]]:
@@ -24,6 +31,20 @@ def list_images(folder: str | Path) -> dict[str, list[str]]:
         it; both sorted. Suffixes are those of :data:`IMAGE_SUFFIXES` in any case.
     """
     found: dict[str, list[str]] = defaultdict(list)
+    for path in _files(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found[composed(path.with_suffix('').as_posix())].append(path.as_posix())
+    return {stem: sorted(found[stem]) for stem in sorted(found)}
+
+
+def unread_images(folder: str | Path) -> Counter[str]:
+    """Number of files below a folder by suffix that are images too but of no kind that is read."""
+    suffixes = (path.suffix.lower() for path in _files(folder))
+    return Counter(suffix for suffix in suffixes if suffix in _OTHER_SUFFIXES)
+
+
+def _files(folder: str | Path) -> Iterator[Path]:
+    """Files that are not hidden, below ``folder`` and relative to it."""
     for where, folders, names in os.walk(folder, followlinks=True):
         here = Path(where).resolve()
         folders[:] = [  # without links to what they lie in, which would never end
@@ -32,11 +53,7 @@ def list_images(folder: str | Path) -> dict[str, list[str]]:
             if not name.startswith('.') and not here.is_relative_to((here / name).resolve())
         ]
         below = Path(where).relative_to(folder)
-        for name in names:
-            if not name.startswith('.') and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                path = below / name
-                found[composed(path.with_suffix('').as_posix())].append(path.as_posix())
-    return {stem: sorted(found[stem]) for stem in sorted(found)}
+        yield from (below / name for name in names if not name.startswith('.'))
 
 
 def composed(name: str) -> str:

@@ -164,10 +164,10 @@ class RasterToRGB:
         return np.nan_to_num(levels, copy=False, nan=0.0)
 
     def has_data(self, pixels: np.ndarray) -> np.ndarray:
-        """Where chosen bands (B, H, W) are neither all NaN nor all ``nodata``, (H, W) bool."""
+        """Where chosen bands (B, H, W) are not all NaN or infinite, nor all ``nodata``, (H, W)."""
         found = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == 'f':
-            found &= ~np.isnan(pixels).all(0)
+            found &= np.isfinite(pixels).any(0)
         if self.nodata is not None:
             found &= (pixels != _as(self.nodata, pixels.dtype)).any(0)
         return found

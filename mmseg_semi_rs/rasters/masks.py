@@ -237,6 +237,11 @@ def _has_colours(mode: str) -> bool:
 
 def _read_raster(path: Path) -> Mask:
     with open_raster(path) as raster:
+        if len(raster.subdatasets) > 1:
+            raise ValueError(
+                f'{path} has {len(raster.subdatasets)} pages, of which only the first would be '
+                'read: write the mask as one page.'
+            )
         if raster.count not in (1, 3, 4):
             raise ValueError(
                 f'{path} has {raster.count} bands, which is neither a mask of ids nor one of '

@@ -68,7 +68,7 @@ def place_of(raster: Any) -> Place | None:
         from rasterio.transform import from_gcps
 
         transform, crs = from_gcps(raster.gcps[0]), raster.gcps[1]
-    if transform.is_identity:
+    if transform.is_identity or transform.is_degenerate:  # pixels of no size lie nowhere
         return None
     return Place(raster.width, raster.height, transform, crs or None)
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..utils.files import replacing
+from ..utils.files import write_atomic
 from .files import RASTER_SUFFIXES
 from .gdal import count_bands, import_rasterio, open_raster, read_bands, read_window
 from .levels import RasterToRGB
@@ -277,11 +277,13 @@ def copy_window(path: str | Path, target: str | Path, window: Sequence[int]) -> 
             own = 'per_dataset' in kinds and 'alpha' not in kinds
             mask = raster.dataset_mask(window=part) > 0 if own else None
     settings.update(height=bottom - top, count=len(bands), dtype=bands.dtype)
-    with (
-        replacing(Path(target)) as partial,
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(partial, 'w', **settings) as out,
-    ):
-        out.write(bands)
-        if mask is not None:
-            out.write_mask(mask)
+    # In memory first, since GDAL is silent about a disk that is full.
+    with rasterio.MemoryFile() as memory:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            memory.open(**settings) as out,
+        ):
+            out.write(bands)
+            if mask is not None:
+                out.write_mask(mask)
+        write_atomic(Path(target), bytes(memory.getbuffer()))

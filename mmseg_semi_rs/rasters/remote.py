@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.request import urlopen
 
-from ..utils.files import replacing
+from ..utils.files import read_text, replacing
+from ..utils.progress import map_threaded
 from .gdal import import_rasterio
 
-__all__ = ['gdal_name', 'is_remote', 'item_asset', 'stand_in']
+__all__ = ['gdal_name', 'is_remote', 'item_asset', 'stand_in', 'stand_ins']
 
 _STORES = {'s3': '/vsis3/', 'gs': '/vsigs/', 'az': '/vsiaz/'}
 #: What GDAL is told of web servers, unless the environment variable beside it says otherwise.
@@ -101,6 +103,56 @@ def stand_in(address: str, folder: Path) -> Path:
     return path
 
 
+def stand_ins(addresses: Path, folder: Path) -> list[str]:
+    """Write a VRT for each raster of a list, named as that raster.
+
+    Args:
+        addresses: Text file with one address a line.
+        folder: Where they are written to; what stood there for another list is removed.
+
+    Returns:
+        One sentence for each address that cannot be opened.
+
+    Raises:
+        FileNotFoundError: None of them can be opened, or there is none.
+        ImportError: rasterio is not installed.
+        ValueError: A line is no address, or two rasters have one name.
+    """
+    lines = [line.strip() for line in read_text(addresses).splitlines() if line.strip()]
+    local = [line for line in lines if not is_remote(line)]
+    if local:
+        raise ValueError(
+            f'{addresses} names {local[0]}, which is no address such as https://host/a.tif: put '
+            'local images into a folder and give that.'
+        )
+
+    def look(address: str) -> Path | str:
+        try:
+            return stand_in(address, folder)
+        except FileNotFoundError as error:
+            return str(error)
+
+    found = map_threaded(look, lines, 'opening rasters')
+    problems = [each for each in found if isinstance(each, str)]
+    if len(problems) == len(lines):
+        raise FileNotFoundError(
+            *problems[:1] or [f'{addresses} is empty: write addresses into it.']
+        )
+    names: dict[str, str] = {}
+    for address, path in zip(lines, found, strict=True):
+        if isinstance(path, Path) and names.setdefault(path.name, address) != address:
+            raise ValueError(
+                f'{names[path.name]} and {address} have one name, by which masks are found: give '
+                'lists of their own to them.'
+            )
+    for path in folder.glob('*.vrt'):
+        path.unlink()
+    for each in found:
+        if isinstance(each, Path):
+            shutil.copy2(each, folder / each.name)  # with its time: the raster has not changed
+    return problems
+
+
 def _fingerprint(raster: Any, address: str) -> str:
     """Digest of an address, of the header there, and of three blocks of pixels."""
     found = hashlib.sha256(repr((address, raster.profile, raster.tags())).encode())
@@ -127,7 +179,7 @@ def item_asset(item: str | Path, asset: str | None = None) -> str:
     place = str(item) if is_remote(item) else Path(item).resolve().as_uri()
     try:
         with urlopen(place, timeout=_SECONDS) as file:
-            parsed = json.load(file)
+            parsed = json.loads(file.read().decode('utf-8-sig'))
     except OSError as error:
         raise FileNotFoundError(f'{item} cannot be read ({error}): correct the path.') from error
     except ValueError as error:

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import mmseg_semi_rs
 
-from .commands import COMMANDS, command
+from .commands import COMMANDS, command, find_checkpoint_file, find_config
 from .errors import RunStoppedError
 
 #: Exit code of a tool whose config, data or weights are wrong.
@@ -25,6 +26,8 @@ _DISK_FAULTS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOTDIR, errno.EISDIR),
 }
+
+_OPENMMLAB = ('mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
 
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
@@ -65,18 +68,14 @@ def parse(
             launcher hands over is then set in the environment.
 
     Returns:
-        What was given.
+        What was given. A config or a checkpoint that does not exist is told at once, before
+        anything that takes seconds is imported.
     """
     if config:
-        try:
-            from mmengine.config import DictAction
-        except ImportError:
-            mmseg_semi_rs.register_all()  # says what to install
-            raise
         parser.add_argument(
             '--cfg-options',
             nargs='+',
-            action=DictAction,
+            action='extend',
             metavar='KEY=VALUE',
             help='settings of the config to override, e.g. train_cfg.max_iters=1000',
         )
@@ -93,16 +92,62 @@ def parse(
     args = parser.parse_args(arguments)
     if launcher:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    with Faults(args.traceback):
+        _find_files(args)
+    if config and args.cfg_options:
+        args.cfg_options = _overrides(parser, args.cfg_options)
     return args
+
+
+def _overrides(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
+    """Values by the dotted keys of a config, as mmengine reads them."""
+    bare = [word for word in words if '=' not in word]
+    if bare:
+        parser.error(f'--cfg-options {bare[0]!r} is no KEY=VALUE: write no blanks around the sign')
+    try:
+        from mmengine.config import DictAction
+    except ImportError:
+        mmseg_semi_rs.register_all()  # says what to install
+        raise
+    reader = argparse.ArgumentParser()
+    reader.add_argument('--cfg-options', nargs='+', action=DictAction)
+    read: dict[str, Any] = reader.parse_args(['--cfg-options', *words]).cfg_options
+    return read
+
+
+def print_next(*commands: Sequence[object]) -> None:
+    """Print what a user may type next.
+
+    Args:
+        *commands: Keys of :data:`~mmseg_semi_rs.utils.commands.COMMANDS`, each with its words.
+    """
+    print('next:')
+    for name, *words in commands:
+        print(f'  {command(str(name))} {shlex.join(map(str, words))}', flush=True)
+
+
+def _find_files(args: argparse.Namespace) -> None:
+    """Look for the files that a command reads.
+
+    Raises:
+        FileNotFoundError: A config or checkpoint does not exist.
+    """
+    config, checkpoints = getattr(args, 'config', None), getattr(args, 'checkpoint', None)
+    if isinstance(config, str):  # a path is one that is written
+        find_config(config)
+    for checkpoint in [checkpoints] if isinstance(checkpoints, str) else checkpoints or ():
+        if '://' not in checkpoint:
+            find_checkpoint_file(checkpoint)
 
 
 class Faults:
     """Tells bad input in one sentence on stderr, and leaves with exit code 2.
 
     Only what this package raises itself, to tell the user about a config, data or weight file, is
-    shortened; it ends with the path, the value and the remedy. Any other error keeps its traceback,
-    and so does everything after :meth:`begun`, when the training is under way. A disk that is full,
-    a folder that may not be written to and a run that stopped on purpose are always told.
+    shortened, which ends with the path, the value and the remedy; and what a part of OpenMMLab's
+    says of the settings that a config gives it. Any other error keeps its traceback, and so does
+    everything after :meth:`begun`, when the training is under way. A disk that is full, a folder
+    that may not be written to and a run that stopped on purpose are always told.
 
     What a console cannot show (``> log.txt`` on Windows) is replaced, not refused.
 
@@ -139,9 +184,12 @@ class Faults:
             return
         message = _disk_fault(error)
         if message is None and not isinstance(error, RunStoppedError):
-            if self.under_way or not _is_told(error, self.tool):
+            if self.under_way:
                 return
-            message = str(error.args[0]) if isinstance(error, KeyError) else None
+            if not _is_told(error, self.tool):
+                message = _refused_settings(error)
+                if message is None:
+                    return
         message = (message or str(error)).strip()
         if 'Original Traceback' in message:  # from a data loading worker
             message = message.splitlines()[-1].partition(': ')[2]
@@ -162,11 +210,28 @@ def _disk_fault(error: BaseException) -> str | None:
 
 
 def _is_told(error: BaseException, tool: str) -> bool:
-    """Whether an error is meant to be read: raised here, or by a registry for a wrong name."""
-    if not isinstance(error, (ValueError, TypeError, KeyError, FileNotFoundError, ImportError)):
+    """Whether an error is meant to be read: raised here."""
+    if not isinstance(error, (ValueError, TypeError, FileNotFoundError, ImportError)):
         return False
-    frames = list(traceback.walk_tb(error.__traceback__))
-    origin = str(frames[-1][0].f_globals.get('__name__', '')) if frames else ''
-    if isinstance(error, KeyError):
-        return origin == 'mmengine.registry.build_functions'
-    return origin == tool or origin.split('.')[0] == 'mmseg_semi_rs'
+    origin = _modules(error)[-1:]
+    return origin == [tool] or any(name.split('.')[0] == 'mmseg_semi_rs' for name in origin)
+
+
+def _refused_settings(error: BaseException) -> str | None:
+    """What a registry, or a part of OpenMMLab's that it builds, says of its settings; else None."""
+    modules, building = _modules(error), 'mmengine.registry.build_functions'
+    kinds = (ValueError, KeyError, AssertionError, NotImplementedError)
+    by_part = isinstance(error, kinds) and modules[-1:] and modules[-1].split('.')[0] in _OPENMMLAB
+    wrong_argument = isinstance(error, TypeError) and modules[-1:] == [building]
+    if building not in modules or not (by_part or wrong_argument) or not str(error):
+        return None
+    said = ' '.join(str(error.args[0]).split()).rstrip('.')
+    if isinstance(error, KeyError) and modules[-1] == building:  # a name that is not registered
+        return f'{said}.'
+    return f'{said}: correct the config (--traceback shows what refuses it).'
+
+
+def _modules(error: BaseException) -> list[str]:
+    """The modules that an error came through, the one that raised it last."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return [str(frame.f_globals.get('__name__', '')) for frame, _ in frames]

@@ -77,6 +77,23 @@ def find_config(path: str | Path) -> Path:
     return path
 
 
+def find_checkpoint_file(path: str | Path) -> Path:
+    """A checkpoint that somebody named.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(other.name for other in path.parent.glob('*.pth'))[:8]
+        hint = f'{path.parent} has {", ".join(near)}' if near else f'{path.parent} has none'
+        raise FileNotFoundError(
+            f'The checkpoint {path} does not exist: {hint}; {command("train")} writes them into '
+            'the work_dir of a training.'
+        )
+    return path
+
+
 def converters() -> list[str]:
     """Names of the data sets that ``convert`` knows."""
     folder = resources() / 'tools' / COMMANDS['convert'].file

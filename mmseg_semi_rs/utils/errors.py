@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RunStoppedError(RuntimeError):
     """A training that is under way cannot go on, for a reason that its user is to read."""
@@ -10,6 +12,22 @@ class RunStoppedError(RuntimeError):
 
 class InUseError(ValueError):
     """Another process works on the same file or folder."""
+
+
+class DiskFaultError(OSError):
+    """A file cannot be written; the message is a sentence with the remedy.
+
+    Args:
+        message: The sentence.
+        errno: The reason, as of :class:`OSError`.
+    """
+
+    def __init__(self, message: str, errno: int | None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.errno)  # also from process to process
 
 
 def one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
-from .errors import InUseError
+from .errors import DiskFaultError, InUseError
 
 
 @contextmanager
@@ -51,12 +51,11 @@ def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterat
     except OSError as error:
         if error.filename not in (None, str(partial)):
             raise
-        fault = OSError(
+        raise DiskFaultError(
             f'{path} cannot be written ({error.strerror or error}): make room there, or choose '
-            'another folder.'
-        )
-        fault.errno = error.errno
-        raise fault from error
+            'another folder.',
+            error.errno,
+        ) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -98,7 +98,10 @@ def write_report(
         findings=list(_findings(runs)),
         parts=parts,
         differences=difference_table(recipes),
-        recipes=[(group.name, json.dumps(group.recipe, indent=1)) for group in recipes],
+        recipes=[
+            (group.name, json.dumps(group.recipe, indent=1, ensure_ascii=False))
+            for group in recipes
+        ],
         facts=facts,
         scalars=scalars,
     )

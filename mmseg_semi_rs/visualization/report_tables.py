@@ -148,10 +148,10 @@ def difference_table(groups: Sequence[Group]) -> Table | None:
 def _setting(value: Any) -> Cell | str:
     if value is ABSENT:
         return NONE
-    whole = json.dumps(value)
+    whole = json.dumps(value, ensure_ascii=False)
     if len(whole) <= _LONGEST_VALUE:
         return Cell(whole)
-    return Cell(_outline(value), whole=json.dumps(value, indent=1))
+    return Cell(_outline(value), whole=json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _outline(value: Any) -> str:
@@ -160,7 +160,7 @@ def _outline(value: Any) -> str:
         return f'{value["type"]}(…)'
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         return '[' + ', '.join(_outline(item).removesuffix('(…)') for item in value) + ']'
-    whole = json.dumps(value)
+    whole = json.dumps(value, ensure_ascii=False)
     return whole if len(whole) <= 40 else whole[:40] + '…'
 
 

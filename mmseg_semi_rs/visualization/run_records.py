@@ -395,10 +395,13 @@ def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
 
 
 def _find_pictures(folder: Path) -> list[Picture]:
+    """Newest of each picture that a training drew; a test has its worst images instead."""
     latest: dict[str, Picture] = {}
     for file in sorted(folder.glob('*/vis_data/vis_image/**/*.png')):
         parts = _PICTURE.match(file.stem)
         found = Picture(parts[1], int(parts[2]), file) if parts else Picture(file.stem, 0, file)
+        if found.name.startswith('test_'):
+            continue
         if found.name not in latest or latest[found.name].step <= found.step:
             latest[found.name] = found
     return sorted(latest.values(), key=lambda picture: (-picture.step, picture.name))

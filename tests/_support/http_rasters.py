@@ -7,20 +7,20 @@ It is a process of its own: GDAL waits for it without letting other threads of P
 from __future__ import annotations
 
 import json
-import re
 import socket
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 from tests._support.processes import free_port, start
+from tests._support.tiny_training import load_tool
 
 _LOG, _FAULTS = '.requests', '.faults'
+_SLOW = 0.3  # seconds that an answer takes
+_TOOL = load_tool('range_server')
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class RangeServer:
         return log.read_text().splitlines() if log.is_file() else []
 
     def fail(self, answer: int | str, first: int, last: int) -> None:
-        """Answer GETs by a status, or by ``'reset'``, which cuts the connection.
+        """Answer GETs by a status; by ``'reset'``, which cuts the connection; or ``'slow'``.
 
         Args:
             answer: Which.
@@ -58,16 +58,7 @@ class RangeServer:
         (self.folder / _FAULTS).unlink()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    folder: Path
-    protocol_version = 'HTTP/1.1'
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
+class _Faulty(_TOOL.RangeHandler):
     def do_GET(self) -> None:
         log, faults = self.folder / _LOG, self.folder / _FAULTS
         with log.open('a') as file:
@@ -75,7 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
         number = len(log.read_text().splitlines())
         answer, first, last = json.loads(faults.read_text()) if faults.is_file() else (0, 0, -1)
         if not first <= number <= last:
-            self._answer(body=True)
+            self.answer(body=True)
+        elif answer == 'slow':
+            time.sleep(_SLOW)
+            self.answer(body=True)
         elif answer == 'reset':
             hard = struct.pack('ii', 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, hard)
@@ -84,29 +78,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(answer)
 
-    def _answer(self, body: bool) -> None:
-        path = self.folder / unquote(self.path).lstrip('/')
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        asked = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range', ''))
-        begin, end = 0, len(content)
-        if asked:
-            begin, end = int(asked[1]), min(int(asked[2] or end) + 1, end)
-        self.send_response(206 if asked else 200)
-        self.send_header('Accept-Ranges', 'bytes')
-        if asked:
-            self.send_header('Content-Range', f'bytes {begin}-{end - 1}/{len(content)}')
-        self.send_header('Content-Length', str(end - begin))
-        self.end_headers()
-        if body:
-            self.wfile.write(content[begin:end])
-
 
 def _serve(folder: Path, port: int) -> None:
-    handler = type('Handler', (_Handler,), {'folder': folder})
-    ThreadingHTTPServer(('127.0.0.1', port), handler).serve_forever()
+    _TOOL.make_server(folder, port, _Faulty).serve_forever()
 
 
 @contextmanager

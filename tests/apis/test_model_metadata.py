@@ -98,7 +98,17 @@ def test_item_of_one_size_says_so():
     assert into['bands'] == ['red', 'green', 'blue']
 
 
-def test_item_passes_the_extensions_own_models():
-    schema = pytest.importorskip('stac_model.schema')
-    item = item_of(taken(BANDS, 4), graph('.pt2', 1))
-    schema.MLModelProperties.model_validate(item['properties'])
+def test_item_passes_the_validators_of_others():
+    """The schemas of STAC as pystac carries them, and the extension's own models of its fields."""
+    models = pytest.importorskip('stac_model.schema')  # its schema itself is in no package
+    pystac = pytest.importorskip('pystac')
+    pydantic = pytest.importorskip('pydantic')
+    item = item_of(taken(BANDS, 4), graph('.pt2', 1), graph('.onnx', 32))
+    pystac.validation.validate_dict({**item, 'stac_extensions': []})
+    models.MLModelProperties.model_validate(item['properties'])
+    broken = {**item, 'id': 3, 'stac_extensions': []}
+    with pytest.raises(pystac.errors.STACValidationError):
+        pystac.validation.validate_dict(broken)
+    item['properties']['mlm:tasks'] = ['guessing']
+    with pytest.raises(pydantic.ValidationError, match='mlm:tasks'):
+        models.MLModelProperties.model_validate(item['properties'])

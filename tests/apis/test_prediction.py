@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmseg.models import SegDataPreProcessor
 from PIL import Image
 from torch import nn
 
@@ -908,6 +909,55 @@ def test_a_large_raster_needs_a_fixed_memory(tmp_path):
     log = tmp_path / 'log'
     processes.finish(processes.start(predict_large, tmp_path, 8000, log=log), log)
     assert int((tmp_path / 'grown').read_text()) < 240  # 182 and not a byte for each pixel more
+
+
+class Many(nn.Module):
+    """200 classes, of which each pixel shows one."""
+
+    num_classes = 200
+
+    def __init__(self):
+        super().__init__()
+        self.data_preprocessor = SegDataPreProcessor(bgr_to_rgb=True)
+        self.place = nn.Parameter(torch.zeros(()))
+
+    def inference(self, inputs, metas):
+        ids = torch.arange(200.0)[None, :, None, None]
+        return -(inputs[:, :1] - ids).abs()
+
+
+def predict_many(folder: Path, side: int) -> None:
+    """Predict the probabilities of 200 classes, with few files left to open; see above."""
+    import rasterio
+
+    write_raster(folder / 'a.tif', np.minimum(picture(side, side), 199), tiled=True)
+    made = Predictor(
+        Many().eval(), list(map(str, range(200))), [[9, 9, 9]] * 200, 128, overlap=0, batch_size=1
+    )
+    opened = len(list(Path('/dev/fd').iterdir()))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 12, limit))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    layers = Layers(probabilities=True)
+    result = predict_files(made, folder / 'a.tif', folder / 'map.tif', layers, memory=2**24)
+    assert not result.failures, result.failures
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    (folder / f'grown_{side}').write_text(str(grown // 1024))
+    with rasterio.open(folder / 'map_probabilities.tif') as found:
+        assert (found.count, found.shape) == (200, (side, side))
+        shares = found.read(window=rasterio.windows.Window(side - 9, side - 9, 9, 9))
+    with rasterio.open(folder / 'map.tif') as found:
+        ids = found.read(1, window=rasterio.windows.Window(side - 9, side - 9, 9, 9))
+    assert (shares.argmax(0) == ids).all() and len(np.unique(ids)) > 3
+
+
+def test_the_probabilities_of_many_classes_need_a_fixed_memory_and_few_files(tmp_path):
+    """Of 1024 px they are 210 MB, as they are summed up 840 MB."""
+    for side in (512, 1024):
+        log = tmp_path / f'log_{side}'
+        processes.finish(processes.start(predict_many, tmp_path, side, log=log), log)
+    grown = [int((tmp_path / f'grown_{side}').read_text()) for side in (512, 1024)]
+    assert grown[1] < 450 and grown[1] < grown[0] + 100, grown
 
 
 def predict_both(folder, out):

@@ -11,21 +11,9 @@ import pytest
 from mmseg_semi_rs.apis import predict_files
 from mmseg_semi_rs.rasters.remote import gdal_name, is_remote, item_asset, stand_in
 from tests._support.blur import Blur, predictor
-from tests._support.http_rasters import serve
 from tests._support.rasters import picture, write_raster
 
 rasterio = pytest.importorskip('rasterio')
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    for name in ('http_proxy', 'https_proxy', 'all_proxy'):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv('no_proxy', '*')
-    monkeypatch.setenv('GDAL_HTTP_RETRY_DELAY', '0.02')
-    (tmp_path / 'www').mkdir()
-    with serve(tmp_path / 'www') as server:
-        yield server
 
 
 def write_tiled(path, pixels, **more):

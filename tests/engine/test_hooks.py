@@ -487,6 +487,53 @@ def test_learning_rate_key_that_matches_nothing_is_told(tiny):
         constructor(dict(custom_keys={'backbon_': dict(lr_mult=0.1)}))(model)
 
 
+def without_masks(cfg):
+    del cfg.train_dataloader.dataset.labelled.pipeline[1]
+
+
+def share_without_masks(cfg):
+    cfg.train_dataloader.dataset.labelled.pipeline[3].transforms[1].cat_max_ratio = 0.75
+    without_masks(cfg)
+
+
+def without_packing(cfg):
+    del cfg.train_dataloader.dataset.unlabelled.pipeline[-1]
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        ({'train_cfg.max_epochs': 3}, r"\{'max_epochs': 3\}: it counts iterations"),
+        ({'param_scheduler.by_epoch': True}, r'PolyLR of param_scheduler has by_epoch=True'),
+        (
+            {'val_dataloader.dataset.metainfo': dict(classes=('a', 'b', 'c'))},
+            r'training data has the classes .*, but the validation data a, b, c',
+        ),
+        (
+            {'train_dataloader.dataset.labelled.ignore_index': 254},
+            r'ignore_index=254, but the decode_head of the student 255',
+        ),
+        (without_masks, r'labelled images gives the views .*LoadAnnotations'),
+        (without_packing, r'unlabelled images gives the views \[\], .*MultiBranch'),
+        (
+            {'train_dataloader.dataset.labelled.pipeline.1.reduce_zero_label': True},
+            r'reduce_zero_label=False, but LoadAnnotations in its pipeline True: leave it out',
+        ),
+        (
+            share_without_masks,
+            r"labelled images fails on .*tile_\d\.png \(KeyError: 'gt_seg_map'\)",
+        ),
+    ],
+)
+def test_what_could_not_train_is_told_before_the_first_step(tiny, tmp_path, change, said):
+    cfg = config(tiny, tmp_path / 'run', iters=1)
+    change(cfg) if callable(change) else cfg.merge_from_dict(change)
+    cfg.default_hooks.checkpoint.by_epoch = True
+    with pytest.raises(ValueError, match=said) as told:
+        train(cfg)
+    assert '\n' not in str(told.value)
+
+
 def test_deferred_hook_is_a_runtime_info_hook():
     from mmseg_semi_rs.engine import DeferredRuntimeInfoHook
 

@@ -107,6 +107,44 @@ def test_a_student_begins_at_a_checkpoint_by_its_init_cfg(tmp_path):
         assert all(torch.equal(weights[name], value) for name, value in own.items())
 
 
+SWIN = dict(
+    type='SwinTransformer',
+    embed_dims=8,
+    depths=[1],
+    num_heads=[1],
+    strides=(4,),
+    out_indices=(0,),
+    window_size=4,
+)
+
+
+@pytest.mark.parametrize('backbone', [SWIN, tiny.student('BN')['backbone']], ids=['Swin', 'ResNet'])
+def test_weights_of_a_backbone_are_taken_from_a_release_and_foreign_ones_refused(
+    backbone, tmp_path
+):
+    torch.manual_seed(7)
+    weights = MODELS.build(backbone).state_dict()
+    file = tmp_path / 'release.pth'
+    channels = 8 if backbone is SWIN else 32
+    head = dict(tiny.student('BN')['decode_head'], in_channels=channels, in_index=-1)
+
+    def begin(names, **start):
+        torch.save({'model': {names + key: value for key, value in weights.items()}}, file)
+        start = dict(type='Pretrained', checkpoint=str(file), **start)
+        cfg = dict(tiny.student('BN'), backbone=dict(backbone, init_cfg=start), decode_head=head)
+        model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg))
+        model.init_weights()
+        return model
+
+    found = begin('').teacher.backbone.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in found.items())
+    with pytest.raises(ValueError, match=r'Not one weight of .*release\.pth .*begin like .encoder'):
+        begin('encoder.')
+    if backbone is not SWIN:
+        with pytest.raises(ValueError, match=r'release\.pth .*decoder\. is not in.*: correct them'):
+            begin('encoder.', prefix='decoder.')
+
+
 # ------------------------------------------------------------------------------------------ heads
 
 
@@ -336,6 +374,17 @@ def test_a_batch_whose_images_would_be_dropped_is_refused(kind, names):
     assert '\n' not in str(told.value) and 'SemiSampler' in str(told.value)
 
 
+def test_what_knows_no_views_normalises_none():
+    front = dict(type='SegDataPreProcessor')
+    with pytest.raises(ValueError, match=r"SegDataPreProcessor, which .*'SemiDataPreprocessor'"):
+        MODELS.build(
+            dict(type='MeanTeacherSegmentor', student=tiny.student(), data_preprocessor=front)
+        )
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=tiny.student(), ema=False))
+    with pytest.raises(ValueError, match=r'MeanTeacherSegmentor has no data_preprocessor'):
+        model.validate_setup(None, [], 9, False)
+
+
 def test_a_plain_batch_is_refused():
     inputs, data = single.batch()
     with pytest.raises(ValueError, match='MultiBranch'):
@@ -404,6 +453,7 @@ LOSSES = {
     'lovasz by image': dict(type='LovaszLoss', per_image=True),
     'dice': [dict(type='DiceLoss'), dict(type='TverskyLoss', loss_name='loss_tversky')],
     'OHEM': dict(type='CrossEntropyLoss'),
+    'focal': dict(type='FocalLoss'),
 }
 
 
@@ -464,8 +514,21 @@ def test_what_transforms_padded_becomes_the_label_that_is_ignored():
     assert torch.isfinite(total(model.train().loss(**batch)))
 
 
-def test_focal_loss_on_the_cpu_is_told():
-    cfg = tiny.student()
-    cfg['decode_head']['loss_decode'] = dict(type='FocalLoss')
-    with pytest.raises(ValueError, match=r'FocalLoss takes no maps on the CPU'):
-        MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).loss(*single.batch())
+def test_focal_loss_is_the_formula_of_mmseg_without_its_operator():
+    cfg = tiny.student('GN')
+    cfg['decode_head']['loss_decode'] = dict(
+        type='FocalLoss', alpha=[0.2, 0.5, 0.7], class_weight=[1.0, 2.0, 4.0], loss_weight=3.0
+    )
+    inputs, data = single.batch()
+    data['sup'][0].gt_sem_seg.data[:, :9] = 255
+    model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
+    found = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})['decode.loss_focal']
+    labels = torch.cat([sample.gt_sem_seg.data for sample in data['sup']])
+    logits, expected = decode(model.student, inputs['sup']), 0.0
+    for k, (alpha, weight) in enumerate(zip([0.2, 0.5, 0.7], [1.0, 2.0, 4.0], strict=True)):
+        right, p = labels == k, logits[:, k].sigmoid()
+        term = torch.where(
+            right, -alpha * (1 - p) ** 2 * p.log(), (alpha - 1) * p**2 * (1 - p).log()
+        )
+        expected += 3.0 * weight * (term * (labels != 255)).sum() / (labels.numel() * CLASSES)
+    torch.testing.assert_close(found, expected)

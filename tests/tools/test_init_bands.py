@@ -43,7 +43,7 @@ def init(folder, *options, out='out'):
         TOOL.main([str(word) for word in (*names, '--out', folder / out, *options)])
     except SystemExit as leave:
         code = leave.code
-    configs = list((folder / out).glob('*.py'))
+    configs = [path for path in (folder / out).glob('*.py') if '_supervised' not in path.stem]
     return code, Config.fromfile(configs[0]) if configs else None
 
 

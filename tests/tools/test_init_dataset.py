@@ -31,8 +31,13 @@ class Outcome(NamedTuple):
     folder: Path
 
     @property
+    def path(self):
+        """The config; that of supervised training lies beside those of small students."""
+        return min(self.folder.glob('*.py'), key=lambda path: path.stem.endswith('_supervised'))
+
+    @property
     def config(self):
-        return Config.fromfile(*self.folder.glob('*.py'))
+        return Config.fromfile(self.path)
 
     def names(self, role):
         return (self.folder / 'splits' / f'{role}.txt').read_text().split('\n')[:-1]
@@ -327,12 +332,12 @@ def test_same_again_changes_nothing_and_cuts_nothing(init, tmp_path):
     assert first.code == 0
     files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in first.folder.rglob('*/*.png')}
     lists = {p: p.read_text() for p in first.folder.rglob('*.txt')}
-    text = next(first.folder.glob('*.py')).read_text()
+    text = first.path.read_text()
     again = init('--tile', 64)
     assert '(as it was)' in again.out
     assert files == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
     assert lists == {p: p.read_text() for p in lists}
-    assert text == next(again.folder.glob('*.py')).read_text()
+    assert text == again.path.read_text()
     assert init('--tile', 64, '--iters', 7).config.max_iters == 7  # not edited: replaced
 
 
@@ -481,9 +486,27 @@ def test_where_nothing_can_be_written(init, tmp_path):
     assert done.code == 2 and 'let it end in .py' in done.error
 
 
+def test_supervised_training_of_the_same_student_and_length_is_written_beside(init, tmp_path):
+    write(tmp_path)
+    done = init()
+    bar = done.folder / 'out_supervised.py'
+    plain, ours = Config.fromfile(bar), done.config
+    assert plain.train_dataloader.dataset.unlabelled is None
+    assert plain.train_cfg.max_iters == ours.train_cfg.max_iters
+    assert plain.model.student.backbone == ours.model.student.backbone
+    assert plain.val_dataloader.dataset == ours.val_dataloader.dataset
+    assert re.search(
+        r'\n  \S.* compare \S*out_supervised.py \S*out_rsmtdf-lite.py\n', done.out
+    ) or (f'compare.py {bar} {done.path}' in done.out)
+    bar.write_text(bar.read_text() + 'mine = 1\n')
+    assert f'{bar} was edited and is kept as it is' in init('--iters', 9).out
+    init('--method', 'co2s', '--classes', 'a', 'b', 'c', out=tmp_path / 'two')
+    assert not list((tmp_path / 'two').glob('*_supervised.py'))  # of another student
+
+
 def test_what_was_edited_is_kept_unless_forced(init, tmp_path):
     write(tmp_path)
-    path = next(init().folder.glob('*.py'))
+    path = init().path
     path.write_text(path.read_text().replace('lr=0.002', 'lr=0.001'))
     done = init('--iters', 9)
     assert done.code == 2 and 'was edited' in done.error
@@ -905,7 +928,7 @@ def test_small_variants_are_built_and_crop_less(init, tmp_path, method, crop):
     named = ['--classes', 'road', 'water', 'tree']
     done = init('--method', method, '--size', 'small', *named)
     assert done.code == 0, done.error
-    assert next(done.folder.glob('*.py')).stem.endswith(f'{method}-small')
+    assert done.path.stem.endswith(f'{method}-small')
     assert tuple(done.config.crop_size) == (crop, crop)
     assert 'vitb14' not in str(done.config.model) and 'ViT-L' not in str(done.config)
     refused = init('--method', 'fixmatch', '--size', 'small', out=tmp_path / 'b')

@@ -73,6 +73,9 @@ FAULTS = [
         ["type='MeanTeacherHook'", "type='MeanTeacherHok'"],
         'MeanTeacherHok is not in the .* registry',
     ),
+    (['base_channels=4', 'base_chanels=4'], r"unexpected keyword argument 'base_chanels': correct"),
+    (['depth=18', 'depth=19'], r'invalid depth 19 for resnet: correct the config'),
+    (['weak=[', 'strong_2=['], r'the views .*"weak" and "strong" are needed'),
 ]
 
 

@@ -34,7 +34,7 @@ _LINE = 100
 ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
 
 _DRAWN = 8  # predictions that each validation draws
-_SEAL = '# tools/init_dataset.py replaces this file as long as nobody has edited it: '
+_SEAL = ' replaces this file as long as nobody has edited it: '
 _UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
 _NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
 
@@ -499,12 +499,13 @@ def write_config(path: Path, text: str, force: bool = False) -> bool:
     Raises:
         ValueError: It was edited.
     """
-    sealed = f'{text}{_SEAL}{_digest(text)}\n'
+    sealed = f'{text}# {command("init")}{_SEAL}{_digest(text)}\n'
     if path.is_file():
         before = path.read_text(encoding='utf-8')
         if before == sealed:
             return False
         body, mark, digest = before.rpartition(_SEAL)
+        body = body[: body.rfind('\n') + 1]  # without the command, which depends on who typed it
         if not force and (not mark or digest.strip() != _digest(body)):
             raise ValueError(
                 f'{path} was edited or written by something else: choose another --config, or '

@@ -246,6 +246,7 @@ def plan_conversion(
             f'--tile {tile} is too small to learn from: choose {_SMALLEST_TILE} or more.'
         )
     infos = [picture.info for picture in survey.pictures.values()]
+    virtual = any(picture.name.lower().endswith('.vrt') for picture in survey.pictures.values())
     sides = sorted(min(info.width, info.height) for info in infos)
     side = tile or max(_SMALLEST_TILE, min(TILE, sides[len(sides) // 2]))
     masked = [survey.pictures[stem].info for stem in survey.masks]
@@ -259,6 +260,10 @@ def plan_conversion(
     ):
         if asked:
             return ConversionPlan(True, True, side, reason)
+    if virtual:
+        return ConversionPlan(
+            True, True, None, 'VRT files stand for pixels that lie elsewhere: fetched once'
+        )
     in_place = isinstance(to_rgb, RasterToBands)  # loaded as prediction reads them
     for asked, reason in (
         ()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...rasters.files import IMAGE_SUFFIXES, composed, list_images
+from ...rasters.files import IMAGE_SUFFIXES, composed, list_images, unread_images
 from ...rasters.levels import RasterToBands
 from ...rasters.masks import Colour, read_mask
 from ...rasters.place import Place
@@ -238,6 +238,14 @@ def survey_folder(
             f'Images and masks are both to be in {image_dir}: move the masks to a folder of their '
             'own, with the names of their images.'
         )
+    for folder in filter(None, (image_dir, mask_dir)):
+        others = unread_images(folder)
+        if others:
+            listing = ', '.join(f'{count} {suffix}' for suffix, count in others.most_common())
+            survey.notes.append(
+                f'{folder} has files of kinds that are not read ({listing}): convert them to PNG '
+                'or TIFF if they are images or masks'
+            )
     listed = _listed('image', image_dir, mask_dir, survey.problems)
 
     def look(item: tuple[str, str]) -> Picture | str:
@@ -326,6 +334,20 @@ def choose_bands(
     return choice
 
 
+def unread_bands(survey: Survey) -> list[str]:
+    """A remark on bands of images that a picture of red, green and blue leaves out, if any."""
+    first = max(survey.pictures.values(), key=lambda picture: picture.info.bands)
+    measured = [mark for mark in band_marks(survey.image_dir / first.name) if mark != 'alpha']
+    if len(measured) in (1, 3):
+        return []
+    taken = 'bands 1, 2, 3' if len(measured) > 3 else 'band 1'
+    return [
+        f'{taken} of {len(measured)} {"are" if len(measured) > 3 else "is"} taken, as in '
+        f'{first.name}: --bands 4 3 2 takes others as red, green and blue, --bands all makes a '
+        'network of all'
+    ]
+
+
 def mask_namer(pattern: str | None) -> Callable[[str], str]:
     """How the stem of a mask follows from that of its image.
 
@@ -394,7 +416,8 @@ def _survey_masks(
         elif stem not in wanted:
             survey.problems.append(
                 f'{mask_dir / names[0]} has no image {survey.image_dir / stem}.*: give image and '
-                "mask one name, or say by --mask-name how they differ, e.g. '{stem}_mask'."
+                f'mask one name, or say by --mask-name how they differ, e.g. '
+                f"'{_pattern(stem, owners)}'."
             )
 
     def examine(pair: tuple[Picture, str]) -> MaskSummary | str:
@@ -423,6 +446,14 @@ def _survey_masks(
             f'None of the {len(masks)} masks in {mask_dir} can be used with the images of '
             f'{survey.image_dir}; the first: {survey.problems[before]}'
         )
+
+
+def _pattern(mask: str, images: Iterable[str]) -> str:
+    """How the name of a mask may follow from that of an image: the longest that it has in it."""
+    name = PurePosixPath(mask).name
+    parts = {PurePosixPath(image).name for image in images}
+    longest = max((part for part in parts if part in name), key=len, default='')
+    return name.replace(longest, '{stem}') if longest else '{stem}_mask'
 
 
 def _turn_alike(survey: Survey) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...rasters.files import list_images
 from ...utils.commands import command
 from ...utils.files import write_atomic
 from ...utils.progress import map_threaded
@@ -169,7 +170,7 @@ def _read_manifest(folder: Path, forgive: bool = False) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding='utf-8')))
+        return dict(json.loads(path.read_text(encoding='utf-8-sig')))
     except (json.JSONDecodeError, TypeError) as error:
         if forgive:
             return {}
@@ -208,3 +209,28 @@ def verify_split(folder: Path) -> dict[str, Any]:
                 f'{command("splits")}.'
             )
     return manifest
+
+
+def changed_originals(folder: Path) -> str | None:
+    """Look whether images or masks are newer than the lists that were made of them.
+
+    Args:
+        folder: With the manifest, which names the ``originals``: folders, or a file.
+
+    Returns:
+        A sentence for each of them, None if nothing is newer, or nothing is known.
+    """
+    manifest = _read_manifest(folder, forgive=True)
+    told = []
+    for original in map(Path, manifest.get('originals', ())):
+        listed = list_images(original) if original.is_dir() else {'': ['']}
+        files = [original / name for names in listed.values() for name in names]
+        made = (folder / MANIFEST).stat().st_mtime_ns
+        newer = [file for file in files if file.is_file() and file.stat().st_mtime_ns > made]
+        if newer:
+            told.append(
+                f'{len(newer)} of {len(files)} files of {original} are newer than the lists in '
+                f'{folder}, e.g. {newer[0].name}: run {command("init")} again if they were changed '
+                'or added, so that training sees it.'
+            )
+    return ' '.join(told) or None

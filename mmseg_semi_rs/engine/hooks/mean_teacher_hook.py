@@ -13,6 +13,7 @@ from mmseg.registry import HOOKS
 
 from ...models.segmentors import SemiSegmentor
 from ...models.segmentors.student import is_copy
+from ...models.weights.checkpoints import check_fit
 from ...utils.runner import unwrap
 from .semi_segmentor import semi_segmentor
 
@@ -105,6 +106,12 @@ class MeanTeacherHook(Hook):
             )
         self.keep = 1.0 - (0.004 if momentum is None else momentum) if keep is None else keep
         self.warmup, self.interval, self.half_life = warmup, interval, half_life
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse to resume from the checkpoint of one network, which no training is."""
+        if runner._resume:
+            weights = checkpoint.get('state_dict', checkpoint)
+            check_fit(unwrap(runner.model), weights, runner._load_from)
 
     def before_train(self, runner: Runner) -> None:
         """Check that the model has a teacher to update, and whether that was loaded."""

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
@@ -17,7 +21,12 @@ from ...models.protocols import RatioSampler
 from ...models.segmentors import SemiSegmentor
 from ...utils.randomness import seed_step
 from ...utils.runner import unwrap
-from ..data_checks import check_segmentation_dataset, check_semi_dataset
+from ..data_checks import (
+    check_segmentation_dataset,
+    check_semi_dataset,
+    check_views,
+    leaves_of,
+)
 
 
 @LOOPS.register_module()
@@ -40,21 +49,30 @@ class SemiTrainLoop(IterBasedTrainLoop):
         val_interval: Iterations between validations.
         dynamic_intervals: See ``IterBasedTrainLoop``.
         check_data: Whether to check the data before training.
+        **inherited: None; what counts epochs is refused.
 
     Raises:
-        ValueError: If the sampler and the dataloader disagree on the batch size.
+        ValueError: If the sampler and the dataloader disagree on the batch size, or the length is
+            not given in iterations.
     """
 
     def __init__(
         self,
         runner: Runner,
         dataloader: DataLoader | dict,
-        max_iters: int,
+        max_iters: int | None = None,
         val_begin: int = 1,
         val_interval: int = 1000,
         dynamic_intervals: list[tuple[int, int]] | None = None,
         check_data: bool = True,
+        **inherited: Any,
     ) -> None:
+        if max_iters is None or inherited:
+            raise ValueError(
+                f'SemiTrainLoop got max_iters={max_iters} and {inherited}: it counts iterations, '
+                'so give max_iters and val_interval in iterations, and where train_cfg inherits '
+                'others, _delete_=True.'
+            )
         # The parent's __init__ would start the workers on step 0 before a resume is known.
         BaseLoop.__init__(self, runner, dataloader)
         self._max_iters = int(max_iters)
@@ -86,6 +104,11 @@ class SemiTrainLoop(IterBasedTrainLoop):
         self._check_model()
         if self.check_data:
             self._check_data()
+        dataset = self.dataloader.dataset
+        if isinstance(unwrap(self.runner.model), SemiSegmentor) and isinstance(
+            dataset, SemiDataset
+        ):
+            check_views(dataset)
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         self._start_data()
@@ -135,6 +158,14 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 f'The model has num_classes={count}, but the training data has {len(classes)} '
                 f'classes ({", ".join(classes)}): set num_classes of every head to {len(classes)}.'
             )
+        if self.runner.val_loop is not None:
+            theirs = self.runner.val_loop.dataloader.dataset.metainfo.get('classes')
+            if classes and theirs and list(classes) != list(theirs):
+                raise ValueError(
+                    f'The training data has the classes {", ".join(classes)}, but the validation '
+                    f'data {", ".join(theirs)}: give both the same metainfo.'
+                )
+        self._check_schedule()
         dataset, sampler = self.dataloader.dataset, self.dataloader.sampler
         both = isinstance(dataset, SemiDataset) and dataset.source_sizes[1] > 0
         if both and not isinstance(sampler, RatioSampler):
@@ -144,8 +175,43 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 'batch_size=..., source_ratio=[1, 1]).'
             )
         if isinstance(model, SemiSegmentor):
+            self._check_ignored(model)
             trained = self._iter > 0 or self.runner._load_from is not None
             model.validate_setup(sampler, self.runner.hooks, self._max_iters, trained)
+
+    def _check_ignored(self, model: SemiSegmentor) -> None:
+        """Make sure that what the labelled data ignores, its students ignore."""
+        ignored = next(iter(model.students.values())).decode_head.ignore_index
+        for leaf in leaves_of(
+            getattr(self.dataloader.dataset, 'labelled', self.dataloader.dataset)
+        ):
+            theirs = getattr(leaf, 'ignore_index', ignored)
+            if theirs != ignored:
+                raise ValueError(
+                    f'{type(leaf).__name__} has ignore_index={theirs}, but the decode_head of the '
+                    f'student {ignored}: set both, and seg_pad_val of the data_preprocessor, alike.'
+                )
+
+    def _check_schedule(self) -> None:
+        """Refuse what waits for the end of an epoch, of which there is one: the training's."""
+        schedulers = self.runner.param_schedulers or []
+        listed = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
+        for scheduler in (one for some in listed for one in some):
+            if scheduler.by_epoch:
+                raise ValueError(
+                    f'{type(scheduler).__name__} of param_scheduler has by_epoch=True, and would '
+                    'do nothing in a training that counts iterations: set by_epoch=False and give '
+                    'begin, end and milestones in iterations, or set convert_to_iter_based=True.'
+                )
+        for hook in self.runner.hooks:
+            if isinstance(hook, CheckpointHook) and hook.by_epoch:
+                print_log(
+                    f'{type(hook).__name__} has by_epoch=True, and writes a checkpoint at the end '
+                    'only of a training that counts iterations: set default_hooks.checkpoint.'
+                    'by_epoch=False, and its interval in iterations.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
 
     def _start_data(self) -> None:
         """Start the workers at the current iteration."""

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmseg.models import BaseSegmentor
+from mmengine.model import BaseDataPreprocessor
+from mmseg.models import BaseSegmentor, SegDataPreProcessor
 from torch import Tensor
 
 from ...structures import PseudoLabel, StepRecord
@@ -21,6 +22,7 @@ from ..gates import Gate, build_gate
 from ..losses import RankSum
 from ..protocols import AverageUpdater, Purifier
 from ..utils import CutMix, read_cfg
+from ..weights import foreign_weights_refused
 from .schedule import UnsupervisedSchedule, check_burn_in
 from .strong_views import StrongView, draw_views, loss_of_views
 from .student import (
@@ -160,6 +162,11 @@ class SemiSegmentor(BaseSegmentor):
         **misplaced: object,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
+        if type(self.data_preprocessor) is SegDataPreProcessor:
+            raise ValueError(
+                f'{type(self).__name__} got a SegDataPreProcessor, which knows no views: give its '
+                "arguments to dict(type='SemiDataPreprocessor', ...)."
+            )
         refuse_misplaced(type(self).__name__, **misplaced)
         self.settings: Any = self.settings_type.read(semi_train_cfg)
         self.schedule = UnsupervisedSchedule(self.settings.unsup_start, self.settings.unsup_ramp)
@@ -223,9 +230,14 @@ class SemiSegmentor(BaseSegmentor):
         return images
 
     def init_weights(self) -> None:
-        """Initialise the students, then make the teachers exact copies of them."""
+        """Initialise the students, then make the teachers exact copies of them.
+
+        Raises:
+            ValueError: A student would take nothing of its pretrained weights.
+        """
         for student in self.students.values():
-            student.init_weights()
+            with foreign_weights_refused(student):
+                student.init_weights()
         for teacher, student in self.averages:
             teacher.load_state_dict(student.state_dict())
         self._is_init = True
@@ -295,8 +307,14 @@ class SemiSegmentor(BaseSegmentor):
             trained: Whether it goes on from a checkpoint.
 
         Raises:
-            ValueError: If no pseudo label would ever be made, or no hook updates the averages.
+            ValueError: If nothing normalises the images, no pseudo label would ever be made, or no
+                hook updates the averages.
         """
+        if type(self.data_preprocessor) is BaseDataPreprocessor:
+            raise ValueError(
+                f'{type(self).__name__} has no data_preprocessor: give it '
+                "dict(type='SemiDataPreprocessor', mean=..., std=..., bgr_to_rgb=True, size=...)."
+            )
         check_burn_in(self.schedule, self.needs_burn_in, max_iters, trained)
         if not any(isinstance(hook, AverageUpdater) for hook in hooks):
             self._refuse_unkept_average()

@@ -6,9 +6,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmseg.models.decode_heads import (
     DAHead,
@@ -20,6 +22,7 @@ from mmseg.models.decode_heads import (
 )
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.losses import CrossEntropyLoss, FocalLoss
+from mmseg.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.models.utils import resize
 from mmseg.registry import MODELS
@@ -360,7 +363,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
     losses: dict[str, Tensor] = {}
     for part in parts:
         options = _loss_options(part, logits, labels, inner.ignore_index)
-        value = part(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
+        call = partial(_focal_loss, part) if isinstance(part, FocalLoss) else part
+        value = call(logits, labels, weight=weight, ignore_index=inner.ignore_index, **options)
         name = f'{prefix}.{part.loss_name}'
         losses[name] = losses[name] + value if name in losses else value
     counted = labels != inner.ignore_index
@@ -370,17 +374,35 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
 
 
 def _loss_options(part: nn.Module, logits: Tensor, labels: Tensor, ignored: int) -> dict[str, Any]:
-    """What two of mmseg's losses need to be told, which stumble over ignored pixels or a CPU."""
-    if isinstance(part, FocalLoss) and not logits.is_cuda:
-        raise ValueError(
-            "mmseg's FocalLoss takes no maps on the CPU: train on a GPU with the full mmcv, or "
-            'choose another loss_decode.'
-        )
+    """What mmseg's cross entropy needs to be told, which stumbles over ignored pixels."""
     if not isinstance(part, CrossEntropyLoss) or part.use_sigmoid or part.class_weight is None:
         return {}
     # It would look up the class weight of ignored pixels for its denominator.
     weights, counted = logits.new_tensor(part.class_weight), labels != ignored
     return {'avg_factor': (weights[labels.masked_fill(~counted, 0)] * counted).sum()}
+
+
+def _focal_loss(
+    part: Any, logits: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int
+) -> Tensor:
+    """Compute mmseg's ``FocalLoss`` by its formula in PyTorch.
+
+    Called itself it takes wrong targets on a CPU, and an operator of the full mmcv on a GPU.
+    """
+    counted = labels != ignore_index
+    classes = logits.shape[1]
+    targets = F.one_hot(labels.masked_fill(~counted, 0), classes).reshape(-1, classes)
+    loss = py_sigmoid_focal_loss(
+        logits.float().movedim(1, -1).reshape(-1, classes),
+        targets,
+        weight=None if weight is None else weight.flatten(),
+        gamma=part.gamma,
+        alpha=part.alpha,
+        class_weight=part.class_weight,
+        valid_mask=counted.reshape(-1, 1),
+        reduction=part.reduction,
+    )
+    return part.loss_weight * loss
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Public weight files: reading, recognising by key names, loading whole or not at all."""
 
-from .checkpoints import differences, load_from_local, load_weights
+from .checkpoints import differences, foreign_weights_refused, load_from_local, load_weights
 from .files import WeightFile, read_neighbour, read_weight_file
 from .formats import FORMATS, KeyFormat
 from .loading import Loadable, LoadReport, check_pretrained, load_pretrained
@@ -18,6 +18,7 @@ __all__ = [
     'WeightFile',
     'check_pretrained',
     'differences',
+    'foreign_weights_refused',
     'load_from_local',
     'load_pretrained',
     'load_weights',

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,15 @@ def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f'The checkpoint {filename} does not exist: {command("train")} writes them '
-            'into the work_dir of a training.'
+            f'The checkpoint {filename} does not exist: correct its path; {command("train")} '
+            'writes checkpoints into the work_dir of a training.'
         )
     checkpoint = read_torch_file(path, map_location)
-    holds_more = isinstance(checkpoint, Mapping) and 'state_dict' in checkpoint
-    weights = checkpoint['state_dict'] if holds_more else checkpoint
+    weights = checkpoint
+    if isinstance(checkpoint, Mapping):
+        if 'model' in checkpoint and 'state_dict' not in checkpoint:  # of Swin, MAE, DeiT
+            checkpoint = {'state_dict': checkpoint['model']}
+        weights = checkpoint.get('state_dict', checkpoint)
     if not isinstance(weights, Mapping) or not any(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(
             f'The checkpoint {path} holds no weights by name: give a .pth file that '
@@ -98,6 +103,42 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
     check_fit(model, weights, path)
     model.load_state_dict(weights)
     return checkpoint.get('meta', {}) if 'state_dict' in checkpoint else {}
+
+
+@contextmanager
+def foreign_weights_refused(network: nn.Module) -> Iterator[None]:
+    """While a network is initialised, refuse a file of which a part of it would take nothing.
+
+    mmengine and the backbones of mmseg load what fits, and leave the rest at random.
+
+    Args:
+        network: Whose parts may have ``init_cfg=dict(type='Pretrained', ...)``.
+
+    Raises:
+        ValueError: Not one weight of a file is wanted; it is named.
+    """
+    handles = []
+    for part in network.modules():
+        start: Any = getattr(part, 'init_cfg', None)
+        if isinstance(start, Mapping) and start.get('type') == 'Pretrained':
+            refuse = partial(_refuse_foreign, part, start)
+            handles.append(part._register_load_state_dict_pre_hook(refuse))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refuse_foreign(part: nn.Module, start: Mapping, state: Mapping, prefix: str, *_: Any) -> None:
+    wanted = part.state_dict()
+    if not prefix and not state.keys() & wanted.keys():
+        raise ValueError(
+            f'Not one weight of {start.get("checkpoint")} (pretrained or init_cfg) fits '
+            f'{type(part).__name__}: its names begin like {next(iter(state), None)!r}, and one '
+            f'wanted is {next(iter(wanted))!r}; set prefix, such as "backbone.", or give the file '
+            'of this network.'
+        )
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Any], path: Path | str) -> None:

@@ -80,11 +80,20 @@ class LoadReport:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f'{len(self.loaded)} tensors from {self.path} ({self.format} names)']
+        parts = [f'{len(self.loaded)} tensors from {self.path.name}']
         if self.resized:
-            lines.append(f'resized, all others bit-equal: {", ".join(self.resized)}')
-        lines += [f'left out, {why}: {_first(keys)}' for why, keys in self.dropped.items()]
-        return '; '.join(lines)
+            parts.append(f'resized: {_first(self.resized, 1)}')
+        if self.dropped:
+            unused = [f'{why} ({len(keys)})' for why, keys in self.dropped.items()]
+            parts.append(f'left out: {", ".join(unused)}')
+        return '; '.join(parts)
+
+    @property
+    def details(self) -> str:
+        """Where the file is, and what was resized and left out, name by name."""
+        parts = [f'{self.path} ({self.format} names)', *self.resized]
+        parts += [f'left out, {why}: {", ".join(keys)}' for why, keys in self.dropped.items()]
+        return '; '.join(parts)
 
 
 def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = None) -> LoadReport:
@@ -154,6 +163,7 @@ def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = N
     if file.other_entries:
         report.dropped['not weights'] = list(file.other_entries)
     print_log(f'{backbone.label}: {report}', logger='current', level=logging.INFO)
+    print_log(f'{backbone.label}: {report.details}', logger='current', level=logging.DEBUG)
     return report
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.error import URLError
 
 from mmengine.model import PretrainedInit
 from mmseg.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
+
+from ...utils.errors import one_line
 
 #: What the channels get that are neither red, green nor blue.
 RULES = ('mean', 'copy', 'zero')
@@ -86,7 +89,8 @@ class Pretrained(PretrainedInit):
         widen: Likewise.
 
     Raises:
-        ValueError: See :func:`check_widening`.
+        ValueError: See :func:`check_widening`; or, when they are loaded, if the weights cannot be
+            had.
     """
 
     def __init__(
@@ -112,5 +116,11 @@ class Pretrained(PretrainedInit):
         handle = module._register_load_state_dict_pre_hook(widen)
         try:
             super().__call__(module)
+        except (AssertionError, KeyError, URLError) as error:  # no such prefix, name or address
+            raise ValueError(
+                f'The weights {self.checkpoint} (pretrained or init_cfg of '
+                f'{type(module).__name__}) cannot be loaded ({one_line(error)}): correct them, or '
+                'set None for random weights.'
+            ) from error
         finally:
             handle.remove()

@@ -1,0 +1,81 @@
+# Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+"""Serve the files of a folder by HTTP in ranges, as object stores do and http.server does not.
+
+    python tools/range_server.py FOLDER
+
+prints its address and serves this machine alone until it is ended. It measures and tests how
+rasters are read that lie elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+
+class RangeHandler(BaseHTTPRequestHandler):
+    """Answers HEAD and GET, whole or a range of bytes.
+
+    Attributes:
+        folder: What is served.
+    """
+
+    folder: Path
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_HEAD(self) -> None:
+        """Tell the size."""
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        """Send what is asked for."""
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        """Send header and, if asked for, bytes of a file."""
+        path = (self.folder / unquote(self.path).lstrip('/')).resolve()
+        if not (path.is_file() and path.is_relative_to(self.folder.resolve())):
+            self.send_error(404)
+            return
+        size = path.stat().st_size
+        asked = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range', ''))
+        begin, end = 0, size
+        if asked:
+            begin, end = int(asked[1]), min(int(asked[2] or size) + 1, size)
+        self.send_response(206 if asked else 200)
+        self.send_header('Accept-Ranges', 'bytes')
+        if asked:
+            self.send_header('Content-Range', f'bytes {begin}-{end - 1}/{size}')
+        self.send_header('Content-Length', str(end - begin))
+        self.end_headers()
+        if body:
+            with path.open('rb') as file:
+                file.seek(begin)
+                self.wfile.write(file.read(end - begin))
+
+
+def make_server(
+    folder: Path, port: int = 0, handler: type[RangeHandler] = RangeHandler
+) -> ThreadingHTTPServer:
+    """A server of a folder on this machine; a port of 0 is any free one."""
+    bound = type(handler.__name__, (handler,), {'folder': folder})
+    return ThreadingHTTPServer(('127.0.0.1', port), bound)
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit(__doc__)
+    server = make_server(Path(sys.argv[1]))
+    print(f'http://127.0.0.1:{server.server_port}', flush=True)
+    server.serve_forever()
+
+
+if __name__ == '__main__':
+    main()
