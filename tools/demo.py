@@ -212,7 +212,7 @@ def draw_picture(
     dataset = Config.fromfile(CONFIGS / '_base_demo.py').val_dataloader.dataset
     dataset = DATASETS.build({**dataset, 'data_root': str(data / 'demo_potsdam')})
     classes = dataset.metainfo['classes']
-    few = [run for run in runs if run.title != 'all labels'] or runs
+    few = [run for run in runs if run.title != 'all labels'] or list(runs)
     tiles = shown_tiles(dataset)
     maps = {run.title: predict(run, tiles) for run in few[:1] + few[1:][-1:]}
     by_name: np.ndarray | None = None
