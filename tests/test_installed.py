@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -106,22 +107,41 @@ def test_init_train_and_predict_from_an_empty_folder(wheel, tmp_path):
     def rsseg(*words: object) -> str:
         return python('-m', 'mmseg_semi_rs', *words, folder=tmp_path, path=wheel)
 
+    def heavy(*words: object) -> str:
+        log = tmp_path / f'{words[0]}.log'
+        finish(start(as_installed, wheel, tmp_path, [*map(str, words)], log=log), log)
+        return log.read_text()
+
     assert str(wheel / 'mmseg_semi_rs' / '.mim' / 'configs') in rsseg('--help')
     said = rsseg('init', 'images', 'masks', '--out', 'own', '--method', 'fixmatch', '--iters', 2)
     config = 'own/own_fixmatch.py'
     assert f'python -m mmseg_semi_rs train {config}\n' in said and 'tools/' not in said
     untrained = ('--cfg-options', 'model.student.backbone.checkpoint=None')
-    rsseg('train', config, *untrained)
+    heavy('train', config, *untrained)
     checkpoint = 'work_dirs/own_fixmatch/iter_2.pth'
-    assert '8 maps in maps' in rsseg('predict', config, checkpoint, 'images', '--out', 'maps')
+    assert '8 maps in maps' in heavy('predict', config, checkpoint, 'images', '--out', 'maps')
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 8
+
+
+def enter(site: Path, folder: Path) -> None:
+    """Go to a folder, with the package of another, and with torch and mmseg as they are loaded."""
+    forget_package()
+    os.chdir(folder)
+    sys.path[:] = [str(site), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+
+
+def as_installed(site: Path, folder: Path, words: list[str]) -> None:
+    """Be ``rsseg words``, with the package of an unpacked wheel."""
+    enter(site, folder)
+    sys.argv = ['rsseg', *words]
+    code = importlib.import_module('mmseg_semi_rs.cli').main(words)
+    assert Path(sys.modules['mmseg_semi_rs'].__file__).is_relative_to(site)
+    sys.exit(code)
 
 
 def collect(folder: Path) -> None:
     """Collect the tests of an unpacked sdist, with its package."""
-    forget_package()
-    os.chdir(folder)
-    sys.path[:] = [str(folder), *(path for path in sys.path if Path(path).resolve() != ROOT)]
+    enter(folder, folder)
     code = pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider'])
     assert Path(sys.modules['mmseg_semi_rs'].__file__).is_relative_to(folder)
     sys.exit(code)

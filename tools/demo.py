@@ -30,7 +30,7 @@ import argparse
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ METHODS = {
 WITH_STAND_INS = {'rsmtdf', 'semiearth', 'co2s-supervised', 'co2s', 'co2s-all'}
 BY_NAME = 'CLIP by name'
 FULL = dict(train=32, val=8, size=256, tile=128)
-QUICK = dict(train=11, val=1, size=256, tile=128)  # of 44 tiles 4 are labelled: one scene
+QUICK = dict(train=11, val=4, size=128, tile=128)  # one of the 11 is labelled
 
 
 @contextmanager
@@ -122,10 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
     args = parse_args(arguments)
     register_all()
-    from demo.picture import ask_by_name, class_iou, draw, predict, shown_tiles, truth_of
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
-    from mmseg.registry import DATASETS
 
     init_default_scope('mmseg')
     # a table of nine columns of figures, which a narrow console would cut off
@@ -138,51 +136,100 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with timed(console, 'scenes'):
         make_demo_data(data / 'demo_potsdam', seed=args.seed, workers=cores, **size)
     configs = {name: CONFIGS / f'{METHODS[name][1]}.py' for name in args.methods}
-    iterations = args.iters or (8 if args.quick else None)
+    iterations = args.iters or (4 if args.quick else None)
     iterations = iterations or max(
         Config.fromfile(config).train_cfg.max_iters for config in configs.values()
     )
-    runs, places = [], {}
-    for name, config in configs.items():
-        run = Run(METHODS[name][0], config, out / name)
-        run.clear()
-        places[name] = located(run.config, data)
-        run.options = {
-            **places[name],
-            'randomness.seed': args.seed,
-            'train_cfg.max_iters': iterations,
-            'train_cfg.val_interval': iterations,
-            'default_hooks.checkpoint.interval': max(1, iterations // 2),
-            'default_hooks.logger.interval': max(1, min(20, iterations // 4)),
-        }
-        runs.append(run)
+    places = {name: located(config, data) for name, config in configs.items()}
+    runs = [
+        planned(name, config, out, places[name], args.seed, iterations)
+        for name, config in configs.items()
+    ]
     if 'semiearth' in args.methods:
         with timed(console, 'evidence of all training tiles'):
             run_tool('vlm_annotate', configs['semiearth'], options=places['semiearth'])
     with timed(console, f'training, {iterations} steps each'):
         story = train(runs, iterations, cores, console)
+    with_stand_ins = bool(WITH_STAND_INS & set(args.methods))
     with timed(console, 'picture'):
-        dataset = Config.fromfile(CONFIGS / '_base_demo.py').val_dataloader.dataset
-        dataset = DATASETS.build({**dataset, 'data_root': str(data / 'demo_potsdam')})
-        few = [run for run in runs if run.title != 'all labels'] or runs
-        tiles = shown_tiles(dataset)
-        maps = {run.title: predict(run, tiles) for run in few[:1] + few[1:][-1:]}
-        by_name: np.ndarray | None = None
-        if WITH_STAND_INS & set(args.methods):
-            verifier = Config.fromfile(CONFIGS / 'semiearth_potsdam_3-32.py').purify.verifier
-            verifier.checkpoint = str(ROOT / verifier.checkpoint)
-            every = range(len(dataset))
-            asked = ask_by_name(verifier, dataset, every)
-            maps[BY_NAME] = [asked[tile] for tile in tiles]
-            truth = np.stack([truth_of(dataset[tile]) for tile in every])
-            by_name = class_iou(np.stack(asked), truth, len(dataset.metainfo['classes']))
-        draw(maps, dataset, out / 'demo.png')
-    show_table(runs, dataset.metainfo['classes'], by_name, console)
+        classes, by_name = draw_picture(runs, data, out / 'demo.png', with_stand_ins)
+    show_table(runs, classes, by_name, console)
     console.print(
         f'{size["train"]} training scenes of which {3 * size["train"] // 32} labelled, '
         f'{size["val"]} other scenes for this table; {iterations} steps each. The {runs[0].title} '
         f'run {story}.'
     )
+    show_best(runs, by_name, console)
+    labelling = [run for run in runs if run.folder.name in ('fixmatch', 'semiearth')]
+    for run in labelling if len(labelling) == 2 else ():
+        console.print(f'\nThe unlabelled tiles, labelled by the EMA of {run.title} and purified:')
+        where = ['--out', out / f'audit_{run.folder.name}', '--tiles', '1000']
+        words = [configs['semiearth'], run.checkpoint, *where]
+        print(run_tool('audit_purification', *words, options=places['semiearth']))
+    if with_stand_ins:
+        console.print(
+            'The stand-ins for foundation models know hundreds of other places that were '
+            'fabricated like these: how much they help says nothing about real images.'
+        )
+    console.print(f'picture      {out / "demo.png"}')
+    console.print(f'logs         {out}/*/train.log')
+    for run in runs:
+        megabytes = run.checkpoint.stat().st_size / 2**20
+        console.print(f'checkpoint   {run.checkpoint} ({megabytes:.1f} MiB)')
+    console.print(f'data         {data}')
+    console.print(f'whole demo: {time.perf_counter() - start:.0f} s')
+
+
+def planned(
+    name: str, config: Path, out: Path, place: Mapping[str, Any], seed: int, iterations: int
+) -> Run:
+    """A training that is ready to start, in a folder without an earlier one."""
+    options = {
+        **place,
+        'randomness.seed': seed,
+        'train_cfg.max_iters': iterations,
+        'train_cfg.val_interval': iterations,
+        'default_hooks.checkpoint.interval': max(1, iterations // 2),
+        'default_hooks.logger.interval': max(1, min(20, iterations // 4)),
+    }
+    run = Run(METHODS[name][0], config, out / name, options)
+    run.clear()
+    return run
+
+
+def draw_picture(
+    runs: Sequence[Run], data: Path, path: Path, with_stand_ins: bool
+) -> tuple[Sequence[str], np.ndarray | None]:
+    """Draw what the first and the last run that had few labels predict, and the CLIP by name.
+
+    Returns:
+        Names of the classes, and the IoU that the CLIP has of each, in percent; None without it.
+    """
+    from demo.picture import ask_by_name, class_iou, draw, predict, shown_tiles, truth_of
+    from mmengine.config import Config
+    from mmseg.registry import DATASETS
+
+    dataset = Config.fromfile(CONFIGS / '_base_demo.py').val_dataloader.dataset
+    dataset = DATASETS.build({**dataset, 'data_root': str(data / 'demo_potsdam')})
+    classes = dataset.metainfo['classes']
+    few = [run for run in runs if run.title != 'all labels'] or list(runs)
+    tiles = shown_tiles(dataset)
+    maps = {run.title: predict(run, tiles) for run in few[:1] + few[1:][-1:]}
+    by_name: np.ndarray | None = None
+    if with_stand_ins:
+        verifier = Config.fromfile(CONFIGS / 'semiearth_potsdam_3-32.py').purify.verifier
+        verifier.checkpoint = str(ROOT / verifier.checkpoint)
+        every = range(len(dataset))
+        asked = ask_by_name(verifier, dataset, every)
+        maps[BY_NAME] = [asked[tile] for tile in tiles]
+        truth = np.stack([truth_of(dataset[tile]) for tile in every])
+        by_name = class_iou(np.stack(asked), truth, len(classes))
+    draw(maps, dataset, path)
+    return classes, by_name
+
+
+def show_best(runs: Sequence[Run], by_name: np.ndarray | None, console: Console) -> None:
+    """Print what can be won at most, and who has won most without all labels."""
     if runs[-1].title == 'all labels':
         console.print(
             '"supervised" is what the few labels give alone, "all labels" what labels for all '
@@ -199,24 +246,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if scores:
         best = max(scores, key=lambda title: scores[title])
         console.print(f'Highest mean IoU without all labels: {best} ({scores[best]:.1f}).')
-    labelling = [run for run in runs if run.folder.name in ('fixmatch', 'semiearth')]
-    for run in labelling if len(labelling) == 2 else ():
-        console.print(f'\nThe unlabelled tiles, labelled by the EMA of {run.title} and purified:')
-        where = ['--out', out / f'audit_{run.folder.name}', '--tiles', '1000']
-        words = [configs['semiearth'], run.checkpoint, *where]
-        print(run_tool('audit_purification', *words, options=places['semiearth']))
-    if WITH_STAND_INS & set(args.methods):
-        console.print(
-            'The stand-ins for foundation models know hundreds of other places that were '
-            'fabricated like these: how much they help says nothing about real images.'
-        )
-    console.print(f'picture      {out / "demo.png"}')
-    console.print(f'logs         {out}/*/train.log')
-    for run in runs:
-        megabytes = run.checkpoint.stat().st_size / 2**20
-        console.print(f'checkpoint   {run.checkpoint} ({megabytes:.1f} MiB)')
-    console.print(f'data         {data}')
-    console.print(f'whole demo: {time.perf_counter() - start:.0f} s')
 
 
 def located(config: Path, data: Path) -> dict[str, Any]:

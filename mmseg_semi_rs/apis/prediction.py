@@ -191,6 +191,48 @@ class _Prediction:
 
     def run(self, given: Sequence[str | Path], out: Path, asset: str | None) -> Predicted:
         """Predict what is not done yet."""
+        folder, jobs = self._jobs(given, out, asset)
+        self.total = sum(job.windows for job in jobs)
+        # Other jobs may predict other images into this folder, and processes of this one parts.
+        claim: AbstractContextManager[None] = nullcontext()
+        first = self.processes.first
+        if first:
+            names = [job.out.relative_to(folder).as_posix() for job in jobs]
+            claim = held(folder / LOCK, f'A prediction into {folder}', names)
+        with claim:
+            done = self.processes.together(lambda: self._done(jobs, folder) if first else set())[0]
+            with Journal(folder / JOURNAL, self.fingerprint, self.processes.rank) as self.journal:
+                todo = []
+                for job in jobs:
+                    if job.out in done:
+                        self.result.files[job.image] = self.writer.files(job.out)
+                        self.result.skipped += 1
+                        self._advance(job.windows)
+                    else:
+                        todo.append(job)
+                self._predict_small([job for job in jobs if job.small], set(todo))
+                for job in todo:
+                    if not job.small:
+                        self._attempt(job, lambda job=job: self._predict_large(job))  # type: ignore[misc]
+            parts = self.processes.gather(self.result)
+            if first:
+                Journal.merge(folder / JOURNAL)
+        self._advance(self.total - self.finished)  # of images that failed, and of other processes
+        files = {image: paths for part in parts for image, paths in part.files.items()}
+        return replace(
+            self.result,
+            files={job.image: files[job.image] for job in jobs if job.image in files},
+            failed={image: told for part in parts for image, told in part.failed.items()},
+        )
+
+    def _jobs(
+        self, given: Sequence[str | Path], out: Path, asset: str | None
+    ) -> tuple[Path, list[_Job]]:
+        """The folder of the maps, which is made, and what is to be predicted into it.
+
+        Raises:
+            ValueError: A map would lie among the images, on one, or on that of another.
+        """
         given = expanded(given)
         single = len(given) == 1 and not Path(given[0]).is_dir()
         named = single and out.suffix.lower() in ('.tif', '.tiff', '.png')
@@ -231,38 +273,7 @@ class _Prediction:
                         f'{file} would be written for {owners[file]} and for {job.image}: rename '
                         'one of them.'
                     )
-        self.total = sum(job.windows for job in jobs)
-        # Other jobs may predict other images into this folder, and processes of this one parts.
-        claim: AbstractContextManager[None] = nullcontext()
-        first = self.processes.first
-        if first:
-            names = [job.out.relative_to(folder).as_posix() for job in jobs]
-            claim = held(folder / LOCK, f'A prediction into {folder}', names)
-        with claim:
-            done = self.processes.together(lambda: self._done(jobs, folder) if first else set())[0]
-            with Journal(folder / JOURNAL, self.fingerprint, self.processes.rank) as self.journal:
-                todo = []
-                for job in jobs:
-                    if job.out in done:
-                        self.result.files[job.image] = self.writer.files(job.out)
-                        self.result.skipped += 1
-                        self._advance(job.windows)
-                    else:
-                        todo.append(job)
-                self._predict_small([job for job in jobs if job.small], set(todo))
-                for job in todo:
-                    if not job.small:
-                        self._attempt(job, lambda job=job: self._predict_large(job))  # type: ignore[misc]
-            parts = self.processes.gather(self.result)
-            if first:
-                Journal.merge(folder / JOURNAL)
-        self._advance(self.total - self.finished)  # of images that failed, and of other processes
-        files = {image: paths for part in parts for image, paths in part.files.items()}
-        return replace(
-            self.result,
-            files={job.image: files[job.image] for job in jobs if job.image in files},
-            failed={image: told for part in parts for image, told in part.failed.items()},
-        )
+        return folder, jobs
 
     def _local(self, name: str | Path, folder: Path, asset: str | None) -> Path:
         """Path of an input; of what lies elsewhere that of a VRT that stands for it."""

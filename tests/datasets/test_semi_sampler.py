@@ -1,10 +1,12 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mmengine.dataset import BaseDataset
 from mmseg.datasets import BaseSegDataset
+from PIL import Image
 
 import mmseg_semi_rs.datasets.samplers.semi_sampler as module
 from mmseg_semi_rs.datasets import RareClassSemiSampler, SemiDataset, SemiSampler
@@ -166,29 +168,31 @@ def test_semi_dataset_refuses_an_empty_source():
         SemiDataset(Numbers(3), Numbers(0))
 
 
-@pytest.fixture
-def rare(tmp_path):
-    """Four labelled images: class 1 is on 4 % of one image only."""
-    from PIL import Image
-
+def labelled_by(folder: Path, labels: np.ndarray) -> SemiDataset:
+    """Black images of two classes with these masks, (N, H, W)."""
     for name in ('img', 'ann'):
-        (tmp_path / name).mkdir()
-    for index in range(4):
-        label = np.zeros((50, 50), np.uint8)
-        if index == 2:
-            label[:10, :10] = 1
-        if index == 3:
-            label[:25] = 255
-        Image.fromarray(label).save(tmp_path / 'ann' / f'{index}.png')
-        Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / 'img' / f'{index}.png')
+        (folder / name).mkdir()
+    for index, label in enumerate(labels):
+        Image.fromarray(label).save(folder / 'ann' / f'{index}.png')
+        image = np.zeros((*label.shape, 3), np.uint8)
+        Image.fromarray(image).save(folder / 'img' / f'{index}.png')
     labelled = BaseSegDataset(
         img_suffix='.png',
         metainfo=dict(classes=('field', 'car'), palette=[[0, 0, 0], [1, 1, 1]]),
-        data_root=str(tmp_path),
+        data_root=str(folder),
         data_prefix=dict(img_path='img', seg_map_path='ann'),
         pipeline=[],
     )
     return SemiDataset(labelled)
+
+
+@pytest.fixture
+def rare(tmp_path):
+    """Four labelled images: class 1 is on 4 % of one image only."""
+    labels = np.zeros((4, 50, 50), np.uint8)
+    labels[2, :10, :10] = 1
+    labels[3, :25] = 255
+    return labelled_by(tmp_path, labels)
 
 
 def test_rare_class_probabilities_follow_the_formula(rare):
@@ -212,24 +216,12 @@ def test_rare_class_image_is_drawn_more_often_and_draws_resume(rare):
 
 def test_of_sparse_labels_every_image_that_shows_a_class_counts(tmp_path):
     """No image has 100 pixels of it, so that it is not only the one with most of them."""
-    from PIL import Image
-
-    for name in ('img', 'ann'):
-        (tmp_path / name).mkdir()
-    for index, clicks in enumerate([3, 1, 0]):
-        label = np.full((50, 50), 255, np.uint8)
-        label[0, :20] = 0
+    labels = np.full((3, 50, 50), 255, np.uint8)
+    labels[:, 0, :20] = 0
+    for label, clicks in zip(labels, (3, 1, 0), strict=True):
         label[1, :clicks] = 1
-        Image.fromarray(label).save(tmp_path / 'ann' / f'{index}.png')
-        Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / 'img' / f'{index}.png')
-    labelled = BaseSegDataset(
-        img_suffix='.png',
-        metainfo=dict(classes=('field', 'car'), palette=[[0, 0, 0], [1, 1, 1]]),
-        data_root=str(tmp_path),
-        data_prefix=dict(img_path='img', seg_map_path='ann'),
-        pipeline=[],
-    )
-    sampler = RareClassSemiSampler(SemiDataset(labelled), 2, source_ratio=(1, 0), seed=0)
+    sparse = labelled_by(tmp_path, labels)
+    sampler = RareClassSemiSampler(sparse, 2, source_ratio=(1, 0), seed=0)
     assert {sampler.draw(0, position) for position in range(100)} == {0, 1}
 
 
