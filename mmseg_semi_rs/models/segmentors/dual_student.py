@@ -120,16 +120,16 @@ class _WeakPrediction:
 
 @MODELS.register_module()
 class DualStudentSegmentor(SemiSegmentor):
-    r"""Co2S (arXiv 2512.23035) for any two mmseg ``EncoderDecoder``.
+    """Co2S (arXiv 2512.23035) for any two mmseg ``EncoderDecoder``.
 
     Both students see the same batch. Each labels the weak views for itself and learns from labelled
     images, from strong views mixed by CutMix, and from weak views whose features lose channels
     (UniMatch); and where the partner is surer than it is, from the partner's probabilities:
 
-    .. math:: L = w_x L_x + w_s \overline{L_s} + w_p L_{fp} + w_t(t) L_{sta}
+    .. math:: L = w_x L_x + w_s (L_s1 + L_s2) / 2 + w_p L_fp + w_t(t) L_sta
 
-    separately for each student (spec: ``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 + L_sta``).
-    Labels come from each student itself in eval mode without gradient, or from its EMA. Gradients
+    separately for each student (``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 + L_sta`` in the
+    paper). Labels come from each student itself in eval mode without gradient, or from its EMA. Gradients
     are computed pass by pass, so that the activations of one student's clean images, or of its
     strong views, are in memory at a time (:func:`~mmseg_semi_rs.models.utils.early_backward`).
 
