@@ -129,9 +129,10 @@ class DualStudentSegmentor(SemiSegmentor):
     .. math:: L = w_x L_x + w_s (L_s1 + L_s2) / 2 + w_p L_fp + w_t(t) L_sta
 
     separately for each student (``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 + L_sta`` in the
-    paper). Labels come from each student itself in eval mode without gradient, or from its EMA. Gradients
-    are computed pass by pass, so that the activations of one student's clean images, or of its
-    strong views, are in memory at a time (:func:`~mmseg_semi_rs.models.utils.early_backward`).
+    paper). Labels come from each student itself in eval mode without gradient, or from its EMA.
+    Gradients are computed pass by pass, so that the activations of one student's clean images, or
+    of its strong views, are in memory at a time
+    (:func:`~mmseg_semi_rs.models.utils.early_backward`).
 
     A batch without unlabelled images trains both students by L_x alone, and so does every batch
     before ``unsup_start``.
