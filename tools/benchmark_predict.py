@@ -36,6 +36,7 @@ import numpy as np
 from mmseg_semi_rs import register_all
 from mmseg_semi_rs.rasters.gdal import import_rasterio
 from mmseg_semi_rs.rasters.sources import RasterSource, open_source
+from mmseg_semi_rs.utils import range_server
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ def _peak_memory() -> int:
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Serve a folder from another process: GDAL waits for it without letting threads run."""
-    command = [sys.executable, str(Path(__file__).with_name('range_server.py')), str(folder)]
+    command = [sys.executable, range_server.__file__, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

@@ -134,14 +134,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = next(iter(tiles.truths.values())).shape[0] / args.side
     image, truth = (put_together(part, shown, scale) for part in (tiles.images, tiles.truths))
     grey = np.repeat(image.mean(-1, keepdims=True), 3, axis=-1).astype(np.uint8)
-    above, below, titles = [image], [colorize(truth, tiles.palette)], ['image, and truth']
+    above, below, titles = [image], [colorize(truth, tiles.palette)], ['image and truth']
     for run, predicted in zip(args.runs, maps, strict=True):
         whole = put_together(predicted, shown, scale)
         wrong = (whole != truth) & (truth != 255)
         above.append(colorize(whole, tiles.palette))
         below.append(overlay(grey, np.full_like(grey, ERROR), wrong, opacity=0.7))
         iou = mean_iou(predicted, tiles.truths, shown)
-        titles.append(f'{run.name.rsplit("_seed", 1)[0]}: mIoU {iou:.1f}, and where it errs')
+        titles.append(f'{run.name.rsplit("_seed", 1)[0]}: mIoU {iou:.1f}, errors in red')
     grid = draw_panels([above, below], titles)
     key = legend(tiles.classes, tiles.palette, grid.shape[1])
     save_picture(np.concatenate([grid, key]), args.out)

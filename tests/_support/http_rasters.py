@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmseg_semi_rs.utils import range_server
 from tests._support.processes import free_port, start
-from tests._support.tiny_training import load_tool
 
 _LOG, _FAULTS = '.requests', '.faults'
 _SLOW = 0.3  # seconds that an answer takes
-_TOOL = load_tool('range_server')
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class RangeServer:
         (self.folder / _FAULTS).unlink()
 
 
-class _Faulty(_TOOL.RangeHandler):
+class _Faulty(range_server.RangeHandler):
     def do_GET(self) -> None:
         log, faults = self.folder / _LOG, self.folder / _FAULTS
         with log.open('a') as file:
@@ -80,7 +79,7 @@ class _Faulty(_TOOL.RangeHandler):
 
 
 def _serve(folder: Path, port: int) -> None:
-    _TOOL.make_server(folder, port, _Faulty).serve_forever()
+    range_server.make_server(folder, port, _Faulty).serve_forever()
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_report_says_what_is_left_out(tmp_path):
     report = load_pretrained(backbone, path)
     assert report.format == 'efficientnet_lite_pytorch'
     assert str(report) == (  # in the log, one line; names of tensors are in its details
-        '108 tensors from lite.pth; left out: classification head (8), blocks behind the last one '
+        '198 tensors from lite.pth; left out: classification head (8), blocks behind the last one '
         'that is read (90)'
     )
     assert path in report.details and '_conv_head.weight' in report.details

@@ -41,6 +41,9 @@ def test_prediction_is_set_against_the_network_alone(tmp_path, processes):
 def test_each_raster_has_a_process_of_its_own(tmp_path, monkeypatch, capsys):
     tool = load_tool('benchmark_predict')
     commands = []
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.py', 'b.pth'):
+        Path(name).touch()
 
     def run(command, check, env):
         assert check and '127.0.0.1' in env['no_proxy']

@@ -300,7 +300,9 @@ def test_a_drawing_without_classes_or_places_is_told(orthophoto, images, tmp_pat
         (['--count', '1', '--clicks', 'few'], 'is no number of clicks'),
     ],
 )
-def test_bad_input_is_one_sentence(images, tmp_path, capsys, words, message):
+def test_bad_input_is_one_sentence(images, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'c.py').touch()
     with pytest.raises(SystemExit) as left:
         load_tool('suggest').main([str(images), '--out', str(tmp_path / 'out'), *words])
     assert left.value.code == 2 and message in capsys.readouterr().err

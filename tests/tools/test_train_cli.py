@@ -403,7 +403,7 @@ def test_testing_needs_no_weight_file(config, trained, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'sentence'),
     [
-        (['missing.pth'], r'missing\.pth \(load_from\) does not exist'),
+        (['missing.pth'], r'missing\.pth does not exist'),
         (['CHECKPOINT', '--cfg-options', 'test_dataloader=None'], 'has no test_dataloader'),
     ],
 )

@@ -93,7 +93,9 @@ def test_what_nothing_is_said_of_is_the_class_that_is_not_asked_for(tiny, monkey
         ),
     ],
 )
-def test_bad_input_is_one_sentence(tiny, arguments, words, capsys):
+def test_bad_input_is_one_sentence(tiny, arguments, words, capsys, monkeypatch):
+    monkeypatch.chdir(tiny.parent)
+    (tiny.parent / 'a.pth').touch()
     with pytest.raises(SystemExit) as left:
         run(tiny, *arguments)
     assert left.value.code == 2 and words in capsys.readouterr().err

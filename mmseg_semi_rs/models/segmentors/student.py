@@ -19,6 +19,7 @@ from mmseg.models.decode_heads import (
     EncHead,
     IterativeDecodeHead,
     PIDHead,
+    STDCHead,
     VPDDepthHead,
 )
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
@@ -142,7 +143,8 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
     _check_inference(student.test_cfg)
     for part in (head, *auxiliary_heads(student)):
         classes, channels = part.num_classes, getattr(part, 'out_channels', part.num_classes)
-        if channels != classes or classes != head.num_classes or classes < 2:
+        edges = isinstance(part, STDCHead)  # learns two classes of its own
+        if channels != classes or classes < 2 or not (edges or classes == head.num_classes):
             raise ValueError(
                 f'The {type(part).__name__} of the student has out_channels={channels} for '
                 f'num_classes={classes}, and {owner} takes a softmax over its {head.num_classes} '
@@ -380,8 +382,14 @@ def supervised_losses(student: Any, decoded: Decoded, samples: SampleList) -> di
     return losses
 
 
+def _first_stage(head: Any) -> Any:
+    """The head, out of its wrapper; of K-Net, whose stages have the settings, the first of them."""
+    head = getattr(head, 'decode_head', head)
+    return head.kernel_generate_head if isinstance(head, IterativeDecodeHead) else head
+
+
 def _losses_of(head: Any) -> list[Any]:
-    losses = head.loss_decode
+    losses = _first_stage(head).loss_decode
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
@@ -394,10 +402,10 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
     which fail or give NaN.
     """
     inner: Any = getattr(head, 'decode_head', head)
-    parts = _losses_of(inner)
-    if inner.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
+    parts, first = _losses_of(inner), _first_stage(inner)
+    if first.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
         labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
-        labelled = (labels != inner.ignore_index).flatten(1).any(1)
+        labelled = (labels != first.ignore_index).flatten(1).any(1)
         if not labelled.any():
             nothing = 0.0 * _total(outputs)
             return {f'{prefix}.{part.loss_name}': nothing for part in parts}

@@ -1,10 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Serve the files of a folder by HTTP in ranges, as object stores do and http.server does not.
 
-    python tools/range_server.py FOLDER
-
-prints its address and serves this machine alone until it is ended. It measures and tests how
-rasters are read that lie elsewhere.
+Run as a script with a folder, it prints its address and serves this machine alone until it is
+ended. By it is measured and tested how rasters are read that lie elsewhere.
 """
 
 from __future__ import annotations
