@@ -344,9 +344,13 @@ def _resize_of(cfg: Config) -> Any:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
     resize = None
-    for transform in dataset.get('pipeline') or cfg.get('test_pipeline') or []:
+    steps = list(dataset.get('pipeline') or cfg.get('test_pipeline') or [])
+    while steps:
+        transform = steps.pop(0)
         name = transform['type'].rsplit('.', 1)[-1]
-        if name == 'Resize':
+        if name == 'KeepInMemory':
+            steps[:0] = transform['transforms']
+        elif name == 'Resize':
             resize = transform
         elif not name.startswith(('Load', 'Pack')):
             raise ValueError(

@@ -207,3 +207,17 @@ def test_a_picture_predicted_by_several_is_their_mean(trained, monkeypatch):
     other = load_predictor(trained[0], trained[1][0], window=32)
     with pytest.raises(ValueError, match='give checkpoints of the same classes, and --window'):
         PredictorEnsemble([both[0], other])
+
+
+def test_images_that_a_training_keeps_in_memory_are_predicted_like_others(trained):
+    config, (path, _) = trained
+    kept = config.with_name('kept.py')
+    kept.write_text(
+        "_base_ = './tiny.py'\n"
+        "load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]\n"
+        "whole = [dict(type='KeepInMemory', transforms=load), dict(type='PackSegInputs')]\n"
+        'test_dataloader = dict(dataset=dict(pipeline=whole))\n'
+    )
+    pixels = tile_of(trained, NAMES[0])
+    found, plain = (predict_image(load_predictor(each, path), pixels) for each in (kept, config))
+    np.testing.assert_array_equal(found.probabilities, plain.probabilities)
