@@ -81,13 +81,18 @@ def is_supervised(cfg: Config) -> bool:
     return not cfg.train_dataloader.dataset.get('unlabelled')
 
 
+def run_folder(args: argparse.Namespace, path: str, seed: int) -> Path:
+    """Where a config is trained with a seed."""
+    return Path(args.work_dir / f'{Path(path).stem}_seed{seed}')
+
+
 def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
     """All commands, in their order: seed by seed, so that the first answer comes early."""
     steps, options = [], overriding(args.cfg_options or {})
     for seed in range(args.seeds):
         for path, cfg in configs.items():
-            name = f'{Path(path).stem}_seed{seed}'
-            folder = args.work_dir / name
+            folder = run_folder(args, path, seed)
+            name = folder.name
             begun = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
             words = [RSSEG, 'train', path, '--work-dir', str(folder), '--seed', str(seed)]
             done = trained(folder, cfg.train_cfg.max_iters)
@@ -108,7 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the tool; bad input is one sentence and exit code 2."""
     args = parse_args(arguments)
     with Faults(args.traceback, __name__):
-        steps = plan(args, read_configs(args))
+        configs = read_configs(args)
+        steps = plan(args, configs)
         if args.dry_run:
             print('\n'.join(shown(step.words) for step in steps if not step.done()))
             return
@@ -118,9 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         from mmseg_semi_rs.visualization.run_groups import group_runs
         from mmseg_semi_rs.visualization.run_records import find_runs
 
-        names = [f'{Path(path).stem}_seed{seed}' for path in args.config
-                 for seed in range(args.seeds)]  # fmt: skip
-        folders = [args.work_dir / name for name in dict.fromkeys(names)]
+        folders = [run_folder(args, path, seed) for path in configs for seed in range(args.seeds)]
         page, _ = write_report(folders, args.work_dir / 'report.html', 'Methods compared')
         for gain in find_gains(group_runs(find_runs(folders)[0])):
             print(gain)

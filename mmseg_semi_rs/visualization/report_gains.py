@@ -62,8 +62,12 @@ def find_gains(groups: Sequence[Group]) -> list[Gain]:
     Returns:
         The largest gain first; empty without supervised training or anything else beside it.
     """
-    tests = {group.name: [(run, run.tests[-1]) for run in group.runs if run.tests]
-             for group in groups}  # fmt: skip
+    tests = {
+        group.name: [
+            (run, run.tests[-1]) for run in group.runs if run.tests and run.tests[-1].images
+        ]
+        for group in groups
+    }
     tested = [group for group in groups if tests[group.name]]
     supervised = [group for group in tested if all(run.supervised for run in group.runs)]
     if not supervised:
@@ -99,7 +103,7 @@ def paired_gain(recipe: str, bar: str, pairs: Sequence[tuple[Tested, Tested]]) -
     differences = means[:, 0] - means[:, 1]
     runs = rng.integers(len(pairs), size=(_RESAMPLES, len(pairs)))
     again = differences[runs.T, np.arange(1, _RESAMPLES + 1)].mean(0)
-    low, high = np.percentile(again, [2.5, 97.5])
+    low, high = np.nanpercentile(again, [2.5, 97.5])  # NaN: images without any class
     by_class = 100 * (scores[:, 0, 0] - scores[:, 1, 0]).mean(0)
     return Gain(
         recipe,
@@ -144,10 +148,9 @@ def _pairs(
     pairs = [(test, by_seed[run.seed]) for run, test in ours if run.seed in by_seed]
     if not pairs:
         pairs = [(one, other) for (_, one), (_, other) in zip(ours, bar, strict=False)]
-    first = pairs[0][0]
     same = {(tuple(test.images), tuple(test.classes), tuple(test.averaged))
             for pair in pairs for test in pair}  # fmt: skip
-    return pairs if len(same) == 1 and first.images else []
+    return pairs if len(same) == 1 else []
 
 
 def _mean_score(tests: Sequence[Tested]) -> float:
@@ -179,4 +182,5 @@ def _ious(test: Tested, names: Sequence[str], weights: np.ndarray) -> np.ndarray
 def _nan_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaN; NaN where there is nothing else."""
     known = ~np.isnan(values)
-    return np.where(known, values, 0).sum(-1) / np.maximum(known.sum(-1), 1)
+    total, count = np.where(known, values, 0).sum(-1), known.sum(-1)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

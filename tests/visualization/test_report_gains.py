@@ -133,6 +133,18 @@ def test_nothing_is_said_without_a_bar_or_of_other_images(maps, tmp_path):
     names = [f'other{number}.png' for number in range(40)]
     plain = leave(tmp_path / 'plain', evaluated(truths, poor, names), supervised=True)
     assert gains_of(plain, ours) == []
+    empty = dict(evaluated(truths, poor), images=[])
+    leave(tmp_path / 'none' / 'plain', empty, supervised=True)
+    leave(tmp_path / 'none' / 'ours', empty)
+    assert gains_of(tmp_path / 'none') == []
+
+
+def test_images_without_a_class_leave_the_interval_alone(maps, tmp_path):
+    truths, poor, good = (each[:2].copy() for each in maps)
+    truths[0] = 255  # nothing is known of it; drawn twice, there is no score at all
+    plain = leave(tmp_path / 'plain', evaluated(truths, poor), supervised=True)
+    (gain,) = gains_of(plain, leave(tmp_path / 'ours', evaluated(truths, good)))
+    assert gain.low == pytest.approx(gain.mean) == gain.high
 
 
 def test_the_page_answers_the_question(maps, tmp_path):
