@@ -273,7 +273,7 @@ def test_a_calibrated_run_does_not_learn_from_what_it_is_measured_on(project, fo
     assert cfg.custom_hooks[-1].verifier == dict(type='SuperpixelProposer')
 
 
-def test_an_autolabelled_run_learns_from_the_masks_of_the_run_that_made_them(project, folder):
+def test_an_autolabelled_run_is_the_student_that_the_command_writes(project, folder, monkeypatch):
     compare = project('compare')
     args = compare.parse_args(words(folder, '--labelled', '4'))
     lists = compare.make_lists(args, folder, '4', seed=0)
@@ -281,7 +281,18 @@ def test_an_autolabelled_run_learns_from_the_masks_of_the_run_that_made_them(pro
     cfg = compare.make_config(args, folder, lists, 'autolabel', run, 2)
     maker = folder / 'r' / 'rsmtdf_recipe_seed2'
     assert cfg.autolabel[:2] == [str(maker / 'config.py'), str(maker / 'best.pth')]
-    source = cfg.train_dataloader.dataset.labelled
-    assert source.ann_file == str(run / 'labels' / 'train.png.txt')
-    assert source.data_prefix.seg_map_path == str(run / 'labels' / 'masks')
-    assert cfg.train_dataloader.batch_size == 16
+    one_run = project('one_run')
+    started = []
+
+    def autolabel(words, check):
+        started.extend(words[3:])
+        (run / 'labels').mkdir(parents=True)
+        (run / 'labels' / 'student.py').write_text(
+            'train_cfg = dict(max_iters=7)\nresume = False\n'
+        )
+
+    monkeypatch.setattr(one_run.subprocess, 'run', autolabel)
+    student = one_run.student_of_masks(cfg)
+    assert started == ['autolabel', *cfg.autolabel]
+    assert student.train_cfg.max_iters == 7 and student.work_dir == str(run)
+    assert student.randomness.seed == 2 and student.resume and 'autolabel' not in student

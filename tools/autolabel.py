@@ -18,6 +18,7 @@ same command is given again. Then:
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -76,7 +77,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         '--student', metavar='CONFIG', help='config whose network is trained (default: the same)'
     )
     parser.add_argument('--iters', type=int, help="steps of the student (default: the config's)")
-    return parse(parser, arguments, config=False)
+    return parse(parser, arguments)
 
 
 def autolabel(args: argparse.Namespace) -> int:
@@ -104,15 +105,16 @@ def autolabel(args: argparse.Namespace) -> int:
     from mmseg_semi_rs.engine.launch import load_config
     from mmseg_semi_rs.utils.files import file_digest, held, read_list, write_atomic
 
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     known, images = labels.sources_of(DATASETS.build(cfg.train_dataloader.dataset))
     pairs = [*((args.config, path) for path in args.checkpoint), *args.also]
+    configs = [*(copy.deepcopy(cfg) for _ in args.checkpoint), *(one for one, _ in args.also)]
     predictor = PredictorEnsemble([
         load_predictor(
             config, path, network=args.network, window=args.window, flips=args.flips
         )
-        for config, path in pairs
+        for config, (_, path) in zip(configs, pairs, strict=True)
     ])  # fmt: skip
     root = labels.common_root([*known, *images])
     with held(args.out / '.autolabel.lock', f'Labelling into {args.out}'):
@@ -145,7 +147,9 @@ def autolabel(args: argparse.Namespace) -> int:
         suffixes = labels.write_lists(done, root, args.out, args.person_share, made_by)
         student = load_config(args.student) if args.student else None
         data = mask_datasets(suffixes, root, args.out)
-        written = plain_config(cfg, data, predictor.classes, predictor.palette, student, args.iters)
+        made = [str(path) for _, path in pairs]
+        about = (predictor.classes, predictor.palette)
+        written = plain_config(cfg, data, *about, student, args.iters, labelled_by=made)
         write_atomic(args.out / 'student.py', written.pretty_text.encode())
     by = Counter(image.source for image in done)
     weights = [image.weight for image in done if image.source == 'automatic']

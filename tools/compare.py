@@ -3,18 +3,21 @@
 
     python tools/compare.py data/mine/mine_supervised.py data/mine/mine_rsmtdf-lite.py
     python tools/compare.py data/mine/mine_*.py --seeds 3
+    python tools/compare.py data/mine/mine_supervised.py data/mine/mine_rsmtdf-lite.py --autolabel
 
 Each config is trained with each seed and tested by its best checkpoint, or by its last one where
-the config keeps no best. The differences of mIoU, with an interval, are printed and stand first on
-the page <work-dir>/report.html. What is finished is not done again: the same command goes on where
-it stopped, and a larger --seeds adds to what there is. Trainings of your own, on a cluster, are
-compared in the same way by tools/report.py, if they were tested.
+the config keeps no best. With --autolabel, each method that uses unlabelled images also labels all
+of them once, and a student trained on these masks is compared too. The differences of mIoU, with
+an interval, are printed and stand first on the page <work-dir>/report.html. What is finished is not
+done again: the same command goes on where it stopped, and a larger --seeds adds to what there is.
+Trainings of your own, on a cluster, are compared in the same way by tools/report.py, if they were
+tested.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,10 @@ from mmseg_semi_rs.utils.steps import RSSEG, Step, carry_out, overriding, shown,
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+
+
+BY_MASKS = '_autolabel'
+"""Follows the name of a config in the folder of the student of its masks."""
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +41,11 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, default=1, help='of each (default: %(default)s)')
     parser.add_argument(
         '--work-dir', type=Path, default=Path('work_dirs/compare'), help='default: %(default)s'
+    )
+    parser.add_argument(
+        '--autolabel',
+        action='store_true',
+        help='compare a student of the masks that each method makes, too (tools/autolabel.py)',
     )
     parser.add_argument('--dry-run', action='store_true', help='print the commands, do nothing')
     args = parse(parser, arguments)
@@ -76,14 +88,29 @@ def read_configs(args: argparse.Namespace) -> dict[str, Config]:
     return configs
 
 
+def makes_masks(args: argparse.Namespace, cfg: Config) -> bool:
+    """Whether a student of a config's masks is compared too."""
+    return args.autolabel and not is_supervised(cfg)
+
+
 def is_supervised(cfg: Config) -> bool:
     """Whether a config trains on labelled images alone."""
     return not cfg.train_dataloader.dataset.get('unlabelled')
 
 
-def run_folder(args: argparse.Namespace, path: str, seed: int) -> Path:
-    """Where a config is trained with a seed."""
-    return Path(args.work_dir / f'{Path(path).stem}_seed{seed}')
+def run_folder(args: argparse.Namespace, path: str, seed: int, by: str = '') -> Path:
+    """Where a config, or the student of its masks, is trained with a seed."""
+    return Path(args.work_dir / f'{Path(path).stem}{by}_seed{seed}')
+
+
+def run_folders(args: argparse.Namespace, configs: dict[str, Config]) -> list[Path]:
+    """Where everything is trained."""
+    return [
+        run_folder(args, path, seed, by)
+        for path, cfg in configs.items()
+        for by in ('', *([BY_MASKS] if makes_masks(args, cfg) else []))
+        for seed in range(args.seeds)
+    ]
 
 
 def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
@@ -92,16 +119,38 @@ def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
     for seed in range(args.seeds):
         for path, cfg in configs.items():
             folder = run_folder(args, path, seed)
-            name = folder.name
-            begun = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
-            words = [RSSEG, 'train', path, '--work-dir', str(folder), '--seed', str(seed)]
-            done = trained(folder, cfg.train_cfg.max_iters)
-            steps.append(Step(f'train {name}', [*words, *begun, *options], done))
-            hooks = cfg.get('default_hooks') or {}
-            best = 'best_*' if (hooks.get('checkpoint') or {}).get('save_best') else 'iter_*'
-            words = [RSSEG, 'test', path, str(folder / f'{best}.pth'), '--work-dir', str(folder)]
-            steps.append(Step(f'test {name}', [*words, *options], tested(folder)))
+            steps += train_and_test(path, cfg, folder, seed, options)
+            if makes_masks(args, cfg):
+                made = run_folder(args, path, seed, BY_MASKS)
+                masks = made / 'labelled_all'
+                words = [RSSEG, 'autolabel', path, newest(cfg, folder), '--flips', '--out']
+                student = masks / 'student.py'
+                steps.append(
+                    Step(f'label by {folder.name}', [*words, str(masks), *options], student.is_file)
+                )
+                steps += train_and_test(str(student), cfg, made, seed)
     return steps
+
+
+def train_and_test(
+    path: str, cfg: Config, folder: Path, seed: int, options: Sequence[str] = ()
+) -> list[Step]:
+    """A training and its test; ``cfg`` has the length and says which checkpoint counts."""
+    begun = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
+    words = [RSSEG, 'train', path, '--work-dir', str(folder), '--seed', str(seed)]
+    done = trained(folder, cfg.train_cfg.max_iters)
+    test = [RSSEG, 'test', path, newest(cfg, folder), '--work-dir', str(folder)]
+    return [
+        Step(f'train {folder.name}', [*words, *begun, *options], done),
+        Step(f'test {folder.name}', [*test, *options], tested(folder)),
+    ]
+
+
+def newest(cfg: Config, folder: Path) -> str:
+    """Pattern of the checkpoint that is tested."""
+    hooks = cfg.get('default_hooks') or {}
+    best = 'best_*' if (hooks.get('checkpoint') or {}).get('save_best') else 'iter_*'
+    return str(folder / f'{best}.pth')
 
 
 def tested(folder: Path) -> Callable[[], bool]:
@@ -124,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
         from mmseg_semi_rs.visualization.run_groups import group_runs
         from mmseg_semi_rs.visualization.run_records import find_runs
 
-        folders = [run_folder(args, path, seed) for path in configs for seed in range(args.seeds)]
+        folders = run_folders(args, configs)
         page, _ = write_report(folders, args.work_dir / 'report.html', 'Methods compared')
         for gain in find_gains(group_runs(find_runs(folders)[0])):
             print(gain)

@@ -738,8 +738,11 @@ def show_next(
         console.print(f'  {command(str(name))} {shlex.join(map(str, words))}', markup=False)
     if bar is not None:
         bar = path.with_name(bar.name)
-        both = shlex.join(map(str, (bar, path)))
-        console.print('  does it help? train both, supervised training and this, test, and tell:')
+        both = shlex.join(map(str, (bar, path, '--autolabel')))
+        console.print(
+            '  does it help? train supervised, this, and a student of the masks that this makes, '
+            'test all three, and tell:'
+        )
         console.print(f'  {command("compare")} {both}', markup=False)
     if folds:
         console.print(f'  over {folds} folds, for a mean and its spread:')

@@ -105,21 +105,24 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
         else:
             runner.train()
     if is_main_process():
-        show_next(args.config, Path(cfg.work_dir), 'test_dataloader' in cfg)
+        data = cfg.train_dataloader.dataset
+        unlabelled = bool(isinstance(data, dict) and data.get('unlabelled'))
+        show_next(args.config, Path(cfg.work_dir), 'test_dataloader' in cfg, unlabelled)
     leave_process_group()
 
 
-def show_next(config: str, work_dir: Path, tested: bool) -> None:
+def show_next(config: str, work_dir: Path, tested: bool, unlabelled: bool) -> None:
     """Print what to do with the newest checkpoint; the best one if the training chose one."""
     age = lambda path: path.stat().st_mtime  # noqa: E731
     found = sorted(work_dir.glob('best_*.pth'), key=age) or sorted(work_dir.glob('*.pth'), key=age)
     if not found:
         return
-    words = (config, found[-1])
+    words, masks = (config, found[-1]), work_dir / 'labelled_all'
     print_next(
         ('predict', *words, 'IMAGES', '--out', work_dir / 'maps', '--preview'),
         *([('test', *words, '--work-dir', work_dir)] if tested else []),
         ('report', work_dir),
+        *([('autolabel', *words, '--flips', '--out', masks)] if unlabelled else []),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 
+from ..engine.hooks.mean_teacher_hook import half_life_keep
 from .stock_parts import nodes
 
 _OURS = __name__.split('.')[0]
@@ -23,6 +24,7 @@ def plain_config(
     palette: Sequence[Sequence[int]],
     student: Config | None = None,
     iters: int | None = None,
+    labelled_by: Sequence[str] = (),
 ) -> Config:
     """Make a config that trains one network on masks, by the loops, hooks and losses of mmseg.
 
@@ -34,9 +36,11 @@ def plain_config(
         palette: Their colours.
         student: Config whose network is trained; defaults to the student of ``cfg``.
         iters: Length; defaults to that of ``cfg``.
+        labelled_by: Checkpoints that made masks, which tells it from training on a person's alone.
 
     Returns:
-        The config. It imports this package where a part is of it.
+        The config. It imports this package where a part is of it. The network is averaged as by
+        ``MeanTeacherHook`` of ``cfg``, and the average is what is validated and saved.
     """
     steps = iters or int(cfg.train_cfg.max_iters)
     pipeline = _pipeline(cfg.train_dataloader.dataset.labelled)
@@ -53,11 +57,15 @@ def plain_config(
     }
     for role in ('val', 'test'):
         loaders[f'{role}_dataloader'] = cfg[f'{role}_dataloader'].to_dict()
-        loaders[f'{role}_evaluator'] = dict(type='IoUMetric', iou_metrics=['mIoU'])
+        loaders[f'{role}_evaluator'] = _evaluator(cfg[f'{role}_evaluator'])
     optim = cfg.optim_wrapper.to_dict()
     if optim.get('constructor') == 'MergedParamGroupsConstructor':  # the same, in fewer groups
         del optim['constructor']
     interval = min(int(cfg.train_cfg.get('val_interval', steps)), steps)
+    kept = dict(type='CheckpointHook', by_epoch=False, interval=interval, max_keep_ckpts=1)
+    before = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if before.get('save_best'):  # else there are too few images to choose by
+        kept['save_best'] = 'mIoU'
     schedulers = cfg.param_scheduler
     schedulers = [schedulers] if isinstance(schedulers, dict) else list(schedulers)
     written = dict(
@@ -73,16 +81,11 @@ def plain_config(
             timer=dict(type='IterTimerHook'),
             logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
             param_scheduler=dict(type='ParamSchedulerHook'),
-            checkpoint=dict(
-                type='CheckpointHook',
-                by_epoch=False,
-                interval=interval,
-                save_best='mIoU',
-                max_keep_ckpts=1,
-            ),
+            checkpoint=kept,
             sampler_seed=dict(type='DistSamplerSeedHook'),
             visualization=dict(type='SegVisualizationHook'),
         ),
+        custom_hooks=_average(cfg, steps),
         env_cfg=copy.deepcopy(cfg.get('env_cfg') or {}),
         visualizer=dict(
             type='SegLocalVisualizer',
@@ -95,12 +98,44 @@ def plain_config(
         resume=False,
         randomness=dict(seed=(cfg.get('randomness') or {}).get('seed')),
     )
+    if labelled_by:
+        written['labelled_by'] = list(labelled_by)
     for key in ('crop_size', 'window_size', 'raster'):
         if key in cfg:
             written[key] = copy.deepcopy(cfg[key])
     if _parts_of_ours(written):
         written['custom_imports'] = dict(imports=[_OURS], allow_failed_imports=False)
     return Config(written)
+
+
+def _evaluator(evaluator: Any) -> dict[str, Any]:
+    """The metric of mmseg itself, unless it cannot leave the classes out that this one does."""
+    found = dict(evaluator) if isinstance(evaluator, dict) else {}
+    subset = any(found.get(key) for key in ('mean_over', 'ignore_gt'))
+    return found if subset else dict(type='IoUMetric', iou_metrics=['mIoU'])
+
+
+def _average(cfg: Config, steps: int) -> list[dict[str, Any]]:
+    """The hook of mmengine that averages as much as the training did, if it kept an average."""
+    hooks = [hook for hook in cfg.get('custom_hooks') or () if hook['type'] == 'MeanTeacherHook']
+    if not hooks:
+        return []
+    given = hooks[0]
+    interval = given.get('interval', 1)
+    momentum = given.get('momentum', 0.004)
+    if 'keep' in given:
+        momentum = 1 - given['keep']
+    if 'half_life' in given:
+        momentum = 1 - half_life_keep(given['half_life'], steps, interval)
+    return [
+        dict(
+            type='EMAHook',
+            momentum=round(min(momentum, 0.999), 6),
+            interval=interval,
+            update_buffers=True,
+            begin_iter=steps // 10,  # mmengine has no warm-up: nothing of the first weights is kept
+        )
+    ]
 
 
 def _model(cfg: Config, owner: Config, classes: int) -> dict[str, Any]:

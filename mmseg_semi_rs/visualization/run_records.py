@@ -146,9 +146,9 @@ class Run:
 
     @property
     def supervised(self) -> bool:
-        """Whether it learns from labelled images alone, as its config says."""
+        """Whether it learns from a person's labels alone, as its config says."""
         data = (self.config.get('train_dataloader') or {}).get('dataset') or {}
-        return bool(data) and not data.get('unlabelled')
+        return bool(data) and not (data.get('unlabelled') or self.config.get('labelled_by'))
 
     @property
     def planned(self) -> int | None:

@@ -154,9 +154,8 @@ def make_config(
             hook.dataset.update(ann_file=str(kept), **common)
     if 'labelled_by' in cfg:
         by, masks = run.parent / f'{cfg.labelled_by}_seed{seed}', run / 'labels'
-        cfg.autolabel = [str(by / 'config.py'), str(by / 'best.pth'), '--out', str(masks)]
-        sources.labelled.ann_file = str(masks / 'train.png.txt')
-        sources.labelled.data_prefix.seg_map_path = str(masks / 'masks')
+        words = [by / 'config.py', by / 'best.pth', '--flips', '--out', masks]
+        cfg.autolabel = list(map(str, words))
     cfg.train_cfg.update(max_iters=args.iters, val_interval=args.interval)
     cfg.default_hooks.checkpoint.interval = args.interval
     for scheduler in cfg.param_scheduler:
@@ -257,8 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not (folder / 'result.json').is_file():
                     cfg = make_config(args, root, lists, method, folder, seed)
-                    if 'autolabel' not in cfg:
-                        cfg.train_dataloader.dataset.labelled.data_prefix.seg_map_path = masks
+                    cfg.train_dataloader.dataset.labelled.data_prefix.seg_map_path = masks
                     cfg.dump(folder / 'config.py')
                 folders.append(folder)
     # Runs that others build on are first in METHODS' order; threads only wait for processes.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.runner import Runner, load_checkpoint
 
 import mmseg_semi_rs  # noqa: F401 - registers everything
@@ -26,9 +26,7 @@ def main() -> None:
     folder = Path(cfg.work_dir)
     start = time.perf_counter()
     if 'autolabel' in cfg:
-        subprocess.run(
-            [sys.executable, '-m', 'mmseg_semi_rs', 'autolabel', *cfg.autolabel], check=True
-        )
+        cfg = student_of_masks(cfg)
     runner = Runner.from_cfg(cfg)
     runner.train()
     (run,), _ = find_runs([folder])
@@ -43,7 +41,9 @@ def main() -> None:
     }
     if cfg.look_at_val:
         # What is seen from here on must not choose another checkpoint.
-        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, CheckpointHook)]
+        runner._hooks = [
+            hook for hook in runner.hooks if not isinstance(hook, CheckpointHook | EMAHook)
+        ]
         load_checkpoint(runner.model, str(best), map_location='cpu')
         result['val'] = runner.test_loop.run()
     for checkpoint in folder.glob('iter_*.pth'):
@@ -52,6 +52,17 @@ def main() -> None:
     unfinished = folder / 'result.json.part'
     unfinished.write_text(json.dumps(result, indent=1), encoding='utf-8')
     unfinished.replace(folder / 'result.json')
+
+
+def student_of_masks(asked: Config) -> Config:
+    """Let `rsseg autolabel` make masks and a student's config; seed and folder are of the run."""
+    subprocess.run(
+        [sys.executable, '-m', 'mmseg_semi_rs', 'autolabel', *asked.autolabel], check=True
+    )
+    cfg = Config.fromfile(Path(asked.autolabel[-1]) / 'student.py')
+    for key in ('work_dir', 'experiment_name', 'randomness', 'resume', 'look_at_val'):
+        cfg[key] = asked[key]
+    return cfg
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from mmseg_semi_rs.apis import autolabel as labels
 from mmseg_semi_rs.apis import load_predictor, predict_image
 from mmseg_semi_rs.apis.ensemble import PredictorEnsemble
 from mmseg_semi_rs.apis.predictor import Predictor
+from mmseg_semi_rs.apis.student_config import plain_config
 from tests._support.tiny_training import load_tool, write_training
 
 NAMES = [f'tile_{index}' for index in range(4)]  # two of a person
@@ -133,7 +134,7 @@ def test_what_a_person_corrects_stays_and_a_killed_run_goes_on(trained, monkeypa
 
 
 def test_the_student_is_an_ordinary_config_of_mmseg(trained, monkeypatch):
-    out, images = run(trained, '--person-share', '0.8', '--iters', '2')
+    out, images = run(trained, '--person-share', '0.8', '--iters', '4')
     cfg = Config.fromfile(out / 'student.py')
     assert 'custom_imports' not in cfg
     times = {'person': 0, 'automatic': 0}
@@ -141,12 +142,13 @@ def test_the_student_is_an_ordinary_config_of_mmseg(trained, monkeypatch):
         times[image['source']] += image['times']
     person, automatic = times.values()
     assert person / (person + automatic) == pytest.approx(0.8, abs=0.1)
+    assert cfg.labelled_by == [str(path) for path in trained[1]]
     assert cfg.model.type == 'EncoderDecoder'
     assert cfg.model.data_preprocessor.type == 'SegDataPreProcessor'
     steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
     assert steps == ['LoadImageFromFile', 'LoadAnnotations', 'RandomResize', 'RandomCrop',
                      'RandomFlip', 'PackSegInputs']  # fmt: skip
-    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters) == ('IterBasedTrainLoop', 2)
+    assert (cfg.train_cfg.type, cfg.train_cfg.max_iters) == ('IterBasedTrainLoop', 4)
     from mmengine.runner import Runner
 
     cfg.work_dir = str(out / 'work')
@@ -155,7 +157,53 @@ def test_the_student_is_an_ordinary_config_of_mmseg(trained, monkeypatch):
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert len(runner.train_dataloader.dataset) == person + automatic
-    assert (out / 'work' / 'iter_2.pth').is_file()
+    saved = torch.load(out / 'work' / 'iter_4.pth', weights_only=False)
+    # the average, of which stock mmseg predicts, and the network at the last step beside it
+    name = 'decode_head.conv_seg.weight'
+    last = runner.model.state_dict()[name]
+    assert not torch.equal(saved['state_dict'][name], last)
+    assert torch.equal(saved['ema_state_dict'][f'module.{name}'], last)
+
+
+@pytest.mark.parametrize(
+    'hook, momentum',
+    [
+        (dict(half_life=0.05), 1 - 0.5 ** (1 / (0.05 * 400))),
+        (dict(half_life=0.05, interval=2), 1 - 0.5 ** (2 / (0.05 * 400))),
+        (dict(keep=0.99), 0.01),
+        (dict(momentum=0.02), 0.02),
+        (dict(), 0.004),
+        (None, None),
+    ],
+)
+def test_the_student_is_averaged_as_the_training_is(trained, hook, momentum):
+    cfg = Config.fromfile(trained[0])
+    cfg.custom_hooks = [] if hook is None else [dict(type='MeanTeacherHook', **hook)]
+    found = plain_config(cfg, {}, ['a'], [[0, 0, 0]], iters=400).custom_hooks
+    if hook is None:
+        assert found == []
+        return
+    (found,) = found
+    assert found.type == 'EMAHook' and found.momentum == pytest.approx(momentum, abs=1e-6)
+    assert found.interval == hook.get('interval', 1) and found.update_buffers
+    assert found.begin_iter == 40
+
+
+def test_the_student_leaves_out_what_the_training_leaves_out(trained):
+    cfg = Config.fromfile(trained[0])
+    left_out = dict(type='SubsetIoUMetric', ignore_gt=['roof'])
+    for evaluator, kept in (
+        (left_out, left_out),
+        (dict(type='SubsetIoUMetric'), dict(type='IoUMetric', iou_metrics=['mIoU'])),
+    ):
+        cfg.val_evaluator = cfg.test_evaluator = evaluator
+        written = plain_config(cfg, {}, ['a'], [[0, 0, 0]])
+        assert written.val_evaluator == written.test_evaluator == kept
+        assert ('custom_imports' in written) == (kept is left_out)
+    assert 'save_best' not in written.default_hooks.checkpoint
+    cfg.default_hooks.checkpoint.save_best = 'teacher/mIoU'
+    written = plain_config(cfg, {}, ['a'], [[0, 0, 0]])
+    assert written.default_hooks.checkpoint.save_best == 'mIoU'
 
 
 def test_bars_are_fitted_to_images_that_were_held_out(trained, monkeypatch):

@@ -1,8 +1,10 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """``rsseg compare`` trains a method and supervised training, tests both, and tells the gain."""
 
+import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +70,28 @@ def test_both_are_trained_tested_and_told_apart(compare, configs, tmp_path):
     assert compare(*configs)[1] == []
     steps_of_seed = compare(*configs, '--seeds', 2, '--dry-run')[2].splitlines()
     assert len(steps_of_seed) == 4 and all('seed1' in line for line in steps_of_seed)
+
+
+def test_a_student_of_automatic_masks_is_compared_too(compare, configs, tmp_path):
+    bar, method = configs
+    code, begun, said = compare(bar, method, '--autolabel')
+    assert code == 0, said
+    root = Path('work_dirs/compare/tiny_autolabel_seed0')
+    student = root / 'labelled_all' / 'student.py'
+    assert begun[2:] == [
+        f'train {method}',
+        f'test {method}',
+        f'autolabel {method}',
+        f'train {student}',
+        f'test {student}',
+    ]
+    # It is compared with supervised training, and is none itself.
+    names = re.findall(r'^(\w+): mIoU .* (?:above|below) plain \(', said, re.M)
+    assert sorted(names) == ['tiny', 'tiny_autolabel']
+    assert compare(bar, method, '--autolabel')[1] == []
+    labelled = json.loads((root / 'labelled_all' / 'labels.json').read_text())
+    made = Path(labelled['made_by']['networks'][0][0])
+    assert made == Path('work_dirs/compare/tiny_seed0/iter_4.pth') and labelled['made_by']['flips']
 
 
 def test_what_failed_is_gone_on_with(compare, configs):

@@ -306,7 +306,10 @@ def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys)
     assert 'teacher' in score and 'student' in score and 'road' in score
     asked = told.index('next:')
     assert told[asked + 1].split()[-6:-4] == [str(config), str(work / 'iter_4.pth')]
-    assert told[-1].split()[-1] == str(work)
+    assert [line.split()[1] for line in told[asked + 1 :]] == [
+        f'tools/{name}.py' for name in ('predict', 'test', 'report', 'autolabel')
+    ]
+    assert told[-1].split()[-1] == str(work / 'labelled_all')
     log = next(work.glob('*/*.log')).read_text()
     assert 'Config:' in log and 'Hooks will be executed' in log and 'per class results' in log
 
