@@ -19,7 +19,8 @@ from ..utils.files import file_digest, write_atomic
 from ..utils.progress import progress_bar
 
 _FEWEST = 1000  # pixels predicted as a class from which it has a temperature of its own
-_RANGE = (0.05, 20.0)  # of 1 / temperature
+TEMPERATURES = (0.05, 20.0)
+"""Smallest and largest that is tried."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     Returns:
         From 0.05 to 20.
     """
-    low, high = _RANGE
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     logits = logits.double()
     for _ in range(60):
         first, second = low + (high - low) / 3, high - (high - low) / 3

@@ -46,6 +46,8 @@ class RasterInfo:
         orientation: That of EXIF, 1 to 8, which nothing applies.
         place: Where its pixels lie, if it says so by a transform or by ground control points.
         located: Whether it says so at all, rational polynomials (RPC) included.
+        units: Scale and offset of the first band by which its numbers become physical units, which
+            nothing applies; (1, 0) where none are declared.
     """
 
     width: int
@@ -58,6 +60,7 @@ class RasterInfo:
     orientation: int = 1
     place: Place | None = None
     located: bool = False
+    units: tuple[float, float] = (1.0, 0.0)
 
     @property
     def deep(self) -> bool:
@@ -131,6 +134,7 @@ def _raster_info(path: Path) -> RasterInfo:
             True,
             place=place_of(raster),
             located=place_of(raster) is not None or bool(raster.rpcs),
+            units=(float(raster.scales[0]), float(raster.offsets[0])),
         )
 
 

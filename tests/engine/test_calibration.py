@@ -147,6 +147,9 @@ def test_the_tool_fits_to_the_validation_images(tmp_path, capsys):
     assert written['temperature'] > 1  # labels are by chance, and random weights are sure
     assert f'calibration error {written["ece"][0]} %' in told
     assert all(f'  {name}: ' in told for name in CLASSES)
+    assert 'careful: 3 validation images are few' in told
+    at_the_end = max(written['temperature'], *written['by_class']) > 19.99
+    assert ('is at the end of what is tried' in told) == at_the_end
     assert load_predictor(config, checkpoint).calibration is not None
     after = told.split('next:\n  ')[1]
     assert after.startswith(f'python tools/predict.py {config} {checkpoint} ')

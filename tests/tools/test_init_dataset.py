@@ -458,6 +458,22 @@ def test_images_of_another_depth_are_left_out(init, tmp_path):
     assert 'stretch' not in done.out
 
 
+def test_files_of_other_units_are_told(init, tmp_path):
+    """Such as Sentinel-2 before and after its offset of -1000."""
+    for number in range(8):
+        ids = labels(number)
+        bands = photo(ids).transpose(2, 0, 1).astype(np.uint16) * 40
+        write_tiff(tmp_path / 'images' / f'{number}.tif', bands)
+        if number < 6:
+            save(tmp_path / 'masks' / f'{number}.png', ids)
+    assert 'different units' not in init().out
+    with rasterio.open(tmp_path / 'images' / '7.tif', 'r+') as raster:
+        raster.scales, raster.offsets = [1e-4] * 3, [-0.1] * 3
+    told = init(out=tmp_path / 'again').out
+    assert 'files declare 2 different units (scale 1 and offset 0 in ' in told
+    assert 'scale 0.0001 and offset -0.1 in 7.tif' in told
+
+
 def test_images_inside_the_folder_of_masks(init, tmp_path):
     write(tmp_path)
     (tmp_path / 'images').rename(tmp_path / 'masks' / 'images')

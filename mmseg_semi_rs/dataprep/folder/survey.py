@@ -258,6 +258,7 @@ def survey_folder(
         else:
             survey.pictures[picture.stem] = picture
     _keep_one_depth(survey)
+    survey.notes += _other_units(survey)
     if not survey.pictures:
         raise ValueError(
             f'None of the {len(listed)} images in {image_dir} can be used; the first: '
@@ -392,6 +393,23 @@ def _keep_one_depth(survey: Survey) -> None:
                 f'images have {"more than " if kept else ""}8 bits: make it like them.'
             )
             del survey.pictures[stem]
+
+
+def _other_units(survey: Survey) -> list[str]:
+    """A remark where files declare different units, so that one number means different things."""
+    first: dict[tuple[float, float], str] = {}
+    for picture in survey.pictures.values():
+        first.setdefault(picture.info.units, picture.name)
+    if len(first) < 2:
+        return []
+    told = '; '.join(
+        f'scale {scale:g} and offset {offset:g} in {name}'
+        for (scale, offset), name in list(first.items())[:3]
+    )
+    return [
+        f'files declare {len(first)} different units ({told}), and their numbers are taken as they '
+        'are: bring them to one scale if these are not equal in brightness'
+    ]
 
 
 def _survey_masks(
