@@ -93,13 +93,17 @@ class RasterToRGB:
         Raises:
             ValueError: A band is not there.
         """
-        bands = self.bands or ([1, 2, 3] if count >= 3 else [1])
+        bands = self.bands or self._all_of(count)
         if max(bands) > count:
             raise ValueError(
                 f'{name} has {count} bands but bands {bands} are asked for: choose among 1 to '
                 f'{count} (--bands, or bands of raster in the config).'
             )
         return bands
+
+    def _all_of(self, count: int) -> list[int]:
+        """Bands that are read where none are named."""
+        return [1, 2, 3] if count >= 3 else [1]
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
         """What a person sees of pixels that this made: 8-bit RGB of the same (H, W)."""
@@ -255,13 +259,10 @@ class RasterToBands(RasterToRGB):
                 f'{name} has {count} bands where files of {self.count} are read: give the same '
                 f'bands as in training, or choose {len(self.bands or ())} of them by --bands.'
             )
-        bands = self.bands or list(range(1, count + 1))
-        if max(bands) > count:
-            raise ValueError(
-                f'{name} has {count} bands but bands {bands} are asked for: choose among 1 to '
-                f'{count} (--bands, or bands of raster in the config).'
-            )
-        return bands
+        return super().choose(count, name)
+
+    def _all_of(self, count: int) -> list[int]:
+        return list(range(1, count + 1))
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
         """What a person sees of levels (H, W, N): 8-bit RGB of the bands ``rgb``."""
