@@ -98,7 +98,7 @@ class Mosaic:
     def predict(
         self, source: Source, done: Collection[int] = (), probabilities: bool = False
     ) -> Iterator[Strip]:
-        """Predict the strips that are not done yet, with the same bits as in a run over all strips.
+        """Predict the strips that are not done yet, bit for bit as in a run over all strips.
 
         Args:
             source: The image, read by a separate thread one row of windows ahead.

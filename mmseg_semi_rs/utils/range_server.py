@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Serve the files of a folder by HTTP in ranges, as object stores do and http.server does not.
+"""Serve the files of a folder over HTTP with range requests, which http.server does not support.
 
-Run as a script with a folder, it prints its address and serves this machine alone until it is
-ended. By it is measured and tested how rasters are read that lie elsewhere.
+Run as a script with a folder, it prints its address and serves only this machine until it is ended.
+It is used to measure and test the reading of remote rasters.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from torch.profiler import record_function
 
 
 class PartListener(Protocol):
-    """A listener for the begin and end of the parts of a step."""
+    """A listener for the start and end of the parts of a step."""
 
     def begin(self, part: str) -> None:
-        """Handle the begin of a part, nested in all parts that have not ended."""
+        """Handle the start of a part, nested in all parts that have not ended."""
         ...
 
     def end(self) -> None:
-        """Handle the end of the part that began last."""
+        """Handle the end of the part that started last."""
         ...
 
 

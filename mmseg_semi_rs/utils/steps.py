@@ -15,7 +15,7 @@ from .errors import RunStoppedError
 from .files import write_atomic
 
 RSSEG = 'rsseg'
-"""Stands for the package's command, however it is started."""
+"""Placeholder for the package's command, however it is started."""
 
 _INTERRUPTED = 130  # exit status of a shell after an interrupt
 

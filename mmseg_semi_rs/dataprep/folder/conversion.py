@@ -264,7 +264,7 @@ def plan_conversion(
         return ConversionPlan(
             True, True, None, 'VRT files stand for pixels that lie elsewhere: fetched once'
         )
-    in_place = isinstance(to_rgb, RasterToBands)  # loaded as prediction reads them
+    in_place = isinstance(to_rgb, RasterToBands)  # training loads them as prediction does
     for asked, reason in (
         ()
         if in_place

@@ -126,14 +126,14 @@ class LabelledOrder:
 
 
 def parse_ratio(text: str) -> Fraction:
-    """Share of labelled tiles from its name.
+    """Parse the name of a labelled share.
 
     Examples:
         >>> parse_ratio('1-16'), parse_ratio('5pct')
         (Fraction(1, 16), Fraction(1, 20))
 
     Raises:
-        ValueError: For anything but ``<n>-<m>`` or ``<p>pct`` above 0 and at most 1.
+        ValueError: The text is not ``<n>-<m>`` or ``<p>pct``, above 0 and at most 1.
     """
     match = re.fullmatch(r'(\d+)-(\d+)|(\d+(?:\.\d+)?)pct', text)
     if match is not None:
