@@ -177,7 +177,7 @@ def choose_tiles(
     Examples:
         >>> angle = np.deg2rad([0, 1, 2, 90, 91])
         >>> choose_tiles(np.stack([np.cos(angle), np.sin(angle)], 1), list('aaaaa'), 2)
-        [1, 3]
+        [2, 3]
     """
     number = len(features)
     served = (
