@@ -117,7 +117,7 @@ class VLGHead(BaseDecodeHead):
             init_cfg=init_cfg,
             **kwargs,
         )
-        del self.conv_seg  # nothing would ever train it
+        del self.conv_seg  # it would never be trained
         self.class_embedding = MODELS.build(
             class_embedding, default_args=dict(num_classes=num_classes)
         )

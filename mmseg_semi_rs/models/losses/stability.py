@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Co2S's stability loss (arXiv 2512.23035): the more confident of two students teaches the other."""
+"""Stability loss of Co2S (arXiv 2512.23035): the more confident student teaches the other."""
 
 from __future__ import annotations
 

@@ -191,8 +191,7 @@ class MeanTeacherSegmentor(SemiSegmentor):
         """Run the student on labelled and strong images, in one pass or in two.
 
         Returns:
-            The output for the labelled images, with the feature losses of all images, and the
-            logits of the strong images.
+            The output for labelled images, with the feature losses of all, and the strong logits.
         """
         count = len(batch.sup)
         strong = torch.cat([view.images for view in batch.views])
