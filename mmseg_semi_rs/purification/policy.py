@@ -62,16 +62,17 @@ def boundary_band(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
 
 @MODELS.register_module()
 class EvidencePolicy:
-    r"""Corrects, supports and vetoes pseudo labels by evidence (SemiEarth, made effective).
+    r"""Corrects, supports and vetoes pseudo labels by evidence (SemiEarth's intent).
 
     Let y be the teacher's label with confidence c, w the weight from its gate, E the evidence
     (scores times trust), k its best class and m its lead over the second class. A pixel is **sure**
     if w > 0, **low** if c < tau, and in the **band** if it is near a change of y. Pixels that were
     not seen or are not valid keep label and weight. Other pixels are changed as follows:
 
-    * **correct**: not sure, in the scope, k != y, m >= margin, E_k >= gate: y' = k, w' = E_k *
-    **support**: not sure, in the scope, k = y, m >= margin, and c* = 1 - (1 - c)(1 - E_y) >=
-    support_gate: w' = c* * **veto** (off): sure, k != y, m >= margin, E_k >= gate, E_y = 0: w' = 0
+    * **correct**: not sure, in the scope, k != y, m >= margin, E_k >= gate: y' = k, w' = E_k
+    * **support**: not sure, in the scope, k = y, m >= margin, and
+      c* = 1 - (1 - c)(1 - E_y) >= support_gate: w' = c*
+    * **veto** (off): sure, k != y, m >= margin, E_k >= gate, E_y = 0: w' = 0
 
     If two classes share the best score (m = 0), nothing is changed. The confidence is kept.
 

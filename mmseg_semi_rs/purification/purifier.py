@@ -81,12 +81,12 @@ class EvidencePurifier:
         fetch: Returns the evidence of tiles.
         num_classes: Number of classes K.
         trust: Factor on the scores of each class, shape (K,). Defaults to None, 1 for all.
-        thresholds: Calibrated thresholds, which replace ``trust``.
         asked: Classes that are asked for, see ``ClassPrompts.asked``. If such a class has no trust
             or no threshold, it can be neither confirmed nor denied, so pixels to which the teacher
             gives it are left alone.
         within_segments: Whether a region is restricted to the pixels with its most frequent label
             according to the teacher, so that the corners of a box do not extend beyond its object.
+        thresholds: Calibrated thresholds, which replace ``trust``.
 
     Attributes:
         strength: In [0, 1]: 0 does not purify, 1 does so fully; in between, weights change by this

@@ -81,9 +81,9 @@ class BandPhotometry(BaseTransform):
 
     =============  ================================================================================
     ``published``  colours and blur of ``Photometry``; gain 0.5 to 1.5 and offset up to 25 grey
-    levels with probability 0.8, noise up to 10 with 0.5, one band lost with 0.2 ``mild``
-    those of ``Photometry``; 0.75 to 1.25, 12 levels, noise up to 5, lost with 0.1 ``geometric``
-    none: CutMix alone makes the view a strong one
+                   levels with probability 0.8, noise up to 10 with 0.5, one band lost with 0.2
+    ``mild``       those of ``Photometry``; 0.75 to 1.25, 12 levels, noise up to 5, lost with 0.1
+    ``geometric``  none: CutMix alone makes the view a strong one
     =============  ================================================================================
 
     Args:

@@ -63,10 +63,11 @@ class Photometry(BaseTransform):
 
     =============  ================================================================================
     ``published``  brightness, contrast, saturation 0.5 and hue 0.25 with probability 0.8, grey 0.2,
-    blur 0.5 (radius 0.1 to 2 px): that of FixMatch, UniMatch and the three methods here ``mild``
-    0.25, 0.25, 0.25 and 0.05 with probability 0.8, never grey, blur 0.2 (0.1 to 1 px): keeps hue
-    and saturation, which tell vegetation from bare land ``geometric``  none: CutMix alone makes the
-    view a strong one
+                   blur 0.5 (radius 0.1 to 2 px): that of FixMatch, UniMatch and the three methods
+                   here
+    ``mild``       0.25, 0.25, 0.25 and 0.05 with probability 0.8, never grey, blur 0.2 (0.1 to
+                   1 px): keeps hue and saturation, which tell vegetation from bare land
+    ``geometric``  none: CutMix alone makes the view a strong one
     =============  ================================================================================
 
     Args:

@@ -59,8 +59,9 @@ class PseudoLabelGuardHook(Hook):
 
     The reference is the labels trained on so far, including a supervised burn-in. A sampler that
     prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
-    it. Unlabelled images that really lack a class starve it as well. Sparse labels, on less than 10
-    % of the pixels, do not show how frequent a class is: this is logged, and nothing is compared.
+    it. Unlabelled images that really lack a class starve it as well. Sparse labels, on less than a
+    tenth of the pixels, do not show how frequent a class is: this is logged, and nothing is
+    compared.
 
     At the end of each window ``labelled_share/<class>`` is logged and, prefixed by the network's
     name if there are several, ``guard/<class>``, the ratio of kept to labelled share. The counts

@@ -52,12 +52,13 @@ class SafeCheckpointHook(CheckpointHook):
     """``CheckpointHook`` with which a crash at any moment loses at most one interval.
 
     * A checkpoint is written to a temporary file, flushed to disk and renamed; only then is the
-    superseded one removed. The same holds for the best one. ``last_checkpoint`` names the newest
-    relative to its own folder, which may therefore be moved. * A resumed run takes the newest
-    complete checkpoint, and refuses one of another model, list of images or list of classes. * If
-    the training died while a validation was due, it is run before the training continues. * On
-    SIGTERM and SIGINT the current step is finished, a checkpoint is written, and the process exits
-    with code 143 or 130. Several processes agree on the step at the logger's interval.
+      superseded one removed. The same holds for the best one. ``last_checkpoint`` names the newest
+      relative to its own folder, which may therefore be moved.
+    * A resumed run takes the newest complete checkpoint, and refuses one of another model, list of
+      images or list of classes.
+    * If the training died while a validation was due, it is run before the training continues.
+    * On SIGTERM and SIGINT the current step is finished, a checkpoint is written, and the process
+      exits with code 143 or 130. Several processes agree on the step at the logger's interval.
 
     Args:
         by_epoch: As in ``CheckpointHook``.

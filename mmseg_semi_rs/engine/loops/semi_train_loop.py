@@ -34,10 +34,11 @@ class SemiTrainLoop(IterBasedTrainLoop):
     """``IterBasedTrainLoop`` with checked data, O(1) resume and reproducible steps.
 
     * Before the first step the data is checked (files, sizes, label ids). A fault stops the run
-    with a one-sentence message. * A resumed run tells the sampler at which step to continue,
-    instead of reading all data that was already trained on, and only then starts its workers. *
-    Every step is seeded by (seed, iteration, rank), so that CutMix and dropout of a resumed run
-    equal those of an uninterrupted one.
+      with a one-sentence message.
+    * A resumed run tells the sampler at which step to continue, instead of reading all data that
+      was already trained on, and only then starts its workers.
+    * Every step is seeded by (seed, iteration, rank), so that CutMix and dropout of a resumed run
+      equal those of an uninterrupted one.
 
     Args:
         runner: The runner.

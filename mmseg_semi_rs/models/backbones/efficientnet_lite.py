@@ -41,8 +41,10 @@ class EfficientNetLite(PretrainedBackbone):
     ======== ===== ==== ==== ==== ====
     level    0     1    2    3    4
     ======== ===== ==== ==== ==== ====
-    stride   2     4    8    16   32 lite0    16    24   40   112  320 lite1    16    24   40   112
-    320 lite2    16    24   48   120  352
+    stride   2     4    8    16   32
+    lite0    16    24   40   112  320
+    lite1    16    24   40   112  320
+    lite2    16    24   48   120  352
     ======== ===== ==== ==== ==== ====
 
     Images must be RGB normalised with mean 127.5 and std 127.5 per channel, that is to [-1, 1], as

@@ -69,7 +69,7 @@ def write_embedding(path: Path, embedding: Tensor, settings: Mapping[str, Any]) 
     metadata['sha256'] = _tensor_digest(embedding)
     try:
         content = safetensors.torch.save({'embedding': embedding.contiguous()}, metadata)
-        write_atomic(path, content, shared=True)  # save_file would make it unreadable for other users
+        write_atomic(path, content, shared=True)  # save_file would lock out other users
     except (OSError, safetensors.SafetensorError) as error:
         print_log(
             f'The text embeddings cannot be kept in {path.parent} ({error}), so the next run '

@@ -62,7 +62,11 @@ class DistillLossOptions:
 def weights_by_name(
     weights: Mapping[str, float] | Sequence[float] | None, names: Sequence[str]
 ) -> dict[str, float]:
-    """Return the fusion weights by name, first the student's, then those of the teachers."""
+    """Return the fusion weights by name, first the student's, then those of the teachers.
+
+    Raises:
+        ValueError: If the weights do not match the teachers, or their order is ambiguous.
+    """
     if weights is None:
         weights = (0.8, *[0.2 / len(names)] * len(names)) if names else (1.0,)
     owners = ('student', *names)

@@ -156,7 +156,11 @@ class MeanTeacherSegmentor(SemiSegmentor):
         return ({} if self.teacher is None else {'teacher': self.teacher}) | self.students
 
     def draw_views(self, inputs: Mapping[str, Tensor]) -> list[StrongView]:
-        """Mix the strong views by CutMix, and check that feature dropout gets two of them."""
+        """Mix the strong views by CutMix.
+
+        Raises:
+            ValueError: If there is feature dropout and not exactly two strong views.
+        """
         views = super().draw_views(inputs)
         if self.feature_dropout is not None and len(views) != 2:
             raise ValueError(

@@ -91,7 +91,12 @@ _OF_A_STUDENT = (
 
 
 def refuse_misplaced(owner: str, **given: object) -> None:
-    """Raise an error for arguments of a student; ignore a whole inherited model with a warning."""
+    """Refuse arguments of a student; a whole inherited model is only ignored with a warning.
+
+    Raises:
+        TypeError: If an argument is unknown to mmseg's segmentors.
+        ValueError: If an argument belongs to a student.
+    """
     unknown = sorted(set(given) - set(_OF_A_STUDENT))
     if unknown:
         raise TypeError(
