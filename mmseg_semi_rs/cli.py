@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""``rsseg``: each of its commands runs a file of ``tools``, of the checkout or of the wheel."""
+"""``rsseg``: each of its commands runs a file of ``tools``, from the checkout or from the wheel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        argv: The command and its arguments. Defaults to the process's.
+        argv: The command and its arguments. Defaults to those of the process.
 
     Returns:
         Exit status.
@@ -72,7 +72,7 @@ def _unknown(word: str, known: list[str], kind: str) -> int:
 
 
 def _load(path: Path) -> ModuleType:
-    """Import a tool as if it were run as a script, next to which it finds its helpers."""
+    """Import a tool as if it were run as a script, with its helper modules on the path."""
     sys.path.insert(0, str(resources() / 'tools'))
     spec = importlib.util.spec_from_file_location(f'{SCRIPT}_{path.stem}', path)
     if spec is None or spec.loader is None or not path.is_file():

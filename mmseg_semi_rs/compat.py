@@ -1,47 +1,47 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The only module that knows versions of mmengine, mmcv, mmseg, mmpretrain, torch and numpy.
+"""The only module that depends on versions of mmengine, mmcv, mmseg, mmpretrain, torch and numpy.
 
-Importing it mends, in memory and only where needed, what keeps the released OpenMMLab packages from
-working together on today's Python and PyTorch:
+Importing it fixes, in memory and only where needed, problems that keep the released OpenMMLab
+packages from working together on current Python and PyTorch:
 
 =============================== ====================================================================
-what is wrong                   what :func:`apply` does
+problem                         what :func:`apply` does
 =============================== ====================================================================
-mmseg imports ``mmcv.ops``,     ``load_ext`` answers with a stand-in whose operators raise when they
-mmcv-lite has no ``mmcv._ext``  are *called*; nothing is put into ``sys.modules``, since mmengine
-                                takes any ``mmcv._ext`` for the full mmcv
+mmseg imports ``mmcv.ops``, but ``load_ext`` returns a stand-in whose operators raise when they are
+mmcv-lite has no ``mmcv._ext``  *called*; nothing is put into ``sys.modules``, since mmengine takes
+                                any ``mmcv._ext`` for the full mmcv
 torch >= 2.6 loads with         the classes of mmengine's message hub and of numpy scalars are
 ``weights_only=True``, which    declared safe; ``weights_only`` itself stays on
 refuses mmengine's checkpoints
-mmengine loads what it has      its ``load_url`` is called with ``weights_only=True``
-downloaded without
-``weights_only``
-onedl-mmengine declares them    it calls ``torch.load(weights_only=True)``
-too, forgets both declarations
-after a file, and loads other
-ones with ``weights_only=False``
+mmengine loads downloaded files its ``load_url`` is called with ``weights_only=True``
+without ``weights_only``
+onedl-mmengine declares these   it calls ``torch.load(weights_only=True)``
+classes safe too, but forgets
+them after a file, and loads
+others ``weights_only=False``
 mmpretrain's backbones return   ``train()`` returns the module again, so that ``.eval()`` chains,
-None from ``train()``           once :func:`import_mmpretrain` was called
-``pkgutil.find_loader`` warns   mmengine and mmcv see one that asks ``importlib.util.find_spec``
-on 3.12, is gone on 3.14
-bases named ``mmseg::...`` ask  mmengine asks ``importlib`` where a package is installed
+None from ``train()``           after :func:`import_mmpretrain` was called
+``pkgutil.find_loader`` warns   mmengine and mmcv get one that calls ``importlib.util.find_spec``
+on 3.12, and is gone on 3.14
+bases named ``mmseg::...`` need mmengine asks ``importlib`` where a package is installed
 setuptools' ``pkg_resources``,
-which is gone since its 82
-mmcv's ``adjust_hue`` makes a   negative rotations are done as positive ones of the image with its
-negative number a ``uint8``,    red and blue exchanged, which is the same
+which was removed in its 82
+mmcv's ``adjust_hue`` converts  negative rotations are done as positive ones of the image with its
+a negative number to ``uint8``, red and blue exchanged, which is the same
 which numpy 2 refuses
-mmcv's ``adjust_contrast``      8-bit images go through a table of 256 values, which is the same to
-counts a histogram in numpy     the bit and five times as fast
+mmcv's ``adjust_contrast``      8-bit images go through a table of 256 values, which is bit-equal
+computes a histogram in numpy   and five times as fast
 onedl-mmsegmentation's          it has the attribute ``channel_conversion`` again
-preprocessor hides what it does
+preprocessor hides its channel
+conversion
 mmseg's ``CrossEntropyLoss``    the weight of ignored pixels is 0 in its denominator
 with ``class_weight`` looks up
 a weight of ignored pixels
-mmseg's ``FocalLoss`` takes     it gets one-hot maps there; without the full mmcv a GPU takes
+mmseg's ``FocalLoss`` takes     it gets one-hot maps there; on a GPU without the full mmcv it uses
 wrong targets on the CPU, and   mmseg's formula in PyTorch
 needs an operator on a GPU
-mmengine formats the whole      the text of an unchanged config is kept, so that only the first of a
-config at every checkpoint,     run's checkpoints costs that second
+mmengine formats the whole      the text of an unchanged config is cached, so that only the first
+config at every checkpoint,     checkpoint of a run costs that second
 about a second each
 =============================== ====================================================================
 
@@ -67,7 +67,7 @@ import torch
 
 __all__ = ['MissingOps', 'apply', 'import_mmpretrain', 'missing_operator', 'require_openmmlab']
 
-# import name -> (what to install, the same from the maintained fork)
+# import name -> requirement to install
 _FAMILIES = {
     'mmengine': 'mmengine',
     'mmcv': 'mmcv-lite==2.1.0',
@@ -77,13 +77,14 @@ _FAMILIES = {
 
 
 def require_openmmlab() -> None:
-    """Check that the OpenMMLab packages are there, without importing them.
+    """Check that the OpenMMLab packages are installed, without importing them.
 
-    They are no hard requirement of this distribution because two distributions own each import name
-    (``mmsegmentation`` and ``onedl-mmsegmentation``, ...), and installing both overwrites files.
+    They are not hard requirements of this distribution, because two distributions provide each
+    import name (``mmsegmentation`` and ``onedl-mmsegmentation``, ...), and installing both
+    overwrites files.
 
     Raises:
-        ImportError: One or several are missing; the message says what to type.
+        ImportError: If any is missing; the message says what to type.
     """
     missing = [name for name in _FAMILIES if importlib.util.find_spec(name) is None]
     if missing:
@@ -96,11 +97,11 @@ def require_openmmlab() -> None:
 
 
 class MissingOps:
-    """Stands where mmcv's compiled extension module would stand; calling an operator raises.
+    """Stand-in for mmcv's compiled extension module; calling an operator raises.
 
     Args:
         module: Full name of the missing extension, e.g. ``'mmcv._ext'``.
-        names: The operators that the importing file wants to find in it.
+        names: The operators that the importing file needs from it.
     """
 
     def __init__(self, module: str, names: Sequence[str]) -> None:
@@ -117,7 +118,7 @@ class MissingOps:
 
 
 def _mend_ext_loader() -> None:
-    """Let ``mmcv.ops`` be imported without its compiled extension."""
+    """Allow ``mmcv.ops`` to be imported without its compiled extension."""
     ext_loader = importlib.import_module('mmcv.utils.ext_loader')
     original = ext_loader.load_ext
     if getattr(original, 'mended', False):
@@ -125,7 +126,7 @@ def _mend_ext_loader() -> None:
 
     @functools.wraps(original)
     def load_ext(name: str, funcs: Sequence[str]) -> Any:
-        # Only the absent file is forgiven. One that is there but does not load (built for another
+        # Only a missing file is replaced. One that exists but does not load (built for another
         # PyTorch) keeps its own error.
         if importlib.util.find_spec('mmcv.' + name) is None:
             return MissingOps('mmcv.' + name, funcs)
@@ -136,7 +137,7 @@ def _mend_ext_loader() -> None:
 
 
 def missing_operator(network: Any) -> str | None:
-    """Which layer of a network would call a compiled operator that :class:`MissingOps` stands for.
+    """Find a layer of a network that would call an operator replaced by :class:`MissingOps`.
 
     Args:
         network: A ``torch.nn.Module``.
@@ -152,10 +153,10 @@ def missing_operator(network: Any) -> str | None:
 
 
 def _history_buffer_attribute(owner: Any, name: str) -> Any:
-    """What ``builtins.getattr`` is allowed to be inside a checkpoint: a statistic's lookup.
+    """Safe replacement of ``builtins.getattr`` in checkpoints: looks up a statistic only.
 
-    mmengine pickles ``HistoryBuffer.mean`` and its sisters as ``getattr(HistoryBuffer, 'mean')``.
-    The plain builtin would let a forged file read any attribute of any allowed object.
+    mmengine pickles ``HistoryBuffer.mean`` and similar methods as ``getattr(HistoryBuffer,
+    'mean')``. The builtin would let a forged file read any attribute of any allowed object.
     """
     from mmengine.logging import HistoryBuffer
 
@@ -175,7 +176,7 @@ def _numpy_core() -> ModuleType:
 
 
 def _safe_globals() -> list[Any]:
-    """Everything but tensors that an mmengine checkpoint holds."""
+    """Everything except tensors that an mmengine checkpoint contains."""
     from mmengine.logging import HistoryBuffer
 
     core = _numpy_core()
@@ -187,7 +188,7 @@ def _safe_globals() -> list[Any]:
         np.dtype,
         *sorted(dtype_classes, key=lambda cls: cls.__name__),
     ]
-    # A file written under numpy 1 is read under numpy 2, and the reverse.
+    # Files written under numpy 1 can be read under numpy 2, and vice versa.
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         names.append((core._reconstruct, f'{module}._reconstruct'))
         names.append((core.scalar, f'{module}.scalar'))
@@ -224,7 +225,7 @@ def _returning_self(train: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def import_mmpretrain() -> Any:
-    """Import mmpretrain, which takes a second, and mend it.
+    """Import mmpretrain, which takes a second, and fix it.
 
     Returns:
         Its module ``mmpretrain.models.backbones``, whose ``train()`` and ``eval()`` return the
@@ -259,7 +260,7 @@ def _mend_find_loader() -> None:
 
 
 def _module_of(package: str) -> str | None:
-    """Where an installed package lies; by the name of its module or of its distribution."""
+    """Folder of an installed package, by the name of its module or of its distribution."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         try:
@@ -271,7 +272,7 @@ def _module_of(package: str) -> str | None:
 
 
 def _mend_installed() -> None:
-    """Let ``mmseg::`` in front of a base config work without setuptools' ``pkg_resources``."""
+    """Make ``mmseg::`` in front of a base config work without setuptools' ``pkg_resources``."""
     if importlib.util.find_spec('pkg_resources') is not None:
         return
 
@@ -290,7 +291,7 @@ def _mend_installed() -> None:
 
 
 def _mend_adjust_hue() -> None:
-    """Let ``mmcv.adjust_hue`` turn hues backwards under numpy 2."""
+    """Make ``mmcv.adjust_hue`` accept negative hue factors under numpy 2."""
     mmcv: Any = importlib.import_module('mmcv')
     original = mmcv.adjust_hue
     if getattr(original, 'mended', False) or int(np.__version__.split('.')[0]) < 2:
@@ -300,8 +301,8 @@ def _mend_adjust_hue() -> None:
     def adjust_hue(img: np.ndarray, hue_factor: float, backend: str | None = None) -> np.ndarray:
         if hue_factor >= 0:
             return original(img, hue_factor, backend=backend)
-        # Exchanging red and blue mirrors the hue circle, h -> 240 degrees - h, so a turn forwards
-        # in the exchanged image is one backwards in the image.
+        # Exchanging red and blue mirrors the hue circle, h -> 240 degrees - h, so a forward
+        # rotation of the exchanged image is a backward rotation of the image.
         swap = functools.partial(cv2.cvtColor, code=cv2.COLOR_BGR2RGB)
         return swap(original(swap(img), -hue_factor, backend=backend))
 
@@ -310,7 +311,7 @@ def _mend_adjust_hue() -> None:
 
 
 def _mend_adjust_contrast() -> None:
-    """Let ``mmcv.adjust_contrast`` take the milliseconds that the operation needs."""
+    """Speed up ``mmcv.adjust_contrast`` for 8-bit images."""
     mmcv: Any = importlib.import_module('mmcv')
     original = mmcv.adjust_contrast
     if getattr(original, 'mended', False):
@@ -336,12 +337,12 @@ def _mend_preprocessor() -> None:
     """Let every ``SegDataPreProcessor`` tell whether it exchanges red and blue."""
     cls = importlib.import_module('mmseg.models.data_preprocessor').SegDataPreProcessor
     base = importlib.import_module('mmengine.model').ImgDataPreprocessor
-    if issubclass(cls, base):  # the fork's, where the base class keeps it to itself
+    if issubclass(cls, base):  # the fork's base class keeps it private
         cls.channel_conversion = property(lambda self: self._channel_conversion)
 
 
 def _mend_cross_entropy() -> None:
-    """Let ``CrossEntropyLoss`` have class weights where pixels are ignored."""
+    """Make ``CrossEntropyLoss`` with class weights work where pixels are ignored."""
     module: Any = importlib.import_module('mmseg.models.losses.cross_entropy_loss')
     original = module.cross_entropy
     if getattr(original, 'mended', False):
@@ -358,7 +359,7 @@ def _mend_cross_entropy() -> None:
         ignore_index: int = -100,
         avg_non_ignore: bool = False,
     ) -> torch.Tensor:
-        fits = class_weight is not None and len(class_weight) == pred.shape[1]  # else it is told
+        fits = class_weight is not None and len(class_weight) == pred.shape[1]  # else it fails
         if class_weight is not None and fits and avg_factor is None and reduction == 'mean':
             counted = label != ignore_index
             avg_factor = (class_weight[label.masked_fill(~counted, 0)] * counted).sum()
@@ -370,7 +371,7 @@ def _mend_cross_entropy() -> None:
 
 
 def _mend_focal_loss() -> None:
-    """Let ``FocalLoss`` take maps of labels on the CPU, and do without the full mmcv on a GPU."""
+    """Make ``FocalLoss`` accept label maps on the CPU, and work on a GPU without the full mmcv."""
     module: Any = importlib.import_module('mmseg.models.losses.focal_loss')
     original = module.FocalLoss.forward
     if getattr(original, 'mended', False):
@@ -432,10 +433,10 @@ def _mend_pretty_text() -> None:
 
 
 def apply() -> None:
-    """Mend everything; runs once when this module is imported.
+    """Apply all fixes; runs once when this module is imported.
 
     Raises:
-        ImportError: mmengine, mmcv, mmseg or mmpretrain is not installed.
+        ImportError: If mmengine, mmcv, mmseg or mmpretrain is not installed.
     """
     require_openmmlab()
     _mend_find_loader()

@@ -15,17 +15,17 @@ from .described_dataset import DescribedDataset
 class DeepGlobeDataset(DescribedDataset):
     """DeepGlobe Land Cover Classification (CVPR Workshops 2018): 803 images, 2448 x 2448, 0.5 m.
 
-    ``tools/dataset_converters/deepglobe.py`` writes the layout. Ids on disk: 0 urban,
-    1 agriculture, 2 rangeland, 3 forest, 4 water, 5 barren, 6 unknown (clouds and other), 255
-    padding. Id 0 is a class, so ``reduce_zero_label`` stays False, and padding must not be 0.
+    ``tools/dataset_converters/deepglobe.py`` writes the layout. Ids on disk: 0 urban, 1
+    agriculture, 2 rangeland, 3 forest, 4 water, 5 barren, 6 unknown (clouds and other), 255
+    padding. Id 0 is a class, so ``reduce_zero_label`` must stay False and padding must not be 0.
 
-    *Unknown* is no land cover: the challenge leaves it out of its score, and by default it is
-    ignored here in training and in evaluation. ``train_unknown=True`` makes it the seventh class,
-    as some published code does.
+    *Unknown* is not a land cover: the challenge leaves it out of its score, and by default it is
+    ignored here in training and evaluation. ``train_unknown=True`` makes it the seventh class, as
+    some published code does.
 
     Args:
         train_unknown: Whether id 6 is a class.
-        metainfo: ``classes`` chooses among the classes and overrules ``train_unknown``.
+        metainfo: ``classes`` selects classes and overrides ``train_unknown``.
         **kwargs: Passed on to ``BaseSegDataset``.
     """
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the package's own data sets have in common."""
+"""Base class of the package's own data sets."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from mmseg.datasets import BaseSegDataset
 
 
 class DescribedDataset(BaseSegDataset):
-    """mmseg's dataset of PNG tiles whose ``concepts`` follow the chosen classes.
+    """mmseg's dataset of PNG tiles, with ``concepts`` that follow the selected classes.
 
-    Sub-classes give ``METAINFO`` with ``classes``, ``palette`` and ``concepts`` (what a person
-    would call each class, for the prompts of vision-language models).
+    Subclasses define ``METAINFO`` with ``classes``, ``palette`` and ``concepts`` (everyday names of
+    each class, for the prompts of vision-language models).
 
     Args:
-        metainfo: ``classes`` chooses among the classes; palette and concepts follow, unless they
-            are given too.
-        img_suffix:
-        seg_map_suffix:
+        metainfo: ``classes`` selects classes; palette and concepts follow unless given as well.
+        img_suffix: Suffix of the images.
+        seg_map_suffix: Suffix of the masks.
         **kwargs: Passed on to ``BaseSegDataset``.
     """
 
@@ -32,7 +31,7 @@ class DescribedDataset(BaseSegDataset):
         metainfo = dict(metainfo or {})
         known = self.METAINFO['classes']
         chosen = metainfo.get('classes', known)
-        if set(chosen) <= set(known):  # otherwise the parent says what is wrong
+        if set(chosen) <= set(known):  # otherwise the parent raises an error
             names, colours = self.METAINFO['concepts'], self.METAINFO['palette']
             metainfo.setdefault('palette', [colours[known.index(name)] for name in chosen])
             metainfo.setdefault('concepts', [list(names[known.index(name)]) for name in chosen])

@@ -18,30 +18,31 @@ from ..utils.files import read_text
 
 @DATASETS.register_module()
 class FolderDataset(BaseSegDataset):
-    """Any folder of images; classes and palette come from the config.
+    """Any folder of images, with classes and palette from the config.
 
-    Images are PNG, JPEG or TIFF, mixed and in sub-folders as they come. A mask belongs to an image
-    if it has the same path below its folder, whatever the suffixes and however accents are coded.
-    Masks hold class ids from 0 in the order of ``classes``, and 255 where there is none;
-    ``tools/init_dataset.py`` makes such masks of others, and writes the config.
+    Images may be PNG, JPEG or TIFF, also mixed, and may lie in sub-folders. A mask belongs to an
+    image if it has the same path below its folder, whatever the suffixes and the Unicode form of
+    accents. Masks hold class ids from 0 in the order of ``classes``, and 255 for no label.
+    ``tools/init_dataset.py`` converts other masks and writes the config.
 
     Args:
         classes: Names in the order of their ids. Defaults to those of ``metainfo``.
-        palette: RGB of each class, 0 to 255. Defaults to that of ``metainfo``, else to colours that
-            people expect of the names.
-        concepts: What a person would call each class, for the prompts of vision-language models.
-            Defaults to those of ``metainfo``, else to the names with blanks for underscores.
-        metainfo: The same in mmseg's way.
-        ann_file: List of images: one path below ``data_prefix['img_path']`` a line, with or without
-            suffix. Without a list all images are taken; of a dataset with masks, all that have one.
-        data_prefix: Folders of images (``img_path``) and, of a labelled dataset, masks
+        palette: RGB of each class, 0 to 255. Defaults to that of ``metainfo``, else to usual
+            colours for the names.
+        concepts: Everyday names of each class, for the prompts of vision-language models. Defaults
+            to those of ``metainfo``, else to the names with spaces for underscores.
+        metainfo: The same settings as mmseg passes them.
+        ann_file: List of images, one path below ``data_prefix['img_path']`` per line, with or
+            without suffix. Without a list all images are used; if there is a mask folder, those
+            with a mask.
+        data_prefix: Folders of the images (``img_path``) and, for labelled data, the masks
             (``seg_map_path``). Defaults to ``data_root`` itself, without masks.
-        **kwargs: Passed on to ``BaseSegDataset``; suffixes are none of it.
+        **kwargs: Passed on to ``BaseSegDataset``; suffixes are not used.
 
     Raises:
-        ValueError: There are no classes, palette or concepts do not fit them, or a line of the list
-            means several images or is an address.
-        FileNotFoundError: A listed image does not exist.
+        ValueError: If there are no classes, palette or concepts do not match them, or a line of the
+            list fits several images or is a URL.
+        FileNotFoundError: If a listed image does not exist.
 
     Examples:
         >>> dataset = FolderDataset(['roof', 'bare_soil'], lazy_init=True)
@@ -88,10 +89,10 @@ class FolderDataset(BaseSegDataset):
             data_prefix=dict(img_path='') if data_prefix is None else data_prefix,
             **kwargs,
         )
-        self.METAINFO = self.metainfo  # mmseg's tools ask the class
+        self.METAINFO = self.metainfo  # mmseg's tools read this class attribute
 
     def load_data_list(self) -> list[dict]:
-        """Match images and masks; see the class."""
+        """Match images and masks as described in the class."""
         img_dir = self.data_prefix['img_path']
         mask_dir = self.data_prefix.get('seg_map_path')
         images = list_images(img_dir)
@@ -113,20 +114,20 @@ class FolderDataset(BaseSegDataset):
                 stem = composed(Path(name).with_suffix('').as_posix())
                 if stem not in masks and not self.ann_file:
                     continue
-                # A listed image without a mask keeps the name that its mask ought to have, for
-                # the checks before the first step to tell.
+                # A listed image without a mask gets the expected name of its mask, so that the
+                # checks before the first step report it.
                 found = masks.get(stem, [f'{stem}.png'])
                 info['seg_map_path'] = str(Path(mask_dir) / found[0])
             data_list.append(info)
         return data_list
 
     def _resolve(self, line: str, images: dict[str, list[str]]) -> str:
-        """File below the image folder that a line of the list means."""
+        """Find the image, relative to the image folder, that a line of the list refers to."""
         line = composed(line)
         if line not in images and Path(line).name == line:
-            line = line.replace('\\', '/')  # a list of Windows
+            line = line.replace('\\', '/')  # a list written on Windows
         if all(name not in images for name in (line, Path(line).with_suffix('').as_posix())):
-            line = line.strip()  # blanks around a name may belong to it
+            line = line.strip()  # only now, since names may contain outer spaces
         same = images.get(Path(line).with_suffix('').as_posix(), ())
         found = [name for name in same if composed(name) == line] or images.get(line, [])
         if not found and '://' in line:

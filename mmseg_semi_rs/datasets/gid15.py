@@ -17,8 +17,8 @@ class GID15Dataset(DescribedDataset):
 
     Gaofen-2 images. ``tools/dataset_converters/gid15.py`` writes the layout. Ids on disk: 0 to 14
     in the order of ``classes``, 255 for unlabelled ground (black in the published labels) and
-    padding. Id 0 is industrial land, so ``reduce_zero_label`` stays False, and unlabelled must not
-    be 0 as in other copies of the data set, which number the classes from 1.
+    padding. Id 0 is industrial land, so ``reduce_zero_label`` must stay False. Other copies of the
+    data set number the classes from 1 and use 0 for unlabelled ground; they do not fit.
     """
 
     METAINFO: ClassVar[dict] = METAINFO['gid15']

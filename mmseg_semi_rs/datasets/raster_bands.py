@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The reader of pixels, under the name by which scripts that use the data sets import it."""
+"""The reader of rasters, importable under the name that scripts of the data sets use."""
 
 from ..rasters.levels import RasterToBands, RasterToRGB
 from ..rasters.reader import RGBPixels, read_rgb

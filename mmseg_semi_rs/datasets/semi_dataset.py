@@ -23,10 +23,10 @@ from .transforms.multi_branch import refuse_untracked
 
 
 class JoinedDatasets(ConcatDataset):
-    """mmengine's ``ConcatDataset`` of datasets and of wrappers, which its constructor refuses.
+    """mmengine's ``ConcatDataset``, but also of wrapped datasets, which its constructor refuses.
 
     Args:
-        datasets: At least one; what they are about is asked of the first.
+        datasets: At least one dataset; the first one's metainfo is used.
     """
 
     def __init__(self, datasets: Sequence[Any]) -> None:
@@ -36,7 +36,7 @@ class JoinedDatasets(ConcatDataset):
         self.full_init()
 
 
-# What a split's two lists are called, and what versions before 0.2 called them.
+# File names of a split's two lists, now and in versions before 0.2.
 _LISTS = {
     'labelled': ('labelled.txt', 'labeled.txt'),
     'unlabelled': ('unlabelled.txt', 'unlabeled.txt'),
@@ -44,18 +44,18 @@ _LISTS = {
 
 
 def fill_split(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the lists of a split in the config of a :class:`SemiDataset`.
+    """Set the lists of a split in the config of a :class:`SemiDataset`.
 
     Args:
         cfg: Arguments of ``SemiDataset``; not changed.
 
     Returns:
-        The same without ``split``: each source that names no ``ann_file`` has
-        ``<split>/labelled.txt`` or ``<split>/unlabelled.txt`` below its ``data_root``, or, where
-        only that is there, the file by its former name, ``labeled.txt`` or ``unlabeled.txt``.
+        The same without ``split``. Each source without ``ann_file`` gets ``<split>/labelled.txt``
+        or ``<split>/unlabelled.txt`` below its ``data_root``, or, if only that exists, the file
+        with the former name ``labeled.txt`` or ``unlabeled.txt``.
 
     Raises:
-        ValueError: There is a ``split``, but a source is a dataset that was built already.
+        ValueError: If there is a ``split``, but a source is a dataset that is already built.
     """
     filled = dict(cfg)
     split = filled.pop('split', None)
@@ -82,33 +82,31 @@ def fill_split(cfg: Mapping[str, Any]) -> dict[str, Any]:
 class SemiDataset(JoinedDatasets):
     """Concatenation of a labelled and an unlabelled dataset, with reproducible transforms.
 
-    A :class:`~mmseg_semi_rs.utils.randomness.Draw` index, as ``SemiSampler`` yields it, seeds
-    every transform, so augmentation does not depend on which worker runs it, and a resumed
-    training sees the very images an uninterrupted one would have seen. A plain int index is passed
-    through unseeded.
-
-    Pipelines of stock mmseg configs are turned into ones of several views by
+    An index of type :class:`~mmseg_semi_rs.utils.randomness.Draw`, as ``SemiSampler`` yields it,
+    seeds every transform. Augmentation therefore does not depend on which worker runs it, and a
+    resumed training sees the same images as an uninterrupted one. A plain int index is not seeded.
+    Pipelines of stock mmseg configs are converted to several views by
     :func:`~mmseg_semi_rs.datasets.stock_pipelines.branch_pipeline`.
 
     Args:
-        labelled: Images with masks: a dataset, its config, one of a wrapper (``ConcatDataset``,
-            ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them, which are joined.
-        unlabelled: Images whose masks, if any, are not opened; likewise. Defaults to None, which
-            trains on labelled images alone.
+        labelled: Images with masks: a dataset, its config, the config of a wrapper
+            (``ConcatDataset``, ``RepeatDataset``, ``MultiImageMixDataset``), or a list of them,
+            which are joined.
+        unlabelled: Images whose masks, if any, are not opened; given likewise. Defaults to None,
+            which trains on labelled images alone.
         split: Folder of both lists below ``data_root``, such as ``'splits/scene/1-4'``; a source
             with an ``ann_file`` keeps it.
-        damaged: What to do about a file that cannot be read any more: ``'stop'`` the training, or
-            ``'skip'`` it, take the next image of its source and say in the log how many were
-            skipped.
-        **inherited: What a stock config's dataset has beside its type and stays behind when the
-            config is inherited from without ``_delete_=True``; not read.
+        damaged: What to do if a file can no longer be read: ``'stop'`` ends the training,
+            ``'skip'`` takes the next image of the source and logs how many were skipped.
+        **inherited: Further arguments of a stock config's dataset, which are left over if a config
+            inherits from it without ``_delete_=True``; not used.
 
     Raises:
-        ValueError: If a source is empty, the two disagree on their classes, there is a ``split``
-            for a dataset that is built already, ``damaged`` is neither, or a transform moves pixels
-            beside ``TrackGeometry``.
-        RunStoppedError: In training, when a file cannot be read; it is named.
-        TypeError: An argument is none of a dataset.
+        ValueError: If a source is empty, the two have different classes, a ``split`` is given for a
+            dataset that is already built, ``damaged`` is unknown, or a transform outside
+            ``TrackGeometry`` moves pixels.
+        RunStoppedError: In training, if a file cannot be read; the message names it.
+        TypeError: If an argument is not one of any dataset.
 
     Examples:
         >>> tiles = dict(type='DeepGlobeDataset', data_root='data/deepglobe')
@@ -181,10 +179,10 @@ class SemiDataset(JoinedDatasets):
             return self._load(int(idx))
 
     def _load(self, index: int, skipped: int = 0) -> Any:
-        """One sample; instead of one whose file is damaged, the next of its source."""
+        """Return one sample; if its file is damaged and skipped, the next one of its source."""
         try:
             return super().__getitem__(index)
-        except Exception as error:  # each decoder has errors of its own
+        except Exception as error:  # each decoder raises its own errors
             fault = _damaged_file(self.get_data_info(index))
             if fault is None:
                 raise
@@ -204,7 +202,7 @@ class SemiDataset(JoinedDatasets):
 
 
 def _damaged_file(info: dict) -> str | None:
-    """Which file of a sample cannot be read, and why; None if all can."""
+    """Describe the file of a sample that cannot be read; None if all can."""
     for path in (info.get('img_path'), info.get('seg_map_path')):
         if path and '://' not in str(path):
             try:
@@ -219,14 +217,14 @@ def _damaged_file(info: dict) -> str | None:
 
 
 def _build(source: Any) -> Any:
-    """A source of what a config may say: a dataset, a config, or a list of them."""
+    """Build a source from a dataset, a config, or a list of them."""
     if isinstance(source, (list, tuple)):
         return JoinedDatasets([_build(part) for part in source])
     return DATASETS.build(source) if isinstance(source, dict) else source
 
 
 def _check_geometry(source: Any) -> None:
-    """Refuse what moves pixels untracked, or joins images there are none of, also in wrappers."""
+    """Refuse untracked moves of pixels, and mosaics without other images, also inside wrappers."""
     pipeline = getattr(source, 'pipeline', None) or []
     steps = getattr(pipeline, 'transforms', pipeline)
     refuse_untracked(steps)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pipelines of stock mmseg configs made into ones of several views."""
+"""Conversion of stock mmseg pipelines to pipelines of several views."""
 
 from __future__ import annotations
 
@@ -24,34 +24,33 @@ from .transforms.geometry import moving_parts
 
 BRANCHES = ('sup', 'weak', 'strong')
 
-# What is done alike to every image, also in tests, and hence to every view.
+# Deterministic changes of colours, also used in tests, which all views need.
 _FIXED = (AdjustGamma, CLAHE, ConcatCDInput, Normalize, Rerange, RGB2Gray)
 
 
 def branch_pipeline(
     pipeline: Sequence[dict], labelled: bool, has_masks: bool = False
 ) -> list[dict]:
-    """Turn a stock training pipeline into one of a labelled or an unlabelled source.
+    """Convert a stock training pipeline to that of a labelled or an unlabelled source.
 
-    What moves pixels is shared by all views and followed by ``TrackGeometry``; what changes
-    colours at random makes the strong view (without any, ``Photometry`` does), and is kept for
-    labelled images. What is done alike to every image, such as ``CLAHE``, is done to all views.
-
-    Of unlabelled images no annotations are loaded, and what would ask for them (``GenerateEdge``,
-    ``cat_max_ratio`` of a crop) is left out.
+    Transforms that move pixels are shared by all views and tracked by ``TrackGeometry``. Random
+    colour changes create the strong view (``Photometry`` does if there are none) and are kept for
+    labelled images. Deterministic changes such as ``CLAHE`` apply to all views. For unlabelled
+    images annotations are not loaded, and transforms or options that need them (``GenerateEdge``,
+    ``cat_max_ratio`` of a crop) are left out.
 
     Args:
-        pipeline: Configs of transforms. One that has ``MultiBranch``, or does not end with
-            ``PackSegInputs``, is returned without what asks for annotations that are not there.
+        pipeline: Configs of transforms. A pipeline that already has ``MultiBranch``, or does not
+            end with ``PackSegInputs``, only loses the parts that need missing annotations.
         labelled: Whether the source is the labelled one.
-        has_masks: Whether an unlabelled source has masks all the same: a pipeline of one's own may
-            load them, for ``PseudoLabelStatsHook`` to count what is right.
+        has_masks: Whether an unlabelled source has masks nevertheless. A pipeline with
+            ``MultiBranch`` may then load them, for ``PseudoLabelStatsHook`` to measure accuracy.
 
     Returns:
         Configs of transforms with the branches of :data:`BRANCHES`.
 
     Raises:
-        ValueError: A transform moves pixels in a way that cannot be followed.
+        ValueError: If a transform moves pixels in a way that cannot be tracked.
     """
     built = [(step, TRANSFORMS.build(step)) for step in pipeline]
     steps = built
@@ -95,12 +94,12 @@ def branch_pipeline(
 
 
 def _is_of_labels(part: Any) -> bool:
-    """Whether a transform loads annotations or makes something of them."""
+    """Whether a transform loads annotations or derives something from them."""
     return 'Annotation' in type(part).__name__ or isinstance(part, (GenerateEdge, LabelWarp))
 
 
 def _without_labels(step: dict) -> dict:
-    """A transform's config, or a wrapper's, without the share of classes that a crop looks up."""
+    """Remove ``cat_max_ratio``, which needs labels, from a transform's or a wrapper's config."""
     kept = {key: value for key, value in step.items() if key != 'cat_max_ratio'}
     if isinstance(kept.get('transforms'), (list, tuple)):
         kept['transforms'] = [
@@ -115,8 +114,8 @@ def branch_source(source: Any, labelled: bool) -> Any:
 
     Args:
         source: Config of a dataset or of a wrapper (``ConcatDataset``, ``RepeatDataset``,
-            ``MultiImageMixDataset``), a list of them, or a dataset, which stays as it is.
-        labelled: Whether it has masks.
+            ``MultiImageMixDataset``), a list of them, or a dataset, which is not changed.
+        labelled: Whether the source is the labelled one.
 
     Returns:
         The same with pipelines of several views.

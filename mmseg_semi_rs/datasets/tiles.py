@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Tiles as they are stored: neither augmented nor padded."""
+"""Tiles as they are stored, neither augmented nor padded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ class Tile(NamedTuple):
     Attributes:
         path: Its file.
         image: Shape (H, W, 3), uint8, RGB.
-        labels: Shape (H, W), uint8, class ids as training sees them; None where the dataset loads
-            none.
+        labels: Shape (H, W), uint8, class ids as in training; None if the dataset loads none.
     """
 
     path: str
@@ -32,23 +31,23 @@ class Tile(NamedTuple):
 def load_tile(
     dataset: Any, index: int, with_labels: bool = True, bands: Sequence[int] | None = None
 ) -> Tile:
-    """Load a tile by the loading transforms of its dataset's pipeline, and by no others.
+    """Load a tile with only the loading transforms of its dataset's pipeline.
 
     Args:
-        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline; ``SemiDataset``
-            and its parts too.
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): A dataset with a pipeline;
+            ``SemiDataset`` and its parts too.
         index: In ``[0, len(dataset))``.
-        with_labels: Whether labels are loaded, if the pipeline does.
-        bands: Of an image of bands the positions, from 0, of those that are red, green and blue.
-            Defaults to those of its pictures.
+        with_labels: Whether to load labels, if the pipeline does.
+        bands: For multi-band images, the positions, from 0, of red, green and blue. Defaults to the
+            bands that pictures show.
 
     Returns:
-        What is stored, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
+        The stored tile, with ``reduce_zero_label`` and ``label_map`` applied to the labels.
 
     Raises:
-        FileNotFoundError: A file of the tile does not exist.
-        ValueError: A file cannot be read, is no picture of 1, 3 or 4 bands, or has other labels
-            than one per pixel.
+        FileNotFoundError: If a file of the tile does not exist.
+        ValueError: If a file cannot be read, is not a picture of 1, 3 or 4 bands, or does not have
+            one label per pixel.
     """
     dataset, index = _leaf(dataset, index)
     info = dataset.get_data_info(index)
@@ -67,30 +66,30 @@ def load_image(dataset: Any, path: str, bands: Sequence[int] | None = None) -> n
     """Load the image of a tile of which only the file is known.
 
     Args:
-        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): The tile's; of several inside, the
-            first one's loading transforms are used.
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): The dataset of the tile. If it
+            contains several, the loading transforms of the first are used.
         path: File of the tile.
         bands: See :func:`load_tile`.
 
     Returns:
-        Shape (H, W, 3), uint8, RGB; the same as that of :func:`load_tile`.
+        Shape (H, W, 3), uint8, RGB, as in :func:`load_tile`.
 
     Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: It cannot be read, or is no picture of 1, 3 or 4 bands.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it cannot be read, or is not a picture of 1, 3 or 4 bands.
     """
     leaf, _ = _leaf(dataset, 0)
     return _rgb(_load(leaf, {'img_path': path}, path, False), path, bands)
 
 
 def band_reading(dataset: Any) -> str | None:
-    """How the pixels of a dataset's images come about, if they are of bands.
+    """Describe how multi-band images of a dataset are read.
 
     Args:
-        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): With a pipeline.
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): A dataset with a pipeline.
 
     Returns:
-        Changes with the bands and their stretch; None where ``LoadBands`` is not used.
+        A text that changes with the bands and their stretch; None if ``LoadBands`` is not used.
     """
     leaf, _ = _leaf(dataset, 0)
     found = [repr(step) for step in _loading(leaf.pipeline.transforms)]
@@ -98,10 +97,10 @@ def band_reading(dataset: Any) -> str | None:
 
 
 def tile_paths(dataset: Any) -> list[str]:
-    """Files of all tiles of a dataset, in its order.
+    """Return the files of all tiles of a dataset in its order.
 
     Args:
-        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): Repeated tiles occur again.
+        dataset (BaseSegDataset | ConcatDataset | RepeatDataset): Repeated tiles occur repeatedly.
 
     Returns:
         One path per index.
@@ -110,7 +109,7 @@ def tile_paths(dataset: Any) -> list[str]:
 
 
 def _leaf(dataset: Any, index: int) -> tuple[Any, int]:
-    """The dataset inside wrappers that a sample comes from, and its index there."""
+    """Find the dataset inside wrappers that a sample comes from, and its index there."""
     while True:
         if getattr(dataset, 'datasets', None) is not None:
             for part in dataset.datasets:
@@ -134,14 +133,14 @@ def _loading(transforms: Iterable[BaseTransform]) -> Iterator[BaseTransform]:
 
 
 def _load(dataset: Any, info: dict, path: str, with_labels: bool) -> dict:
-    """Run the loading transforms, which do not depend on what stands between them."""
+    """Run the loading transforms, which do not depend on the transforms between them."""
     for transform in _loading(dataset.pipeline.transforms):
         if isinstance(transform, LoadAnnotations) and not with_labels:
             continue
         reads = info.get('seg_map_path') if isinstance(transform, LoadAnnotations) else path
         try:
             info = transform(info)
-        except Exception as error:  # each decoder has errors of its own
+        except Exception as error:  # each decoder raises its own errors
             if isinstance(error, FileNotFoundError) or not Path(str(reads)).exists():
                 raise FileNotFoundError(
                     f'{reads} of the tile {path} does not exist: correct the list that names it.'
@@ -160,10 +159,10 @@ def _load(dataset: Any, info: dict, path: str, with_labels: bool) -> dict:
 
 
 def _rgb(results: dict, path: str, bands: Sequence[int] | None) -> np.ndarray:
-    """Turn what a loader gives into (H, W, 3) uint8 RGB.
+    """Convert the result of a loader to (H, W, 3) uint8 RGB.
 
-    Of bands those that a picture shows, or the asked ones; else it is BGR, of which 16 bits become
-    8 as OpenCV does it for colour images, by the upper ones.
+    For multi-band images the requested bands are taken, or those that pictures show. Other images
+    are BGR; of 16 bits the upper 8 are kept, as OpenCV does for colour images.
     """
     image, shown = results['img'], results.get('rgb_channels')
     if shown is not None:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""How much memory autograd keeps for the backward pass, on any device."""
+"""Measures how much memory autograd stores for the backward pass, on any device."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 
 class SavedActivations:
-    """Counts the bytes of tensors that autograd has saved, each storage once.
+    """Counts the bytes of the tensors that autograd saves, each storage once.
 
-    Parameters do not count: they exist anyway. What ``recompute`` (activation checkpointing) saves
-    inside is counted while it is there.
+    Parameters do not count, since they exist anyway. Tensors saved inside ``recompute`` (activation
+    checkpointing) count while they exist.
 
     Args:
-        parameters: What not to count.
+        parameters: Tensors that do not count.
 
     Attributes:
-        current: Bytes kept now.
-        peak: The most that was kept at any time inside the ``with`` block.
+        current: Bytes saved now.
+        peak: Maximum of ``current`` inside the ``with`` block.
 
     Examples:
         >>> weight, image = torch.nn.Parameter(torch.rand(4, 4)), torch.rand(8, 4)
@@ -57,7 +57,7 @@ class SavedActivations:
         return _Saved(tensor, self if counted else None)
 
     def release(self, tensor: Tensor) -> None:
-        """Forget one use of a tensor that was saved."""
+        """Uncount one use of a saved tensor."""
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         self._users[address] -= 1
@@ -67,7 +67,7 @@ class SavedActivations:
 
 
 class _Saved:
-    """A saved tensor; it goes away with the node of the graph that saved it."""
+    """A saved tensor; it is deleted with the graph node that saved it."""
 
     def __init__(self, tensor: Tensor, owner: SavedActivations | None) -> None:
         self.tensor, self.owner = tensor, owner

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Evidence of all tiles of a data set, made before the training and kept in a store."""
+"""Makes the evidence of all tiles of a data set before the training, and stores it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 _CALIBRATION_TILES = 50
 _LOADERS = 4  # threads that read tiles, and compress evidence
-_LOG_SECONDS = 60.0  # between lines of progress where nobody looks at a terminal
+_LOG_SECONDS = 60.0  # between lines of progress if there is no terminal
 _TOP_REASONS = 5
 
 _Item = TypeVar('_Item')
@@ -42,11 +42,11 @@ _Result = TypeVar('_Result')
 
 
 class StoredTile(NamedTuple):
-    """A tile that is known but not loaded.
+    """A tile that is listed but not loaded.
 
     Attributes:
-        dataset: Where it is listed.
-        number: Its index there.
+        dataset: The dataset that lists it.
+        number: Its index in the dataset.
         path: Its file.
     """
 
@@ -60,11 +60,11 @@ class StoredTile(NamedTuple):
 
 
 class _StoreState(NamedTuple):
-    """What the store has of a tile."""
+    """State of a tile's entry in the store."""
 
     number: int
     key: str
-    state: str  # 'kept', 'missing', 'damaged' or, then with a reason, 'failed'
+    state: str  # 'kept', 'missing', 'damaged' or, with a reason, 'failed'
     reason: str = ''
     truncated: bool = False
     dropped: tuple[str, ...] = ()
@@ -72,18 +72,18 @@ class _StoreState(NamedTuple):
 
 @dataclass
 class Annotation:
-    """What was done, and what the store holds of the tiles now.
+    """Statistics of what was done, and of the entries that the store now has.
 
     Attributes:
-        tiles: Number of tiles looked at.
-        duplicates: Tiles with the content of an earlier one.
-        kept: Entries that were there already.
-        new: Entries that were missing and have been made.
-        redone: Entries that were damaged and have been made again.
-        failed: Reason by the path of tiles that could not be read.
+        tiles: Number of tiles.
+        duplicates: Tiles with the same content as an earlier one.
+        kept: Entries that already existed.
+        new: Missing entries that were made.
+        redone: Damaged entries that were made again.
+        failed: Tiles that could not be read: reason by path.
         truncated: Entries whose answer ends before it is complete.
-        dropped: Parts of answers that could not be used, by reason.
-        seconds: Time in which a process verified and waited for images, summed over processes.
+        dropped: Number of unusable parts of answers, by reason.
+        seconds: Time for verifying and waiting for images, summed over processes.
     """
 
     tiles: int = 0
@@ -97,12 +97,12 @@ class Annotation:
     seconds: float = 0.0
 
     def add_answer(self, truncated: bool, dropped: Iterable[str]) -> None:
-        """Count what was wrong with an answer; the reason stands behind the last colon."""
+        """Count the faults of an answer; the reason is the text after the last colon."""
         self.truncated += truncated
         self.dropped.update(part.rsplit(': ', 1)[-1] for part in dropped)
 
     def merge(self, other: Annotation) -> None:
-        """Add what another process has done."""
+        """Add the statistics of another process."""
         self.kept += other.kept
         self.new += other.new
         self.redone += other.redone
@@ -128,14 +128,17 @@ class Annotation:
 
 
 def find_hooks(cfg: Config, index: int | None = None) -> list[int]:
-    """Places of the VLMPurifyHooks in the ``custom_hooks`` of a config.
+    """Find the VLMPurifyHooks in the ``custom_hooks`` of a config.
 
     Args:
         cfg: The config.
-        index: The only one that is meant; None for all.
+        index: Position of the only wanted hook; None for all.
+
+    Returns:
+        Positions in ``custom_hooks``.
 
     Raises:
-        ValueError: There is none, or none at that place.
+        ValueError: If there is none, or none at that position.
     """
     hooks = cfg.get('custom_hooks') or []
     places = [
@@ -156,10 +159,10 @@ def find_hooks(cfg: Config, index: int | None = None) -> list[int]:
 
 
 def find_hook(cfg: Config, index: int | None = None) -> int:
-    """Place of the one VLMPurifyHook that is meant; see :func:`find_hooks`.
+    """Find the position of the one VLMPurifyHook that is meant; see :func:`find_hooks`.
 
     Raises:
-        ValueError: There is none, or there are several and the index chooses none of them.
+        ValueError: If there is none, or if there are several and ``index`` chooses none of them.
     """
     places = find_hooks(cfg, index)
     if len(places) > 1:
@@ -175,14 +178,14 @@ def _choose(cfg: Config, index: int | None, places: Sequence[int]) -> str:
 
 
 def evidence_settings(verifier: EvidenceMaker, dataset: Any) -> dict[str, Any]:
-    """All that evidence of a dataset's tiles depends on, beside their files.
+    """Everything except the files that the evidence of a dataset's tiles depends on.
 
     Args:
-        verifier: Calibrated, if it has to be.
-        dataset (BaseSegDataset): Where the tiles are, with its pipeline.
+        verifier: The verifier, calibrated if necessary.
+        dataset (BaseSegDataset): The dataset of the tiles, with its pipeline.
 
     Returns:
-        The verifier's settings; of tiles of bands also how they become RGB.
+        The verifier's settings; for multi-band tiles also how they are converted to RGB.
     """
     reading = band_reading(dataset)
     if reading is None:
@@ -191,15 +194,15 @@ def evidence_settings(verifier: EvidenceMaker, dataset: Any) -> dict[str, Any]:
 
 
 def calibrate(verifier: EvidenceMaker, labelled: Any, device: str) -> None:
-    """Fit a verifier to up to 50 labelled tiles, evenly chosen, if it wants to be.
+    """Fit a verifier that needs it to up to 50 labelled tiles, evenly chosen.
 
     Args:
         verifier: Loaded and calibrated in place.
-        labelled (BaseSegDataset): With a pipeline that loads labels.
-        device: Where the verifier works.
+        labelled (BaseSegDataset): Dataset with a pipeline that loads labels.
+        device: Device of the verifier.
 
     Raises:
-        ValueError: The dataset loads no labels, or they do not allow a fit.
+        ValueError: If the dataset loads no labels, or they do not allow a fit.
     """
     if not verifier.needs_calibration:
         return
@@ -228,24 +231,23 @@ def annotate(
 ) -> Annotation:
     """Make the evidence that the store lacks.
 
-    First each process looks which entries there are for its share of the tiles; then what is
-    missing, each content once, is shared out anew. The verifier is loaded only if something is.
-    Entries are written batch by batch, so that at most one batch is lost when the process is
-    killed.
+    First each process checks the entries for its share of the tiles. The missing ones, each content
+    once, are then distributed anew. The verifier is loaded only if some are missing. Entries are
+    written batch by batch, so that at most one batch is lost if the process is killed.
 
     Args:
-        verifier: Not yet loaded.
-        store: Of the verifier's settings.
-        tiles: The same in all processes.
-        device: Where this process's verifier works.
+        verifier: The verifier, not yet loaded.
+        store: The store for the verifier's settings.
+        tiles: The tiles, the same in all processes.
+        device: Device of this process's verifier.
         batch: Tiles per call of the verifier.
-        processes: Who shares the work.
+        processes: The processes that share the work.
 
     Returns:
-        Of all processes, the same in each.
+        Statistics of all processes, the same in each.
 
     Raises:
-        ValueError: The store cannot be written to.
+        ValueError: If the store is not writable.
     """
     store.prepare()
     states = _look(store, tiles, processes)
@@ -270,17 +272,17 @@ def annotate(
 def try_out(
     verifier: EvidenceMaker, tiles: Sequence[StoredTile], device: str, batch: int
 ) -> tuple[list[tuple[str, Evidence]], float]:
-    """Verify four tiles, evenly chosen, and keep nothing.
+    """Verify four tiles, evenly chosen, without storing the evidence.
 
     Args:
         verifier: Loaded in place.
-        tiles: One or more.
-        device: Where the verifier works.
+        tiles: One or more tiles.
+        device: Device of the verifier.
         batch: Tiles per call of the verifier.
 
     Returns:
-        Path and evidence of each; seconds per tile, without the first one, which is slower, if
-        there are others.
+        Path and evidence of each; and seconds per tile, without the slower first one if there are
+        others.
     """
     verifier.load(device)
     chosen = [tiles[index] for index in evenly(len(tiles), 4)]
@@ -300,7 +302,7 @@ def try_out(
 def _look(
     store: EvidenceStore, tiles: Sequence[StoredTile], processes: Processes
 ) -> list[_StoreState]:
-    """What the store has of all tiles, in their order; each process looks for its share."""
+    """State of all tiles in the store, in their order; each process checks its share."""
 
     def look(number: int) -> _StoreState:
         try:
@@ -330,7 +332,7 @@ def _make(
     batch: int,
     processes: Processes,
 ) -> Annotation:
-    """Verify tiles batch by batch while the images of the next ones are loaded."""
+    """Verify tiles batch by batch while the next images are loaded."""
     done = Annotation()
     if not lacking:
         return done
@@ -385,7 +387,7 @@ def _ahead(
     items: Iterable[_Item],
     count: int,
 ) -> Iterator[tuple[_Item, Future[_Result]]]:
-    """Each item with its result to come, in order; ``count`` of them are worked on ahead."""
+    """Yield each item with its future result, in order; ``count`` items are processed ahead."""
     waiting: deque[tuple[_Item, Future[_Result]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))
@@ -395,7 +397,7 @@ def _ahead(
 
 
 def _meter(title: str, total: int, processes: Processes) -> Any:
-    """Progress of the first process's share."""
+    """Progress bar for the first process's share."""
     return tqdm(
         total=total,
         desc=title,

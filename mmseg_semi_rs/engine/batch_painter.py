@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pictures of training batches: after augmentation, normalisation, padding and CutMix."""
+"""Pictures of training batches after augmentation, normalisation, padding and CutMix."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ TINT = (255, 0, 160)
 
 
 class BatchPainter:
-    """Turns preprocessed batches into pictures.
+    """Draws pictures of preprocessed batches.
 
     Args:
         preprocessor: The model's data preprocessor.
-        metainfo: Of the dataset, with ``classes`` and ``palette``.
+        metainfo: The dataset's metainfo with ``classes`` and ``palette``.
         cutmix: The segmentor's CutMix, None if it has none.
-        model: A segmentor whose pseudo labels are drawn too, None to leave it out.
-        images: Images drawn of each source, at most.
-        donors: How many of the unlabelled images, the last ones, only give pixels to CutMix.
+        model: A segmentor whose pseudo labels are drawn too; None draws none.
+        images: Maximum number of images drawn of each source.
+        donors: How many unlabelled images, taken from the end, only provide pixels for CutMix.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class BatchPainter:
         self.cutmix, self.images, self.donors = cutmix, images, donors
 
     def pixels(self, image: Tensor) -> np.ndarray:
-        """Pixels of a normalised image, RGB."""
+        """Convert a normalised image to RGB pixels."""
         mean, std = (each.flatten().tolist() for each in image_statistics(self.preprocessor))
         return denormalise(image, mean, std, rgb_channels(self.preprocessor))
 
     def labelled(self, images: Tensor, samples: list) -> np.ndarray:
-        """Images with their labels and valid masks."""
+        """Draw images with their labels and valid masks."""
         valid = stack_valid(samples, images.shape[-2:], images.device)
         rows = []
         for image, sample, mask in list(zip(images, samples, valid, strict=True))[: self.images]:
@@ -67,7 +67,7 @@ class BatchPainter:
         )
 
     def pseudo_labels(self, weak: Tensor, samples: list) -> dict[str, PseudoLabel]:
-        """What each network of the model says about the weak views, by a title."""
+        """Pseudo labels of the weak views by each network of the model, by title."""
         if self.model is None:
             return {}
         found = self.model.make_pseudo_labels(weak, samples)
@@ -76,12 +76,12 @@ class BatchPainter:
         return {f'pseudo label of {name}': pseudo for name, pseudo in found.items()}
 
     def unlabelled(self, name: str, weak: Tensor, strong: Tensor, samples: list) -> np.ndarray:
-        """Both views of unlabelled images, and the strong one after CutMix, if there is any.
+        """Draw both views of unlabelled images, and the strong one after CutMix, if there is any.
 
         Args:
-            name: Of the strong view.
-            weak: Shape (B, 3, H, W); the last ones may be donors.
-            strong: Likewise.
+            name: Name of the strong view.
+            weak: Weak views, shape (B, 3, H, W); the last ones may be donors.
+            strong: Strong views, likewise.
             samples: The B samples.
         """
         valid = stack_valid(samples, weak.shape[-2:], weak.device)
@@ -147,5 +147,5 @@ class BatchPainter:
 
 
 def _names(samples: list) -> list[str]:
-    """Names of the image files of samples, without their folders, which all share."""
+    """File names of samples' images, without their folders."""
     return [Path(sample.metainfo.get('img_path') or '').name for sample in samples]

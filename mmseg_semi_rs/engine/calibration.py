@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Temperatures that make the confidence of a trained network mean what it says."""
+"""Temperature scaling that calibrates the confidence of a trained network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..utils.commands import command
 from ..utils.files import file_digest, write_atomic
 from ..utils.progress import progress_bar
 
-_FEWEST = 1000  # pixels predicted as a class from which it has a temperature of its own
+_FEWEST = 1000  # minimum number of predicted pixels for a class to get its own temperature
 TEMPERATURES = (0.05, 20.0)
 """Smallest and largest that is tried."""
 
@@ -28,14 +28,14 @@ class Calibration:
     """Temperatures of a network, fitted to labelled tiles that it was not trained on.
 
     Attributes:
-        network: ``'teacher'``, a student's name ...; '' where there is one network only.
-        checkpoint: Digest of the file that it was fitted for.
-        temperature: By which all logits are divided.
-        by_class: The same by predicted class; that of all where a class is predicted too seldom,
-            and everywhere if the error of confidence is no smaller with one of each class.
-        pixels: How many it was fitted to.
-        ece: Expected calibration error in percent on these: before, with one temperature, and with
-            one of each class.
+        network: ``'teacher'``, a student's name, ...; '' if there is only one network.
+        checkpoint: Digest of the checkpoint file that it was fitted for.
+        temperature: Divisor of all logits.
+        by_class: Divisor by predicted class. It is the common temperature for classes that are
+            predicted too seldom, and for all classes if separate ones do not reduce the error.
+        pixels: Number of pixels that it was fitted to.
+        ece: Expected calibration error in percent on these pixels: before, with one temperature,
+            and with one for each class.
     """
 
     network: str
@@ -51,31 +51,31 @@ class Calibration:
         return logits / temperatures[:, None]
 
     def write(self, checkpoint: str | Path) -> Path:
-        """Write it beside its checkpoint, and return the file."""
+        """Write it next to its checkpoint, and return the file."""
         path = calibration_file(checkpoint, self.network)
         write_atomic(path, (json.dumps(asdict(self), indent=1) + '\n').encode())
         return path
 
 
 def calibration_file(checkpoint: str | Path, network: str) -> Path:
-    """Where the calibration of a network of a checkpoint is kept."""
+    """Path of the calibration file of a checkpoint's network."""
     path = Path(checkpoint)
     return path.with_name(f'{path.stem}.{network or "network"}.calibration.json')
 
 
 def read_calibration(checkpoint: str | Path, network: str, classes: int) -> Calibration | None:
-    """The calibration beside a checkpoint.
+    """Read the calibration next to a checkpoint.
 
     Args:
-        checkpoint: Its file.
+        checkpoint: File of the checkpoint.
         network: See :class:`Calibration`.
-        classes: How many there are.
+        classes: Number of classes.
 
     Returns:
-        None where there is none.
+        The calibration, or None if there is none.
 
     Raises:
-        ValueError: It is damaged, or of other weights.
+        ValueError: If it is damaged, or belongs to other weights.
     """
     path = calibration_file(checkpoint, network)
     if not path.is_file():
@@ -103,14 +103,14 @@ def read_calibration(checkpoint: str | Path, network: str, classes: int) -> Cali
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature with the smallest mean cross-entropy, which is convex in its inverse.
+    """Find the temperature with the smallest mean cross-entropy, which is convex in its inverse.
 
     Args:
         logits: Shape (N, K).
         labels: Shape (N,), int64.
 
     Returns:
-        From 0.05 to 20.
+        Temperature from 0.05 to 20.
     """
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     logits = logits.double()
@@ -127,19 +127,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 def collect_logits(
     model: Any, dataset: Any, pixels: int, ignore_index: int = 255
 ) -> tuple[Tensor, Tensor]:
-    """Logits and labels of pixels of a dataset, evenly many of each image, drawn with seed 0.
+    """Collect logits and labels of pixels, equally many from each image, drawn with seed 0.
 
     Args:
         model: A segmentor in evaluation mode, which predicts with the wanted network.
-        dataset: Of labelled images.
-        pixels: How many altogether.
+        dataset: Dataset of labelled images.
+        pixels: Total number of pixels.
         ignore_index: Label of pixels that are left out.
 
     Returns:
-        Shape (N, K), float32, and (N,), int64; on the CPU.
+        Logits (N, K), float32, and labels (N,), int64, on the CPU.
 
     Raises:
-        ValueError: No pixel has a label.
+        ValueError: If no pixel has a label.
     """
     generator = torch.Generator().manual_seed(0)
     share = max(1, pixels // len(dataset))
@@ -161,7 +161,7 @@ def collect_logits(
 def fit_calibration(
     logits: Tensor, labels: Tensor, network: str, checkpoint: str | Path
 ) -> Calibration:
-    """Fit a temperature, and one by predicted class.
+    """Fit one temperature for all pixels, and one for each predicted class.
 
     Args:
         logits: Shape (N, K), K of two or more.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which checkpoint of a work folder a training goes on from."""
+"""Selection and checks of the checkpoint from which a training continues."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from ..models.weights.checkpoints import check_fit, differences, unwrapped
 from ..models.weights.files import check_numbers, read_torch_file
 from ..utils.runner import unwrap
 
-LAST = 'last_checkpoint'  # names the newest checkpoint, relative to its folder
+LAST = 'last_checkpoint'  # this file names the newest checkpoint, relative to its own folder
 _NUMBERED = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The checkpoint to go on from.
+    """The checkpoint to resume from.
 
     Attributes:
         path: The file.
-        why: Which it is and why, in one sentence.
+        why: One sentence that says which checkpoint it is and why.
     """
 
     path: Path
@@ -38,10 +38,10 @@ class ResumePoint:
 
 
 def checkpoints_of(work_dir: Path) -> list[Path]:
-    """Checkpoints of a training that can be gone on from, the newest first, whole or not.
+    """List the checkpoints of a training that can be resumed, newest first, complete or not.
 
     Args:
-        work_dir: A work folder; ``last_checkpoint`` in it may lead to another folder.
+        work_dir: A work folder; its ``last_checkpoint`` may point to another folder.
 
     Returns:
         By iteration or epoch, highest first. The best ones, which have no optimizer, are left out.
@@ -49,15 +49,16 @@ def checkpoints_of(work_dir: Path) -> list[Path]:
     by_name = {path.name: path for path in _numbered(work_dir)}
     named = _last(work_dir)
     if named is not None and named.parent.resolve() != work_dir.resolve():
-        # out_dir of the checkpoint hook; or where the folder was before it was moved
+        # out_dir of the checkpoint hook, or the old place of a moved folder
         by_name = {path.name: path for path in _numbered(named.parent)} | by_name
     return sorted(by_name.values(), key=_number, reverse=True)
 
 
 def find_checkpoint(work_dir: Path) -> ResumePoint | None:
-    """Find the newest checkpoint of a work folder that reads whole.
+    """Find the newest complete checkpoint of a work folder.
 
-    Neither ``last_checkpoint`` nor the folder's old place is trusted: the files themselves are.
+    The files themselves are checked; ``last_checkpoint`` and the old place of a moved folder are
+    not trusted.
 
     Args:
         work_dir: A work folder.
@@ -66,7 +67,8 @@ def find_checkpoint(work_dir: Path) -> ResumePoint | None:
         The checkpoint; None if the folder has none.
 
     Raises:
-        ValueError: It has some, and none can be gone on from; each is named with what is wrong.
+        ValueError: If it has some, but none can be resumed; the message says what is wrong with
+            each.
     """
     candidates = checkpoints_of(work_dir)
     named = _last(work_dir)
@@ -94,37 +96,37 @@ def find_checkpoint(work_dir: Path) -> ResumePoint | None:
 
 
 def load_to_test(model: nn.Module, checkpoint: str, metainfo: Mapping[str, Any]) -> None:
-    """Load all of a checkpoint, where mmengine would leave at random what it lacks.
+    """Load a whole checkpoint, while mmengine would keep missing weights random.
 
     Args:
-        model: That of a runner; changed in place.
+        model: The runner's model; changed in place.
         checkpoint: The file.
-        metainfo: Of the data set that is tested on.
+        metainfo: Metainfo of the test set.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or is of another model or other classes; what differs is
-            named.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or is of another model or other classes; the message names
+            the differences.
     """
     meta = load_weights(unwrap(model), Path(checkpoint))
     _check_classes(checkpoint, meta, metainfo, 'give the config of its training')
 
 
 def check_start(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint to begin from (``load_from``) of which nothing would be used.
+    """Refuse a checkpoint to start from (``load_from``) if none of its weights would be used.
 
     Args:
-        runner: Loads the checkpoint.
-        checkpoint: As it was read.
+        runner: The runner that loads the checkpoint.
+        checkpoint: Its content.
 
     Raises:
-        ValueError: Not one weight fits the model.
+        ValueError: If not a single weight fits the model.
     """
     model = unwrap(runner.model)
     weights = dict(unwrapped(checkpoint.get('state_dict', checkpoint)))
     if isinstance(model, SemiSegmentor):
         with suppress(ValueError):
-            model.fill_networks(weights, '')  # that of one network is taken too
+            model.fill_networks(weights, '')  # the checkpoint of one network is accepted too
     wrong = {text.split(' ')[0] for text in differences(model, weights)}
     if not weights.keys() - wrong:
         raise ValueError(
@@ -137,15 +139,15 @@ def check_start(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
 def check_resumable(
     runner: Runner, checkpoint: Mapping[str, Any], images: Mapping[str, str]
 ) -> None:
-    """Refuse to go on from a checkpoint that is not of this training, naming what differs.
+    """Refuse to resume from a checkpoint of another training, and say what differs.
 
     Args:
-        runner: Loads the checkpoint.
-        checkpoint: As it was read.
-        images: What is trained on, see :func:`~mmseg_semi_rs.engine.data_checks.image_lists`.
+        runner: The runner that loads the checkpoint.
+        checkpoint: Its content.
+        images: The training images, see :func:`~mmseg_semi_rs.engine.data_checks.image_lists`.
 
     Raises:
-        ValueError: It is of another model, optimizer, list of classes or list of images.
+        ValueError: If the model, optimizer, list of classes or list of images differs.
     """
     path, meta = runner._load_from, checkpoint.get('meta', {})
     check_fit(unwrap(runner.model), checkpoint.get('state_dict', checkpoint), path)
@@ -171,7 +173,7 @@ def check_resumable(
 
 
 def _check_classes(path: Path | str, meta: Mapping[str, Any], metainfo: Any, remedy: str) -> None:
-    """Refuse data of other classes than a checkpoint was trained on, where both are known."""
+    """Refuse data of other classes than a checkpoint was trained on, if both are known."""
     trained, ours = (
         [str(name) for name in (part or {}).get('classes') or ()]
         for part in (meta.get('dataset_meta'), metainfo)
@@ -202,14 +204,14 @@ def _last(work_dir: Path) -> Path | None:
 
 
 def _check_whole(path: Path) -> None:
-    """Read all of a checkpoint.
+    """Read a whole checkpoint.
 
     Raises:
-        ValueError: It is damaged, or is none to go on from.
+        ValueError: If it is damaged, or cannot be resumed.
     """
     content = read_torch_file(path, mapped=True)
     with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()  # PyTorch itself compares no checksum
+        damaged = archive.testzip()  # PyTorch does not check checksums
         if damaged is not None:
             raise ValueError(f'its part {damaged} is damaged.')
     missing = {'meta', 'state_dict', 'optimizer'} - (

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Settings that are changed in vain.
+"""Detects settings that are changed without effect.
 
-A config file is evaluated on its own, before the files that name it as a base. What it has made of
-one of its values keeps the old one when a later file, or the command line, gives that value anew:
-``labelled = dict(ann_file=...)`` in a leaf leaves ``train_dataloader`` as it was.
+A config file is evaluated on its own, before the files that use it as a base. If it computes
+further settings from one of its values, these do not follow when a later file, or the command line,
+changes the value: ``labelled = dict(ann_file=...)`` in a leaf does not change ``train_dataloader``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mmengine.runner import Runner
 
 __all__ = ['check_config']
 
-# Top-level keys that are read from a config once it is whole: by the runner, by prediction, by the
-# launchers. All others only serve to write these.
+# Top-level keys that the runner, prediction and launchers read from the finished config. All other
+# keys only serve to define these.
 _READ = {
     *inspect.signature(Runner.__init__).parameters,
     *('window_size', 'raster', 'test_pipeline', 'model_wrapper_cfg', 'find_unused_parameters'),
@@ -33,12 +33,12 @@ def check_config(path: str | Path, cfg: Config, options: Mapping[str, Any] | Non
 
     Args:
         path: The config file.
-        cfg: What was read from it, ``options`` included.
+        cfg: Its content, ``options`` included.
         options: ``--cfg-options``: values by dotted key.
 
     Raises:
-        ValueError: A file gives a value anew of which its base has made other settings already, and
-            does not use it itself; an option does so; or crops have another size than
+        ValueError: If a file, or an option, changes a value from which the base has already
+            computed other settings, without using it itself; or if crops have another size than
             ``model.data_preprocessor.size``.
     """
     if Path(path).suffix == '.py':
@@ -57,15 +57,15 @@ def check_config(path: str | Path, cfg: Config, options: Mapping[str, Any] | Non
 
 @dataclass
 class _File:
-    """One config file, read as text.
+    """One config file, analysed as text.
 
     Attributes:
-        path: Where it is.
+        path: Its path.
         bases: The files of its ``_base_``.
         sets: Top-level names that it assigns.
-        uses: Of its own names, those that it reads.
-        uses_of_bases: Names ``x`` of which it reads ``_base_.x``.
-        origins: For each name, its own or of a base, the names that its value was made of.
+        uses: Names that it reads without ``_base_``.
+        uses_of_bases: Names ``x`` that it reads as ``_base_.x``.
+        origins: For each name, also of its bases, the names that its value was computed from.
     """
 
     path: Path
@@ -77,13 +77,13 @@ class _File:
 
     @classmethod
     def read(cls, path: Path) -> _File:
-        """Read a file and its bases."""
+        """Analyse a file and its bases."""
         file = cls(path)
         for statement in ast.parse(path.read_text(encoding='utf-8')).body:
             targets = _targets(statement)
             if '_base_' in targets and isinstance(statement, ast.Assign):
                 named = ast.literal_eval(statement.value)
-                paths = [  # `mmseg::...` lies in that package
+                paths = [  # `mmseg::...` refers to that package
                     Path(Config._get_cfg_path(name, str(path))[0])
                     for name in ([named] if isinstance(named, str) else named)
                 ]
@@ -106,23 +106,23 @@ class _File:
         return file
 
     def made_of(self, name: str) -> list[str]:
-        """Settings that are read and were made of a name that only served to write them."""
+        """Effective settings that were computed from a name that has no effect itself."""
         if name in _READ:
             return []
         return sorted(key for key in _READ & {*self.origins} if name in self.origins[key])
 
 
 def _targets(statement: ast.stmt) -> set[str]:
-    """The names that a statement assigns as a whole."""
+    """Names that a statement assigns as a whole."""
     targets = statement.targets if isinstance(statement, ast.Assign) else []
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _check_files(file: _File, used_above: frozenset[str]) -> None:
-    """Refuse a name that a file sets after its base has used it, and that nobody uses then.
+    """Refuse a name that a file sets after its base has used it, if nothing else uses it.
 
     Args:
-        file: Checked with its bases.
+        file: Checked together with its bases.
         used_above: Names that the files with this base read from it.
     """
     for base in file.bases:
@@ -146,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _check_crop_size(path: str | Path, cfg: Config) -> None:
-    """Refuse crops that are smaller or larger than what the batch is padded to."""
+    """Refuse crops whose size differs from that to which batches are padded."""
     size = (cfg.get('model') or {}).get('data_preprocessor', {}).get('size')
     if size is None:
         return
@@ -160,7 +160,7 @@ def _check_crop_size(path: str | Path, cfg: Config) -> None:
 
 
 def _crop_sizes(node: Any) -> Iterator[Any]:
-    """``crop_size`` of each ``RandomCrop`` in a dataset's config."""
+    """Yield ``crop_size`` of each ``RandomCrop`` in a dataset's config."""
     if isinstance(node, Mapping):
         if node.get('type') == 'RandomCrop' and 'crop_size' in node:
             yield node['crop_size']

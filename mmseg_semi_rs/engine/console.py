@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What a person sees of a training: a bar or a few lines; the log file has everything."""
+"""Console output of a training: a progress bar or a few lines; the log file has everything."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rich.progress import Progress, TaskID
 
 __all__ = ['ConsoleRunner', 'ProgressHook']
 
-_OFTEN, _AT_FIRST = 10, 100  # a line each 10 steps of the first 100
-_LINES = 50  # of a training beyond these, at most
-# Beginnings of what mmengine logs for whoever looks for a fault.
+_OFTEN, _AT_FIRST = 10, 100  # one line every 10 steps in the first 100
+_LINES = 50  # maximum number of further lines
+# Beginnings of mmengine's messages that only help to debug.
 _FOR_THE_FILE = (
     *('\n' + '-' * 60, 'Config:', 'Hooks will be executed', 'Distributed training is not used'),
     *('"FileClient" will be', '"HardDiskBackend" is', 'Checkpoints will be saved', 'Exp name:'),
@@ -37,7 +37,7 @@ _TOLD_BY_THE_HOOK = ('Validation of ', 'per class results', 'The best checkpoint
 
 
 class _ConsoleHandler(logging.Handler):
-    """Prints records by rich, above a bar if there is one, and leaves out what nobody reads."""
+    """Prints log records with rich, above a bar if there is one, except for debugging messages."""
 
     def __init__(self, console: Console, level: int) -> None:
         super().__init__(level)
@@ -55,12 +55,12 @@ class _ConsoleHandler(logging.Handler):
 
 
 class ConsoleRunner(Runner):
-    """mmengine's runner with a short console; its log file is the same."""
+    """mmengine's runner with short console output; its log file is the same."""
 
     console: Console
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """See :class:`Runner`; the handler of the console is another one."""
+        """See :class:`Runner`; replaces the handler of the console."""
         logger = super().build_logger(*args, **kwargs)
         self.console = Console(soft_wrap=True)
         for message in _WARNINGS:
@@ -75,13 +75,13 @@ class ConsoleRunner(Runner):
 
 
 class ProgressHook(Hook):
-    """Shows how far a training is, and how long it will take, from its first step on.
+    """Shows the progress of a training and the remaining time, from the first step on.
 
-    On a terminal this is a bar; elsewhere a line each 10 steps of the first 100, and about fifty
-    more. A validation is one line.
+    On a terminal this is a bar. Elsewhere it is a line every 10 steps of the first 100, and about
+    fifty more lines. A validation is one line.
 
     Args:
-        bar: Is drawn on a terminal; it draws nothing elsewhere.
+        bar: Progress bar, which is only visible on a terminal.
     """
 
     priority = 'VERY_LOW'
@@ -92,14 +92,14 @@ class ProgressHook(Hook):
         self.start, self.interval, self.loss = 0, 1, ''
 
     def before_train(self, runner: Runner) -> None:
-        """Begin to count."""
+        """Start counting."""
         for handler in runner.logger.handlers:
             if isinstance(handler, _ConsoleHandler):
                 handler.left_out = _FOR_THE_FILE + _TOLD_BY_THE_HOOK
         logged = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
         self.interval = max(*logged, 1, -(-runner.max_iters // _LINES))
         self.start, self.begun = runner.iter, time.monotonic()
-        self.bar.speed_estimate_period = 600  # steps, validations and checkpoints together
+        self.bar.speed_estimate_period = 600  # averages over steps, validations and checkpoints
         self.task = self.bar.add_task(
             'training', total=runner.max_iters, completed=self.start, visible=is_main_process()
         )
@@ -107,7 +107,7 @@ class ProgressHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Count a step, and tell it if it is due."""
+        """Count a step, and report it if it is due."""
         done, now = runner.iter + 1, time.monotonic()
         steps = done - self.start
         if steps == 1:
@@ -118,7 +118,7 @@ class ProgressHook(Hook):
             self.loss = f'loss {float(outputs["loss"].detach()):.3f}'  # makes the host wait
         self.bar.update(self.task, completed=done, description=f'training, {self.loss}')
         if due and self.bar.disable and is_main_process():
-            # The first step does what is done once, so it counts only while there is no other.
+            # The first step includes one-off work, so it counts only while there is no other.
             each = (now - self.first) / (steps - 1) if steps > 1 else now - self.begun
             left = timedelta(seconds=round(each * (runner.max_iters - done)))
             print(
@@ -128,7 +128,7 @@ class ProgressHook(Hook):
             )
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Tell the scores."""
+        """Print the scores."""
         if is_main_process() and metrics:
             images = len(runner.val_loop.dataloader.dataset)
             told = f'validation at step {runner.iter:,}, {images:,} images: {_scores(metrics)}'
@@ -136,7 +136,7 @@ class ProgressHook(Hook):
 
 
 def _scores(metrics: Mapping[str, float]) -> str:
-    """Scores in one line: the mean, that of each network, and the classes."""
+    """Format scores in one line: the mean, each network, and the classes."""
     networks = [
         f'{key.removesuffix("/mIoU")} {value:.2f}'
         for key, value in metrics.items()

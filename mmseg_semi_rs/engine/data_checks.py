@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Checks of the data before the first step.
 
-A wrong file is told here, in one sentence with its path and the offending values, rather than as a
-stack trace from inside a worker in the third hour. No label of an unlabelled image is opened.
+A wrong file is reported here, in one sentence with its path and the offending values, instead of by
+a stack trace from a worker hours later. Labels of unlabelled images are never opened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..utils.progress import map_threaded
 from ..utils.randomness import Draw
 from .decoded_images import DecodedImages
 
-LISTED = 10  # problems that an error message spells out
+LISTED = 10  # maximum number of problems in an error message
 
 _EXIF_ORIENTATION = 0x0112
 _Item = TypeVar('_Item')
@@ -38,14 +38,14 @@ _Result = TypeVar('_Result')
 
 @dataclass
 class DatasetSummary:
-    """What a dataset holds.
+    """Statistics of a dataset.
 
     Attributes:
         name: Class of the dataset, and its list.
         images: Number of samples.
         duplicates: Samples whose image occurs earlier in the list.
-        sizes: Number of images of each (width, height), largest number first.
-        class_pixels: Pixels of each class; empty when labels were not read.
+        sizes: Number of images by (width, height), most frequent first.
+        class_pixels: Pixels of each class; empty if labels were not read.
         ignored_pixels: Pixels without a class.
     """
 
@@ -90,7 +90,7 @@ class DatasetSummary:
 
 @dataclass
 class SemiSummary:
-    """What a labelled and an unlabelled dataset hold."""
+    """Statistics of a labelled and an unlabelled dataset."""
 
     labelled: DatasetSummary
     unlabelled: DatasetSummary | None
@@ -106,7 +106,7 @@ class SemiSummary:
 
 @dataclass
 class _Sample:
-    """One sample as its dataset describes it, and how its dataset reads ids."""
+    """One sample as its dataset describes it, with the dataset's rule for ids."""
 
     image: str
     label: str | None
@@ -116,7 +116,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _IdRule:
-    """How raw ids become class ids: mmseg's ``LoadAnnotations``, as a table."""
+    """How raw ids become class ids: mmseg's ``LoadAnnotations`` as a table."""
 
     num_classes: int
     ignore_index: int
@@ -127,7 +127,7 @@ class _IdRule:
         """Class id of each raw uint8 id, and whether it is a class or ignored."""
         raw = np.arange(256)
         reduced = raw
-        if self.reduce_zero_label:  # 0 is ignored, explicitly and not by integer wrap-around
+        if self.reduce_zero_label:  # 0 becomes ignored explicitly, not by integer wrap-around
             reduced = np.where(raw == 0, 255, np.where(raw == 255, 255, raw - 1))
         final = reduced.copy()
         for old, new in self.label_map or ():
@@ -143,7 +143,7 @@ class _IdRule:
 
 @dataclass
 class _Finding:
-    """What was seen of one sample."""
+    """Result of checking one sample."""
 
     problems: list[str] = field(default_factory=list)
     missing: int = 0
@@ -152,18 +152,19 @@ class _Finding:
 
 
 def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
-    """Check a dataset *config* before it is built: its lists and folders must exist.
+    """Check that the lists and folders in a dataset *config* exist, before it is built.
 
-    mmseg itself stops with a bare assertion, or takes the whole folder when a list is not named.
+    mmseg itself stops with a bare assertion, or uses the whole folder if no list is given.
 
     Args:
         cfg: Config of a dataset; wrappers (``labelled``, ``unlabelled``, ``dataset``, ``datasets``)
             are followed.
-        name: What to call it in the message.
+        name: Name of the config in messages.
 
     Raises:
-        FileNotFoundError: Names the first path that is not there.
-        ValueError: Names the first list that is empty.
+        FileNotFoundError: If a path does not exist; the first is named.
+        ValueError: If a list is empty, or begins with a byte order mark that its dataset would not
+            skip.
     """
     cfg = fill_split(cfg)
     for key in ('labelled', 'unlabelled', 'dataset'):
@@ -173,7 +174,7 @@ def check_dataset_paths(cfg: Mapping[str, Any], name: str = 'dataset') -> None:
         if isinstance(part, Mapping):
             check_dataset_paths(part, f'{name}.datasets[{number}]')
     if cfg.get('backend_args') or '://' in str(cfg.get('data_root')):
-        return  # not on this machine's disk
+        return  # not a local folder
     root = Path(cfg.get('data_root') or '')
     if cfg.get('data_root') and not root.is_dir():
         raise FileNotFoundError(
@@ -217,27 +218,26 @@ def check_segmentation_dataset(
 ) -> DatasetSummary:
     """Check the files of a dataset.
 
-    Every image must exist and be readable. With labels, every label file must exist, be readable
-    as one channel, have its image's size and hold only ids that become a class or the ignore index
-    under the dataset's ``reduce_zero_label`` and ``label_map``.
+    Every image must exist and be readable. With labels, every label file must exist, be readable as
+    one channel, have the size of its image and contain only ids that become a class or the ignore
+    index under the dataset's ``reduce_zero_label`` and ``label_map``.
 
     Args:
         dataset: An mmseg ``BaseSegDataset``, or ``ConcatDataset`` / ``RepeatDataset`` around such
             datasets. A repeated dataset is checked once.
         with_labels: Whether to open label files.
-        name: What to call it in messages. Defaults to the class and its list.
-        decode_images: Whether images are decoded whole, which also finds those that were cut off;
-            otherwise only their headers are read. What was decoded once is not again until the file
-            changes.
-        workers: Threads. Defaults to twice the number of processors, at most 16.
+        name: Name in messages. Defaults to the class and its list.
+        decode_images: Whether to decode whole images, which also finds truncated ones, instead of
+            reading only their headers. An image is decoded again only if its file changes.
+        workers: Number of threads. Defaults to twice the number of processors, at most 16.
         progress: Whether to show a progress bar.
 
     Returns:
         Counts, sizes and class shares.
 
     Raises:
-        ValueError: Something is wrong with the files; the first ten problems are listed.
-        FileNotFoundError: The same, when all problems are absent files.
+        ValueError: If files are wrong; the first ten problems are listed.
+        FileNotFoundError: If all problems are missing files.
     """
     leaves = list(leaves_of(dataset))
     title = name or ', '.join(dict.fromkeys(_title(leaf) for leaf in leaves))
@@ -278,13 +278,13 @@ def check_semi_dataset(
     """Check a labelled and an unlabelled dataset, and that no image is in both.
 
     Args:
-        dataset: Anything with ``labelled`` and ``unlabelled`` (None for supervised training).
+        dataset: An object with ``labelled`` and ``unlabelled`` (None for supervised training).
         decode_images: See :func:`check_segmentation_dataset`.
         workers: See :func:`check_segmentation_dataset`.
         progress: See :func:`check_segmentation_dataset`.
 
     Raises:
-        ValueError: See :func:`check_segmentation_dataset`; or the lists overlap.
+        ValueError: See :func:`check_segmentation_dataset`; also if the lists overlap.
         FileNotFoundError: See :func:`check_segmentation_dataset`.
     """
     if dataset.unlabelled is not None:
@@ -301,15 +301,15 @@ def check_semi_dataset(
 
 
 def check_views(dataset: SemiDataset) -> None:
-    """Make the first sample of each source, and look for the views that a segmentor learns from.
+    """Load the first sample of each source, and check that it has the views to train on.
 
-    What a pipeline lacks is told here, and not by a worker or by the first step.
+    Faults of a pipeline are thus reported here, and not by a worker or the first step.
 
     Args:
-        dataset: Of training.
+        dataset: The training dataset.
 
     Raises:
-        ValueError: A pipeline fails, or gives no labelled view, no weak or no strong one.
+        ValueError: If a pipeline fails, or does not give a labelled, a weak or a strong view.
     """
     firsts = {'labelled': 0, 'unlabelled': len(dataset.labelled)}
     for name, index in firsts.items():
@@ -320,7 +320,7 @@ def check_views(dataset: SemiDataset) -> None:
             views = sample['inputs'] if isinstance(sample.get('inputs'), Mapping) else {}
         except RunStoppedError:
             raise
-        except Exception as error:  # of any transform
+        except Exception as error:  # any transform may raise any error
             raise ValueError(
                 f'The pipeline of the {name} images fails on '
                 f'{dataset.get_data_info(index)["img_path"]} ({type(error).__name__}: '
@@ -347,10 +347,11 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
     """Check that no two datasets share an image.
 
     Args:
-        datasets: Datasets by the name that messages use, e.g. labelled and validation images.
+        datasets: Datasets by their name in messages, e.g. labelled and validation images.
 
     Raises:
-        ValueError: Names both, how many images they share and the first ten.
+        ValueError: If two do; the message names both, the number of shared images and the first
+            ten.
     """
     images = {
         name: {
@@ -374,10 +375,10 @@ def check_disjoint(datasets: Mapping[str, Any]) -> None:
 
 
 def image_lists(dataset: Any) -> dict[str, str]:
-    """Say which images a training sees, whatever folder they are in.
+    """Describe the images of a training, independently of their folder.
 
     Args:
-        dataset: As those of :func:`check_segmentation_dataset`, or one with ``labelled`` and
+        dataset: As for :func:`check_segmentation_dataset`, or one with ``labelled`` and
             ``unlabelled``.
 
     Returns:
@@ -396,7 +397,7 @@ def image_lists(dataset: Any) -> dict[str, str]:
 
 
 def leaves_of(dataset: Any) -> Iterator[Any]:
-    """The datasets inside wrappers."""
+    """Yield the datasets inside wrappers."""
     if getattr(dataset, 'datasets', None) is not None:
         for part in dataset.datasets:
             yield from leaves_of(part)
@@ -411,7 +412,7 @@ def _title(leaf: Any) -> str:
 
 
 def list_of(dataset: Any) -> str:
-    """Where a dataset, or the first inside its wrappers, has its images from: list or folder."""
+    """List or folder from which a dataset, or the first one inside it, takes its images."""
     leaf = next(leaves_of(dataset))
     prefix = getattr(leaf, 'data_prefix', None) or {}
     return str(getattr(leaf, 'ann_file', '') or prefix.get('img_path', ''))
@@ -450,7 +451,7 @@ def _summarise(
     findings: Sequence[_Finding],
     classes: Sequence[str] | None,
 ) -> DatasetSummary:
-    """Add up what was found of each sample; ``classes`` is None where no label was opened."""
+    """Combine the results of all samples; ``classes`` is None if no label was opened."""
     summary = DatasetSummary(title, len(samples))
     summary.duplicates = len(samples) - len({_identity(sample.image) for sample in samples})
     summary.sizes = dict(Counter(f.size for f in findings if f.size is not None).most_common())
@@ -502,10 +503,10 @@ def _exists(path: str, backend_args: dict | None) -> bool:
 
 
 def _image_size(path: str, backend_args: dict | None, decode: bool) -> tuple[int, int]:
-    """Width and height as the loader sees them, which turns photographs upright."""
+    """Width and height as the loader sees them, with photographs turned upright."""
     try:
         image = _open(path, backend_args)
-    except UnidentifiedImageError:  # many bands, or many bits: left to the loader's own decoder
+    except UnidentifiedImageError:  # many bands or bits: use the loader's decoder
         size = _raster_size(path)
         if size is None:
             raise
@@ -514,7 +515,7 @@ def _image_size(path: str, backend_args: dict | None, decode: bool) -> tuple[int
         if decode:
             image.load()
         width, height = image.size
-        # only photographs are turned, and only theirs is found without decoding the image
+        # only photographs are turned, and only their Exif data is read without decoding the image
         photograph = image.format in ('JPEG', 'MPO')
         turned = photograph and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
@@ -531,7 +532,7 @@ def _raster_size(path: str) -> tuple[int, int] | None:
 
 
 def _checked_size(sample: _Sample, decoded: DecodedImages | None) -> tuple[int, int]:
-    """Width and height of an image, which is decoded unless it is known to be whole."""
+    """Width and height of an image, which is decoded unless it is known to be complete."""
     if decoded is None or sample.backend_args or '://' in sample.image:
         return _image_size(sample.image, sample.backend_args, decode=decoded is not None)
     known = decoded.size_of(sample.image)
@@ -549,7 +550,7 @@ def _examine(sample: _Sample, decoded: DecodedImages | None) -> _Finding:
     else:
         try:
             finding.size = _checked_size(sample, decoded)
-        except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        except Exception as error:  # Pillow raises many kinds of errors for damaged files
             finding.problems.append(f'image {sample.image} cannot be read ({_short(error)})')
     if sample.label is None:
         return finding
@@ -568,7 +569,7 @@ def _examine(sample: _Sample, decoded: DecodedImages | None) -> _Finding:
 
 
 def _examine_label(finding: _Finding, sample: _Sample, ids: np.ndarray) -> None:
-    """Check decoded ids (H, W) against the image's size and the classes, and count them."""
+    """Check decoded ids (H, W) against the size of the image and the classes, and count them."""
     if ids.ndim != 2:
         finding.problems.append(
             f'label {sample.label} has {ids.shape[2]} channels, one channel of class ids is needed'

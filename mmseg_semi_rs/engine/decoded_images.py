@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Remembers which images were decoded whole, so that they are not decoded before every training."""
+"""Remembers which images were decoded completely, so that later trainings need not do so again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..utils.files import write_atomic
 
 
 class DecodedImages:
-    """Sizes of images that were decoded whole, known by path, size and time stamp of the file.
+    """Sizes of completely decoded images, identified by path, size and time stamp of the file.
 
-    They are kept in ``$XDG_CACHE_HOME/mmseg_semi_rs`` (``~/.cache/mmseg_semi_rs``), one file for
-    each folder of images. Where that cannot be written to, nothing is remembered.
+    They are stored in ``$XDG_CACHE_HOME/mmseg_semi_rs`` (``~/.cache/mmseg_semi_rs``), in one file
+    per folder of images. If that is not writable, nothing is stored.
 
     Args:
-        folder: The images'.
+        folder: Folder of the images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,20 +33,20 @@ class DecodedImages:
             self._known = known if isinstance(known, dict) else {}
 
     def size_of(self, path: str) -> tuple[int, int] | None:
-        """Width and height of an image as it was decoded, None if it was not, or has changed."""
+        """Width and height of a decoded image; None if it was not decoded, or has changed."""
         known = self._known.get(os.path.realpath(path))
         if not isinstance(known, list) or len(known) != 4 or known[:2] != _stamp(path):
             return None
         return known[2], known[3]
 
     def add(self, path: str, size: tuple[int, int]) -> None:
-        """Remember an image."""
+        """Add an image."""
         with suppress(OSError):
             self._known[os.path.realpath(path)] = [*_stamp(path), *size]
             self._changed = True
 
     def save(self) -> None:
-        """Write what is known, if there is anything new."""
+        """Write the sizes if there are new ones."""
         if self._changed:
             with suppress(OSError):
                 write_atomic(self._file, json.dumps(self._known).encode(), shared=True)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Everything up to and including the first step of a training, and then a report instead of it."""
+"""Runs a training up to and including its first step, and reports on it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from .launch import batch_summary, section
 
 __all__ = ['dry_run', 'parameter_counts', 'peak_memory']
 
-_DRAWN = 4  # images of each source
+_DRAWN = 4  # number of drawn images of each source
 
 
 def peak_memory() -> int:
-    """Largest memory in bytes so far: of the CUDA device if there is one, else of the process."""
+    """Peak memory in bytes so far, of the CUDA device if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -44,10 +44,10 @@ def peak_memory() -> int:
 
 
 def frozen_teachers(model: nn.Module) -> Iterator[tuple[str, FrozenTeacher]]:
-    """Teachers that the heads of a model keep, outside its parameters and modules.
+    """Find the teachers that a model's heads keep outside its parameters and modules.
 
     Args:
-        model: The model to look through.
+        model: The model to search.
 
     Yields:
         Name and teacher, each teacher once.
@@ -62,7 +62,7 @@ def frozen_teachers(model: nn.Module) -> Iterator[tuple[str, FrozenTeacher]]:
 
 
 def parameter_counts(model: nn.Module) -> list[tuple[str, int, int]]:
-    """Count parameters by the parts of a model.
+    """Count the parameters of each part of a model.
 
     Args:
         model: A segmentor.
@@ -120,7 +120,7 @@ class _OneStep(Hook):
 
 
 def _one_step_config(cfg: Config, work_dir: str) -> Config:
-    """A config that trains in one process, writes into a folder and keeps nothing."""
+    """Copy a config so that it trains in one process, writes to ``work_dir`` and saves nothing."""
     cfg = deepcopy(cfg)
     cfg.work_dir = work_dir
     hooks = section(cfg, 'default_hooks')
@@ -129,7 +129,7 @@ def _one_step_config(cfg: Config, work_dir: str) -> Config:
     cfg.log_level = 'WARNING'
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(name)
-        if loader is not None:  # an error then comes from here and not out of a worker
+        if loader is not None:  # so that errors come from here and not from a worker
             loader.update(num_workers=0, persistent_workers=False)
             loader.pop('prefetch_factor', None)
     cfg.train_cfg.val_begin = sys.maxsize
@@ -139,7 +139,7 @@ def _one_step_config(cfg: Config, work_dir: str) -> Config:
 
 
 def _sources(name: str, dataset: Any) -> Iterator[str]:
-    """Lines that say where the images of a dataset come from."""
+    """Yield lines that say where the images of a dataset come from."""
     parts = {
         key: part
         for key in ('labelled', 'unlabelled')
@@ -153,7 +153,7 @@ def _sources(name: str, dataset: Any) -> Iterator[str]:
 
 
 def _check_data(datasets: dict[str, Any]) -> list[str]:
-    """Open all files of all datasets; lines that say what was found, and notes on overlaps."""
+    """Open all files of all datasets; return lines with the results, and notes on overlaps."""
     lines: list[str] = []
     for dataset in datasets.values():
         if hasattr(dataset, 'labelled'):
@@ -172,7 +172,7 @@ def _check_data(datasets: dict[str, Any]) -> list[str]:
 
 
 def dry_run(cfg: Config, weight_files: list[Path]) -> str:
-    """Build a training, check its data, take one step, and describe what was found.
+    """Build a training, check its data, take one step, and describe the results.
 
     Writes no checkpoint and no log, but a picture of the first batch, ``first_batch.png`` in the
     work folder.
@@ -182,11 +182,11 @@ def dry_run(cfg: Config, weight_files: list[Path]) -> str:
         weight_files: The files that the model starts from.
 
     Returns:
-        The report. Its first part is printed before the step is taken, which may take long.
+        The report. Its first part is printed before the step, which may take long.
 
     Raises:
-        ValueError: Something in config, data or weights is wrong.
-        FileNotFoundError: A file is missing.
+        ValueError: If something in config, data or weights is wrong.
+        FileNotFoundError: If a file is missing.
     """
     report: list[str] = []
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the command line tools do with a config before a Runner is built from it."""
+"""Preparation of a config by the command line tools before a Runner is built from it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _WEIGHT_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.safetensors', '.npz', '.ta
 
 
 class BegunHook(Hook):
-    """Tells that the training is under way when its first iteration is done.
+    """Calls a function after every iteration, first when the training has really begun.
 
     Args:
-        begun: Called after every iteration.
+        begun: The function.
     """
 
     priority = 'VERY_HIGH'
@@ -55,7 +55,7 @@ class BegunHook(Hook):
         self.begun = begun
 
     def after_train_iter(self, *_: Any, **__: Any) -> None:
-        """Tell it."""
+        """Call the function."""
         self.begun()
 
 
@@ -70,7 +70,7 @@ def load_config(
     Args:
         path: The config file; ``configs/...`` may be one that comes with the package.
         options: ``--cfg-options``: values by dotted key.
-        work_dir: Where logs and checkpoints go. None: the config's own, else
+        work_dir: Folder of logs and checkpoints. Defaults to the config's own, else to
             ``work_dirs/<name of the config>``.
         seed: Replaces ``randomness.seed``.
 
@@ -78,8 +78,8 @@ def load_config(
         The config, with ``work_dir`` set.
 
     Raises:
-        FileNotFoundError: The config or one of its bases does not exist.
-        ValueError: The config cannot be read, an option does not fit it, or a value is changed
+        FileNotFoundError: If the config or one of its bases does not exist.
+        ValueError: If the config cannot be read, an option does not fit it, or a value is changed
             without any effect.
     """
     path = find_config(path)
@@ -114,16 +114,16 @@ def load_config(
 
 
 def section(cfg: Config | ConfigDict, *keys: str) -> ConfigDict:
-    """A nested part of a config, made where it is absent or None.
+    """Return a nested part of a config, and create it if it is absent or None.
 
-    ``cfg.setdefault(key, {})`` hands out a dict that the config does not hold.
+    ``cfg.setdefault(key, {})`` would return a dict that the config does not hold.
 
     Args:
         cfg: The config; changed in place.
-        *keys: The way to the part.
+        *keys: The path to the part.
 
     Returns:
-        The part itself: what is set in it is set in the config.
+        The part itself: changes to it are changes to the config.
     """
     node = cfg
     for key in keys:
@@ -139,17 +139,17 @@ def has_gpu() -> bool:
 
 
 def set_launcher(cfg: Config, launcher: str) -> None:
-    """Set the launcher, and start the process group where mmengine would not on a CPU machine.
+    """Set the launcher; on a CPU machine, also start the process group.
 
-    mmengine's launchers select a CUDA device whatever the backend. Without one the group is started
-    here, with gloo, so that the Runner finds it, and the model is wrapped without device ids.
+    mmengine's launchers select a CUDA device for every backend. Without a GPU the group is
+    therefore started here, with gloo, and the model is wrapped without device ids.
 
     Args:
         cfg: The config; changed in place.
         launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``.
 
     Raises:
-        ValueError: The launcher's environment variables are missing.
+        ValueError: If the launcher's environment variables are missing.
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -181,7 +181,7 @@ def set_launcher(cfg: Config, launcher: str) -> None:
 def leave_process_group() -> None:
     """End the process group, if there is one, once all its processes are done.
 
-    Without waiting, the first to leave closes connections that others still send on.
+    Without waiting, the first to leave would close connections that others still use.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -189,7 +189,7 @@ def leave_process_group() -> None:
 
 
 def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Torchrun's variables from those of a SLURM task."""
+    """Translate the variables of a SLURM task to those of torchrun."""
     variables = {
         'RANK': env['SLURM_PROCID'],
         'WORLD_SIZE': env.get('SLURM_NTASKS', '1'),
@@ -208,23 +208,21 @@ def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def set_amp(cfg: Config, amp: bool) -> str | None:
-    """Switch mixed precision on, or off where there is no GPU.
+    """Switch mixed precision on, or off if there is no GPU.
 
-    Frozen teachers that name no ``dtype`` are held in bfloat16 too.
-
-    bfloat16 has the range of float32, so there is no loss scaling and with it no check for
-    infinities that makes the host wait in each step. GPUs without bfloat16 get float16 with dynamic
-    scaling.
+    bfloat16 is used where the GPU supports it, also for frozen teachers without a ``dtype``. It has
+    the range of float32 and needs no loss scaling, whose check for infinities makes the host wait
+    in each step. Other GPUs get float16 with dynamic scaling, or float32 for two students.
 
     Args:
         cfg: The config; changed in place.
         amp: Whether ``--amp`` was given.
 
     Returns:
-        What to warn about, if anything.
+        A warning, or None.
 
     Raises:
-        ValueError: ``--amp`` with another optimizer wrapper than mmengine's two.
+        ValueError: If ``--amp`` is used with an optimizer wrapper other than mmengine's two.
     """
     wrapper = cfg.get('optim_wrapper')
     if wrapper is None:
@@ -247,13 +245,13 @@ def set_amp(cfg: Config, amp: bool) -> str | None:
     if not amp or kind == 'AmpOptimWrapper':
         return None
     wrapper.type = 'AmpOptimWrapper'
-    for _, node in _nodes(cfg.get('model', {})):  # half of a step's work is the frozen teachers'
+    for _, node in _nodes(cfg.get('model', {})):  # frozen teachers do half of a step's work
         if node.get('type') == 'FrozenTeacher':
             node.setdefault('dtype', 'bfloat16')
     if torch.cuda.get_device_capability()[0] >= 8:
         wrapper.update(dtype='bfloat16', loss_scale={'enabled': False})
         return None
-    if 'students' in cfg.get('model', {}):  # gradients that are computed early are not scaled
+    if 'students' in cfg.get('model', {}):  # early gradients cannot be scaled
         wrapper.type = 'OptimWrapper'
         return (
             f'{torch.cuda.get_device_name()} computes no bfloat16, which two students need for '
@@ -267,20 +265,20 @@ def set_amp(cfg: Config, amp: bool) -> str | None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> str | None:
-    """Tell the Runner from which checkpoint to go on; nothing is begun over a training by itself.
+    """Tell the Runner which checkpoint to resume from, and refuse to overwrite another training.
 
     Args:
         cfg: The config with its ``work_dir``; changed in place.
-        resume: A checkpoint, ``'auto'`` for the newest in the work folder that reads whole, None to
-            start anew unless the config itself says ``resume = True``.
+        resume: A checkpoint, ``'auto'`` for the newest complete one in the work folder, or None to
+            start anew unless the config itself has ``resume = True``.
 
     Returns:
-        What to tell the user, if anything.
+        A message for the user, or None.
 
     Raises:
-        FileNotFoundError: The named checkpoint does not exist.
-        ValueError: The work folder has checkpoints and none can be used, or it has some and nobody
-            asked for them.
+        FileNotFoundError: If the named checkpoint does not exist.
+        ValueError: If the work folder has only unusable checkpoints, or has some although no resume
+            was requested.
     """
     work_dir = Path(cfg.work_dir)
     if resume is None and cfg.get('resume') and cfg.get('load_from') is None:
@@ -305,13 +303,13 @@ def set_resume(cfg: Config, resume: str | None) -> str | None:
     if resume_point is None:
         cfg.resume = False
         return f'{cfg.work_dir} has no checkpoint to resume from: starting from the beginning.'
-    # Not through load_from of the config, which would be resumed from in its place.
+    # This replaces load_from of the config, from which the Runner would resume instead.
     cfg.resume, cfg.load_from = True, str(resume_point.path)
     return resume_point.why
 
 
 def set_safe_checkpoints(cfg: Config) -> None:
-    """Take :class:`SafeCheckpointHook` where a config has mmengine's own on a local disk.
+    """Replace mmengine's checkpoint hook on a local disk by :class:`SafeCheckpointHook`.
 
     Args:
         cfg: The config; changed in place.
@@ -319,18 +317,18 @@ def set_safe_checkpoints(cfg: Config) -> None:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     if hook and hook.get('type') == 'CheckpointHook' and '://' not in str(hook.get('out_dir')):
         hook.type = 'SafeCheckpointHook'
-        hook.setdefault('by_epoch', True)  # the default of mmengine's
+        hook.setdefault('by_epoch', True)  # mmengine's default
 
 
 @contextlib.contextmanager
 def work_folder(work_dir: str | Path) -> Iterator[None]:
-    """Keep a work folder to one training, which the first of its processes asks for.
+    """Lock a work folder for one training; only the first of its processes takes the lock.
 
     Args:
-        work_dir: The folder; made if it does not exist.
+        work_dir: The folder; created if it does not exist.
 
     Raises:
-        InUseError: Another training is in it.
+        InUseError: If another training uses it.
     """
     if get_rank() == 0:
         with held(Path(work_dir) / '.lock', f'A training in {work_dir}'):
@@ -340,7 +338,7 @@ def work_folder(work_dir: str | Path) -> Iterator[None]:
 
 
 def _nodes(node: Any, at: str = '') -> Iterator[tuple[str, Any]]:
-    """All dicts of a config with their dotted keys."""
+    """Yield all dicts of a config with their dotted keys."""
     if isinstance(node, Mapping):
         yield at, node
         for key, value in node.items():
@@ -360,13 +358,13 @@ def check_paths(
     Args:
         cfg: The config.
         loaders: The dataloaders that will be used.
-        weights: Whether the model's pretrained weights will be read (not so for testing).
+        weights: Whether the model's pretrained weights will be loaded (not for testing).
 
     Returns:
         The weight files found.
 
     Raises:
-        FileNotFoundError: One does not exist; the message names its key.
+        FileNotFoundError: If one does not exist; the message names its key.
     """
     for loader in loaders:
         if cfg.get(loader) is not None:
@@ -396,14 +394,14 @@ def check_paths(
 
 
 def _is_local_file(name: str) -> bool:
-    """Whether a checkpoint is meant as a file: no URL, no model name of a hub."""
+    """Whether a checkpoint is a file name, and neither a URL nor the name of a hub model."""
     if '://' in name or name.startswith('hf-hub:'):
         return False
     return name.endswith(_WEIGHT_SUFFIXES) or name.startswith(('.', '/', '~'))
 
 
 def _origin(node: Mapping[str, Any]) -> str:
-    """Where a backbone's weights come from and their licence, as the backbone itself says."""
+    """Source and licence of a backbone's weights, as the backbone itself describes them."""
     origin = ''
     with contextlib.suppress(Exception), torch.device('meta'):
         origin = str(getattr(MODELS.build(dict(node)), 'origin', ''))
@@ -411,10 +409,10 @@ def _origin(node: Mapping[str, Any]) -> str:
 
 
 def batch_summary(cfg: Config, world_size: int) -> str:
-    """Say what one optimizer step and the whole training see.
+    """Describe the batch of one optimizer step, and the length of the training.
 
-    The releases keep learning rate and epochs whatever the number of GPUs, so that the recipe
-    changes with it; here the length is fixed and the batch is told.
+    The released codes keep learning rate and epochs for any number of GPUs, so that the recipe
+    changes with it. Here the length is fixed and the batch is reported.
 
     Args:
         cfg: The config.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Parameter groups: only what trains, and as few groups as there are settings."""
+"""Parameter groups: only trainable parameters, and one group per combination of settings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..utils.runner import unwrap
 class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor with equal groups merged and frozen parameters left out.
 
-    mmengine makes one group per parameter, so that an optimizer steps hundreds of times over one
-    tensor each; parameters of equal settings are one group here, which multi-tensor optimizers
-    need to be fast. Takes the usual ``paramwise_cfg``. Frozen parameters, such as an EMA teacher's,
-    enter no group.
+    mmengine makes one group per parameter, so that an optimizer processes hundreds of single
+    tensors. Here parameters with equal settings form one group, which multi-tensor optimizers need
+    to be fast. Accepts the usual ``paramwise_cfg``. Frozen parameters, such as those of an EMA
+    teacher, are in no group.
 
     Raises:
         ValueError: If the model has no trainable parameter, or a key of
@@ -34,13 +34,10 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
     paramwise_cfg: dict[str, Any]
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer wrapper.
+        """Build the optimizer wrapper over the trainable parameters.
 
         Args:
             model: The model, wrapped or not.
-
-        Returns:
-            Over the trainable parameters.
         """
         inner: Any = unwrap(model)
         names = [name for name, param in inner.named_parameters() if param.requires_grad]
@@ -53,9 +50,9 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
                     f"parameter's name; names begin like {names[0]!r}."
                 )
         if not self.paramwise_cfg:
-            self.paramwise_cfg = {'norm_decay_mult': None}  # an empty one takes frozen parameters
-        # mmengine logs three lines per parameter, and warns of each frozen one in a module that
-        # trains in part; what counts is the groups.
+            self.paramwise_cfg = {'norm_decay_mult': None}  # {} would include frozen parameters
+        # mmengine logs three lines per parameter, and warns of each frozen one in a partly trained
+        # module; only the groups are of interest.
         logger = MMLogger.get_current_instance()
         level = logger.level
         logger.setLevel(logging.ERROR)
@@ -78,7 +75,7 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
         prefix: str = '',
         is_dcn_module: int | float | None = None,
     ) -> None:
-        """Add a module's trainable parameters to the groups, merging groups of equal settings.
+        """Add a module's trainable parameters to the groups, merging groups with equal settings.
 
         Args:
             params: Groups so far; changed in place.
@@ -100,7 +97,7 @@ class MergedParamGroupsConstructor(DefaultOptimWrapperConstructor):
 
 
 def _per_student(add_params: Callable) -> Callable:
-    """Let a constructor that reads ``model.backbone`` see each student as a model of its own."""
+    """Make a constructor that reads ``model.backbone`` treat each student as a model."""
 
     @wraps(add_params)
     def add(self: Any, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
@@ -119,8 +116,8 @@ def _per_student(add_params: Callable) -> Callable:
     return add
 
 
-# Stock configs of BEiT, MAE and ConvNeXt name this constructor or its subclass; there is no other
-# place that they could be told of students by.
+# Stock configs of BEiT, MAE and ConvNeXt name this constructor or its subclass, which can learn of
+# students only by this patch.
 LearningRateDecayOptimizerConstructor.add_params = _per_student(
     LearningRateDecayOptimizerConstructor.add_params
 )

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Configs in pure Python (``read_base()``, types as classes) read as those with names of types."""
+"""Converts pure Python configs (``read_base()``, types as classes) to configs with type names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _REGISTRIES = [part for part in vars(mmseg.registry).values() if isinstance(part
 
 
 def name_types(cfg: Config) -> Config:
-    """Name the types of a config that was written with classes.
+    """Replace classes by type names in a config that was written with classes.
 
     Args:
-        cfg: As ``Config.fromfile`` has read it.
+        cfg: As read by ``Config.fromfile``.
 
     Returns:
-        The same where types are names already; else a config whose ``type`` values are the names
-        that mmseg's registries know the classes by, or import paths of those that they do not know.
+        The same config if types are names already; else a copy whose ``type`` values are the names
+        in mmseg's registries, or import paths for unregistered classes.
     """
     if not getattr(cfg, '_imported_names', None):
         return cfg
@@ -40,7 +40,7 @@ def _named(node: Any) -> Any:
 
 
 def _name(path: str) -> str:
-    """The registered name of what an import path leads to."""
+    """Registered name of the object with an import path, else the path."""
     found = get_object_from_string(path) if '.' in path else None
     name = getattr(found, '__name__', None)
     known = any(registry.get(name) is found for registry in _REGISTRIES) if name else False

@@ -17,13 +17,13 @@ from .launch import set_launcher
 
 __all__ = ['Processes', 'launcher_of']
 
-_PATIENCE = timedelta(days=30)  # with ranks that have more to do
+_PATIENCE = timedelta(days=30)  # timeout for ranks that have more work
 
 _Result = TypeVar('_Result')
 
 
 def launcher_of() -> str:
-    """What has started this process as one of several: ``'pytorch'``, ``'slurm'`` or ``'none'``."""
+    """Launcher of this process as one of several: ``'pytorch'``, ``'slurm'`` or ``'none'``."""
     for launcher, count in (('pytorch', 'WORLD_SIZE'), ('slurm', 'SLURM_NTASKS')):
         rank = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}[launcher]
         if rank in os.environ and int(os.environ.get(count, '1')) > 1:
@@ -32,12 +32,12 @@ def launcher_of() -> str:
 
 
 class Processes:
-    """The processes that share the work; they wait for each other only to exchange results.
+    """The processes that share work; they wait for each other only to exchange results.
 
-    Without a process group it is this process alone.
+    Without a process group there is only this process.
 
     Attributes:
-        rank: Of this process.
+        rank: Rank of this process.
         count: Number of processes.
     """
 
@@ -53,11 +53,11 @@ class Processes:
 
         Args:
             cfg: The config; its launcher is set.
-            launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. On GPUs each process gets
-                its own as the current device.
+            launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'``. With GPUs, each process
+                gets its own as the current device.
 
         Raises:
-            ValueError: The launcher's environment variables are missing.
+            ValueError: If the launcher's environment variables are missing.
         """
         set_launcher(cfg, launcher)
         if launcher != 'none' and not torch.distributed.is_initialized():
@@ -66,20 +66,20 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this is the first process, which reports for all."""
         return self.rank == 0
 
     def gather(self, result: _Result) -> list[_Result]:
-        """Exchange a result; waits for all processes.
+        """Exchange results; waits for all processes.
 
         Args:
-            result: Of this process.
+            result: Result of this process.
 
         Returns:
-            Of all processes, by rank.
+            Results of all processes, by rank.
 
         Raises:
-            RunStoppedError: A process has ended meanwhile. Its launcher says which.
+            RunStoppedError: If a process has ended meanwhile. Its launcher says which.
         """
         if self._group is None:
             return [result]
@@ -96,16 +96,16 @@ class Processes:
         return results
 
     def together(self, action: Callable[[], _Result]) -> list[_Result]:
-        """Do something in all processes; what fails in one fails in all.
+        """Run a function in all processes; an error in one is raised in all.
 
         Args:
-            action: The part of this process.
+            action: The function for this process.
 
         Returns:
             The results, by rank.
 
         Raises:
-            ValueError: Some process has raised it.
+            ValueError: If any process raised it.
             OSError: Likewise.
             ImportError: Likewise.
         """

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Class by class counts of pseudo labels, kept on the device and added up over steps and ranks."""
+"""Class-wise counts of pseudo labels, kept on the device and summed over steps and ranks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..structures import PseudoLabel
 
 @torch.no_grad()
 def sum_by_class(labels: Tensor, values: Tensor, classes: int) -> Tensor:
-    """Sum values over the pixels of each class, without a host sync.
+    """Sum values over the pixels of each class, without a host synchronisation.
 
-    A product with the one-hot labels: repeatable on a GPU, unlike a scatter of floats, and free of
-    the queue that a scatter makes of so few addresses. Sums of zeros and ones are exact in images
-    of up to 2**24 pixels.
+    This is a product with the one-hot labels. Unlike a scatter of floats it is reproducible on a
+    GPU, and does not serialise on the few addresses. Sums of zeros and ones are exact for images of
+    up to 2**24 pixels.
 
     Args:
-        labels: Class ids, shape (B, H, W), int64; others than those of classes are not counted.
-        values: What is summed, shape (M, B, H, W), float32.
+        labels: Class ids, shape (B, H, W), int64; ids outside [0, K) are not counted.
+        values: Values to sum, shape (M, B, H, W), float32.
         classes: Number of classes, K.
 
     Returns:
@@ -35,10 +35,10 @@ def sum_by_class(labels: Tensor, values: Tensor, classes: int) -> Tensor:
 
 @torch.no_grad()
 def count_labels(samples: Sequence[SegDataSample], classes: int) -> Tensor:
-    """Count the labelled pixels of each class, without a host sync.
+    """Count the labelled pixels of each class, without a host synchronisation.
 
     Args:
-        samples: With ``gt_sem_seg``; pixels whose id is no class are not counted.
+        samples: Samples with ``gt_sem_seg``; pixels whose id is not a class are not counted.
         classes: Number of classes, K.
 
     Returns:
@@ -52,20 +52,20 @@ def count_labels(samples: Sequence[SegDataSample], classes: int) -> Tensor:
 def count_pseudo_labels(
     pseudo: PseudoLabel, samples: Sequence[SegDataSample], classes: int
 ) -> dict[str, Tensor]:
-    """Count the pseudo labels of one batch, without a host sync.
+    """Count the pseudo labels of one batch, without a host synchronisation.
 
     Args:
-        pseudo: Of shape (B, H, W).
-        samples: The B samples; truth is taken from those that have ``gt_sem_seg``.
+        pseudo: Pseudo labels of shape (B, H, W).
+        samples: The B samples; ground truth is taken from those that have ``gt_sem_seg``.
         classes: Number of classes, K.
 
     Returns:
-        Sums over valid pixels by the class of the pseudo label, (K,) float64 each: ``predicted``
-        (pixels), ``kept`` (weight) and ``confidence``; over those whose truth is known also
-        ``judged`` (weight), ``right`` (pixels whose label is true) and ``right_kept`` (their
-        weight), and by the class of the truth ``true`` (pixels).
+        Sums over valid pixels, (K,) float64 each. By class of the pseudo label: ``predicted``
+        (pixels), ``kept`` (weight) and ``confidence``; and, over pixels with known truth,
+        ``judged`` (weight), ``right`` (pixels with the true label) and ``right_kept`` (their
+        weight). By true class: ``true`` (pixels).
     """
-    # Always the same rows, so that ranks can add theirs up whatever images they have.
+    # Always the same rows, so that ranks can add them up whatever images they have.
     unknown = torch.full_like(pseudo.labels[0], -1)
     truth = torch.stack(
         [sample.gt_sem_seg.data[0] if 'gt_sem_seg' in sample else unknown for sample in samples]
@@ -91,15 +91,15 @@ def count_pseudo_labels(
 def summarise_counts(
     counts: Mapping[str, Sequence[float]], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Turn the sums of :func:`count_pseudo_labels` into shares.
+    """Compute shares from the sums of :func:`count_pseudo_labels`.
 
     Args:
         counts: K numbers by name, over any number of batches.
         classes: Names of the K classes.
 
     Returns:
-        See :class:`~mmseg_semi_rs.engine.hooks.PseudoLabelStatsHook`; all in [0, 1], NaN where
-        there is nothing to take a share of.
+        The values of :class:`~mmseg_semi_rs.engine.hooks.PseudoLabelStatsHook`, all in [0, 1]. NaN
+        if the denominator is 0, except for ``pseudo_share``, which is then 0.
     """
     predicted, kept = counts['predicted'], counts['kept']
     pixels, weight = sum(predicted), sum(kept)
@@ -108,7 +108,7 @@ def summarise_counts(
         'pseudo_confidence': _ratio(sum(counts['confidence']), pixels),
     }
     for number, name in enumerate(classes):
-        # A share of nothing is 0: what a log must not lack is a class that is not kept.
+        # 0 instead of NaN if nothing is kept, so that the log shows that the class is not kept.
         values[f'pseudo_share/{name}'] = kept[number] / weight if weight else 0.0
         values[f'pseudo_predicted/{name}'] = _ratio(predicted[number], pixels)
         values[f'pseudo_kept_rate/{name}'] = _ratio(kept[number], predicted[number])

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What purification does to whole tiles, by a trained network: records for people to look at."""
+"""Records of what purification does to whole tiles labelled by a trained network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ['audit_dataset', 'audit_tiles']
 
 
 def audit_dataset(cfg: Config, source: str) -> Any:
-    """The tiles of a source as validation sees them, with labels where they exist.
+    """Build a dataset of the tiles of a source as in validation, with labels if they exist.
 
     Args:
         cfg: The config of a training with ``SemiDataset``.
@@ -34,7 +34,7 @@ def audit_dataset(cfg: Config, source: str) -> Any:
 
     Returns:
         BaseSegDataset: With the pipeline of ``val_dataloader``. Labels of unlabelled tiles are
-        looked for where those of the labelled ones are; if the first has none, none are loaded.
+        looked for in the folder of the labelled ones. If the first tile has none, none are loaded.
     """
     dataset_cfg = deepcopy(cfg.val_dataloader.dataset)
     if source != 'val':
@@ -63,13 +63,13 @@ def audit_tiles(
 
     Args:
         model (nn.Module): A segmentor with ``predict_each``, in evaluation mode.
-        hook: Prepared.
-        dataset (BaseSegDataset): Of :func:`audit_dataset`.
-        network: Which of the networks labels.
-        count: Tiles to look at, evenly chosen.
+        hook: The hook, prepared.
+        dataset (BaseSegDataset): From :func:`audit_dataset`.
+        network: Name of the network that labels.
+        count: Number of tiles, evenly chosen.
 
     Yields:
-        Of each tile, in the tile's own frame.
+        A record for each tile, in the tile's own frame.
     """
     device = next(model.parameters()).device
     for index in evenly(len(dataset), count):
@@ -113,5 +113,5 @@ def audit_tiles(
 
 
 def _array(maps: torch.Tensor, dtype: Any) -> np.ndarray:
-    """The only entry of a batch."""
+    """Convert the only entry of a batch to numpy."""
     return maps[0].cpu().numpy().astype(dtype)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Where the time of a training step goes."""
+"""Measures where the time of a training step goes."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ PARTS = (
 class Stopwatch:
     """Times the parts of a step (``step_part``) without making the host wait for the device.
 
-    What is booked inside of a part is not that part's.
-
-    On a GPU events are recorded and read after the last step; on the CPU the clock is read.
+    The time of a part excludes the parts nested in it. On a GPU events are recorded and read after
+    the last step; on the CPU the clock is read.
 
     Args:
         cuda: Whether the work runs on a GPU.
@@ -53,7 +52,7 @@ class Stopwatch:
         self.step = 0
 
     def now(self) -> Any:
-        """A point in time: an event or seconds."""
+        """A point in time: an event, or seconds."""
         if not self.cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -61,26 +60,26 @@ class Stopwatch:
         return event
 
     def between(self, start: Any, end: Any) -> float:
-        """Seconds between two points in time; on a GPU both must be over."""
+        """Seconds between two points in time; on a GPU both must have passed."""
         return start.elapsed_time(end) / 1000 if self.cuda else end - start
 
     def begin(self, part: str) -> None:
-        """Begin to book time on a part."""
+        """Start timing a part."""
         self._open.append((part, self.now()))
 
     def end(self) -> None:
-        """End the part that began last."""
+        """Stop timing the part that was started last."""
         part, start = self._open.pop()
         outer = self._open[-1][0] if self._open else None
         self._spans.append((self.step, part, outer, start, self.now()))
 
     def watch(self, part: str, module: nn.Module) -> None:
-        """Book the forward passes of a module on a part."""
+        """Assign the forward passes of a module to a part."""
         module.register_forward_pre_hook(lambda *_: self.begin(part))
         module.register_forward_hook(lambda *_: self.end())
 
     def totals(self, first: int, last: int) -> list[dict[str, float]]:
-        """Seconds by part for each step from ``first`` to before ``last``."""
+        """Seconds by part for each step from ``first`` up to, but not including, ``last``."""
         sums: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for step, part, outer, start, end in self._spans:
             seconds = self.between(start, end) if first <= step < last else 0.0
@@ -91,20 +90,20 @@ class Stopwatch:
 
 
 class TimeStepsHook(Hook):
-    """Times a number of training steps, after some to warm up, and ends the training.
+    """Times a number of training steps after a warm-up, and ends the training.
 
     The parts are disjoint and add up to the step: 'EMA forward' is ``make_pseudo_labels`` of the
-    segmentor, whichever network labels, 'purification' what purifiers and ``VLMPurifyHook`` do,
-    'frozen teachers' all of them, 'student forward' the rest of ``loss`` without the backward
-    passes that run inside it (``early_backward``), 'data' the time that the training waits for the
+    segmentor, whichever network labels; 'purification' the work of purifiers and ``VLMPurifyHook``;
+    'frozen teachers' that of all frozen teachers; 'student forward' the rest of ``loss`` without
+    the backward passes inside it (``early_backward``); 'data' the time spent waiting for the
     loader.
 
     Args:
-        steps: Steps that are timed.
-        warmup: Steps before them.
-        repeat_batch: Train on the first batch again and again, to leave the loader out.
-        count_flops: Count the operations of the first step, forward and backward.
-        count_activations: Count the bytes that autograd keeps in the first step.
+        steps: Number of timed steps.
+        warmup: Number of steps before them.
+        repeat_batch: Whether to train on the first batch repeatedly, to exclude the loader.
+        count_flops: Whether to count the operations of the first step, forward and backward.
+        count_activations: Whether to count the bytes that autograd saves in the first step.
     """
 
     priority = 'LOWEST'
@@ -130,7 +129,7 @@ class TimeStepsHook(Hook):
         self._saved: SavedActivations | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Listen to the parts of the model, and name those of mmengine, which has no names."""
+        """Start listening to the parts of the model, and define those of mmengine."""
         self.watch = Stopwatch(torch.cuda.is_available())
         LISTENERS.append(self.watch)
         self.watch.watch('preprocess', unwrap(runner.model).data_preprocessor)
@@ -143,7 +142,7 @@ class TimeStepsHook(Hook):
             setattr(wrapper, name, step_part(part)(getattr(wrapper, name)))
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
+        """Stop listening."""
         LISTENERS.remove(self.watch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -162,7 +161,7 @@ class TimeStepsHook(Hook):
         self._begins.append(self.watch.now())
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """End a step, and the training after the last."""
+        """End a step, and the training after the last one."""
         self._ends.append(self.watch.now())
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
@@ -178,16 +177,16 @@ class TimeStepsHook(Hook):
         self.watch.step += 1
 
     def report(self) -> dict[str, Any]:
-        """The figures.
+        """Summarise the measurements.
 
         Returns:
             ``step`` (median seconds), ``images_per_second``, ``parts`` (median seconds of each part
-            of the step), ``flops`` of a step and ``activations``, bytes kept at most (0 if not
-            counted).
+            of the step), ``flops`` of a step and ``activations``, the maximum of saved bytes (0 if
+            not counted).
         """
         first = self.warmup
         last = len(self._begins)
-        # A step lasts from the end of the one before, so that waiting for data belongs to it.
+        # A step begins at the end of the previous one, so that it includes waiting for data.
         steps = [
             self.watch.between(self._ends[index - 1], self._ends[index])
             for index in range(first, last)
@@ -198,7 +197,7 @@ class TimeStepsHook(Hook):
         ]
         rows = []
         for step, wait, parts in zip(steps, waits, self.watch.totals(first, last), strict=True):
-            ahead = parts.pop('purification ahead', 0.0)  # before the step, as the data
+            ahead = parts.pop('purification ahead', 0.0)  # runs before the step, like the data
             if ahead:
                 parts['purification'] = parts.get('purification', 0.0) + ahead
             parts = {'data': wait - ahead, **parts}
@@ -218,7 +217,7 @@ class TimeStepsHook(Hook):
 
 
 class _NoModules:
-    """Stands in for torch's module tracker, which no ``autograd.grad`` may meet."""
+    """Replaces torch's module tracker, which does not work with ``autograd.grad``."""
 
     parents: ClassVar[set[str]] = {'Global'}
 
@@ -230,19 +229,19 @@ class _NoModules:
 
 
 def _flop_counter() -> FlopCounterMode:
-    """A counter of the whole step, which may contain backward passes (``early_backward``)."""
+    """A FLOP counter for steps that may contain backward passes (``early_backward``)."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _NoModules()  # type: ignore[assignment]
     return counter
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Measure how fast a large matrix product is here.
+    """Measure the speed of a large matrix product.
 
     Args:
-        device: Where.
-        dtype: In which precision.
-        seconds: How long to measure.
+        device: Device of the product.
+        dtype: Its precision.
+        seconds: Duration of the measurement.
 
     Returns:
         Floating-point operations per second, the best of all repetitions.
@@ -264,7 +263,7 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) 
 
 
 class FirstStepHook(Hook):
-    """Notes when the first step of a run is done."""
+    """Records when the first step of a run is done."""
 
     priority = 'VERY_HIGH'
 
@@ -272,5 +271,5 @@ class FirstStepHook(Hook):
         self.done: float | None = None
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         self.done = self.done or time.perf_counter()

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a training to stop, for a loop that looks at them when a step is done."""
+"""Signals that ask a training to stop, for a loop that checks them after each step."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Takes note of SIGTERM and SIGINT instead of dying; a second Ctrl-C does not wait.
+    """Records SIGTERM and SIGINT instead of dying; a second Ctrl-C stops at once.
 
     Attributes:
-        received: The signal that came, if one did.
+        received: The received signal, or None.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class StopSignals:
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Begin; outside of the main thread nothing can be listened to, and nothing happens."""
+        """Start listening; outside the main thread this is impossible, and nothing happens."""
         self.received = None
         with suppress(ValueError):
             for number in _SIGNALS:
@@ -42,27 +42,27 @@ class StopSignals:
         self.received = number
 
     def block(self) -> None:
-        """Let processes that are started now, the data loading workers, be without signals.
+        """Block the signals in processes that are started now, such as data loading workers.
 
-        The whole group gets them, from a terminal and from Slurm alike, and a step whose workers
-        died could not end.
+        A terminal and Slurm send signals to the whole process group, and a step whose workers have
+        died could not be finished.
         """
         if self._handlers:
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     def unblock(self) -> None:
-        """The workers are started."""
+        """Unblock the signals; the workers have started."""
         if self._handlers:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def agree(self, device: torch.device) -> None:
-        """Take a signal that any process got for one of all; all processes call this."""
+        """Share a signal that any process received with all processes, which all call this."""
         received = torch.tensor([float(self.received or 0)], device=device)
         all_reduce(received, 'max')
         self.received = int(received) or None
 
     def restore(self) -> None:
-        """End, and leave signals as they were."""
+        """Stop listening, and restore the previous handlers."""
         self.unblock()
         while self._handlers:
             number, handler = self._handlers.popitem()
@@ -71,7 +71,7 @@ class StopSignals:
 
 @functools.cache
 def _end_workers_at_exit() -> None:
-    """End workers, which a mere SIGTERM does not reach, before Python waits for them."""
+    """Kill workers, which block SIGTERM, before Python waits for them at exit."""
 
     def end() -> None:
         for child in multiprocessing.active_children():

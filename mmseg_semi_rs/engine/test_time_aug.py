@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Tests on several resized and mirrored copies of each image, whose probabilities are averaged."""
+"""Test-time augmentation: averages the probabilities of resized and mirrored copies of an image."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from mmseg.registry import TRANSFORMS
 
 from ..datasets.transforms.geometry import moving_parts
 
-#: Sizes of the copies, relative to that of the test pipeline: those of mmseg's stock configs.
+#: Sizes of the copies relative to that of the test pipeline, as in mmseg's stock configs.
 RATIOS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 
 def augment_tests(cfg: Config) -> None:
-    """Let a config test as ``tools/test.py --tta`` of mmseg does.
+    """Change a config to test as ``tools/test.py --tta`` of mmseg does.
 
-    Its ``tta_model`` and ``tta_pipeline`` count. Where it has none, mmseg's ``SegTTAModel``
-    averages over :data:`RATIOS` and mirror images of what the test pipeline makes. One network
-    predicts, that which ``predict_on`` names.
+    Its ``tta_model`` and ``tta_pipeline`` are used if it has them. Otherwise mmseg's
+    ``SegTTAModel`` averages over :data:`RATIOS` and mirrored images of the test pipeline's result.
+    Only the network that ``predict_on`` names predicts.
 
     Args:
-        cfg: With ``test_dataloader``; changed in place.
+        cfg: The config with ``test_dataloader``; changed in place.
 
     Raises:
-        ValueError: ``tta_pipeline`` has no ``TestTimeAug``, or there is none and the test pipeline
-            does more to the geometry than to resize.
+        ValueError: If ``tta_pipeline`` has no ``TestTimeAug``, or if there is none and the test
+            pipeline changes the geometry by more than a resize.
     """
     given = cfg.get('tta_pipeline')
     if given is not None and not any(_name(step) == 'TestTimeAug' for step in given):
@@ -43,17 +43,17 @@ def augment_tests(cfg: Config) -> None:
 
 
 def tta_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Make a pipeline of resized and mirrored copies out of a plain test pipeline.
+    """Convert a plain test pipeline to one of resized and mirrored copies.
 
     Args:
-        pipeline: Configs of transforms: loading, what changes no geometry, perhaps ``Resize``, and
-            packing.
+        pipeline: Configs of transforms: loading, transforms without geometry, optionally
+            ``Resize``, and packing.
 
     Returns:
-        The same with ``TestTimeAug``; annotations are loaded behind it, at their own size.
+        The same with ``TestTimeAug``; annotations are loaded after resizing, at their own size.
 
     Raises:
-        ValueError: Something else than one ``Resize`` moves pixels.
+        ValueError: If anything but one ``Resize`` moves pixels.
     """
     first, resize, labels, pack = [], None, [], dict(type='PackSegInputs')
     for step in pipeline:
@@ -81,7 +81,7 @@ def tta_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _resized(resize: Mapping[str, Any] | None, ratio: float) -> dict[str, Any]:
-    """A ``Resize`` to the share of a size; None is that of the image."""
+    """Config of a ``Resize`` to a share of a size; None stands for the size of the image."""
     if resize is None:
         return dict(type='Resize', scale_factor=ratio, keep_ratio=True)
     key = 'scale' if resize.get('scale') is not None else 'scale_factor'
@@ -91,7 +91,7 @@ def _resized(resize: Mapping[str, Any] | None, ratio: float) -> dict[str, Any]:
 
 
 def _sources(dataset: Any) -> list[Any]:
-    """The configs with a pipeline of a data set and of those wrapped in it."""
+    """Configs with a pipeline: that of a data set, or those wrapped in it."""
     if 'pipeline' in dataset:
         return [dataset]
     inside = dataset.get('datasets') or [dataset['dataset']]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What a verifier is worth by itself: its own map of a test set, without any training."""
+"""Evaluates a verifier by itself: its own map of a test set, without any training."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .annotation import find_hook
 
 __all__ = ['build_verifier', 'evaluate_verifier', 'verifier_map']
 
-#: Names of classes that nobody could point at; they are not asked for.
+#: Names of classes that are not objects one could point at; they are not asked for.
 _NOTHING = {'background', 'clutter', 'other', 'others', 'unknown', 'unlabeled', 'void'}
 
 
 def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
-    """Build the verifier that is meant.
+    """Build a verifier from its name or from a config.
 
     Args:
-        cfg: The config whose test set is evaluated. ``verifier`` in it, as
-            ``--cfg-options verifier.model=...`` sets it, changes single arguments.
-        name: A registered name; a config file with a ``VLMPurifyHook`` or with ``verifier``;
-            or '' for the verifier of the config's own ``VLMPurifyHook``.
-        classes: Names of the K classes of the test set, which a verifier by name is
-            asked for, but for those like 'background'.
+        cfg: The config whose test set is evaluated. Its ``verifier``, as set by ``--cfg-options
+            verifier.model=...``, changes single arguments.
+        name: A registered name; or a config file with a ``VLMPurifyHook`` or with ``verifier``; or
+            '' for the verifier of the config's own ``VLMPurifyHook``.
+        classes: Names of the K classes of the test set. A verifier given by name is asked for them,
+            except for those like 'background'.
 
     Returns:
-        Not yet loaded.
+        The verifier, not yet loaded.
 
     Raises:
-        FileNotFoundError: There is no such config.
-        ValueError: There is no such verifier, or it is one of other classes.
+        FileNotFoundError: If there is no such config.
+        ValueError: If there is no such verifier, or it has other classes.
     """
     if name.endswith('.py') or not name:
         from .launch import load_config
@@ -76,10 +76,10 @@ def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
 
 
 def verifier_map(evidence: Evidence, num_classes: int, unclaimed: int | None) -> Tensor:
-    """The class with the highest score at each pixel of a tile.
+    """Map each pixel of a tile to the class with the highest score.
 
     Args:
-        evidence: Of the tile.
+        evidence: Evidence of the tile.
         num_classes: Number of classes K.
         unclaimed: Class of pixels that are not seen, or where no class has a score.
 
@@ -87,7 +87,7 @@ def verifier_map(evidence: Evidence, num_classes: int, unclaimed: int | None) ->
         Shape (H, W), int64.
 
     Raises:
-        ValueError: There are such pixels, and no class for them.
+        ValueError: If there are such pixels, but no class for them.
     """
     found = replay_evidence(
         [evidence], [frame_of((), evidence.size)], num_classes, evidence.size, 'cpu'
@@ -109,18 +109,18 @@ def evaluate_verifier(
     """Evaluate a verifier's own map on the test set of a config, by the config's metric.
 
     Args:
-        cfg: With ``test_dataloader`` and ``test_evaluator``; its model is not built.
+        cfg: Config with ``test_dataloader`` and ``test_evaluator``; its model is not built.
         name: See :func:`build_verifier`.
-        device: Where the verifier works.
-        unclaimed: Name of the class of pixels of which it says nothing. Defaults to
-            None: the class that is not asked for, if there is exactly one.
+        device: Device of the verifier.
+        unclaimed: Name of the class of pixels that the verifier does not claim. Defaults to None:
+            the class that is not asked for, if there is exactly one.
 
     Returns:
         The metrics.
 
     Raises:
-        FileNotFoundError: A file of the verifier is missing.
-        ValueError: Verifier, classes and test set do not fit together.
+        FileNotFoundError: If a file of the verifier is missing.
+        ValueError: If verifier, classes and test set do not fit together.
     """
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes = list(dataset.metainfo['classes'])

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Batches of several branches on the device, normalised and padded."""
+"""Batches of several branches, normalised and padded on the device."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from torch import Tensor
 class SemiDataPreprocessor(SegDataPreProcessor):
     """``SegDataPreProcessor`` for batches with branches.
 
-    Every branch is padded (right and bottom, raw value ``pad_val``) and normalised; all branches
-    get one size, since labelled and strong images go through the student together. Padded pixels
-    become label ``seg_pad_val``, as do those that transforms padded, and ``valid`` False. Batches
-    without branches, as in validation, are handled by the parent.
+    Every branch is padded (right and bottom, raw value ``pad_val``) and normalised. All branches
+    get the same size, since labelled and strong images pass through the student together. Padded
+    pixels get the label ``seg_pad_val`` and ``valid`` False, also those that transforms padded.
+    Batches without branches, as in validation, are left to the parent class.
 
     Args:
-        rgb: Of images of bands, the positions from 0 of the red, green and blue channel, for
-            pictures. Defaults to None: images are RGB, as ``bgr_to_rgb`` says.
-        **kwargs: Those of ``SegDataPreProcessor``: ``mean``, ``std`` (per channel, any number of
-            them, 0-255 scale), ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``,
+        rgb: For multi-band images: positions, from 0, of the red, green and blue channel, for
+            visualisation. Defaults to None: images are RGB or BGR, according to ``bgr_to_rgb``.
+        **kwargs: Arguments of ``SegDataPreProcessor``: ``mean``, ``std`` (any number of channels,
+            0-255 scale), ``bgr_to_rgb``, ``size`` (H, W) or ``size_divisor``, ``pad_val``,
             ``seg_pad_val``, ``test_cfg``.
 
     Raises:
-        ValueError: They are wrapped, as mmdet's ``MultiBranchDataPreprocessor`` has them;
-            ``rgb`` are not three of the channels, or ``bgr_to_rgb`` is to turn another number of
-            channels than three.
+        ValueError: If the arguments are wrapped as in mmdet's ``MultiBranchDataPreprocessor``, if
+            ``rgb`` does not name three of the channels, or if ``bgr_to_rgb`` is set and there are
+            not three channels.
     """
 
     def __init__(self, rgb: Sequence[int] | None = None, **kwargs: Any) -> None:
@@ -68,10 +68,10 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
         Returns:
             ``inputs`` ``{branch: Tensor (B, C, H, W)}`` and ``data_samples`` ``{branch:
-            list[SegDataSample]}``; only branches that have samples.
+            list[SegDataSample]}``, for branches that have samples.
 
         Raises:
-            ValueError: An image is larger than ``size``.
+            ValueError: If an image is larger than ``size``.
         """
         if not isinstance(data['inputs'], dict):
             return super().forward(data, training)
@@ -119,11 +119,11 @@ class SemiDataPreprocessor(SegDataPreProcessor):
 
 
 def rgb_channels(preprocessor: Any, loaded: bool = False) -> list[int]:
-    """Positions of red, green and blue among the channels of images, for pictures.
+    """Positions of red, green and blue among the channels of images, for visualisation.
 
     Args:
-        preprocessor (SegDataPreProcessor): Of the model.
-        loaded: Of images as they are loaded, rather than as the preprocessor hands them on.
+        preprocessor (SegDataPreProcessor): The model's preprocessor.
+        loaded: Whether the images are as loaded, instead of as the preprocessor returns them.
 
     Returns:
         Three positions, from 0.
@@ -136,7 +136,7 @@ def rgb_channels(preprocessor: Any, loaded: bool = False) -> list[int]:
 
 
 def _pad_valid(sample: SegDataSample, size: Sequence[int]) -> None:
-    """Extend a sample's valid mask to the batch's size; what is added is not valid."""
+    """Extend a sample's valid mask to the batch's size with False."""
     if 'valid' in sample:
         valid = _pad_false(sample.valid.data, size)
         del sample.valid
@@ -151,8 +151,7 @@ def stack_valid(samples: Sequence[SegDataSample], size: Sequence[int], device: A
     """Stack the valid masks of a branch.
 
     Args:
-        samples: B samples; one without ``valid`` counts as valid except where the preprocessor
-            padded it.
+        samples: B samples; one without ``valid`` is valid except where the preprocessor padded it.
         size: Height and width of the batch in pixels.
         device (torch.device): Device of the result.
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the segmentors expect of the parts they are given."""
+"""Interfaces of the parts that segmentors work with."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class HeadWithFeatureLosses(Protocol):
     def forward_train(
         self, feats: tuple, valid: Tensor, branches: Mapping[str, slice] | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Decode and compare features in one pass.
+        """Decode and compute feature losses in one pass.
 
         Args:
-            feats: What the segmentor's ``extract_feat`` returned.
+            feats: Output of the segmentor's ``extract_feat``.
             valid: False on padding, shape (B, H, W), bool, at image size.
-            branches: Where in the batch the images of each branch ('sup', 'strong') are. Defaults
-                to None, unknown.
+            branches: Rows of the batch that belong to each branch ('sup', 'strong'). Defaults to
+                None, unknown.
 
         Returns:
-            Logits (B, K, h, w), or what else the head gives, and named scalar losses.
+            Output of the head, usually logits (B, K, h, w), and named scalar losses.
         """
         ...
 
@@ -36,14 +36,14 @@ class Purifier(Protocol):
     """Corrects pseudo labels before they are mixed and used."""
 
     def __call__(self, pseudo: PseudoLabel, samples: list) -> PseudoLabel:
-        """Return corrected targets.
+        """Return corrected pseudo labels.
 
         Args:
-            pseudo: The teacher's targets for the weak views, (B, H, W).
+            pseudo: The teacher's pseudo labels of the weak views, (B, H, W).
             samples: The weak views' samples, with ``geometry`` in their metainfo.
 
         Returns:
-            Targets of the same shape.
+            Pseudo labels of the same shape.
         """
         ...
 
@@ -53,7 +53,7 @@ class RatioSampler(Protocol):
     """A sampler that mixes labelled and unlabelled samples.
 
     Attributes:
-        per_batch: Labelled and unlabelled samples of a batch on one rank.
+        per_batch: Number of labelled and of unlabelled samples per batch on one rank.
     """
 
     per_batch: Sequence[int]
@@ -64,10 +64,10 @@ class AverageUpdater(Protocol):
     """A hook that moves teachers towards their students."""
 
     def update_average(self, model: Any, update: int) -> None:
-        """Make an update.
+        """Update the teachers once.
 
         Args:
             model: A ``SemiSegmentor``.
-            update: How many came before.
+            update: Number of previous updates.
         """
         ...

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pseudo labels corrected by evidence that does not come from the segmentation network."""
+"""Correction of pseudo labels by evidence that does not come from the segmentation network."""
 
 from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .conformal import ClassThresholds, ConformalThresholds

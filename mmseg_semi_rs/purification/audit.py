@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What purification did to a tile and why, counted and kept for people to look at."""
+"""Records of what purification did to a tile and why, with statistics, for people to inspect."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .evidence import Region
 from .policy import ACTIONS, boundary_band
 from .replay import count_votes
 
-# Numbers in AuditRecord.actions; 0 is untouched.
+# Codes in AuditRecord.actions; 0 is untouched.
 _NUMBERS = {action: number for number, action in enumerate(ACTIONS) if number}
 
-#: A pixel is at a boundary if it is one of so many nearest on its side of a change of label.
+#: Width in pixels of the boundary band on each side of a change of label.
 BOUNDARY = 3
 _MOMENTS = ('before', 'after')
 
@@ -28,31 +28,31 @@ Counts = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class AuditRecord:
-    """One tile or crop before and after purification. All maps are in the frame of the image.
+    """One tile or crop before and after purification; all maps are in the frame of the image.
 
     Attributes:
-        name: What people call the tile or crop.
+        name: Name of the tile or crop for people.
         key: Key of its evidence in the store.
         image: Shape (H, W, 3), uint8, RGB.
         labels_before: The teacher's class ids, shape (H, W), integer, in [0, K) where valid.
-        labels_after: The purified class ids, as above.
-        confidence: The teacher's, shape (H, W), float32, in [0, 1].
+        labels_after: The purified class ids, likewise.
+        confidence: The teacher's confidence, shape (H, W), float32, in [0, 1].
         weight_before: Weight in the loss, shape (H, W), float32, in [0, 1].
-        weight_after: The purified weight, as above.
-        actions: What was done, shape (H, W), uint8, index into ``policy.ACTIONS``; labels differ
-            where it is 'corrected', and only there.
+        weight_after: The purified weight, likewise.
+        actions: What was done, shape (H, W), uint8, index into ``policy.ACTIONS``; labels change
+            exactly where it is 'corrected'.
         valid: False on padding, shape (H, W), bool.
-        truth: True class ids, shape (H, W), integer; ids outside [0, K), like 255, are not counted.
+        truth: True class ids, shape (H, W), integer; ids outside [0, K), like 255, do not count.
         scores: Evidence, shape (K, H, W), uint8, 0 to 255 for [0, 1].
         seen: Where there is evidence, shape (H, W), bool.
-        boxes: What the verifier found, in pixels of the image.
-        answer: What it answered, verbatim.
-        dropped: Parts of the answer without use, each with the reason.
+        boxes: Objects that the verifier found, in pixels of the image.
+        answer: The verifier's answer, verbatim.
+        dropped: Unusable parts of the answer, each with the reason.
         truncated: Whether the answer ended before it was complete.
         regions: Number of the class-free region of each pixel, 0 for none, shape (H, W), integer.
 
     Raises:
-        ValueError: The maps differ in size, or there are scores without ``seen`` or the reverse.
+        ValueError: If the maps differ in size, or only one of ``scores`` and ``seen`` is given.
     """
 
     name: str
@@ -102,24 +102,23 @@ class AuditRecord:
             )
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Count what happened, as one line of an audit log (SemiEarth, S13).
+        """Summarise what happened as one line of an audit log (SemiEarth, S13).
 
-        Counts are over valid pixels. A correction is counted for the class that it leads to; it is
-        right if the new label is true, wrong if the old one was, neutral if neither. Support is
-        right on a true label, a veto on a false one.
+        Only valid pixels count. A correction counts for its new class; it is right if the new label
+        is true, wrong if the old label was true, and neutral otherwise. Support is right on a true
+        label, a veto on a false one.
 
         Args:
             classes: The K class names.
 
         Returns:
-            Fit for JSON. ``name``, ``key``, ``answer``, ``truncated``, ``boxes`` (class, the
+            A dict for JSON with ``name``, ``key``, ``answer``, ``truncated``, ``boxes`` (class, the
             verifier's name for it, left, top, right, bottom in pixels of the image, score),
-            ``dropped``, ``counts`` (pixels and sums, to be added up by :func:`totals`) and
-            ``rates`` (shares, means and accuracies in [0, 1]; None where there is nothing to divide
-            by).
+            ``dropped``, ``counts`` (pixels and sums, which :func:`totals` adds up) and ``rates``
+            (shares, means and accuracies in [0, 1]; None if the denominator is 0).
 
         Raises:
-            ValueError: A label or box has a class without a name.
+            ValueError: If a label or box has a class without a name.
         """
         used = [label.label for label in self.boxes]
         used += [int(ids[self.valid].max(initial=0)) for ids in self._labels()]
@@ -192,13 +191,13 @@ class AuditRecord:
         return counts
 
     def against_regions(self, moment: str = 'before') -> np.ndarray:
-        """Where a label is not the most frequent one of its region.
+        """Find labels that differ from the most frequent label of their region.
 
         Args:
-            moment: Of the labels 'before' or 'after'.
+            moment: Which labels, those 'before' or 'after' purification.
 
         Returns:
-            Shape (H, W), bool; False outside of all regions and where not valid.
+            Shape (H, W), bool; False outside all regions and where not valid.
         """
         if self.regions is None:
             return np.zeros_like(self.valid)
@@ -215,7 +214,7 @@ class AuditRecord:
     def _truth_counts(self, truth: np.ndarray, classes: Sequence[str]) -> Counts:
         known = self.valid & (truth >= 0) & (truth < len(classes))
         before, after = (known & (ids == truth) for ids in self._labels())
-        # Which pixels speak for and against each action.
+        # Pixels on which each action is right, wrong or neutral.
         verdicts = {
             'corrected': {'right': after, 'wrong': before, 'neutral': ~before & ~after},
             'supported': {'right': after, 'wrong': ~after},
@@ -252,14 +251,14 @@ def _boundary(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def append_summaries(path: str | Path, summaries: Iterable[Mapping[str, Any]]) -> None:
-    """Append summaries to a file of JSON lines.
+    """Append summaries to a JSON Lines file.
 
-    All lines go out in one write, so that ranks which share a file do not mix them, and a line
-    that an interrupted run left unfinished stays alone.
+    All lines are written at once, so that ranks that share a file do not mix them. If an
+    interrupted run left an unfinished line, the new lines start on a line of their own.
 
     Args:
-        path: The ``.jsonl`` file; it and its folder are made.
-        summaries: As :meth:`AuditRecord.summary` gives them.
+        path: The ``.jsonl`` file; it and its folder are created.
+        summaries: Results of :meth:`AuditRecord.summary`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -277,12 +276,12 @@ def totals(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up the summaries of many tiles.
 
     Args:
-        summaries: As :meth:`AuditRecord.summary` gives them, or as read back from JSON lines.
+        summaries: Results of :meth:`AuditRecord.summary`, or read back from JSON lines.
 
     Returns:
-        ``tiles``, ``truncated`` (tiles whose answer is), ``dropped`` (parts of answers), and
-        ``counts`` and ``rates`` as in a summary, over all pixels. Accuracies are over the tiles
-        with truth.
+        ``tiles``, ``truncated`` (tiles with a truncated answer), ``dropped`` (parts of answers),
+        and ``counts`` and ``rates`` as in a summary, over all pixels. Accuracies are over the tiles
+        with ground truth.
     """
     tiles = truncated = dropped = 0
     counts: Counts = {}
@@ -301,7 +300,7 @@ def totals(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rates(counts: Counts) -> dict[str, float | None]:
-    """Divide the counts of one tile or of many."""
+    """Compute shares and accuracies from the counts of one or many tiles."""
     truth = counts.get('truth', {})
     rates = {
         'covered': _ratio(counts, 'seen', 'pixels'),
@@ -339,13 +338,13 @@ def _sum(values: np.ndarray, where: np.ndarray) -> float:
 
 
 def _per_class(ids: np.ndarray, where: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
-    """Count the chosen pixels of each class that has any."""
+    """Count the selected pixels of each class; classes without any are left out."""
     found = np.bincount(ids[where].astype(np.int64), minlength=len(classes)).tolist()
     return {name: pixels for name, pixels in zip(classes, found, strict=True) if pixels}
 
 
 def _add(left: Counts, right: Mapping[str, Any]) -> Counts:
-    """Add two nested tables of numbers; what only one of them has is kept."""
+    """Add two nested tables of numbers; entries of only one of them are kept."""
     joined = dict(left)
     for name, value in right.items():
         if isinstance(value, Mapping):

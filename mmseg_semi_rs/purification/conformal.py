@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""From which score on a claim is right often enough, class by class, learnt on held-out labels."""
+"""Score thresholds per class, fitted on held-out labels so that claims are right often enough."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _UNITS = ('pixel', 'tile')
 
 @dataclass(frozen=True)
 class ClassThresholds:
-    """What was fitted; tensors of shape (K,).
+    """Fitted thresholds; tensors of shape (K,).
 
     Attributes:
-        threshold: Score from which claims of a class count, float32; infinity for a class
-            that is not used.
-        claims: Held-out claims at or above it, in pixels or tiles, float64; of an unused
-            class those at or above the lowest score.
-        right: Those of them that are right, float64; of tiles the sum of their shares.
-        precision: 1 - alpha, what claims of a used class are worth.
+        threshold: Score from which claims of a class count, float32; infinity for an unused class.
+        claims: Number of held-out claims at or above it, in pixels or tiles, float64; for an unused
+            class, of those at or above the lowest score.
+        right: Number of these claims that are right, float64; for tiles the sum of the shares.
+        precision: 1 - alpha, the score that claims of a used class get.
     """
 
     threshold: Tensor
@@ -41,7 +40,7 @@ class ClassThresholds:
         return self.threshold.isfinite()
 
     def apply(self, scores: Tensor) -> Tensor:
-        """Calibrate scores: what counts is worth its guaranteed precision, all else nothing.
+        """Calibrate scores: claims that count get the guaranteed precision, all others 0.
 
         Args:
             scores: Shape (B, K, H, W).
@@ -53,7 +52,7 @@ class ClassThresholds:
         return (scores >= threshold).to(scores.dtype) * self.precision
 
     def table(self, classes: Sequence[str]) -> str:
-        """One line per class."""
+        """Format the thresholds as a table with one line per class."""
         columns = (self.threshold.tolist(), self.claims.tolist(), self.right.tolist())
         return '\n'.join(
             f'{name:<20} '
@@ -67,16 +66,16 @@ class ClassThresholds:
 class ConformalThresholds:
     r"""Fits for each class the smallest threshold at which its claims are right often enough.
 
-    Of class k let n be the number of held-out labelled pixels with a score >= t, and r the number
+    For class k let n be the number of held-out labelled pixels with a score >= t, and r the number
     of those that are of class k. The threshold is the smallest t of a grid with
 
     .. math:: r \ge \lceil (n + 1) (1 - \alpha) \rceil
 
-    and a class that has none is not used. That is the correction of conformal risk control for the
-    error 1 - r / n: of pixels drawn as the held-out ones were, a share of at most alpha of the
-    claims is wrong, in the mean over such draws (an unused class makes no error). It needs 9 claims
-    for alpha = 0.1. It says nothing of a single draw, nor of images unlike the held-out ones; the
-    pixels of a tile are no independent draws, tiles are more so (``unit='tile'``).
+    and a class without such a t is not used. This is the correction of conformal risk control for
+    the error 1 - r / n: for pixels drawn like the held-out ones, the mean share of wrong claims
+    over such draws is at most alpha (an unused class makes no error). At least 9 claims are needed
+    for alpha = 0.1. Nothing is guaranteed for a single draw, nor for images unlike the held-out
+    ones. The pixels of a tile are not independent draws; tiles are more so (``unit='tile'``).
 
     Args:
         alpha: Largest share of wrong claims, in (0, 1).
@@ -84,7 +83,7 @@ class ConformalThresholds:
             is claimed and r the sum of the shares that are right there.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: If an argument is out of its range.
     """
 
     def __init__(self, alpha: float = 0.1, unit: str = 'pixel') -> None:
@@ -96,18 +95,18 @@ class ConformalThresholds:
         self.alpha, self.unit = alpha, unit
 
     def fit(self, tiles: Iterable[tuple[Tensor, Tensor]], grid: Tensor) -> ClassThresholds:
-        """Fit to scores and truth.
+        """Fit the thresholds to scores and ground truth.
 
         Args:
-            tiles: Of each tile the scores of all classes, shape
-                (K, N), and the true class ids, shape (N,), int64, outside of [0, K) where unknown.
+            tiles: For each tile the scores of all classes, shape (K, N), and the true class ids,
+                shape (N,), int64, outside [0, K) where unknown.
             grid: Thresholds to choose from, ascending, shape (J,), float.
 
         Returns:
-            Of all classes, on the CPU.
+            Thresholds of all classes, on the CPU.
 
         Raises:
-            ValueError: There is no tile.
+            ValueError: If there is no tile.
         """
         counts: Tensor | None = None
         for scores, truth in tiles:
@@ -130,11 +129,11 @@ class ConformalThresholds:
         )
 
     def _count(self, scores: Tensor, truth: Tensor, grid: Tensor) -> Tensor:
-        """Claims and right ones of a tile, at or above each threshold: (2, K, J), float64."""
+        """Claims and right claims of a tile at or above each threshold: (2, K, J), float64."""
         num_classes, steps = len(scores), len(grid)
         known = (truth >= 0) & (truth < num_classes)
         scores, truth = scores[:, known], truth[known]
-        # 0 is below the whole grid, j + 1 at or above its entry j
+        # level 0 is below the whole grid, level j + 1 at or above its entry j
         level = torch.bucketize(scores.contiguous(), grid.to(scores.dtype), right=True)
         level = level + torch.arange(num_classes, device=level.device)[:, None] * (steps + 1)
         own = level.gather(0, truth[None])
@@ -153,20 +152,20 @@ class ConformalThresholds:
         num_classes: int,
         cut: bool = False,
     ) -> ClassThresholds:
-        """Fit to the evidence of labelled tiles.
+        """Fit the thresholds to the evidence of labelled tiles.
 
         Args:
-            labelled: Evidence of tiles, and their label
-                maps (H, W), uint8, with ids outside ``[0, num_classes)`` where there is none.
+            labelled: Evidence of tiles, and their label maps (H, W), uint8, with ids outside ``[0,
+                num_classes)`` where there is no label.
             num_classes: K.
-            cut: Whether regions will be cut to the teacher's segments (``within_segments``); they
-                are then cut to the true ones here.
+            cut: Whether regions will be cut to the teacher's segments (``within_segments``); here
+                they are then cut to the true segments.
 
         Returns:
-            Of all classes.
+            Thresholds of all classes.
         """
         tiles = (
-            ((scores * seen).flatten(1), truth.flatten())  # what is not seen claims nothing
+            ((scores * seen).flatten(1), truth.flatten())  # no claims where nothing was seen
             for scores, seen, truth, _ in replay_labelled(labelled, num_classes, cut)
         )
         return self.fit(tiles, torch.arange(1, FULL_SCORE + 1) / FULL_SCORE)

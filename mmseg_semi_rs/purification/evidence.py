@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What a verifier has to say about a tile."""
+"""Evidence: what a verifier says about a tile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Integer that stands for a score of 1.
+#: Integer that represents a score of 1.
 FULL_SCORE = 255
 
 
@@ -19,10 +19,10 @@ class Region(NamedTuple):
 
     Attributes:
         label: Class id.
-        box: left, top, right, bottom in pixels of the tile; pixel areas are continuous, the
-            top-left pixel covers [0, 1) x [0, 1).
-        score: In [0, 1].
-        name: What the verifier called it.
+        box: Left, top, right, bottom in pixels of the tile, as continuous coordinates: the top-left
+            pixel covers [0, 1) x [0, 1).
+        score: Score in [0, 1].
+        name: The verifier's name for it.
     """
 
     label: int
@@ -35,24 +35,23 @@ class Region(NamedTuple):
 class Evidence:
     """Scores of all classes over a tile, on a grid of the tile's size or a coarser one.
 
-    Evidence is made once, on the stored tile, neither augmented nor padded. It lives on the host.
+    Evidence is made once, for the stored tile, neither augmented nor padded, and stays on the host.
 
     Attributes:
-        scores: Shape (K, h, w), uint8, 0 to 255 for [0, 1]. Scores are the verifier's own, never a
-            softmax of painted constants; they need not add up to 1.
-        seen: Shape (h, w), bool: where the verifier has said anything. What is not seen is left
-            alone, whatever the scores are.
+        scores: Shape (K, h, w), uint8, 0 to 255 for [0, 1]. These are the verifier's own scores,
+            never a softmax of painted constants, and need not add up to 1.
+        seen: Where the verifier made a statement, shape (h, w), bool. Other places are left alone,
+            whatever their scores.
         size: Height and width of the tile in pixels.
-        answer: What the verifier answered, readable by people.
-        regions: What it found, if it works by objects.
+        answer: The verifier's answer in readable form.
+        regions: The objects found, if the verifier works by objects.
         dropped: Parts of the answer that could not be used, each with the reason.
         truncated: Whether the answer ended before it was complete.
-        region_ids: Which class-free region each pixel of the tile belongs to, counted from 1, 0 for
-            none; shape (H, W), unsigned integers. Of a ``RegionProposer``, which has no scores (K =
-            0).
+        region_ids: Class-free region of each pixel, counted from 1, 0 for none, shape (H, W),
+            unsigned integers. Set by a ``RegionProposer``, which has no scores (K = 0).
 
     Raises:
-        ValueError: Shapes or types do not fit.
+        ValueError: If shapes or types do not fit.
     """
 
     scores: np.ndarray
@@ -94,7 +93,7 @@ class Evidence:
 
     @cached_property
     def num_regions(self) -> int:
-        """Highest number of a region, of the map where there is one, else of what was found."""
+        """Highest region number in ``region_ids`` or, without it, the number of ``regions``."""
         return len(self.regions) if self.region_ids is None else int(self.region_ids.max())
 
 
@@ -102,17 +101,17 @@ def covered_pixels(box: tuple[float, float, float, float]) -> tuple[slice, slice
     """Rows and columns of the pixels whose centres a box covers.
 
     Args:
-        box: left, top, right, bottom in pixels of the tile.
+        box: Left, top, right, bottom in pixels of the tile.
 
     Returns:
-        Rows and columns, none of them negative.
+        Slices of rows and columns, without negative indices.
     """
     left, top, right, bottom = (max(0, math.ceil(side - 0.5)) for side in box)
     return slice(top, bottom), slice(left, right)
 
 
 def quantise(scores: np.ndarray) -> np.ndarray:
-    """Turn scores in [0, 1] into what :class:`Evidence` keeps.
+    """Convert scores in [0, 1] to the integers that :class:`Evidence` stores.
 
     Args:
         scores: Any shape, float; values outside [0, 1] are clipped.

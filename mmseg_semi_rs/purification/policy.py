@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What evidence does to pseudo labels."""
+"""Policies: how evidence changes pseudo labels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from ..structures import PseudoLabel
 
-#: What was done to a pixel; the position is the number in ``Purified.actions``.
+#: What was done to a pixel; the position is the code in ``Purified.actions``.
 ACTIONS = ('untouched', 'corrected', 'supported', 'vetoed')
 UNTOUCHED, CORRECTED, SUPPORTED, VETOED = range(4)
 _SCOPES = ('band_or_low', 'band', 'low', 'all')
 
 
 class Purified(NamedTuple):
-    """Purified targets, and what was done.
+    """Purified pseudo labels, and what was done.
 
     Attributes:
-        pseudo: The targets.
-        actions: Index into :data:`ACTIONS` of each pixel, shape (B, H, W), uint8.
+        pseudo: The purified pseudo labels.
+        actions: Index into :data:`ACTIONS` for each pixel, shape (B, H, W), uint8.
     """
 
     pseudo: PseudoLabel
@@ -36,13 +36,13 @@ def boundary_band(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
 
     Args:
         labels: Shape (B, H, W), int64.
-        valid: Shape (B, H, W), bool. A change from or to an invalid pixel is none, so that the
-            border of the padding is no boundary.
+        valid: Shape (B, H, W), bool. A change to or from an invalid pixel does not count, so that
+            the border of the padding is not a boundary.
         radius: A pixel is in the band if it is one of the ``radius`` nearest on its side of the
             change, counted along rows and columns (a square neighbourhood); 0 for no band.
 
     Returns:
-        Shape (B, H, W), bool, False where not valid.
+        Shape (B, H, W), bool; False where not valid.
     """
     edge = torch.zeros_like(valid)
     if radius < 1:
@@ -54,7 +54,7 @@ def boundary_band(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
     edge[..., 1:] |= across
     edge[..., :-1] |= across
     side, reach = 2 * radius - 1, radius - 1
-    # One axis after the other: the maximum over a square is that of the maxima over its rows.
+    # The maximum over a square is the maximum of the maxima over its rows.
     near = F.max_pool2d(edge[:, None].float(), (side, 1), 1, (reach, 0))
     near = F.max_pool2d(near, (1, side), 1, (0, reach))
     return (near[:, 0] > 0) & valid
@@ -62,35 +62,35 @@ def boundary_band(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
 
 @MODELS.register_module()
 class EvidencePolicy:
-    r"""Corrects, supports and vetoes pseudo labels by evidence (SemiEarth's intent, made to act).
+    r"""Corrects, supports and vetoes pseudo labels by evidence (SemiEarth's intent).
 
-    Let y be the teacher's label with confidence c, w the weight that its gate gave, E the evidence
-    (scores times trust), k its best class and m the distance to the second. A pixel is **sure** if
-    w > 0, **low** if c < tau, and in the **band** near a change of y. Where nothing was seen, or
-    the pixel is not valid, it keeps label and weight. Else
+    Let y be the teacher's label with confidence c, w the weight from its gate, E the evidence
+    (scores times trust), k its best class and m its lead over the second class. A pixel is **sure**
+    if w > 0, **low** if c < tau, and in the **band** if it is near a change of y. Pixels that were
+    not seen or are not valid keep label and weight. Other pixels are changed as follows:
 
     * **correct**: not sure, in the scope, k != y, m >= margin, E_k >= gate: y' = k, w' = E_k
     * **support**: not sure, in the scope, k = y, m >= margin, and
       c* = 1 - (1 - c)(1 - E_y) >= support_gate: w' = c*
     * **veto** (off): sure, k != y, m >= margin, E_k >= gate, E_y = 0: w' = 0
 
-    Equal best scores of two classes (m = 0) say nothing. The confidence is left as it is.
+    If two classes share the best score (m = 0), nothing is changed. The confidence is kept.
 
     Args:
         tau: Confidence below which a pixel is low, in [0, 1].
         gate: Smallest evidence that corrects or vetoes, in (0, 1].
         margin: Smallest lead over the second class, in (0, 1].
-        support_gate: Smallest joint confidence that gets weight, in (0, 1]. Defaults to 0.95, what
-            the loss asks of the teacher alone: the two are not independent, as c* takes them to be,
-            and a lower gate lets too many wrong pixels in.
-        scope: Which pixels may be corrected and supported: 'band_or_low', 'band', 'low' or 'all'.
+        support_gate: Smallest joint confidence that gets weight, in (0, 1]. Defaults to 0.95, which
+            the loss requires of the teacher alone: c* assumes that the two are independent, which
+            they are not, and a lower gate lets too many wrong pixels in.
+        scope: Pixels that may be corrected and supported: 'band_or_low', 'band', 'low' or 'all'.
         band: ``radius`` in pixels, 8; and ``gate``, ``margin``, ``support_gate`` within the band,
-            those above unless given.
-        actions: Of 'correct', 'support', 'veto'. Veto may take weight from correct pixels. Defaults
-            to ('correct', 'support').
+            by default those above.
+        actions: Out of 'correct', 'support' and 'veto'. Veto may take weight from correct pixels.
+            Defaults to ('correct', 'support').
 
     Raises:
-        ValueError: A setting is unknown or out of its range.
+        ValueError: If a setting is unknown or out of its range.
     """
 
     def __init__(
@@ -125,22 +125,22 @@ class EvidencePolicy:
 
     @property
     def clear(self) -> tuple[float, float]:
-        """Gate and margin from which a claim is clear, for learning how far to trust it."""
+        """Gate and margin from which a claim is clear, used to learn how far to trust it."""
         return (
             min(self.outside['gate'], self.inside['gate']),
             min(self.outside['margin'], self.inside['margin']),
         )
 
     def __call__(self, pseudo: PseudoLabel, scores: Tensor, seen: Tensor) -> Purified:
-        """Purify targets; makes no host sync.
+        """Purify pseudo labels, without a host synchronisation.
 
         Args:
-            pseudo: Of shape (B, H, W).
+            pseudo: Pseudo labels of shape (B, H, W).
             scores: Evidence, shape (B, K, H, W), float32 in [0, 1].
-            seen: Shape (B, H, W), bool.
+            seen: Where there is evidence, shape (B, H, W), bool.
 
         Returns:
-            New targets; bit-equal where nothing was seen.
+            New pseudo labels, bit-equal where nothing was seen, and the actions.
         """
         best, first = scores.max(dim=1)
         second = scores.scatter(1, first[:, None], -1.0).amax(dim=1)
@@ -177,19 +177,19 @@ class EvidencePolicy:
 
 @MODELS.register_module()
 class ReleasedPolicy:
-    """The rule of SemiEarth's release, for comparison: it cannot change the training loss.
+    """The rule of SemiEarth's release, for comparison; it cannot change the training loss.
 
-    The painted scores S (0 or 0.95) go through a softmax over the classes, P; s = max P, v its
-    class, q = P of the teacher's label. Where c < tau and s > 0.1: if y != v and c <
-    ``mismatch_max_conf``, y := v and c := s; else c := a c + (1 - a) q with a = c / tau. The weight
-    is [c >= conf_thresh]. As P is a softmax of constants, s is at most 0.72, so that no modified
-    pixel ever passes a gate above that; it also "sees" every pixel of every image with fewer than
-    ten classes, whatever was found there; the release leaves an image without any box alone.
+    A softmax over the classes turns the painted scores (0 or 0.95) into P. Let s = max P, v its
+    class, and q = P of the teacher's label. Where c < tau and s > 0.1: if y != v and c <
+    ``mismatch_max_conf``, then y := v and c := s; else c := a c + (1 - a) q with a = c / tau. The
+    weight is [c >= conf_thresh]. As P is a softmax of constants, s is at most 0.72, so no modified
+    pixel ever passes a gate above that. The rule also "sees" every pixel of every image with fewer
+    than ten classes, whatever was found there; the release leaves an image without any box alone.
 
     Args:
-        tau:
-        mismatch_max_conf:
-        conf_thresh: The gate of the loss, to be equal to that of the segmentor.
+        tau: Confidence below which a pixel may be modified.
+        mismatch_max_conf: Confidence below which a label may be changed.
+        conf_thresh: The gate of the loss; should equal that of the segmentor.
         use_vlm_on_mismatch: Whether labels are changed at all.
     """
 
@@ -206,7 +206,7 @@ class ReleasedPolicy:
         self.conf_thresh, self.use_vlm_on_mismatch = conf_thresh, use_vlm_on_mismatch
 
     def __call__(self, pseudo: PseudoLabel, scores: Tensor, seen: Tensor) -> Purified:
-        """Apply the rule; see :class:`EvidencePolicy`. ``seen`` is not looked at."""
+        """Apply the rule, as in :class:`EvidencePolicy`; ``seen`` is not used."""
         probabilities = scores.softmax(dim=1)
         best, first = probabilities.max(dim=1)
         own = probabilities.gather(1, pseudo.labels[:, None])[:, 0]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What verifiers call the classes: natural names and synonyms, and which are not asked for."""
+"""Names of the classes for verifiers: natural names and synonyms, and classes not asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 Names = tuple[str, ...]
 
-# Plain data, to edit. One entry per class id that is trained, the natural name first; an empty one
-# is never asked for: background, clutter and no-data are no objects that anybody could point at.
+# Plain data, to edit. One entry per trained class id, the natural name first. An empty entry is
+# never asked for: background, clutter and no-data are not objects that one could point at.
 PROMPTS: dict[str, tuple[Names, ...]] = {
     'potsdam': (
         ('impervious surface', 'road', 'street', 'pavement', 'sidewalk', 'parking lot'),
@@ -55,7 +55,7 @@ class ClassPrompts:
             never asked for. Underscores become spaces.
 
     Raises:
-        ValueError: There is no such list, no class to ask for, or one name for two classes.
+        ValueError: If there is no such list, no class to ask for, or one name for two classes.
 
     Examples:
         >>> prompts = ClassPrompts([['low vegetation', 'grass'], None, 'car'])
@@ -103,16 +103,17 @@ class ClassPrompts:
         return tuple(label for label, names in enumerate(self._names) if names)
 
     def name(self, label: int) -> str:
-        """The natural name of a class that is asked for."""
+        """Return the natural name of a class that is asked for."""
         return self._names[label][0]
 
     def find(self, name: str) -> int | None:
-        """Class of a whole name or synonym, whatever its case and punctuation; None if unknown.
+        """Find the class of a full name or synonym; None if unknown.
 
-        'Railroad' is not 'road': nothing is found inside of words. A plural 's' is forgiven.
+        Case, punctuation and a plural 's' are ignored. Parts of words do not match: 'Railroad' is
+        not 'road'.
 
         Args:
-            name: What somebody called it.
+            name: The name in an answer.
 
         Returns:
             The class id.
@@ -125,6 +126,6 @@ class ClassPrompts:
 
 
 def _normal(name: str) -> str:
-    """Lower case, words separated by single spaces, no other characters."""
+    """Convert to lower case, words separated by single spaces, without other characters."""
     letters = ''.join(sign if sign.isalnum() else ' ' for sign in name.lower())
     return ' '.join(letters.split())

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Class-free regions of tiles: which pixels belong together, whatever they are."""
+"""Class-free regions of tiles: which pixels belong together, whatever their class."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class RegionProposer(EvidenceMaker):
 
     @abstractmethod
     def propose(self, tile: np.ndarray) -> np.ndarray:
-        """Divide a tile.
+        """Divide a tile into regions.
 
         Args:
             tile: Shape (H, W, 3), uint8, RGB.
 
         Returns:
-            A number for each pixel, shape (H, W), any integers; 0 is no region.
+            Region number of each pixel, shape (H, W), any integers; 0 for no region.
         """
 
     def verify(self, tiles: Sequence[np.ndarray]) -> list[Evidence]:
@@ -52,13 +52,13 @@ class RegionProposer(EvidenceMaker):
 
 
 def consecutive(ids: np.ndarray) -> np.ndarray:
-    """Number regions 1, 2, ... in the order of their numbers; 0 stays none.
+    """Renumber regions as 1, 2, ... in the order of their numbers; 0 stays 0.
 
     Args:
         ids: Shape (H, W), integers of 0 or more.
 
     Returns:
-        The same regions, in uint16, or in uint32 if there are more than 65,535.
+        The same regions, as uint16, or uint32 if there are more than 65,535.
     """
     used, ids = np.unique(ids, return_inverse=True)
     ids = ids + (used[0] != 0)
@@ -66,14 +66,14 @@ def consecutive(ids: np.ndarray) -> np.ndarray:
 
 
 def stack_masks(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Lay masks over each other, the largest first, so that small ones are not hidden.
+    """Stack masks, the largest at the bottom, so that small ones are not hidden.
 
     Args:
         masks: Each (H, W), bool.
         size: Height and width of the tile in pixels.
 
     Returns:
-        The number of the topmost mask at each pixel, shape (H, W), int64, 0 for none.
+        Number of the topmost mask at each pixel, shape (H, W), int64, 0 for none.
     """
     ids = np.zeros(size, np.int64)
     for number, mask in enumerate(sorted(masks, key=lambda mask: -mask.sum()), start=1):
@@ -83,17 +83,17 @@ def stack_masks(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarra
 
 @MODELS.register_module()
 class SuperpixelProposer(RegionProposer):
-    """Superpixels of scikit-image: no weights, and the same on every machine.
+    """Superpixels of scikit-image, without weights and the same on every machine.
 
     Args:
-        method: 'felzenszwalb' (regions of any size, along edges) or 'slic' (compact ones of about
-            one size).
-        settings: Arguments of the function of that name in
-            ``skimage.segmentation``: ``scale``, ``sigma`` and ``min_size`` (100, 0.5 and 50), or
-            ``n_segments``, ``compactness`` and ``sigma`` (300, 10 and 0). Defaults to None, these.
+        method: 'felzenszwalb' (regions of any size, along edges) or 'slic' (compact regions of
+            about one size).
+        settings: Arguments of the function of that name in ``skimage.segmentation``. Defaults to
+            None: ``scale``, ``sigma`` and ``min_size`` of 100, 0.5 and 50, or ``n_segments``,
+            ``compactness`` and ``sigma`` of 300, 10 and 0.
 
     Raises:
-        ValueError: The method or a setting is unknown.
+        ValueError: If the method or a setting is unknown.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class SuperpixelProposer(RegionProposer):
         self._segmentation: ModuleType | None = None
 
     def settings(self) -> dict[str, Any]:
-        """See :meth:`EvidenceMaker.settings`; the library's release stands for weights."""
+        """See :meth:`EvidenceMaker.settings`; the library's version replaces the weights."""
         try:
             release: str | None = '.'.join(version('scikit-image').split('.')[:2])
         except PackageNotFoundError:
@@ -123,7 +123,7 @@ class SuperpixelProposer(RegionProposer):
         }
 
     def load(self, device: torch.device | str = 'cpu') -> None:
-        """See :meth:`EvidenceMaker.load`; works on the CPU wherever the device is."""
+        """See :meth:`EvidenceMaker.load`; always works on the CPU."""
         try:
             from skimage import segmentation
         except ImportError as error:
@@ -143,20 +143,20 @@ class SuperpixelProposer(RegionProposer):
 class SAMProposer(RegionProposer):
     """All masks that a Segment Anything model finds on a grid of points (SAM, SAM 2, SAM 3).
 
-    Masks are laid over each other, the largest first; where there is none, no region is.
+    Masks are stacked, the largest at the bottom; pixels without a mask belong to no region.
 
     Args:
         model: A folder, or ``owner/name`` on the Hugging Face hub, of any model that
             ``AutoModelForMaskGeneration`` loads.
-        revision: On the hub. Defaults to None, the main branch.
+        revision: Revision on the hub. Defaults to None, the main branch.
         points: Points per side of the grid.
         quality: Smallest predicted IoU of a mask.
-        stability: Smallest IoU between stricter and laxer cuts of a mask.
+        stability: Smallest IoU between a mask at a stricter and at a laxer threshold.
         overlap: Box IoU above which the worse of two masks is dropped.
-        local_files_only: Whether :meth:`load` must not download what is not on this machine.
+        local_files_only: Whether :meth:`load` must not download missing files.
 
     Raises:
-        ValueError: There is no point.
+        ValueError: If ``points`` is below 1.
     """
 
     def __init__(

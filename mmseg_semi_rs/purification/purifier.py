@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""From the evidence of tiles to the pseudo labels of a batch."""
+"""Purifiers: apply the evidence of tiles to the pseudo labels of a batch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from .policy import Purified
 from .region_vote import RegionVote
 from .replay import Frame, Replayed, frame_of, replay_evidence, within_segments
 
-#: (targets, evidence (B, K, H, W), seen (B, H, W)) -> purified targets and what was done.
+#: (pseudo labels, evidence (B, K, H, W), seen (B, H, W)) -> purified labels and what was done.
 Policy = Callable[[PseudoLabel, Tensor, Tensor], Purified]
-#: Files of B tiles -> their evidence, None where there is none.
+#: Files of B tiles -> their evidence, None for tiles without.
 Fetch = Callable[[Sequence[str]], Sequence[Evidence | None]]
 
 
 class Purification(NamedTuple):
-    """One call of a purifier.
+    """Record of one call of a purifier.
 
     Attributes:
-        before: The targets as the teacher gave them.
-        after: As they are trained on.
+        before: The teacher's pseudo labels.
+        after: The purified pseudo labels, as used in training.
         actions: What the policy did, index into ``policy.ACTIONS``, shape (B, H, W), uint8.
         scores: Trusted evidence, shape (B, K, H, W).
-        seen: Where there was any that counts, shape (B, H, W), bool.
+        seen: Where evidence was used, shape (B, H, W), bool.
         regions: Number of the class-free region at each pixel, 0 for none, shape (B, H, W), int64,
-            if these were looked at.
+            if there are such regions.
     """
 
     before: PseudoLabel
@@ -44,17 +44,17 @@ class Purification(NamedTuple):
 
 
 def frame_of_sample(meta: Mapping[str, Any]) -> Frame:
-    """Where the pixels of a sample lie in its tile.
+    """Find where the pixels of a sample lie in its tile.
 
     Args:
         meta: Metainfo of the sample, with ``img_path``, ``ori_shape``, ``img_shape`` and
             ``geometry``.
 
     Returns:
-        Of ``img_shape``.
+        A frame of size ``img_shape``.
 
     Raises:
-        ValueError: The geometry was not recorded, or not all of it.
+        ValueError: If the geometry was not, or not completely, recorded.
     """
     missing = {'img_path', 'ori_shape', 'img_shape', 'geometry'} - meta.keys()
     if missing:
@@ -74,26 +74,24 @@ def frame_of_sample(meta: Mapping[str, Any]) -> Frame:
 
 
 class EvidencePurifier:
-    """A :class:`~mmseg_semi_rs.models.protocols.Purifier` that goes by evidence.
+    """A :class:`~mmseg_semi_rs.models.protocols.Purifier` that uses evidence.
 
     Args:
-        policy: What evidence does.
-        fetch: Where evidence comes from.
+        policy: Decides how evidence changes labels and weights.
+        fetch: Returns the evidence of tiles.
         num_classes: Number of classes K.
-        trust: What the scores of each class are multiplied by, shape (K,). Defaults to None, which
-            is 1 for all.
-        thresholds: Calibrated thresholds, which then act in the place of ``trust``.
-        asked: Classes that are asked for, see ``ClassPrompts.asked``. One of them without any
-            trust, or without a threshold, cannot be seen, hence not denied either: pixels that the
-            teacher gives to it are left alone.
-        within_segments: Whether a region counts only on those of its pixels to which the teacher
-            gives the label that is the most frequent within it, so that the corners of a box do not
-            spill over its object's border.
+        trust: Factor on the scores of each class, shape (K,). Defaults to None, 1 for all.
+        asked: Classes that are asked for, see ``ClassPrompts.asked``. If such a class has no trust
+            or no threshold, it can be neither confirmed nor denied, so pixels to which the teacher
+            gives it are left alone.
+        within_segments: Whether a region is restricted to the pixels with its most frequent label
+            according to the teacher, so that the corners of a box do not extend beyond its object.
+        thresholds: Calibrated thresholds, which replace ``trust``.
 
     Attributes:
-        strength: In [0, 1]: 0 leaves the targets as they are, 1 purifies them; between the two,
-            weights move by this share of the way.
-        last: What was done since :meth:`forget`, one entry per call.
+        strength: In [0, 1]: 0 does not purify, 1 does so fully; in between, weights change by this
+            share.
+        last: Records of the calls since :meth:`forget`.
     """
 
     def __init__(
@@ -118,20 +116,20 @@ class EvidencePurifier:
         self._batch: tuple[Sequence[Any], Replayed] | None = None
 
     def forget(self) -> None:
-        """Let go of the last batch."""
+        """Release the last batch."""
         self.last, self._batch = [], None
 
     @torch.no_grad()
     def __call__(self, pseudo: PseudoLabel, samples: Sequence[Any]) -> PseudoLabel:
-        """Purify the targets of a batch.
+        """Purify the pseudo labels of a batch.
 
         Args:
-            pseudo: Of shape (B, H, W).
-            samples: Of the B weak views, with ``img_path``, ``ori_shape`` and ``geometry`` in their
-                metainfo.
+            pseudo: Pseudo labels of shape (B, H, W).
+            samples: The B weak views' samples, with ``img_path``, ``ori_shape`` and ``geometry`` in
+                their metainfo.
 
         Returns:
-            Of the same shape; the very same object where there is nothing to do.
+            Pseudo labels of the same shape; the same object if ``strength`` is 0.
         """
         if self.strength == 0:
             return pseudo
@@ -143,7 +141,7 @@ class EvidencePurifier:
         return done.after
 
     def _purify(self, pseudo: PseudoLabel, found: Replayed) -> Purification:
-        """Let the policy act by what was found."""
+        """Apply the policy to the replayed evidence."""
         scores, seen = found.scores, found.seen & ~self.blind[pseudo.labels]
         if self.within_segments:
             inside = within_segments(found, pseudo.labels, pseudo.valid)
@@ -152,7 +150,7 @@ class EvidencePurifier:
         return Purification(pseudo, purified, actions, scores, seen)
 
     def _replay(self, pseudo: PseudoLabel, samples: Sequence[Any]) -> Replayed:
-        """Evidence in the frames of a batch, made once however many networks ask for it."""
+        """Evidence in the frames of a batch, computed once even if several networks need it."""
         if self._batch is not None and self._batch[0] is samples:
             return self._batch[1]
         metas = [sample.metainfo for sample in samples]
@@ -177,7 +175,7 @@ class EvidencePurifier:
         size: tuple[int, int],
         device: torch.device,
     ) -> Replayed:
-        """Evidence in a batch, as far as it is trusted."""
+        """Replay evidence into a batch, weighted by trust or thresholds."""
         replayed = replay_evidence(
             evidence, frames, self.num_classes, size, device, self.within_segments
         )
@@ -192,11 +190,11 @@ class EvidencePurifier:
 
 
 class RegionPurifier(EvidencePurifier):
-    """The same by class-free regions of a ``RegionProposer``, in which pixels vote.
+    """A purifier by class-free regions of a ``RegionProposer``, in which the pixels vote.
 
     Args:
-        policy: What the regions do.
-        fetch: Where they come from.
+        policy: Decides how regions change labels and weights.
+        fetch: Returns the regions of tiles.
         num_classes: Number of classes K.
     """
 
@@ -212,6 +210,6 @@ class RegionPurifier(EvidencePurifier):
     def _purify(self, pseudo: PseudoLabel, found: Replayed) -> Purification:
         regions = found.regions
         purified, actions = self.policy(pseudo, regions, found.most_regions, self.num_classes)
-        scores = regions.new_zeros((), dtype=torch.float32)  # of no class, and no memory
+        scores = regions.new_zeros((), dtype=torch.float32)  # no scores; takes no memory
         scores = scores.expand(len(regions), self.num_classes, *regions.shape[1:])
         return Purification(pseudo, purified, actions, scores, regions > 0, regions)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pseudo labels by the majority within class-free regions."""
+"""Pseudo labels by majority vote within class-free regions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ _WEIGHTS = ('share', 'confidence', 'gate')
 class RegionVote:
     r"""Gives the pixels of a region the label that most of them have (UFFM, 2026).
 
-    Of a region R let y be the labels of its valid pixels that are in the crop, and
+    For a region R let y be the labels of its valid pixels in the crop, and
 
     .. math:: s = \max_k |\{i \in R: y_i = k\}| / |R|
 
-    with k* the class. Where s >= ``share`` all pixels of R get the label k* and one weight w;
-    where s is less, and outside of all regions, nothing changes. A pixel with a new label is
-    'corrected', one that keeps its label and gains weight 'supported'; w may also be less than
-    what the gate gave, for a region that does not wholly agree. The confidence is left as it is.
+    with k* the class. If s >= ``share``, all pixels of R get the label k* and one weight w; other
+    regions, and pixels outside all regions, do not change. A pixel with a new label is 'corrected',
+    one that keeps its label and gains weight 'supported'. In regions that do not fully agree, w may
+    also be less than the weight from the gate. The confidence is kept.
 
     Args:
-        share: Smallest share s that decides, in (0.5, 1].
-        weight: What w is. 'gate': the mean of the weights that the agreeing pixels have, so that
-            the gate, or the policy before, still says how much a region counts. 'share': s, as
-            published, whatever the gate says; wants a teacher that has learnt something, as one
-            that calls everything by one name is unanimous in every region. 'confidence': the mean
-            confidence of the agreeing pixels.
+        share: Smallest deciding share s, in (0.5, 1].
+        weight: How w is computed. 'gate': mean weight of the agreeing pixels, so that the gate or a
+            previous policy still decides how much a region counts. 'share': s, as published,
+            whatever the gate says; this needs a trained teacher, since one that predicts a single
+            class is unanimous in every region. 'confidence': mean confidence of the agreeing
+            pixels.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: If an argument is out of its range.
     """
 
     def __init__(self, share: float = 0.6, weight: str = 'gate') -> None:
@@ -50,17 +50,16 @@ class RegionVote:
     def __call__(
         self, pseudo: PseudoLabel, regions: Tensor, num_regions: int, num_classes: int
     ) -> Purified:
-        """Vote; makes no host sync.
+        """Vote, without a host synchronisation.
 
         Args:
-            pseudo: Of shape (B, H, W).
-            regions: Number of the region at each pixel, 0 for none, shape (B, H, W),
-                int64.
-            num_regions: Highest number of any image.
+            pseudo: Pseudo labels of shape (B, H, W).
+            regions: Number of the region at each pixel, 0 for none, shape (B, H, W), int64.
+            num_regions: Highest region number of any image.
             num_classes: Number of classes K.
 
         Returns:
-            New targets; bit-equal where no region decides.
+            New pseudo labels, bit-equal where no region decides, and the actions.
         """
         votes = count_votes(pseudo.labels, pseudo.valid, regions, num_regions, num_classes)
         most, winner = votes.max(dim=2)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Evidence of whole tiles, brought into the frames of a batch on the model's device."""
+"""Evidence of whole tiles, replayed into the frames of a batch on the model's device."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .evidence import FULL_SCORE, Evidence, Region, covered_pixels
 class Frame(NamedTuple):
     """Which pixel of its tile each pixel of a sample shows.
 
-    Resizing, cropping and flipping treat rows and columns independently, so that any sequence of
-    them is one index for each row and one for each column. A rotation does not.
+    Resizing, cropping and flipping treat rows and columns independently, so any sequence of them is
+    one index per row and one per column. A rotation needs one per pixel.
 
     Attributes:
         rows: Tile row of each sample row, shape (h, 1), or of each sample pixel, shape (h, w);
-            int64, -1 where it is none of the tile's.
+            int64, -1 outside the tile.
         columns: Tile column likewise, shape (1, w) or (h, w).
     """
 
@@ -42,9 +42,9 @@ class Replayed(NamedTuple):
         scores: Shape (B, K, H, W), float32 in [0, 1]; 0 where there is no evidence.
         seen: Shape (B, H, W), bool; False on padding and where there is no evidence.
         regions: Number of the region at each pixel, counted from 1 in each image, 0 for none; shape
-            (B, H, W), int64. Of the tile's own map of regions if it has one, else of those that the
-            verifier found, the one with the highest score.
-        most_regions: Of any image, known without asking the device.
+            (B, H, W), int64. It comes from the tile's map of regions or, without one, is the
+            verifier's region with the highest score.
+        most_regions: Highest region number of any image, known without asking the device.
     """
 
     scores: Tensor
@@ -54,16 +54,16 @@ class Replayed(NamedTuple):
 
 
 def frame_of(steps: Sequence[tuple[str, Sequence[int]]], size: tuple[int, int]) -> Frame:
-    """Follow recorded steps, as nearest-neighbour interpolation of a label map does.
+    """Follow recorded steps as nearest-neighbour interpolation of a label map does.
 
     Args:
         steps: ``geometry`` of a sample's metainfo, as ``TrackGeometry`` recorded it.
         size: Height and width of the tile in pixels.
 
     Returns:
-        Of the sample, without the padding of its batch.
+        Frame of the sample, without the padding of its batch.
     """
-    # float32 holds every index of an image exactly, and OpenCV resizes it everywhere.
+    # float32 represents every index of an image exactly, and every OpenCV can resize it.
     rows = np.arange(size[0], dtype=np.float32)[:, None]
     columns = np.arange(size[1], dtype=np.float32)[None]
     separable = True
@@ -107,22 +107,22 @@ def replay_evidence(
     device: torch.device | str,
     with_regions: bool = False,
 ) -> Replayed:
-    """Bring evidence into a batch, without making the host wait for the device.
+    """Replay evidence into a batch, without making the host wait for the device.
 
     A grid of the tile's own size is read at the nearest pixel, which is exact for label maps; a
-    coarser one is interpolated between the centres of its cells.
+    coarser grid is interpolated between the centres of its cells.
 
     Args:
-        found: Of each image's tile; None where there is none.
-        frames: Of each image.
+        found: Evidence of each image's tile; None for tiles without.
+        frames: Frame of each image.
         num_classes: Number of classes K.
-        size: Height and width of the batch in pixels; what a frame does not fill at the right and
-            at the bottom is padding.
-        device: Where to.
-        with_regions: Whether regions are asked for; else there are none.
+        size: Height and width of the batch in pixels. Pixels to the right of or below a frame are
+            padding.
+        device: Device of the result.
+        with_regions: Whether to replay regions too; otherwise there are none.
 
     Returns:
-        On the device.
+        The evidence, on the device.
     """
     scores = torch.zeros(len(frames), num_classes, *size, device=device)
     seen = torch.zeros(len(frames), *size, dtype=torch.bool, device=device)
@@ -151,16 +151,16 @@ def replay_evidence(
 def replay_labelled(
     labelled: Iterable[tuple[Evidence, np.ndarray]], num_classes: int, cut: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Evidence of whole labelled tiles beside the truth, to learn from.
+    """Yield the evidence of whole labelled tiles with the ground truth, to learn from.
 
     Args:
         labelled: Evidence of tiles, and their label maps (H, W), uint8, with ids outside ``[0,
-            num_classes)`` where there is none.
+            num_classes)`` where there is no label.
         num_classes: Number of classes K.
         cut: Whether regions are cut to the true segments, see :func:`within_segments`.
 
     Yields:
-        Of each tile the scores (K, H, W), where they are seen (H, W), the true class ids (H, W),
+        For each tile the scores (K, H, W), where they are seen (H, W), the true class ids (H, W),
         int64, and where these are known (H, W).
     """
     for evidence, labels in labelled:
@@ -175,10 +175,10 @@ def replay_labelled(
 
 
 def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
-    """Paint which region has the highest score at each pixel of a tile.
+    """Map each pixel of a tile to its region with the highest score.
 
     Args:
-        regions: In the tile's frame.
+        regions: Regions in the tile's frame.
         size: Height and width of the tile in pixels.
 
     Returns:
@@ -191,15 +191,15 @@ def region_map(regions: Sequence[Region], size: tuple[int, int]) -> np.ndarray:
 
 
 def within_segments(found: Replayed, labels: Tensor, valid: Tensor) -> Tensor:
-    """Pixels of regions whose label is the most frequent one of their region.
+    """Pixels whose label is the most frequent one of their region.
 
     Args:
         found: Evidence with regions.
-        labels: Of the same images, shape (B, H, W), int64, in [0, K).
-        valid: Which of them count, shape (B, H, W), bool.
+        labels: Labels of the same images, shape (B, H, W), int64, in [0, K).
+        valid: Which pixels count, shape (B, H, W), bool.
 
     Returns:
-        Shape (B, H, W), bool; False outside of all regions.
+        Shape (B, H, W), bool; False outside all regions.
     """
     votes = count_votes(labels, valid, found.regions, found.most_regions, found.scores.shape[1])
     usual = votes.argmax(dim=2).gather(1, found.regions.flatten(1)).view_as(labels)
@@ -219,7 +219,7 @@ def count_votes(
         num_classes: K.
 
     Returns:
-        Shape (B, R + 1, K), float32; row 0 is of the pixels without a region.
+        Shape (B, R + 1, K), float32; row 0 counts the pixels without a region.
     """
     counts = torch.zeros(len(labels), (num_regions + 1) * num_classes, device=labels.device)
     where = regions.flatten(1) * num_classes + labels.flatten(1)
@@ -228,9 +228,9 @@ def count_votes(
 
 
 def _region_numbers(evidence: Evidence, frame: Frame) -> np.ndarray:
-    """Numbers of one tile's regions in a sample's frame, (h, w).
+    """Region numbers of one tile in a sample's frame, (h, w).
 
-    Looked up on the host, which takes a tenth of the time of moving the map first.
+    The lookup on the host takes a tenth of the time of moving the map to the device first.
     """
     ids = evidence.region_ids
     if ids is None:
@@ -245,7 +245,7 @@ def _region_numbers(evidence: Evidence, frame: Frame) -> np.ndarray:
 
 def _scores(evidence: Evidence, frame: Frame, device: Any) -> Tensor:
     """Scores of one tile in a sample's frame, (K, h, w)."""
-    # What is not seen has no score that could reach the seen cells beside it.
+    # Unseen cells get score 0, so that interpolation does not spread their scores to seen ones.
     values = _to(evidence.scores * evidence.seen, device).float() / FULL_SCORE
     if evidence.seen.shape == evidence.size:
         values = _gather(values, frame, device)
@@ -271,14 +271,14 @@ def _scores(evidence: Evidence, frame: Frame, device: Any) -> Tensor:
 def _cells(
     positions: np.ndarray, cells: int, pixels: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Between which cells of a grid pixels lie, and how far from the first to the second."""
+    """The two nearest cells of a grid for each pixel, and the weight of the second."""
     centre = np.clip((positions + 0.5) * cells / pixels - 0.5, 0, cells - 1)
     lower = np.floor(centre).astype(np.int64)
     return lower, np.minimum(lower + 1, cells - 1), (centre - lower).astype(np.float32)
 
 
 def _to(array: np.ndarray, device: Any) -> Tensor:
-    """Copy to a device, from pinned memory if that is a GPU, so that nobody waits."""
+    """Copy to a device; for a GPU from pinned memory, so that the host does not wait."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if torch.device(device).type == 'cuda':
         tensor = tensor.pin_memory()
@@ -289,6 +289,6 @@ def _gather(image: np.ndarray | Tensor, places: Sequence[np.ndarray], device: An
     """Take the pixels at rows and columns, which broadcast, of an image (..., H, W)."""
     rows, columns = (_to(np.maximum(index, 0), device) for index in places)
     tensor = image if isinstance(image, Tensor) else _to(image, device)
-    if rows.shape[1] == 1 and columns.shape[0] == 1:  # twice as fast as by pixels
+    if rows.shape[1] == 1 and columns.shape[0] == 1:  # twice as fast as pixel by pixel
         return tensor.index_select(-2, rows[:, 0]).index_select(-1, columns[0])
     return tensor[..., rows, columns]

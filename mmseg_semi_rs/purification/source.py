@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Where a training gets evidence from: the store, and within a budget the verifier itself."""
+"""Source of evidence for a training: the store and, within a budget, the verifier itself."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .store import EvidenceStore
 from .verifiers import EvidenceMaker
 
 _READERS = 4  # files read at once
-_LINE = re.compile(r'-?\d+ [0-9a-f]{64}')  # of the journal: iteration and key
+_LINE = re.compile(r'-?\d+ [0-9a-f]{64}')  # a line of the journal: iteration and key
 
 
 class EvidenceSource:
-    """Hands out the evidence of tiles; reads ahead in threads.
+    """Returns the evidence of tiles, and reads ahead in threads.
 
-    What is missing may be made on the spot, up to ``budget`` tiles per step. So that a resumed
-    training does the same as an uninterrupted one, whatever has got into the store since, a journal
-    tells at which iteration which entry became known; an entry that is not known at an iteration
-    costs budget, though it is read if it is there.
+    Missing evidence may be made during the training, up to ``budget`` tiles per step. To make a
+    resumed training equal to an uninterrupted one even if the store has changed, a journal records
+    at which iteration each entry became known. An entry that is not yet known costs budget, even if
+    it is only read from the store.
 
     Args:
-        store: Where evidence is kept.
-        verifier: Who makes what is missing.
+        store: The store of evidence.
+        verifier: Makes missing evidence.
         load_image: Reads a tile as (H, W, 3), uint8, RGB.
-        budget: Tiles per step and process that are verified on the spot.
-        device: Where the verifier works.
-        journal: File of this process, needed with a budget.
+        budget: Tiles per step and process that are verified during the training.
+        device: Device of the verifier.
+        journal: Journal file of this process, needed with a budget.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class EvidenceSource:
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix='evidence')
 
     def start(self, iteration: int) -> None:
-        """Settle what is known at the beginning of a training.
+        """Determine which entries are known at the beginning of a training.
 
         Args:
-            iteration: Where it begins, 0 unless it is resumed.
+            iteration: First iteration, 0 unless the training is resumed.
         """
         if self.journal is None:
             return
@@ -82,7 +82,7 @@ class EvidenceSource:
         write_atomic(self.journal, ''.join(f'{line}\n' for line in kept).encode())
 
     def begin_step(self, iteration: int, paths: Sequence[str]) -> None:
-        """Begin to read the evidence of a step's tiles.
+        """Start reading the evidence of a step's tiles.
 
         Args:
             iteration: The step.
@@ -96,22 +96,22 @@ class EvidenceSource:
         return key, self.store.read(key)
 
     def __call__(self, paths: Sequence[str]) -> list[Evidence | None]:
-        """Hand out the evidence of tiles, within what :meth:`begin_step` has left of the budget.
+        """Return the evidence of tiles, within the rest of the budget since :meth:`begin_step`.
 
         Args:
-            paths: Their files.
+            paths: Files of the tiles.
 
         Returns:
-            None where there is none and the budget is used up.
+            The evidence of each tile; None if it is missing and the budget is used up.
         """
-        for path in paths:  # all at once, where nobody has begun to read
+        for path in paths:  # start all reads that are not yet under way
             if path not in self._ahead:
                 self._ahead[path] = self._readers.submit(self._read, path)
         return [self._settle(path, *self._ahead[path].result()) for path in paths]
 
     def _settle(self, path: str, key: str, found: Evidence | None) -> Evidence | None:
-        """What a process may use of what it has read, or makes."""
-        if found is None and key in self._known:  # made a moment ago, for an equal tile
+        """Decide whether read evidence may be used, or make it within the budget."""
+        if found is None and key in self._known:  # just made for an identical tile
             found = self.store.read(key)
         if not self.budget or (key in self._known and found is not None):
             return found
@@ -128,17 +128,17 @@ class EvidenceSource:
         return found
 
     def verify(self, path: str, key: str, image: np.ndarray | None = None) -> Evidence:
-        """Make the evidence of a tile, and keep it.
+        """Make the evidence of a tile, and store it.
 
-        It does not depend on where in a training that happens: autocast is off.
+        Autocast is off, so that the result does not depend on the state of the training.
 
         Args:
-            path: The tile.
+            path: File of the tile.
             key: Its key in the store.
-            image: Its pixels, (H, W, 3), uint8, RGB, if they are loaded already.
+            image: Its pixels, (H, W, 3), uint8, RGB, if already loaded.
 
         Returns:
-            Of the tile.
+            The evidence.
         """
         pixels = self.load_image(path) if image is None else image
         with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):
@@ -148,6 +148,6 @@ class EvidenceSource:
         return evidence
 
     def close(self) -> None:
-        """End the threads, and let go of what they have read."""
+        """End the threads, and release what they have read."""
         self._readers.shutdown()
         self._ahead = {}

@@ -28,32 +28,31 @@ _STALE = 24 * 3600  # seconds after which no process can still be writing a file
 
 
 class EvidenceStore:
-    """Keeps the evidence of tiles for one verifier with one set of settings.
+    """Stores the evidence of tiles for one verifier with one set of settings.
 
-    ``<root>/<16 digits of the settings' SHA-256>`` holds ``settings.json``, for people, and an
-    entry ``<key[:2]>/<key>.npz`` per tile, which ``numpy.load`` reads. The key is the SHA-256 of
-    the tile's file, so that moved and renamed tiles are found and changed ones are not; other
-    prompts, another model or version are other settings and so another folder.
+    ``<root>/<16 digits of the settings' SHA-256>`` contains ``settings.json``, for people, and per
+    tile an entry ``<key[:2]>/<key>.npz``, which ``numpy.load`` reads. The key is the SHA-256 of the
+    tile's file, so moved and renamed tiles are found, but changed ones are not. Other prompts or
+    another model or version are other settings and have another folder.
 
-    Any number of processes may write and read at once and be killed at any time: an entry is there
-    whole or not at all. An entry carries a SHA-256 of its content, its key and its settings; one
-    that does not match is damaged, which is logged and then the same as a missing one.
+    Any number of processes may write and read at once and be killed at any time: an entry is either
+    complete or absent. An entry contains a SHA-256 of its content, key and settings. If it does not
+    match, the entry is damaged; this is logged, and the entry counts as missing.
 
     Args:
-        root: Folder of any number of settings; made by the first write.
+        root: Folder for any number of settings; created by the first write.
         settings: ``Verifier.settings()``. If ``'weights'`` is None, the model is not on this
-            machine, and the one folder in ``root`` is taken whose settings are equal in everything
-            else.
-        cache_bytes: Memory for decoded entries, the least recently used ones leave first. Defaults
+            machine, and the only folder in ``root`` that has all other settings equal is used.
+        cache_bytes: Memory for decoded entries; the least recently used are dropped first. Defaults
             to 256 MiB.
 
     Attributes:
-        settings: Those of the folder.
-        folder: Where the entries of these settings are.
-        damaged: Number of damaged entries met so far.
+        settings: Settings of the folder.
+        folder: Folder of the entries with these settings.
+        damaged: Number of damaged entries found so far.
 
     Raises:
-        ValueError: The weights are None and there is no such folder, or several.
+        ValueError: If the weights are None and there is no such folder, or several.
 
     Examples:
         >>> store = EvidenceStore('data/evidence/potsdam', {'type': 'CLIPVerifier'})
@@ -91,7 +90,7 @@ class EvidenceStore:
             SHA-256 of the file, 64 hexadecimal digits.
 
         Raises:
-            FileNotFoundError: There is no such file on this machine's disks.
+            FileNotFoundError: If there is no such local file.
         """
         name = str(path)
         try:
@@ -108,18 +107,18 @@ class EvidenceStore:
         return digest
 
     def path(self, key: str) -> Path:
-        """File of an entry, whether it exists or not."""
+        """Return the file of an entry, whether it exists or not."""
         return self.folder / key[:2] / f'{key}.npz'
 
     def read(self, key: str) -> Evidence | None:
         """Read the evidence of a tile.
 
         Args:
-            key: Of the tile, see :meth:`key`.
+            key: Key of the tile, see :meth:`key`.
 
         Returns:
-            None if there is none or it is damaged. It is shared with other readers: do not write
-            into its arrays.
+            The evidence, or None if it is missing or damaged. It is shared with other readers, so
+            do not write to its arrays.
         """
         with self._lock:
             if key in self._cache:
@@ -136,14 +135,14 @@ class EvidenceStore:
         return evidence
 
     def write(self, key: str, evidence: Evidence) -> None:
-        """Keep the evidence of a tile, in the place of what there is.
+        """Store the evidence of a tile, replacing any previous evidence.
 
         Args:
-            key: Of the tile.
-            evidence: Of the tile.
+            key: Key of the tile.
+            evidence: Its evidence.
 
         Raises:
-            ValueError: The folder cannot be written to.
+            ValueError: If the folder is not writable.
         """
         self.prepare()
         self._replace(self.path(key), _encode(evidence, self._seal(key)))
@@ -152,10 +151,10 @@ class EvidenceStore:
             self._forget(key)
 
     def prepare(self) -> None:
-        """Make the folder and its ``settings.json``, so that one can know early that one can write.
+        """Create the folder and ``settings.json``, which also tests early whether it is writable.
 
         Raises:
-            ValueError: The folder cannot be written to.
+            ValueError: If the folder is not writable.
         """
         path = self.folder / 'settings.json'
         if not path.is_file() or _read_settings(path) != self.settings:
@@ -163,7 +162,7 @@ class EvidenceStore:
             self._replace(path, f'{content}\n'.encode())
 
     def keys(self) -> set[str]:
-        """Keys of all entries, damaged ones included."""
+        """Return the keys of all entries, including damaged ones."""
         return {path.stem for path in self._entries()}
 
     def __len__(self) -> int:
@@ -183,11 +182,11 @@ class EvidenceStore:
         return [path for path in self.folder.glob('??/*.npz') if len(path.stem) == _DIGEST]
 
     def _seal(self, key: str) -> bytes:
-        """What an entry's digest covers beside its content."""
+        """What an entry's digest covers in addition to its content."""
         return f'{self._digest}{key}'.encode()
 
     def _replace(self, path: Path, content: bytes) -> None:
-        """Write a file under another name, then rename it."""
+        """Write a file atomically; raise ValueError if that fails."""
         try:
             write_atomic(path, content, shared=True)
         except OSError as error:
@@ -197,17 +196,17 @@ class EvidenceStore:
             ) from error
 
     def _remove_stale(self) -> None:
-        """Remove what processes left behind that were killed while they wrote."""
+        """Remove temporary files of processes that were killed while writing."""
         for pattern in ('.*.part', '??/.*.part'):
             for partial in self.folder.glob(pattern):
                 try:
                     if time.time() - partial.stat().st_mtime > _STALE:
                         partial.unlink()
-                except OSError:  # another process was faster, or nobody may write here
+                except OSError:  # another process was faster, or the folder is read-only
                     continue
 
     def _settings_with_weights(self) -> dict[str, Any]:
-        """The settings of the one folder that differ in nothing but the weights."""
+        """Settings of the only folder that differs in nothing but the weights."""
         equal = {}
         for path in sorted(self.root.glob('*/settings.json')):
             found = _read_settings(path)
@@ -231,7 +230,7 @@ class EvidenceStore:
         return settings
 
     def _report(self, key: str, error: Exception) -> None:
-        """Count a damaged entry, and say so once."""
+        """Count a damaged entry, and log it once."""
         with self._lock:
             if key in self._reported:
                 return
@@ -265,7 +264,7 @@ def _size(evidence: Evidence) -> int:
 
 
 def _read_settings(path: Path) -> Any:
-    """Content of a settings file, None if it cannot be read."""
+    """Content of a settings file; None if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -273,7 +272,7 @@ def _read_settings(path: Path) -> Any:
 
 
 def _encode(evidence: Evidence, seal: bytes) -> bytes:
-    """An npz archive whose comment, its very end, is the SHA-256 of the seal and all before it."""
+    """Make an npz archive with a final comment, the SHA-256 of the seal and all preceding bytes."""
     record = {
         'format': _FORMAT,
         'num_classes': evidence.num_classes,
@@ -301,7 +300,7 @@ def _encode(evidence: Evidence, seal: bytes) -> bytes:
 
 
 def _decode(data: bytes, seal: bytes) -> Evidence:
-    """Read what :func:`_encode` has written; raises a number of errors if it is anything else."""
+    """Read what :func:`_encode` has written; raises various errors for anything else."""
     content = data[:-_DIGEST]
     if hashlib.sha256(seal + content).hexdigest().encode() != data[-_DIGEST:]:
         raise ValueError('its digest does not match')

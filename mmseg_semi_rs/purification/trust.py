@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""How far a verifier can be trusted, class by class, learnt where the truth is known."""
+"""How far a verifier can be trusted for each class, learnt from labelled tiles."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .replay import replay_labelled
 
 @dataclass(frozen=True)
 class ClassTrust:
-    """What was counted on labelled tiles; tensors of float64.
+    """Statistics on labelled tiles; tensors of float64.
 
     Attributes:
-        confusion: Labelled pixels by their class and the class that a verifier clearly claims
-            there, shape (K, K).
+        confusion: Labelled pixels by their true class and the class that the verifier clearly
+            claims there, shape (K, K).
         present: Labelled pixels of each class, claimed or not, shape (K,).
         precision: Share of the claims of each class that are right, shape (K,).
-        balanced: The same if all classes of which enough is labelled were equally frequent, shape
+        balanced: The same if all classes with enough labelled pixels were equally frequent, shape
             (K,).
-        trust: In [0, 1], what scores are multiplied by, shape (K,); see :func:`learn_trust`.
+        trust: Factor on the scores, in [0, 1], shape (K,); see :func:`learn_trust`.
     """
 
     confusion: Tensor
@@ -35,7 +35,7 @@ class ClassTrust:
     trust: Tensor
 
     def table(self, classes: Sequence[str]) -> str:
-        """One line per class: how often its claims are right, and the trust that this gives."""
+        """Format as a table, one line per class: how often its claims are right, and the trust."""
         claimed = self.confusion.sum(0).long().tolist()
         columns = (self.precision, self.balanced, self.trust)
         return '\n'.join(
@@ -56,38 +56,38 @@ def learn_trust(
     min_pixels: int = 500,
     cut: bool = False,
 ) -> ClassTrust:
-    r"""Count how often clear claims are right on labelled tiles.
+    r"""Measure on labelled tiles how often clear claims are right.
 
     Let :math:`P(k | y)` be the share of the labelled pixels of class y at which class k is clearly
-    claimed, and :math:`p_y` the share of class y. The claims of class k are right with
+    claimed, and :math:`p_y` the share of class y. The precision of the claims of class k is
 
     .. math:: t_k = \min\left(\frac{p_k P(k | k)}{\sum_y p_y P(k | y)},
                               \frac{P(k | k)}{\sum_y P(k | y)}\right),
 
-    the smaller of the precision as it is and as it would be if all classes were equally frequent:
-    where a teacher is unsure, rare classes are not rare, and a verifier that takes them for a
-    frequent one would wipe them out. The trust is t_k; but 0 if either precision is hardly better
-    than by chance, whose share q is p_k for the first and 1 / K for the second,
+    the smaller of the actual precision and that for equally frequent classes. Where a teacher is
+    unsure, rare classes are not rare, and a verifier that confuses them with a frequent class would
+    erase them. The trust is t_k, but 0 if either precision is hardly better than chance,
 
     .. math:: (precision - q) / (1 - q) < min\_lift,
 
-    or if there are fewer than ``min_pixels`` claims. So a verifier that lies, guesses, or always
-    says the most frequent class, is not listened to. Classes with fewer than ``min_pixels``
-    labelled pixels do not count among the equally frequent ones: too little is known of them.
+    with q = p_k for the first and q = 1 / K for the second, or if there are fewer than
+    ``min_pixels`` claims. A verifier that lies, guesses, or always claims the most frequent class
+    is thus ignored. Classes with fewer than ``min_pixels`` labelled pixels are left out of the
+    second precision, since too little is known about them.
 
     Args:
         labelled: Evidence of tiles, and their label maps (H, W), uint8, with ids outside ``[0,
-            num_classes)`` where there is none.
+            num_classes)`` where there is no label.
         num_classes: Number of classes K.
         gate: Score from which a claim is clear, see ``EvidencePolicy.clear``.
-        margin: And its lead over the second class.
+        margin: Lead over the second class from which a claim is clear.
         min_lift: See above, in [0, 1].
         min_pixels: See above.
-        cut: Whether regions will be cut to the teacher's segments (``within_segments``); they are
-            then cut to the true ones here.
+        cut: Whether regions will be cut to the teacher's segments (``within_segments``); here they
+            are then cut to the true segments.
 
     Returns:
-        Of all classes; 0 for those that are never claimed.
+        Trust of all classes; 0 for those that are never claimed.
     """
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.float64)
     present = torch.zeros(num_classes, dtype=torch.float64)
@@ -109,5 +109,5 @@ def learn_trust(
 
 
 def _lift(precision: Tensor, chance: Tensor) -> Tensor:
-    """How far a precision lies between that of chance, 0, and that of the truth, 1."""
+    """Position of a precision between chance (0) and perfection (1)."""
     return (precision - chance) / (1 - chance).clamp(min=1e-9)

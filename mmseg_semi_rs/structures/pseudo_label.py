@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The pseudo label that travels from the teacher through purifiers and CutMix to the loss."""
+"""The pseudo label that passes from the teacher through purifiers and CutMix to the loss."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 class SoftLabel(NamedTuple):
-    """The k likeliest classes of each pixel, and how likely each is.
+    """The k most probable classes of each pixel, with their probabilities.
 
     Attributes:
-        classes: Class ids, the likeliest first, shape (B, k, H, W), int16.
-        probabilities: Theirs, which add up to 1, shape (B, k, H, W), float32.
+        classes: Class ids, the most probable first, shape (B, k, H, W), int16.
+        probabilities: Their probabilities, which add up to 1, shape (B, k, H, W), float32.
     """
 
     classes: Tensor
@@ -24,13 +24,13 @@ class SoftLabel(NamedTuple):
 
     @classmethod
     def top(cls, probabilities: Tensor, count: int) -> SoftLabel:
-        """Keep the likeliest classes of probabilities (B, K, H, W), at most ``count`` of them."""
+        """Keep the ``count`` most probable classes of (B, K, H, W), renormalised to sum to 1."""
         kept, classes = probabilities.topk(min(count, probabilities.shape[1]), dim=1)
         kept = kept.nan_to_num(nan=0.0)
         return cls(classes.short(), kept / kept.sum(dim=1, keepdim=True).clamp(min=1e-12))
 
     def relabelled(self, labels: Tensor, changed: Tensor) -> SoftLabel:
-        """Be sure of other labels (B, H, W) where ``changed``, bool of the same shape."""
+        """Set the probability of new labels (B, H, W) to 1 where ``changed`` (B, H, W) is True."""
         sure = torch.zeros_like(self.probabilities)
         sure[:, 0] = 1.0
         classes = torch.where(changed[:, None], labels[:, None].short(), self.classes)
@@ -41,8 +41,8 @@ class SoftLabel(NamedTuple):
 class PseudoLabel:
     """Per-pixel targets for the unlabelled images of one batch.
 
-    The loss reads ``weight``, not ``confidence``: the threshold only initialises the weight, so a
-    purifier may raise, lower or relabel a pixel without faking a confidence above the gate.
+    The loss reads ``weight``, not ``confidence``. The gate only initialises the weight, so a
+    purifier may raise, lower or relabel a pixel without inventing a confidence.
 
     Attributes:
         labels: Class ids, shape (B, H, W), int64, in ``[0, num_classes)``.
@@ -50,8 +50,8 @@ class PseudoLabel:
         weight: Weight of each pixel in the unsupervised loss, shape (B, H, W), float32 in [0, 1].
         valid: False on padding, shape (B, H, W), bool. Only valid pixels count in the loss's
             denominator.
-        soft: What the loss takes in the place of ``labels``; a pixel that is relabelled is sure of
-            its new label. None: the labels alone.
+        soft: Soft labels that the loss uses instead of ``labels``. A relabelled pixel gets
+            probability 1 for its new label. None for hard labels.
 
     Raises:
         ValueError: If the four tensors differ in shape or are not (B, H, W), or those of ``soft``
@@ -81,7 +81,7 @@ class PseudoLabel:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != 'soft'}
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> PseudoLabel:
-        """Change all tensors alike; those of soft labels have a dimension more."""
+        """Apply a function to all tensors; those of soft labels have one dimension more."""
         soft = None if self.soft is None else SoftLabel(*map(change, self.soft))
         return PseudoLabel(
             **{name: change(value) for name, value in self._maps().items()}, soft=soft
@@ -99,7 +99,7 @@ class PseudoLabel:
         return self._each(lambda value: value[:count])
 
     def mix(self, partner: Tensor, box: Tensor) -> PseudoLabel:
-        """Paste another image's targets into a box; all tensors move together.
+        """Paste targets of other images into boxes; all tensors are mixed in the same way.
 
         Args:
             partner: Index of each image's partner, shape (n,), int64, for the first n <= B images.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What a segmentor did in its last training step, for hooks to look at."""
+"""Record of a segmentor's last training step, for hooks to read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class StepRecord:
 
     Attributes:
         labelled: Samples of the labelled images.
-        unlabelled: Samples of the weak views, B of them; empty after a supervised step.
-        pseudo: Their pseudo labels (B, H, W) by the name of the student that learns from them,
-            purified and before CutMix; empty after a supervised step.
+        unlabelled: Samples of the B weak views; empty after a supervised step.
+        pseudo: Pseudo labels (B, H, W) of the weak views by the name of the student that learns
+            from them, after purification and before CutMix; empty after a supervised step.
     """
 
     labelled: Sequence[SegDataSample] = ()
@@ -28,7 +28,7 @@ class StepRecord:
 
     @property
     def titled(self) -> dict[str, PseudoLabel]:
-        """The pseudo labels by what stands before logged names, '' where there is one student."""
+        """Pseudo labels by the prefix of logged names, which is '' if there is only one student."""
         if len(self.pseudo) == 1:
             return dict(zip([''], self.pseudo.values(), strict=True))
         return dict(self.pseudo)

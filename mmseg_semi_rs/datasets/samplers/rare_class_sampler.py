@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Labelled images drawn so that rare classes are seen more often."""
+"""Sampling of labelled images that prefers rare classes."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def count_class_pixels(dataset: BaseDataset) -> np.ndarray:
 
 @DATA_SAMPLERS.register_module()
 class RareClassSemiSampler(SemiSampler):
-    """``SemiSampler`` whose labelled part prefers images with rare classes.
+    """``SemiSampler`` that prefers labelled images with rare classes.
 
-    Rare class sampling of DAFormer (Hoyer et al., CVPR 2022, eq. 7): a class c with pixel frequency
-    f_c is drawn with probability proportional to ``exp((1 - f_c) / temperature)``, then an image
-    that shows at least ``min_pixels`` of it, uniformly. Unlabelled samples are drawn as in
-    ``SemiSampler``. A draw is a function of (seed, position), so resuming stays exact.
+    Rare class sampling of DAFormer (Hoyer et al., CVPR 2022, eq. 7): first a class c with pixel
+    frequency f_c is drawn with a probability proportional to ``exp((1 - f_c) / temperature)``,
+    then, uniformly, an image with at least ``min_pixels`` of it. Unlabelled samples are drawn as in
+    ``SemiSampler``. A draw depends only on (seed, position), so that resuming stays exact.
 
     Args:
         dataset: The dataset to sample from; its labelled masks are read once.
         batch_size: Samples per batch on one rank.
         source_ratio: Ratio labelled : unlabelled. Defaults to (1, 1).
         seed: See ``SemiSampler``.
-        temperature: Smaller prefers rare classes more.
-        min_pixels: An image counts for a class from this many pixels on; where no image has that
-            many, those with any pixel count.
+        temperature: Positive; smaller values prefer rare classes more.
+        min_pixels: Minimum number of pixels for an image to count for a class. If no image has that
+            many, all images with any pixel of the class count.
         shuffle: See ``SemiSampler``.
 
     Raises:
         ValueError: As ``SemiSampler``, and if the temperature is not positive or no labelled image
-            shows any class.
+            contains any class.
     """
 
     def __init__(

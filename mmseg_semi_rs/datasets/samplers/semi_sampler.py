@@ -18,26 +18,27 @@ from ..semi_dataset import SemiDataset
 
 @DATA_SAMPLERS.register_module()
 class SemiSampler(Sampler[int]):
-    """Sampler without end: in each batch the labelled samples first, then the unlabelled ones.
+    """Endless sampler of batches with first the labelled samples, then the unlabelled ones.
 
-    Each source is an endless sequence of seeded permutations of its samples. Rank r of W takes, in
-    step t, the positions ``t * W * n + r * n ... + n - 1`` of each source, n being the source's
-    share of the batch. So the shards are disjoint, W ranks of batch B see what one rank of batch
-    W * B sees, and any step is reached by arithmetic, without reading data.
+    Each source is an endless sequence of seeded permutations of its samples. In step t, rank r of W
+    takes the positions ``t * W * n + r * n ... + n - 1`` of each source, where n is the number of
+    samples of the source per batch. The ranks' samples are therefore disjoint, W ranks with batch B
+    see the same samples as one rank with batch W * B, and any step is found by arithmetic, without
+    reading data.
 
     Args:
         dataset: The dataset to sample from.
-        batch_size: Samples per batch on one rank; must be the dataloader's.
+        batch_size: Samples per batch on one rank; must equal that of the dataloader.
         source_ratio: Ratio labelled : unlabelled, e.g. ``[1, 1]``; ``[1, 0]`` uses labelled samples
             only. Defaults to (1, 1).
         seed: Seed of the order and of every sample's transforms. The runner passes its own.
             Defaults to None, a random seed shared by all ranks.
-        shuffle: Only True, which is what stock samplers are told.
+        shuffle: Must be True; accepted because stock configs pass it to their samplers.
 
     Raises:
-        ValueError: If shuffle is False, the ratio does not divide the batch size, or a source that
-            the ratio asks for is empty.
-        TypeError: If the dataset is no ``SemiDataset``.
+        ValueError: If shuffle is False, the ratio does not divide the batch size, or a required
+            source is empty.
+        TypeError: If the dataset is not a ``SemiDataset``.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class SemiSampler(Sampler[int]):
     _steps: int | None
 
     def skip(self, steps: int) -> None:
-        """Start the next iteration over the sampler at a later step; costs no reading.
+        """Start the next iteration over the sampler at a later step, without reading data.
 
         Args:
-            steps: Number of batches that were already trained on.
+            steps: Number of batches already trained on.
         """
         self._first_step, self._steps = steps, None
 
@@ -100,7 +101,7 @@ class SemiSampler(Sampler[int]):
         """Return the sample at a position of a source's endless sequence.
 
         Args:
-            source: 0 labelled, 1 unlabelled.
+            source: 0 for labelled, 1 for unlabelled.
             position: Any non-negative position.
 
         Returns:
@@ -132,16 +133,16 @@ class SemiSampler(Sampler[int]):
             yield from self.batch(step)
 
     def __len__(self) -> int:
-        """Samples of one nominal pass over the larger source."""
+        """Number of samples of one nominal pass over the larger source."""
         return max(self.sizes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be one nominal pass, for loops that train by epochs.
+        """Limit the next iteration to one nominal pass, for loops that train by epochs.
 
-        The sequence depends on the step only: pass after pass it is the endless one.
+        The sequence depends only on the step: successive passes continue the endless sequence.
 
         Args:
-            epoch: Passes before it.
+            epoch: Number of previous passes.
         """
         self._steps = -(-len(self) // self.batch_size)
         self._first_step = epoch * self._steps

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Transforms that make several views of one sample and keep track of its geometry."""
+"""Transforms that create several views of one sample and track its geometry."""
 
 from .bands import BandPhotometry, LoadBands
 from .formatting import AddValidMask, PackSemiInputs

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Images of any number of bands: their loading, and the photometry of their strong views."""
+"""Multi-band images: loading, and the photometry of their strong views."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .photometry import BLURS, COLOURS
 
 @TRANSFORMS.register_module()
 class LoadBands(BaseTransform):
-    """Load an image of any number of bands by the reader that prediction uses too.
+    """Load an image of any number of bands with the reader that prediction uses too.
 
-    Added keys: ``img`` (H, W, N) float32 on the scale of 8 bits, ``img_shape``, ``ori_shape``,
-    ``rgb_channels`` (positions of what a picture shows), and where some pixels have no data
-    ``has_data`` (H, W) bool, which ``AddValidMask`` reads.
+    Added keys: ``img`` (H, W, N) float32 on the 8-bit scale, ``img_shape``, ``ori_shape``,
+    ``rgb_channels`` (positions of the channels that pictures show), and, if some pixels have no
+    data, ``has_data`` (H, W) bool, which ``AddValidMask`` reads.
 
     Args:
-        **raster: Of :class:`~mmseg_semi_rs.rasters.levels.RasterToBands`: the ``raster`` of the
-            config.
+        **raster: Arguments of :class:`~mmseg_semi_rs.rasters.levels.RasterToBands`: the ``raster``
+            of the config.
 
     Raises:
-        ValueError: See there.
+        ValueError: See ``RasterToBands``.
     """
 
     def __init__(self, **raster: Any) -> None:
         self.to_bands = RasterToBands(**raster)
 
     def transform(self, results: dict) -> dict:
-        """Read ``img_path``."""
+        """Read the image ``img_path``."""
         pixels, valid = read_rgb(results['img_path'], self.to_bands)
         results.update(img=pixels, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2])
         results['rgb_channels'] = self.to_bands.rgb_channels
@@ -49,12 +49,12 @@ class LoadBands(BaseTransform):
 
 
 class _Changes(NamedTuple):
-    """How strongly bands change.
+    """Strengths of the changes of bands.
 
     Attributes:
-        gain: Factor of a band, 1 more or less at most this.
-        offset: Added to a band, in grey levels at most this.
-        noise: Largest standard deviation of what is added to each pixel, in grey levels.
+        gain: A band is multiplied by a factor in [1 - gain, 1 + gain].
+        offset: Largest value added to or subtracted from a band, in grey levels.
+        noise: Largest standard deviation of the noise added to each pixel, in grey levels.
         dropout: Probability that one band is replaced by its mean.
     """
 
@@ -73,11 +73,11 @@ _CHANGES = {
 
 @TRANSFORMS.register_module()
 class BandPhotometry(BaseTransform):
-    """Change the bands of a strong view as strongly as a name says.
+    """Change the bands of a strong view with a named strength.
 
-    Of red, green and blue the colours, as :class:`Photometry` does; of each other band gain and
-    offset; then noise and blur of all bands, and one band may drop out. Sensors and seasons change
-    bands in such ways; hue and saturation have a meaning for red, green and blue alone.
+    Red, green and blue get the colour changes of :class:`Photometry`, every other band a gain and
+    an offset. Then all bands get noise and blur, and one band may drop out. Sensors and seasons
+    change bands in such ways, while hue and saturation are defined for red, green and blue only.
 
     =============  ================================================================================
     ``published``  colours and blur of ``Photometry``; gain 0.5 to 1.5 and offset up to 25 grey
@@ -88,11 +88,11 @@ class BandPhotometry(BaseTransform):
 
     Args:
         strength: One of the names.
-        rgb: Positions of red, green and blue among the channels, from 0. None changes no colours:
-            all bands are others.
+        rgb: Positions of red, green and blue among the channels, from 0. None if there are no such
+            channels; all are then treated as other bands.
 
     Raises:
-        ValueError: If the strength is none of these, or ``rgb`` are not three positions.
+        ValueError: If the strength is unknown, or ``rgb`` does not give three positions.
     """
 
     def __init__(self, strength: str = 'published', rgb: Sequence[int] | None = None) -> None:
@@ -112,14 +112,14 @@ class BandPhotometry(BaseTransform):
         self.colours = Compose(COLOURS[strength] if rgb is not None else [])
 
     def transform(self, results: dict) -> dict:
-        """Change ``img``, (H, W, N) on the scale of 8 bits; everything else stays as it is.
+        """Change ``img``, (H, W, N) on the 8-bit scale; everything else is kept.
 
         Raises:
-            ValueError: The image has no such channels as ``rgb`` names.
+            ValueError: If ``rgb`` names a channel that the image does not have.
         """
         if self.changes is None:
             return results
-        image = results['img'].astype(np.float32)  # a copy: other views share the pixels
+        image = results['img'].astype(np.float32)  # a copy, since other views share the pixels
         if self.rgb is not None and max(self.rgb) >= image.shape[2]:
             raise ValueError(
                 f'BandPhotometry has rgb={self.rgb}, but {results.get("img_path", "an image")} has '
@@ -129,7 +129,7 @@ class BandPhotometry(BaseTransform):
         self._change_others(image)
         if self.blur is not None and np.random.rand() < self.blur.prob:  # noqa: NPY002
             radius = np.random.uniform(0.1, self.blur.radius)  # noqa: NPY002
-            for channel in range(image.shape[2]):  # OpenCV takes four at once at most
+            for channel in range(image.shape[2]):  # OpenCV takes at most four at once
                 image[..., channel] = cv2.GaussianBlur(image[..., channel], (0, 0), radius)
         if np.random.rand() < self.changes.dropout:  # noqa: NPY002
             lost = np.random.randint(image.shape[2])  # noqa: NPY002
@@ -138,16 +138,16 @@ class BandPhotometry(BaseTransform):
         return results
 
     def _change_colours(self, image: np.ndarray) -> None:
-        """Add to red, green and blue what photometry of 8-bit colours changes."""
+        """Add to red, green and blue the difference that 8-bit photometry makes."""
         if self.rgb is None:
             return
-        order = self.rgb[::-1]  # as mmcv loads them, blue first
+        order = self.rgb[::-1]  # blue first, as in mmcv
         before = levels_to_rgb(image, order)
         after: np.ndarray = self.colours({'img': before.copy()})['img']
         image[..., order] = image[..., order] + after.astype(np.float32) - before
 
     def _change_others(self, image: np.ndarray) -> None:
-        """Draw gain, offset and noise of bands."""
+        """Draw gain and offset of the other bands, and noise of all bands."""
         assert self.changes is not None
         gain, offset, noise, _ = self.changes
         if np.random.rand() < 0.8:  # noqa: NPY002

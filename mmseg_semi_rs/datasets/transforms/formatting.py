@@ -15,21 +15,20 @@ from mmseg.registry import TRANSFORMS
 
 from ...rasters.reader import read_valid
 
-#: Value of a pixel that shows the tile, as opposed to one that a transform or the batch padded.
+#: Value of a pixel of the tile, as opposed to padding by a transform or the batch.
 VALID = 0
-#: What mmseg's transforms fill into maps where an image ends (their ``seg_pad_val``).
+#: Value with which mmseg's transforms pad maps (their ``seg_pad_val``).
 PADDED = 255
 
 
 @TRANSFORMS.register_module()
 class AddValidMask(BaseTransform):
-    """Add a map that follows the geometry and tells padding and no data from pixels.
+    """Add a map that follows the geometry and marks padding and pixels without data.
 
-    Where the file of the image says that it has no data (alpha, a mask inside or beside it, a
-    no-data value), nothing is taught and nothing learnt, in labelled and unlabelled views alike.
-
-    It is listed in ``seg_fields``, so every mmseg transform moves it like a label map and fills 255
-    where it pads.
+    If the file of the image marks pixels without data (alpha, an internal or external mask, a
+    no-data value), they are not trained on, in labelled and unlabelled views alike. The map is
+    listed in ``seg_fields``, so every mmseg transform moves it like a label map and pads it with
+    255.
 
     Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding or no data.
     """
@@ -41,14 +40,14 @@ class AddValidMask(BaseTransform):
         """Add the map.
 
         Args:
-            results: With ``img`` of shape (H, W, C).
+            results: The sample, with ``img`` of shape (H, W, C).
 
         Returns:
-            The same results with ``valid_map``.
+            The same sample with ``valid_map``.
         """
         shape, path = results['img'].shape[:2], str(results.get('img_path') or '')
         results['valid_map'] = np.full(shape, VALID, dtype=np.uint8)
-        valid = results.pop('has_data', None)  # of a loader of rasters
+        valid = results.pop('has_data', None)  # from a loader of rasters
         if valid is None and path not in self._whole:
             valid = read_valid(Path(path)) if Path(path).is_file() else None
             if valid is None or valid.shape != shape or valid.all():
@@ -64,11 +63,11 @@ class AddValidMask(BaseTransform):
 class PackSemiInputs(PackSegInputs):
     """``PackSegInputs`` that keeps the valid mask and the recorded geometry.
 
-    Args:
-        meta_keys: Results copied into the sample's metainfo.
+    If ``AddValidMask`` ran before, the data sample gets ``valid`` (PixelData, (1, H, W) bool, False
+    on padding).
 
-    The data sample gets ``valid`` (PixelData, (1, H, W) bool, False on padding) if ``AddValidMask``
-    ran before.
+    Args:
+        meta_keys: Results that are copied into the sample's metainfo.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Geometry that is remembered: what happened to a tile can be replayed on any map of that tile."""
+"""Recorded geometry: what was done to a tile can be replayed on any map of that tile."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class GeometryStep(NamedTuple):
     Attributes:
         op: ``'resize'`` with params (height, width); ``'crop'`` with params (top, left, height,
             width); ``'flip'`` with params (0,) horizontal, (1,) vertical, (2,) both axes;
-            ``'gather'`` with params (rows, columns), of each pixel the row and the column that it
-            was at before, -1 where there was none: (h, w) int32 each.
+            ``'gather'`` with params (rows, columns), (h, w) int32 each: the previous row and column
+            of each pixel, -1 if it comes from outside.
         params: See ``op``; all in pixels.
     """
 
@@ -51,8 +51,8 @@ def replay(image: np.ndarray, steps: Sequence[GeometryStep], interpolation: str 
     Args:
         image: Shape (H, W) or (H, W, C), of the tile's size.
         steps: As ``TrackGeometry`` recorded them.
-        interpolation: Interpolation of resize steps. Defaults to 'nearest', which gives for a label
-            map exactly what the pipeline gave for the sample's own.
+        interpolation: Interpolation of resize steps. The default 'nearest' gives for a label map
+            exactly the result of the pipeline.
 
     Returns:
         np.ndarray: The map in the sample's frame (without batch padding).
@@ -72,14 +72,14 @@ def replay(image: np.ndarray, steps: Sequence[GeometryStep], interpolation: str 
 
 
 def gather(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, fill: int = 255) -> np.ndarray:
-    """Take each pixel from where it was; ``fill`` where it was nowhere."""
+    """Take each pixel from its previous position; use ``fill`` if there is none."""
     moved = image[rows, columns]
     moved[rows < 0] = fill
     return moved
 
 
 def _affine(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The affine matrix, from before to after, of pixels that were moved by one."""
+    """Fit the affine matrix from previous to new positions to pixels that an affine map moved."""
     places = np.nonzero(rows >= 0)
     some = slice(None, None, max(1, len(places[0]) // 1000))
     inside = (places[0][some], places[1][some])
@@ -93,7 +93,7 @@ def _affine(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def homography(steps: Sequence[GeometryStep], size: tuple[int, int]) -> np.ndarray:
     """Compose recorded steps into one matrix from tile to sample coordinates.
 
-    Pixel areas are continuous: the top-left pixel covers [0, 1) x [0, 1).
+    Coordinates are continuous: the top-left pixel covers [0, 1) x [0, 1).
 
     Args:
         steps: As ``TrackGeometry`` recorded them.
@@ -126,14 +126,14 @@ def homography(steps: Sequence[GeometryStep], size: tuple[int, int]) -> np.ndarr
 
 @TRANSFORMS.register_module()
 class TrackGeometry(BaseTransform):
-    """Run geometric transforms and write down what they did.
+    """Run geometric transforms and record what they did.
 
     Adds ``geometry`` (tuple of :class:`GeometryStep`) and ``homography`` (3 x 3, tile to sample) to
-    the results, so that evidence made once on the stored tile can be replayed into the crop.
+    the results, so that evidence made once for the stored tile can be replayed into the crop.
 
-    Rotations and padding move label maps and the valid map at the nearest pixel, and fill what
-    comes from outside of the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids, and fills
-    in class 0; mmcv's ``Pad`` forgets the valid map).
+    Rotations and padding move label maps and the valid map by the nearest pixel, and fill pixels
+    from outside the tile with 255 (mmseg's ``RandomRotFlip`` interpolates ids and fills in class 0;
+    mmcv's ``Pad`` ignores the valid map).
 
     Args:
         transforms: Configs of Resize, RandomResize, RandomChoiceResize, ResizeShortestEdge,
@@ -141,7 +141,7 @@ class TrackGeometry(BaseTransform):
             transforms, in order.
 
     Raises:
-        ValueError: If a transform is of a kind whose geometry cannot be followed.
+        ValueError: If the geometry of a transform cannot be tracked.
     """
 
     FOLLOWED = (
@@ -164,7 +164,7 @@ class TrackGeometry(BaseTransform):
         """Transform the sample and add ``geometry`` and ``homography``.
 
         Args:
-            results: With ``img`` (H, W, C) and the maps named in ``seg_fields``.
+            results: The sample, with ``img`` (H, W, C) and the maps named in ``seg_fields``.
 
         Returns:
             The transformed sample.
@@ -193,13 +193,13 @@ class TrackGeometry(BaseTransform):
 
     @staticmethod
     def _fill(transform: BaseTransform, results: dict) -> tuple[dict, GeometryStep]:
-        """Let maps of the pixels' places be moved with the image, and the others follow them."""
+        """Transform coordinate maps together with the image, and move the other maps by them."""
         fields, before = results.get('seg_fields', []), results['img'].shape[:2]
         rows, columns = np.indices(before, dtype=np.float32)
         probes = dict(rows=rows, columns=columns, inside=np.ones(before, np.float32))
         moved = transform({'img': results['img'], **probes, 'seg_fields': list(probes)})
         after = moved['img'].shape[:2]
-        if isinstance(transform, Pad):  # it pads behind the pixels, and leaves the probes alone
+        if isinstance(transform, Pad):  # pads at the bottom and right, but not the probes
             behind = [(0, new - old) for new, old in zip(after, before, strict=True)]
             moved = {**moved, **{name: np.pad(probes[name], behind) for name in probes}}
         outside = moved['inside'] != 1
@@ -215,7 +215,7 @@ class TrackGeometry(BaseTransform):
         return f'{type(self).__name__}(transforms={self.transforms})'
 
 
-# What moves pixels, by name: mmpretrain and torchvision need not be imported to recognise theirs.
+# Transforms that move pixels, by name, so that mmpretrain and torchvision need not be imported.
 _MOVING = frozenset(
     (
         # mmcv and mmseg
@@ -234,23 +234,23 @@ _MOVING = frozenset(
 
 
 def _moves(transform: Any) -> bool:
-    """Whether a transform, by itself or by a class that it extends, moves pixels."""
+    """Whether a transform, or a class that it extends, moves pixels."""
     names = [kind.__name__ for kind in type(transform).__mro__]
-    if 'DualTransform' in names:  # of albumentations: what it does to images, it does to masks
+    if 'DualTransform' in names:  # of albumentations: changes images and masks alike
         return not any('Dropout' in name or name in ('NoOp', 'XYMasking') for name in names)
     return not _MOVING.isdisjoint(names)
 
 
 def moving_parts(transform: Any) -> list[str]:
-    """Names of the transforms, of this one and of those inside it, that move pixels.
+    """Names of the transforms that move pixels: the given one, or those inside it.
 
     Args:
-        transform (BaseTransform | list): Of mmcv, mmseg, mmpretrain, torchvision (in mmpretrain's
-            wrapper) or albumentations (in ``Albu``), alone, in a list, or inside of a wrapper such
-            as ``RandomApply``.
+        transform (BaseTransform | list): A transform of mmcv, mmseg, mmpretrain, torchvision (in
+            mmpretrain's wrapper) or albumentations (in ``Albu``), alone, in a list, or inside a
+            wrapper such as ``RandomApply``.
 
     Returns:
-        Names of their classes; those inside of a ``TrackGeometry`` are not among them.
+        Class names, without those inside a ``TrackGeometry``.
     """
     if isinstance(transform, TrackGeometry):
         return []
@@ -258,6 +258,6 @@ def moving_parts(transform: Any) -> list[str]:
         return [name for part in transform for name in moving_parts(part)]
     if _moves(transform):
         return [type(transform).__name__]
-    holders = ('aug', 't', 'transforms')  # of Albu, of torchvision's, of all others
+    holders = ('aug', 't', 'transforms')  # of Albu, of torchvision's wrapper, of all others
     inside = (getattr(transform, name) for name in holders if hasattr(transform, name))
     return moving_parts(next(inside, []))

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Loading that is done once."""
+"""Loading that is done only once per sample."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mmseg.registry import TRANSFORMS
 class KeepInMemory(BaseTransform):
     """Load each sample once and keep it in memory, for data sets that fit into it.
 
-    Decoding is a large part of a small network's step, and the same tiles come round hundreds of
-    times. Each worker process keeps its own.
+    Decoding is a large part of a small network's step, and the same tiles are used hundreds of
+    times. Each worker process keeps its own copy.
 
     Args:
-        transforms: What is done once: loading and resizing to a fixed size, nothing random, which
-            would be drawn once for ever.
+        transforms: Transforms that run once: loading, and resizing to a fixed size. They must not
+            be random, since a random result would be kept for the whole training.
 
     Raises:
-        ValueError: On a sample that is no file.
+        ValueError: If a sample has no file.
     """
 
     def __init__(self, transforms: list[dict]) -> None:
@@ -29,7 +29,7 @@ class KeepInMemory(BaseTransform):
         self._kept: dict[tuple[str, str | None], dict] = {}
 
     def transform(self, results: dict) -> dict:
-        """Return a copy of the loaded sample, of which the arrays may be written into."""
+        """Return a copy of the loaded sample, whose arrays may be changed."""
         if not results.get('img_path'):
             raise ValueError(
                 'KeepInMemory tells samples apart by img_path, which this one lacks: give it files.'

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Labels whose boundaries are moved a little, as a second person would have drawn them."""
+"""Labels with slightly displaced boundaries, as another annotator might have drawn them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .formatting import PADDED
 
 @TRANSFORMS.register_module()
 class LabelWarp(BaseTransform):
-    r"""Displace the mask of a labelled image, and leave the image as it is.
+    r"""Displace the mask of a labelled image, but not the image.
 
-    NSegment (arXiv 2504.19634, 2508.10383): each pixel takes the label of a place nearby,
+    NSegment (arXiv 2504.19634, 2508.10383): each pixel takes the label of a nearby place,
 
     .. math:: L'(p) = L(p + G_\sigma * \alpha u), \quad u \sim \mathcal{U}(-1, 1)^2
 
-    with a strength :math:`\alpha` and a smoothness :math:`\sigma` drawn anew for each image. So the
-    network is not held to boundaries that nobody could draw to the pixel. Labels change only where
-    both places have one: padding stays without a label, and sparse labels stay as they are.
+    with a strength :math:`\alpha` and a smoothness :math:`\sigma` drawn for each image, so that the
+    network need not fit boundaries that no annotator can draw to the pixel. Labels change only
+    where both places have one: padding stays unlabelled, and sparse labels stay as they are.
 
-    It belongs before ``PackSemiInputs`` in the branch ``sup``: there the geometry is over, and no
-    validation sees it.
+    Put it before ``PackSemiInputs`` in the branch ``sup``: the geometry is finished there, and
+    validation does not use that branch.
 
     Args:
         prob: Probability that a mask is warped, in [0, 1].
         strengths: Values of alpha, 0 or more; the displacement is about 0.16 * alpha / sigma pixels
-            (root of the mean square along each axis).
+            (root mean square along each axis).
         smoothness: Values of sigma in pixels, above 0.
 
     Raises:
@@ -57,7 +57,7 @@ class LabelWarp(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Warp ``gt_seg_map`` (H, W), if there is one."""
         labels = results.get('gt_seg_map')
-        # The global generator is what the data set seeds for each draw.
+        # The data set seeds the global generator for each draw.
         if labels is None or np.random.random() >= self.prob:  # noqa: NPY002
             return results
         strength = np.random.choice(self.strengths)  # noqa: NPY002

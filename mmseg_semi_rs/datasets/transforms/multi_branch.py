@@ -11,12 +11,12 @@ from mmseg.registry import TRANSFORMS
 
 from .geometry import TrackGeometry, moving_parts
 
-#: What mmdet's configs call branches, and what they are called here.
+#: Names of branches in mmdet's configs, with their names here.
 _OF_MMDET = {'unsup_teacher': 'weak', 'unsup_student': 'strong'}
 
 
 def _separate(results: dict) -> dict:
-    """Copy a sample so far that a branch's transforms do not change another branch's sample.
+    """Copy a sample so that the transforms of a branch do not change the samples of others.
 
     Transforms replace arrays and append to lists; they do not write into the shared pixels.
     """
@@ -29,21 +29,20 @@ def _separate(results: dict) -> dict:
 class MultiBranch(BaseTransform):
     """Send a sample through one pipeline per branch and pack the results by branch.
 
-    Branches of ``branch_field`` without a pipeline are filled with None, so that labelled and
-    unlabelled samples of one batch have the same keys and the default collate function works;
+    Branches of ``branch_field`` without a pipeline become None, so that labelled and unlabelled
+    samples of a batch have the same keys and the default collate function works;
     ``SemiDataPreprocessor`` drops the Nones.
 
     Args:
         branch_field: All branch names that occur in a batch, e.g. ``['sup', 'weak', 'strong']``:
-            'sup', 'weak' and those that begin with 'strong'; mmdet's 'unsup_teacher' and
+            'sup', 'weak' and names that begin with 'strong'. mmdet's 'unsup_teacher' and
             'unsup_student' become 'weak' and 'strong'.
         **pipelines: One pipeline per branch, each ending with a packing transform. Only the given
             branches are computed.
 
     Raises:
-        ValueError: If a name is none of these, a pipeline is given for a name that is not in
-            ``branch_field``, or one of another branch than ``'sup'`` moves pixels: views of an
-            image would not show the same.
+        ValueError: If a name is none of these, a pipeline is not in ``branch_field``, or a branch
+            other than ``'sup'`` moves pixels, so that the views would show different places.
     """
 
     def __init__(self, branch_field: Sequence[str], **pipelines: list[dict]) -> None:
@@ -95,14 +94,15 @@ class MultiBranch(BaseTransform):
 
 
 def refuse_untracked(pipeline: Sequence[Any]) -> None:
-    """Refuse what moves pixels behind the back of a ``TrackGeometry`` in the same pipeline.
+    """Refuse transforms that move pixels outside the ``TrackGeometry`` of the same pipeline.
 
     Args:
         pipeline: Built transforms. A mosaic of several tiles, which have no common geometry, may
             come first.
 
     Raises:
-        ValueError: There is such a transform, before, behind or in a branch; it is named.
+        ValueError: If there is such a transform, before, after or in a branch; the message names
+            it.
     """
     if not any(isinstance(part, TrackGeometry) for part in pipeline):
         return

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The photometry of strong views, in strengths that have a name."""
+"""The photometry of strong views, in named strengths."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Blur(NamedTuple):
     prob: float
 
     def step(self) -> dict[str, Any]:
-        """The transform of 8-bit pixels."""
+        """Config of the transform for 8-bit pixels."""
         # magnitude_std='inf' draws the radius uniformly from the range
         return dict(
             type='mmpretrain.GaussianBlur',
@@ -43,7 +43,7 @@ class Blur(NamedTuple):
         )
 
 
-# ColorTransform of magnitude -1 is the luma greyscale: ten times as fast as mmcv's RandomGrayscale.
+# ColorTransform of magnitude -1 is luma greyscale, ten times as fast as mmcv's RandomGrayscale.
 _GREY = dict(type='mmpretrain.ColorTransform', magnitude=-1.0, prob=0.2, random_negative_prob=0.0)
 COLOURS: dict[str, list[dict[str, Any]]] = {
     'published': [_jitter(0.5, 0.5, 0.5, 0.25), _GREY],
@@ -59,14 +59,14 @@ STRENGTHS = {
 
 @TRANSFORMS.register_module()
 class Photometry(BaseTransform):
-    """Change the colours of a strong view as strongly as a name says.
+    """Change the colours of a strong view with a named strength.
 
     =============  ================================================================================
     ``published``  brightness, contrast, saturation 0.5 and hue 0.25 with probability 0.8, grey 0.2,
                    blur 0.5 (radius 0.1 to 2 px): that of FixMatch, UniMatch and the three methods
                    here
     ``mild``       0.25, 0.25, 0.25 and 0.05 with probability 0.8, never grey, blur 0.2 (0.1 to
-                   1 px): hue and saturation are what tells vegetation from bare land
+                   1 px): keeps hue and saturation, which tell vegetation from bare land
     ``geometric``  none: CutMix alone makes the view a strong one
     =============  ================================================================================
 
@@ -74,7 +74,7 @@ class Photometry(BaseTransform):
         strength: One of the names.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If the strength is unknown.
     """
 
     def __init__(self, strength: str = 'published') -> None:
@@ -86,7 +86,7 @@ class Photometry(BaseTransform):
         self.steps = Compose(STRENGTHS[strength])
 
     def transform(self, results: dict) -> dict:
-        """Change ``img``; everything else stays as it is."""
+        """Change ``img``; everything else is kept."""
         changed: dict = self.steps(results)
         return changed
 

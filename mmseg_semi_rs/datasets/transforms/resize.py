@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Resizing that leaves no aliases."""
+"""Resizing without aliasing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 
 @TRANSFORMS.register_module()
 class AntialiasedResize(Resize):
-    """mmseg's ``Resize`` that shrinks images as Pillow does, which the published methods use.
+    """mmseg's ``Resize``, but shrinking images as Pillow does, which the published methods use.
 
-    OpenCV's bilinear interpolation reads two by two pixels however far it shrinks, so that fine
-    texture becomes noise (at half the size a third more gradient energy); Pillow's reads as many as
-    fall together. Enlarging and maps of ids are as in ``Resize``. In a ``RandomResize``:
-    ``resize_type='AntialiasedResize'``.
+    OpenCV's bilinear interpolation reads two by two pixels at any scale, so that shrinking turns
+    fine texture into noise (at half the size a third more gradient energy). Pillow reads all pixels
+    that are merged. Enlarging and label maps are handled as in ``Resize``. In a ``RandomResize``
+    use ``resize_type='AntialiasedResize'``.
 
     Args:
         **kwargs: Passed on to ``Resize``.
@@ -34,7 +34,7 @@ class AntialiasedResize(Resize):
         if min(new / old for new, old in zip(scale, size, strict=True)) >= 1:
             super()._resize_img(results)
             return
-        # Pillow takes a picture of 8 bits as one, and bands of any number one by one
+        # Pillow resizes an 8-bit picture as a whole, but other bands one by one
         whole = image.ndim == 2 or (image.shape[2] == 3 and image.dtype == np.uint8)
         parts = [image] if whole else [image[..., band] for band in range(image.shape[2])]
         parts = [_shrink(part, scale, pillow_interp_codes[self.interpolation]) for part in parts]
@@ -46,7 +46,7 @@ class AntialiasedResize(Resize):
 
 
 def _shrink(image: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
-    """An image of 8 bits, or one band of any numbers, at (width, height)."""
+    """Resize an 8-bit image, or one band of any type, to (width, height)."""
     kind = np.uint8 if image.dtype == np.uint8 else np.float32
     picture = Image.fromarray(np.ascontiguousarray(image, kind))
     shrunk = np.asarray(picture.resize(size, method))

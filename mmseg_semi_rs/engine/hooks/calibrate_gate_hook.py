@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Measures on held-out labelled tiles from which confidence on a teacher's labels are right."""
+"""Fits gate thresholds on held-out labelled tiles, so that kept labels are right often enough."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _STEPS = 2048 / 16.0  # thresholds per unit of -log(1 - c)
 
 @HOOKS.register_module()
 class CalibrateGateHook(Hook):
-    """Fits the thresholds of ``ConformalGate`` to held-out labelled tiles, again and again.
+    """Fits the thresholds of ``ConformalGate`` to held-out labelled tiles at regular intervals.
 
-    The teacher labels the tiles; see ``ConformalThresholds`` for what is fitted and what that
-    promises. Nobody may be trained on these tiles, and they are not those of validation or test:
-    keep some labelled ones for it. Each process does the same work, between two steps.
+    The teacher labels these tiles; ``ConformalThresholds`` describes what is fitted and what it
+    guarantees. The tiles must neither be trained on nor be those of validation or test, so reserve
+    some labelled ones for this hook. Every process does the same work, between two steps.
 
     Args:
         dataset: Config of the held-out tiles, with a pipeline as for validation.
         alpha: Largest share of wrong labels among those kept, in (0, 1).
         unit: 'pixel' or 'tile', see ``ConformalThresholds``.
         interval: Iterations between fits.
-        images: Most tiles that are looked at, evenly chosen.
+        images: Maximum number of tiles used; they are chosen evenly.
 
     Raises:
-        ValueError: A setting is out of its range; or, when the training starts, the model has no
-            ``ConformalGate``, or the tiles have no labels or are trained on.
+        ValueError: If a setting is out of its range; or, when the training starts, if the model has
+            no ``ConformalGate``, or the tiles have no labels or are trained on.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class CalibrateGateHook(Hook):
         self.dataset, self.interval, self.images = dataset, interval, images
 
     def before_train(self, runner: Runner) -> None:
-        """Read the tiles, and fit at the beginning of a training."""
+        """Load the tiles, and fit once at the beginning of a training."""
         model = semi_segmentor(runner, self)
         if not all(isinstance(gate, ConformalGate) for gate in model.gates.values()):
             raise ValueError(
@@ -85,14 +85,14 @@ class CalibrateGateHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        """Fit again."""
+        """Fit again every ``interval`` iterations."""
         if self.every_n_train_iters(runner, self.interval):
             model = semi_segmentor(runner, self)
             self.calibrate(model, runner.train_dataloader.dataset.metainfo['classes'])
 
     @torch.no_grad()
     def calibrate(self, model: SemiSegmentor, classes: tuple[str, ...]) -> None:
-        """Fit the thresholds of all gates to what their networks say now."""
+        """Fit the thresholds of all gates to the current predictions of their networks."""
         grid = -torch.expm1(-torch.arange(2048) / _STEPS)
         was_training = model.training
         model.eval()
@@ -110,7 +110,7 @@ class CalibrateGateHook(Hook):
     def _claims(
         self, model: SemiSegmentor, name: str, network: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Confidence at the class of the label, 0 at all others, and the truth, of each tile."""
+        """Scores (confidence at the predicted class, else -1) and true labels of each tile."""
         for index in evenly(len(self.held_out), self.images):
             sample = self.held_out[index]
             data = model.data_preprocessor(pseudo_collate([sample]), False)
@@ -126,5 +126,5 @@ class CalibrateGateHook(Hook):
             scores = torch.zeros_like(logits).scatter_(
                 1, pseudo.labels[:, None], pseudo.confidence[:, None].to(logits.dtype)
             )
-            scores[scores == 0] = -1.0  # below the whole grid: claims nothing
+            scores[scores == 0] = -1.0  # below every threshold of the grid
             yield scores[0].flatten(1), found.gt_sem_seg.data.to(logits.device).long().flatten()

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Keeps maps in memory as convolutions like them."""
+"""Stores feature maps in the memory format that convolutions prefer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mmseg.registry import HOOKS
 
 @HOOKS.register_module()
 class ChannelsLastHook(Hook):
-    """Lay out the weights of all convolutions channels last before anything runs.
+    """Convert the weights of all convolutions to the channels-last memory format before the run.
 
-    PyTorch's convolutions then hand out maps that are channels last too, whatever the images were,
-    so that a CNN runs through in that layout: its students, their EMA teacher and its frozen
-    teachers. Results are the same up to rounding. ``docs/performance.md`` has what a CNN gains on
-    the CPU; vision transformers gain nothing. PyTorch's ``DistributedDataParallel``, which is made
-    before, says once that strides of gradients differ from its own; that changes no result.
+    PyTorch's convolutions then return channels-last maps for any images, so that a CNN runs in that
+    format throughout: students, their EMA teacher and frozen teachers. Results are the same up to
+    rounding. ``docs/performance.md`` shows the gain for CNNs on the CPU; vision transformers gain
+    nothing. ``DistributedDataParallel``, which is created before, warns once that strides of
+    gradients differ from its own; this does not change any result.
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Convert the model, in place: the optimizer keeps its parameters."""
+        """Convert the model in place, so that the optimizer keeps its parameters."""
         runner.model.to(memory_format=torch.channels_last)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Losses reach the log without making every step wait for the device."""
+"""Logs the losses without making every step wait for the device."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ...utils.runner import logger_interval
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
     """``RuntimeInfoHook`` that reads the losses once per logging interval.
 
-    mmengine's own calls ``.item()`` on every loss in every iteration, which makes the host wait for
-    the device each time. Here the values stay on the device and are fetched together when they are
-    logged, validated or saved. The logged history is the same, and of several processes it is the
-    mean over all, which is the loss that was trained on.
+    mmengine's hook calls ``.item()`` on every loss in every iteration, which makes the host wait
+    for the device. Here the values stay on the device and are fetched together before logging,
+    validation or saving. The logged history is the same. With several processes it is the mean over
+    all of them, which is the loss that is trained on.
 
     Args:
         interval: Iterations between fetches. Defaults to None, the logger hook's interval.
@@ -33,7 +33,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         self._pending: list[dict[str, Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Adopt the logger's interval."""
+        """Take over the logger's interval."""
         super().before_train(runner)
         if self.interval is None:
             self.interval = logger_interval(runner)
@@ -41,13 +41,13 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Keep the losses; fetch all kept ones when the interval is full."""
+        """Store the losses; fetch all stored ones when the interval ends or a checkpoint is due."""
         if outputs is not None:
             self._pending.append({
                 key: value.detach() if isinstance(value, Tensor) else value
                 for key, value in outputs.items()
             })  # fmt: skip
-        # All ranks have to ask the others; only one will save.
+        # Only one rank saves, but all must take part in the all-reduce.
         saved = any(
             isinstance(hook, CheckpointHook)
             and not hook.by_epoch
@@ -59,23 +59,23 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self.flush(runner)
 
     def before_val(self, runner: Runner) -> None:
-        """Fetch what is pending, so that it stands in the log before the validation."""
+        """Fetch the stored losses, so that they are logged before the validation."""
         self.flush(runner)
         super().before_val(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Fetch what is pending, so that a resumed log continues without a gap."""
+        """Fetch the stored losses, so that a resumed log continues without a gap."""
         if self._pending:
             self.flush(runner, together=False)
             if 'message_hub' in checkpoint:
                 checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def flush(self, runner: Runner, together: bool = True) -> None:
-        """Hand the kept losses to the message hub with one transfer from the device.
+        """Pass the stored losses to the message hub, with one transfer from the device.
 
         Args:
             runner: The runner.
-            together: Whether all ranks do this now, so that the mean over them can be taken.
+            together: Whether all ranks call this now, so that the mean over them can be taken.
         """
         pending, self._pending = self._pending, []
         tensors = [v for step in pending for v in step.values() if isinstance(v, Tensor)]

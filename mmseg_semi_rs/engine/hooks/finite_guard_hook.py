@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Ends a training whose losses or weights are no longer numbers."""
+"""Ends a training whose losses or weights are no longer finite."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ _LISTED = 4  # images that the message names
 
 @HOOKS.register_module()
 class FiniteGuardHook(Hook):
-    """Stop when a loss or a weight is not finite, and keep the last good checkpoint.
+    """Stops when a loss or a weight is not finite, and keeps the last good checkpoint.
 
-    Losses stay on the device and are read together at the logger's interval, and before each
-    checkpoint, which is not written if something is wrong. A gradient that is not finite shows in
-    the weights, which are looked at in the same way; steps that a loss scaler left out do not.
+    Losses stay on the device and are read together at the logger's interval and before each
+    checkpoint, which is not written if something is wrong. Non-finite gradients are detected by the
+    weights, which are checked at the same time; steps skipped by a loss scaler do no harm.
 
     Args:
-        patience: Number of consecutive steps with a loss that is not finite at which the run stops.
-            Weights that are not finite stop it at once.
-        interval: Iterations between looks. Defaults to None, the logger's interval.
+        patience: Number of consecutive steps with a non-finite loss after which the run stops.
+            Non-finite weights stop it at once.
+        interval: Iterations between checks. Defaults to None, the logger's interval.
 
     Raises:
         ValueError: If a number is out of its range.
-        RunStoppedError: In training; names the step, the loss or weight, the images and the remedy.
+        RunStoppedError: In training; it names the step, the loss or weight, the images and the
+            remedy.
     """
 
     priority = 'ABOVE_NORMAL'
@@ -49,14 +50,14 @@ class FiniteGuardHook(Hook):
         self._wrong: deque[tuple[int, str, list[str]]] = deque(maxlen=patience)
 
     def before_train(self, runner: Runner) -> None:
-        """Adopt the logger's interval."""
+        """Take over the logger's interval."""
         if self.interval is None:
             self.interval = logger_interval(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Keep the losses of the step; look at all kept ones when the interval is full."""
+        """Store the losses of the step; check all stored ones when the interval ends."""
         losses = {
             name: value.detach().float().mean()
             for name, value in (outputs or {}).items()
@@ -67,11 +68,11 @@ class FiniteGuardHook(Hook):
             self.look(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Let no checkpoint be written of what is wrong."""
+        """Check first, so that no checkpoint of a diverged training is written."""
         self.look(runner)
 
     def look(self, runner: Runner) -> None:
-        """Read the kept losses and the weights, with one transfer from the device.
+        """Check the stored losses and the weights, with one transfer from the device.
 
         Raises:
             RunStoppedError: See the class.
@@ -84,7 +85,7 @@ class FiniteGuardHook(Hook):
             for name, parameter in unwrap(runner.model).named_parameters()
             if parameter.requires_grad
         ]
-        # of the largest magnitude, and not of the sum of squares, which overflows in half precision
+        # the largest magnitude, since a sum of squares would overflow in half precision
         weights = torch.stack([value.abs().amax().float() for _, value in named])
         flat = [value for _, losses, _ in pending for value in losses.values()]
         read = torch.cat([torch.stack(flat), weights]) if flat else weights
@@ -114,7 +115,7 @@ class FiniteGuardHook(Hook):
 
 
 def _images(batch: Any) -> Iterator[str]:
-    """Paths of the images of a batch, each once."""
+    """Yield the image paths of a batch, each once."""
     paths: set[str] = set()
     todo = [batch.get('data_samples')] if isinstance(batch, Mapping) else []
     while todo:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Averages the student into the teacher."""
+"""Updates the teacher as an exponential moving average (EMA) of the student."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .semi_segmentor import semi_segmentor
 
 
 def ema_keep(update: int, keep: float, warmup: bool) -> float:
-    """Share of the old weights in one update: min(1 - 1 / (t + 1), keep) while warming up.
+    """Share of the old weights in one update: min(1 - 1 / (t + 1), keep) during the warm-up.
 
     Args:
-        update: How many updates came before, t; t = 0 gives 0, a copy of the student.
-        keep: The cap, in [0, 1).
-        warmup: False gives the cap from the first update on.
+        update: Number of previous updates, t; t = 0 gives 0, a copy of the student.
+        keep: Upper bound, in [0, 1).
+        warmup: If False, the result is ``keep`` from the first update on.
     """
     return min(1.0 - 1.0 / (update + 1), keep) if warmup else keep
 
 
 def half_life_keep(half_life: float, max_iters: int, interval: int = 1) -> float:
-    """Share to keep so that a student's weight in the average halves over a share of the training.
+    """Share to keep so that the weight of a student in the EMA halves over a share of the training.
 
     Args:
-        half_life: The share, in (0, 1).
-        max_iters: Length of the training.
+        half_life: That share of the training, in (0, 1).
+        max_iters: Length of the training in iterations.
         interval: Iterations between updates.
 
     Returns:
-        In (0, 1): 0.5 ** (interval / (half_life * max_iters)).
+        0.5 ** (interval / (half_life * max_iters)), in (0, 1).
     """
     return 0.5 ** (interval / (half_life * max_iters))
 
@@ -47,25 +47,25 @@ def half_life_keep(half_life: float, max_iters: int, interval: int = 1) -> float
 class MeanTeacherHook(Hook):
     """Update the EMA teacher after the optimizer step.
 
-    How much of the new weights goes into the average is said by one of ``momentum``, ``keep`` and
-    ``half_life``.
+    Exactly one of ``momentum``, ``keep`` and ``half_life`` sets how fast the average follows the
+    student; without any, ``momentum`` is 0.004 as published.
 
     Args:
         momentum: Share of the NEW weights, as in mmengine's ``EMAHook`` and mmdet's hook of this
-            name, in (0, 0.9]; 0.004 as published if none of the three is given. More than 0.9 can
-            only mean ``keep``.
-        warmup: Whether the share of the old weights grows as 1 - 1 / (t + 1) up to its cap, so that
-            the teacher's first value is the student. A teacher that differs from its student when
-            the training begins was loaded, by ``load_from`` for one, and is never warmed up.
+            name, in (0, 0.9]. Larger values are refused, since they are probably meant as ``keep``.
+        warmup: Whether the share of the old weights grows as 1 - 1 / (t + 1) up to its final value,
+            so that the first update copies the student. There is no warm-up if the teacher differs
+            from its student at the beginning, that is if it was loaded, for example by
+            ``load_from``.
         interval: Training iterations between updates.
         half_life: Share of the training over which the weight of a student in the average halves,
             in (0, 1).
-        keep: Share of the OLD weights, as papers write it, in [0, 1): 1 - ``momentum``.
-        **unknown: None of these, such as ``skip_buffer`` of mmdet's hook.
+        keep: Share of the OLD weights, as in papers, in [0, 1): 1 - ``momentum``.
+        **unknown: Not accepted, such as ``skip_buffer`` of mmdet's hook.
 
     Raises:
-        ValueError: If a number is out of its range or two say the same; or, when the training
-            starts, if the model has no teacher.
+        ValueError: If a number is out of its range, or more than one of the three is given; or,
+            when the training starts, if the model has no pseudo labels.
         TypeError: If there is an unknown argument.
     """
 
@@ -108,13 +108,13 @@ class MeanTeacherHook(Hook):
         self.warmup, self.interval, self.half_life = warmup, interval, half_life
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to resume from the checkpoint of one network, which no training is."""
+        """Refuse to resume from weights that do not fit the whole model, e.g. of one network."""
         if runner._resume:
             weights = checkpoint.get('state_dict', checkpoint)
             check_fit(unwrap(runner.model), weights, runner._load_from)
 
     def before_train(self, runner: Runner) -> None:
-        """Check that the model has a teacher to update, and whether that was loaded."""
+        """Check the model, set the share to keep, and find out whether the teacher was loaded."""
         model = semi_segmentor(runner, self)
         model.average_is_kept = True
         if self.half_life is not None:
@@ -142,5 +142,5 @@ class MeanTeacherHook(Hook):
             self.update_average(unwrap(runner.model), runner.iter // self.interval)
 
     def update_average(self, model: SemiSegmentor, update: int) -> None:
-        """Make the update that comes after a number of others."""
+        """Update the teachers of a model, given the number of previous updates."""
         model.update_teacher(ema_keep(update, self.keep, self.warmup))

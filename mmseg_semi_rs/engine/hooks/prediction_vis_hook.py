@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pictures of predictions beside their truth, and of the worst of them."""
+"""Pictures of predictions next to their ground truth, also for the worst predictions."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ __all__ = ['PredictionVisHook', 'WorstImagesHook']
 
 @HOOKS.register_module()
 class PredictionVisHook(SegVisualizationHook):
-    """mmseg's ``SegVisualizationHook`` with the plain image, truth, prediction and errors in a row.
+    """mmseg's ``SegVisualizationHook`` that shows image, truth, prediction and errors in a row.
 
-    The arguments are those of mmseg's. An image without truth is drawn as mmseg does.
+    The arguments are the same. Images without ground truth are drawn as by mmseg.
     """
 
     def _after_iter(
@@ -54,11 +54,11 @@ class PredictionVisHook(SegVisualizationHook):
 
 @HOOKS.register_module()
 class WorstImagesHook(Hook):
-    """Keep pictures of the tested images that the predicting network does worst.
+    """Save pictures of the tested images with the worst predictions.
 
     Args:
-        folder: Where to; each picture is ``<share that is right>_<name>.png``.
-        images: How many, of each process.
+        folder: Output folder; each picture is ``<share of right pixels>_<name>.png``.
+        images: Number of images per process.
     """
 
     def __init__(self, folder: str, images: int = 6) -> None:
@@ -73,7 +73,7 @@ class WorstImagesHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[Any] | None = None,
     ) -> None:
-        """Draw what is worse than the best that is kept."""
+        """Draw images that are worse than the best one stored so far."""
         for output in outputs or ():
             if 'gt_sem_seg' not in output:
                 continue
@@ -88,7 +88,7 @@ class WorstImagesHook(Hook):
                 push(self._worst, entry)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Write them."""
+        """Write the stored pictures."""
         for wrong, _, name, picture in self._worst:
             save_picture(picture, self.folder / f'{1 - wrong:.4f}_{name}.png')
         self._worst = []
@@ -99,7 +99,7 @@ def _ids(data: Any) -> np.ndarray:
 
 
 def _image(output: Any, dataset: Any, backend_args: dict | None = None) -> np.ndarray:
-    """The image of a sample, RGB; of bands what its dataset shows of them."""
+    """Load the RGB image of a sample; for multi-band images, the bands that the dataset shows."""
     if band_reading(dataset) is not None:
         return load_image(dataset, output.img_path)
     contents = fileio.get(output.img_path, backend_args=backend_args)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Tells, soon after they begin, that pseudo labels leave a class out or are full of another."""
+"""Warns early when pseudo labels leave a class out or contain far too much of another."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .semi_segmentor import semi_segmentor
 
 _INFO = 'pseudo_label_guard'
 _LONGEST_WINDOW = 50
-_SPARSE = 0.1  # labelled share of the pixels below which labels are clicks, not areas
-_NOTHING = 0.01  # kept share of the valid pixels below which classes are not compared
-_RELEASE = 1.5  # how far back a share must come until its class counts as fine again
+_SPARSE = 0.1  # below this labelled share of the pixels, labels count as clicks, not areas
+_NOTHING = 0.01  # below this kept share of the valid pixels, classes are not compared
+_RELEASE = 1.5  # hysteresis: factor on a limit before a class counts as fine again
 _HELP = {
     'dropped': 'the threshold drops it, and semi_train_cfg.gate=dict(type="ClassQuantileGate") '
     'keeps the surest pixels of every class',
@@ -38,43 +38,44 @@ _HELP = {
 
 @HOOKS.register_module()
 class PseudoLabelGuardHook(Hook):
-    """Compare each class's share of the kept pseudo labels with its share of the labels.
+    """Compare each class's share of the kept pseudo labels with its share of the ground truth.
 
-    A fixed confidence threshold keeps the classes that are easy. The others fade, while the share
-    of right labels among the kept ones reads high. From the first step with pseudo labels on, this
-    hook looks at every ``window`` steps, of all ranks together, and says in the log, once for each
-    change and network, which class is
+    A fixed confidence threshold keeps the easy classes. The others fade, although the accuracy of
+    the kept labels looks high. From the first step with pseudo labels on, this hook evaluates every
+    ``window`` steps of all ranks together, and logs, once per change and network, which class is
 
     - **starved**: its share of the kept weight is below ``starved`` times its share of the labelled
-      pixels; fine again from 1.5 times that limit on;
+      pixels; it is fine again from 1.5 times that limit on;
     - **flooded**: its share of the kept weight is above ``flooded`` times its share of the labelled
-      pixels, and by more than ``excess``; fine again where one of the two is below two thirds of
-      its limit;
+      pixels, and by more than ``excess``; it is fine again once either value is below two thirds of
+      its limit.
 
-    or, where less than 1 % of the valid pixels is kept, that nothing is kept yet, and no more.
-    A class is called starved only if, by its share of the labels, the kept pixels of the window
-    should hold at least ``min_images`` whole images of it (8 images a step of which half is kept
-    make 200 in 50 steps: classes from 0.5 % on are judged), and flooded only if ``excess`` is as
-    much. Otherwise it stays what it was.
+    If less than 1 % of the valid pixels is kept, it only logs that nothing is kept yet.
 
-    The labels are those that were trained on so far, a supervised burn-in included; a sampler that
+    A class can become starved only if, by its share of the labels, the kept pixels of the window
+    should contain at least ``min_images`` whole images of it (8 images per step of which half is
+    kept make 200 in 50 steps, so classes from 0.5 % on are judged), and flooded only if ``excess``
+    corresponds to that many. Otherwise its state does not change.
+
+    The reference is the labels trained on so far, including a supervised burn-in. A sampler that
     prefers rare classes (``RareClassSemiSampler``) raises their share, so lower ``starved`` with
-    it. Unlabelled images that truly lack a class starve it as well. Sparse labels, of less than
-    10 % of the pixels, do not tell how frequent a class is: it then says so, and compares nothing.
+    it. Unlabelled images that really lack a class starve it as well. Sparse labels, on less than a
+    tenth of the pixels, do not show how frequent a class is: this is logged, and nothing is
+    compared.
 
-    Logged at each window's end are ``labelled_share/<class>`` and, with the network's name in front
-    where there are several, ``guard/<class>``, the kept share over it. What was counted is saved in
-    checkpoints, so that a resumed run says and does what an uninterrupted one would. Steps make no
-    host sync but at the end of a window and when a checkpoint is saved.
+    At the end of each window ``labelled_share/<class>`` is logged and, prefixed by the network's
+    name if there are several, ``guard/<class>``, the ratio of kept to labelled share. The counts
+    are saved in checkpoints, so that a resumed run behaves like an uninterrupted one. The host
+    waits for the device only at the end of a window and when a checkpoint is saved.
 
     Args:
-        window: Steps that are looked at together, 1 to 50.
+        window: Steps that are evaluated together, 1 to 50.
         starved: See above, in (0, 0.5].
         flooded: See above, 2 or more. Defaults to 3.
         excess: See above, in (0, 1).
         min_images: See above, more than 0. Defaults to 1.
         lower: Factor of the unsupervised losses while any class of any network is starved or
-            flooded, in [0, 1): the model's ``unsup_scale``. Defaults to None, which only tells.
+            flooded, in [0, 1); it sets the model's ``unsup_scale``. Defaults to None, only logging.
 
     Raises:
         ValueError: If an argument is out of its range; or, when the training starts, if the model
@@ -107,7 +108,7 @@ class PseudoLabelGuardHook(Hook):
     # State.
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        """Take over what :meth:`before_save_checkpoint` saved, or begin anew."""
+        """Restore the state from :meth:`before_save_checkpoint`, or reset it."""
         self._steps: int = saved.get('steps', 0)
         self._pixels: int = saved.get('pixels', 0)
         self._sparse: bool = saved.get('sparse', False)
@@ -122,7 +123,7 @@ class PseudoLabelGuardHook(Hook):
         }
 
     def before_train(self, runner: Runner) -> None:
-        """Go on where a checkpoint was saved.
+        """Restore the state of a checkpoint.
 
         Raises:
             ValueError: If the model has no pseudo labels.
@@ -132,7 +133,7 @@ class PseudoLabelGuardHook(Hook):
         self._set_scale(model)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save what was counted; it is the same on every rank."""
+        """Save the counts, which are the same on every rank."""
         saved = {
             'steps': self._steps,
             'pixels': self._pixels,
@@ -147,14 +148,14 @@ class PseudoLabelGuardHook(Hook):
             checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def _set_scale(self, model: SemiSegmentor) -> None:
-        """Lower the unsupervised losses, or set them back."""
+        """Lower the unsupervised losses, or restore them."""
         if self.lower is not None:
             model.unsup_scale = self.lower if any(self._verdicts.values()) else 1.0
 
     # Steps.
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Count labels and pseudo labels; at the end of a window, judge."""
+        """Count labels and pseudo labels; evaluate them at the end of a window."""
         model = unwrap(runner.model)
         classes = runner.train_dataloader.dataset.metainfo['classes']
         labels = model.last_step.titled
@@ -177,12 +178,12 @@ class PseudoLabelGuardHook(Hook):
             self._set_scale(model)
 
     def _judge(self, runner: Runner, classes: list[str], image: int) -> None:
-        """Compare the shares of every network's window, log them and say what changed.
+        """Compare the shares of each network in the window, and log them and every change.
 
         Args:
             runner: The runner.
-            classes: Their names.
-            image: Pixels of one image.
+            classes: Class names.
+            image: Number of pixels of one image.
         """
         share = float(self._labelled.sum()) / max(self._pixels, 1)
         if share < _SPARSE:
@@ -237,10 +238,10 @@ class PseudoLabelGuardHook(Hook):
         """Judge a class: 'starved', 'flooded', or '' for fine.
 
         Args:
-            share: Of the kept weight.
-            due: Of the labelled pixels.
-            images: Kept weight in whole images.
-            before: What the class was.
+            share: Its share of the kept weight.
+            due: Its share of the labelled pixels.
+            images: Kept weight in units of whole images.
+            before: Its previous verdict.
         """
         enough = {
             'starved': due * images >= self.min_images,
@@ -258,7 +259,7 @@ class PseudoLabelGuardHook(Hook):
     def _describe(
         self, name: str, before: str, now: str, share: float, due: float, predicted_share: float
     ) -> str:
-        """A sentence on a class that changed, with the numbers and what helps."""
+        """Describe the change of a class in one sentence, with the numbers and a remedy."""
         numbers = f'{_percent(share)} of the kept weight, {_percent(due)} of the labels'
         if not now:
             return f'{name} is no longer {before} ({numbers}).'

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the pseudo labels are like: how many are used, of which classes, and how often right."""
+"""Statistics of the pseudo labels: how many are used, for which classes, and how many are right."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from ..pseudo_label_counts import count_pseudo_labels, summarise_counts
 
 @HOOKS.register_module()
 class PseudoLabelStatsHook(Hook):
-    """Log what the pseudo labels of the last ``interval`` steps, on all ranks, were like.
+    """Log statistics of the pseudo labels of the last ``interval`` steps on all ranks.
 
-    They are counted in every step on the device; the host waits once an interval. Logged are, with
-    the network's name in front where a model has several (``a/pseudo_kept``):
+    They are counted on the device in every step; the host waits once per interval. If a model has
+    several networks, names are prefixed (``a/pseudo_kept``). Logged are
 
-    - ``pseudo_kept``: share of the valid pixels with weight in the loss, weighted.
-    - ``pseudo_confidence``: mean over the valid pixels.
-    - ``pseudo_share/<class>``: share of the kept weight.
+    - ``pseudo_kept``: mean weight in the loss over the valid pixels.
+    - ``pseudo_confidence``: mean confidence over the valid pixels.
+    - ``pseudo_share/<class>``: share of the kept weight; 0 if nothing is kept.
     - ``pseudo_predicted/<class>``: share of all valid pixels, kept or not.
-    - ``pseudo_kept_rate/<class>``: kept weight over the pixels that are predicted as the class.
+    - ``pseudo_kept_rate/<class>``: kept weight over the number of pixels predicted as the class.
 
-    For research, the unlabelled pipeline may load masks: ``LoadAnnotations`` after
-    ``LoadImageFromFile`` and a ``data_prefix`` with ``seg_map_path``. The weak views' samples then
-    have a ``gt_sem_seg`` that went through the same geometry; losses never read it, it is only to
-    look at. Logged are then also
+    For research the unlabelled pipeline may load masks: ``LoadAnnotations`` after
+    ``LoadImageFromFile`` and a ``data_prefix`` with ``seg_map_path``. The samples of the weak views
+    then have a ``gt_sem_seg`` with the same geometry, which no loss reads. In that case also logged
+    are
 
-    - ``pseudo_accuracy``, ``pseudo_accuracy_kept``: share of right labels, of all valid pixels and
-      of the kept weight. Both may read high while a small class is lost, so look at the next two.
-    - ``pseudo_precision/<class>``: of the kept weight of the class, what is truly of it.
-    - ``pseudo_recall/<class>``: kept weight on pixels that are truly of the class and labelled so,
-      over all pixels that are truly of it.
+    - ``pseudo_accuracy``, ``pseudo_accuracy_kept``: share of right labels among all valid pixels
+      and in the kept weight. Both may be high while a small class is lost, so check the next two.
+    - ``pseudo_precision/<class>``: share of the class's kept weight that is truly of the class.
+    - ``pseudo_recall/<class>``: kept weight on pixels of the class that are labelled so, over all
+      pixels of the class.
 
-    A value is NaN where there is nothing to judge: the precision of a class that nothing was kept
-    of. The first values after a resume are of the steps since the resume.
+    Other values are NaN if their denominator is 0, such as the precision of a class without kept
+    pixels. The first values after a resume cover only the steps since the resume.
 
     Args:
-        interval: Iterations that are summed up. Choose the logger's interval.
+        interval: Iterations that are summed up; should equal the logger's interval.
 
     Raises:
         ValueError: If the interval is below 1.
@@ -58,7 +58,7 @@ class PseudoLabelStatsHook(Hook):
         self._counts: dict[str, dict[str, Tensor]] = {}
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Count the batch's pseudo labels; at the interval, log and begin again."""
+        """Count the batch's pseudo labels; log and reset the counts at the interval."""
         model = unwrap(runner.model)
         if not isinstance(model, SemiSegmentor):
             return

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints that survive whatever ends the training."""
+"""Checkpoints that survive any end of the training."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _VALIDATED = 'last_validation'
 
 @register_backend(_BACKEND, force=True)
 class AtomicBackend(LocalBackend):
-    """The local disk, where a file is whole or not there."""
+    """Local disk backend whose files are either complete or absent."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write to a temporary file, flush it to the disk, and give it its name.
+        """Write to a temporary file, flush it to disk, and rename it.
 
         Raises:
-            RunStoppedError: The disk is full, or the folder cannot be written to.
+            RunStoppedError: If the disk is full, or the folder is not writable.
         """
         path = Path(filepath)
         try:
@@ -49,24 +49,24 @@ class AtomicBackend(LocalBackend):
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """``CheckpointHook`` after which dying at any moment loses at most one interval.
+    """``CheckpointHook`` with which a crash at any moment loses at most one interval.
 
-    * A checkpoint is written to a temporary file, flushed to the disk and renamed, and only then is
-      the one that it makes superfluous removed; likewise the best one. ``last_checkpoint`` names
-      the newest relative to its own folder, which may be moved.
-    * A run that resumes takes the newest checkpoint that reads whole, and refuses one of another
-      model, list of images or list of classes.
-    * A validation that was due when the training died is made up before training goes on.
-    * SIGTERM and SIGINT let the step end, write a checkpoint, and leave with exit code 143 or 130.
-      Several processes agree on the step at the logger's interval.
+    * A checkpoint is written to a temporary file, flushed to disk and renamed; only then is the
+      superseded one removed. The same holds for the best one. ``last_checkpoint`` names the newest
+      relative to its own folder, which may therefore be moved.
+    * A resumed run takes the newest complete checkpoint, and refuses one of another model, list of
+      images or list of classes.
+    * If the training died while a validation was due, it is run before the training continues.
+    * On SIGTERM and SIGINT the current step is finished, a checkpoint is written, and the process
+      exits with code 143 or 130. Several processes agree on the step at the logger's interval.
 
     Args:
-        by_epoch: As that of ``CheckpointHook``.
+        by_epoch: As in ``CheckpointHook``.
         **kwargs: The other settings of ``CheckpointHook``; ``out_dir`` must be a local folder.
 
     Raises:
-        ValueError: ``out_dir`` is elsewhere, or a setting is unknown; or, before training, the
-            checkpoint to resume from is not of this training.
+        ValueError: If ``out_dir`` is not local, or a setting is unknown; or, before training, if
+            the checkpoint to resume from is of another training.
     """
 
     def __init__(self, by_epoch: bool = False, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class SafeCheckpointHook(CheckpointHook):
     # ------------------------------------------------------------------------------- resuming
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint to resume from, where none is named."""
+        """Choose the checkpoint to resume from if none is named."""
         if runner._resume and runner._load_from is None:
             resume_point = find_checkpoint(Path(runner.work_dir))
             if resume_point is not None:
@@ -95,7 +95,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner._load_from = str(resume_point.path)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse a checkpoint that is not of this training, naming what differs."""
+        """Refuse a checkpoint of another training, and say what differs."""
         if not runner._resume:
             check_start(runner, checkpoint)
             return
@@ -103,7 +103,7 @@ class SafeCheckpointHook(CheckpointHook):
         check_resumable(runner, checkpoint, self._images)
 
     def before_train(self, runner: Runner) -> None:
-        """Follow a work folder that was moved, make up a validation, and listen to signals."""
+        """Adjust paths of a moved work folder, catch up on a validation, and listen to signals."""
         super().before_train(runner)
         self._images = self._images or image_lists(runner.train_dataloader.dataset)
         if is_main_process():
@@ -116,7 +116,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._signals.block()
 
     def _follow(self, runner: Runner) -> None:
-        """Look for the files of the training that is resumed where it is now."""
+        """Look for the files of the resumed training where its folder is now."""
         here = Path(self.out_dir)
         last = runner.message_hub.runtime_info.get('last_ckpt')
         self.last_ckpt = last and str(here / Path(last).name)
@@ -129,7 +129,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self._remove_earlier_best(path)
 
     def _make_up_validation(self, runner: Runner) -> None:
-        """Validate, if the training died between the step that asks for it and its end."""
+        """Validate if the training died between the step at which it was due and its end."""
         loop: Any = runner.train_loop
         step = runner.iter
         if self.by_epoch or not runner._resume or step == 0 or runner.val_loop is None:
@@ -144,11 +144,11 @@ class SafeCheckpointHook(CheckpointHook):
     # --------------------------------------------------------------------------------- saving
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note the images that are trained on."""
+        """Record the lists of training images."""
         checkpoint['meta']['images'] = dict(self._images)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Note that the validation is done, and keep the best checkpoint."""
+        """Record that the validation is done, and keep the best checkpoint."""
         runner.message_hub.update_info(_VALIDATED, runner.iter)
         wrong = {*(self.key_indicators if self.save_best else ())} - {'auto', *metrics}
         if wrong:
@@ -159,7 +159,7 @@ class SafeCheckpointHook(CheckpointHook):
         super().after_val_epoch(runner, metrics)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Write a checkpoint, and only then remove what it makes superfluous."""
+        """Write a checkpoint, and only then remove the superseded ones."""
         outdated: list[int] = []
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             kept = [number for number in self.keep_ckpt_ids if number != step]
@@ -189,11 +189,11 @@ class SafeCheckpointHook(CheckpointHook):
                 Path(self.out_dir, self.filename_tmpl.format(number)).unlink(missing_ok=True)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Write a new best checkpoint, and only then remove the one before."""
+        """Write a new best checkpoint, and only then remove the previous one."""
         if not self.save_best:
             return
         before = self._best()
-        self._set_best(dict.fromkeys(before))  # what is not known is not removed first
+        self._set_best(dict.fromkeys(before))  # so that the parent does not remove it first
         super()._save_best_checkpoint(runner, metrics)
         after = {key: path or before.get(key) for key, path in self._best().items()}
         self._set_best(after)
@@ -202,7 +202,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self._remove_earlier_best(path)
 
     def _remove_earlier_best(self, best: str | None) -> None:
-        """Remove the best checkpoints of the same metric before one, also such as a crash left."""
+        """Remove earlier best checkpoints of the same metric, including any left by a crash."""
         if best is None or not Path(best).is_file():
             return
         before, after = self.filename_tmpl.split('{}')
@@ -227,30 +227,30 @@ class SafeCheckpointHook(CheckpointHook):
     # -------------------------------------------------------------------------------- signals
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """The workers are started."""
+        """Unblock signals; the data workers have started."""
         self._signals.unblock()
 
     def before_val(self, runner: Runner) -> None:
-        """The workers are about to start."""
+        """Block signals; the data workers are about to start."""
         self._signals.block()
 
     def before_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """The workers are started."""
+        """Unblock signals; the data workers have started."""
         self._signals.unblock()
 
     def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Stop in a validation, which is made up."""
+        """Stop during a validation if a signal came; the validation is repeated after a resume."""
         if self._signals.received is not None:
             self._leave(runner, runner.iter, training=False)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Save when it is time, and stop when a signal came."""
+        """Save if it is due, and stop if a signal came."""
         super().after_train_iter(runner, *args, **kwargs)
         if self._to_stop(runner):
             self._leave(runner, runner.iter + 1)
 
     def _to_stop(self, runner: Runner) -> bool:
-        """Whether a signal came, of several processes to any; asked as seldom as losses are."""
+        """Whether any process got a signal; processes only compare at the logger's interval."""
         if get_world_size() == 1:
             return self._signals.received is not None
         if not self.every_n_train_iters(runner, logger_interval(runner)):
@@ -259,7 +259,7 @@ class SafeCheckpointHook(CheckpointHook):
         return self._signals.received is not None
 
     def _leave(self, runner: Runner, step: int, training: bool = True) -> None:
-        """Write a checkpoint, say how to go on, and leave as after the signal."""
+        """Write a checkpoint, log how to continue, and exit with the signal's code."""
         number = self._signals.received or signal.SIGTERM
         if self._saved_step != step and not self.by_epoch:
             self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=step))
@@ -273,7 +273,7 @@ class SafeCheckpointHook(CheckpointHook):
         raise SystemExit(128 + number)
 
     def after_run(self, runner: Runner) -> None:
-        """Leave signals as they were, and the workers to end by themselves."""
+        """Restore the signal handlers, and let the data workers end by themselves."""
         self._signals.restore()
         for loop in (runner._train_loop, runner._val_loop):
             if hasattr(loop, 'dataloader'):

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What hooks need that look at pseudo labels."""
+"""Access to the segmentor for hooks that read pseudo labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...utils.runner import unwrap
 
 
 def semi_segmentor(runner: Runner, hook: Hook) -> SemiSegmentor:
-    """The model of a runner, for a hook that cannot do with another.
+    """Return the runner's model for a hook that needs pseudo labels.
 
     Raises:
-        ValueError: If it has no pseudo labels.
+        ValueError: If the model has no pseudo labels.
     """
     model = unwrap(runner.model)
     if not isinstance(model, SemiSegmentor):

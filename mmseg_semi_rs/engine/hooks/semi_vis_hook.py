@@ -26,19 +26,19 @@ from ...visualization.purification_panels import ACTION_COLOURS, purification_ro
 
 @HOOKS.register_module()
 class SemiVisHook(Hook):
-    """Draw the first unlabelled images of a batch with their pseudo labels, at an interval.
+    """Draw the first unlabelled images of a batch with their pseudo labels at an interval.
 
-    A row per image: the weak view, its label, confidence and weight, and the truth where the sample
-    has a ``gt_sem_seg``. Where a ``VLMPurifyHook`` purifies: the teacher's label, the evidence, the
-    purified label and what was changed. They go to ``runner.visualizer`` as ``pseudo_labels``, of
-    two students as ``pseudo_labels_<name>``.
+    Each row shows one image: the weak view, its label, confidence and weight, and the truth if the
+    sample has a ``gt_sem_seg``. With a ``VLMPurifyHook`` it shows the teacher's label, the
+    evidence, the purified label and what was changed. Pictures are passed to ``runner.visualizer``
+    as ``pseudo_labels``, or ``pseudo_labels_<name>`` for two students.
 
     Args:
-        interval: Iterations between pictures; each makes the host wait.
-        images: Images of a batch, at most.
+        interval: Iterations between pictures; each makes the host wait for the device.
+        images: Maximum number of images of a batch.
 
     Raises:
-        ValueError: An argument is below 1.
+        ValueError: If an argument is below 1.
     """
 
     def __init__(self, interval: int = 500, images: int = 4) -> None:
@@ -51,7 +51,7 @@ class SemiVisHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Draw the batch."""
+        """Draw the batch if it is due."""
         model = unwrap(runner.model)
         due = self.every_n_train_iters(runner, self.interval) and isinstance(model, SemiSegmentor)
         if not due or not model.last_step.pseudo:
@@ -75,7 +75,7 @@ class SemiVisHook(Hook):
         done: Purification | None,
         meta: dict[str, Any],
     ) -> np.ndarray:
-        """A grid with one row per image and the colours of the classes below, (H, W, 3) uint8."""
+        """Draw one row per image and a legend of the classes below, (H, W, 3) uint8."""
         classes, palette = meta['classes'], meta['palette']
         rows: list[list[np.ndarray]] = []
         titles: list[str] = []
@@ -102,7 +102,7 @@ class SemiVisHook(Hook):
 
 
 def _purifications(model: SemiSegmentor) -> list[Purification]:
-    """What an evidence purifier of a model did in this step, by network; empty if nothing."""
+    """What an evidence purifier of the model did in this step, by network; empty without one."""
     for purifier in model.purifiers:
         if isinstance(purifier, EvidencePurifier) and purifier.last:
             return purifier.last
@@ -112,7 +112,7 @@ def _purifications(model: SemiSegmentor) -> list[Purification]:
 def _record(
     index: int, pixels: Tensor, sample: Any, pseudo: PseudoLabel, done: Purification | None
 ) -> AuditRecord:
-    """One image of a batch, red, green and blue (3, H, W), without the padding of the batch."""
+    """Collect one image of a batch, given as RGB (3, H, W), without the padding of the batch."""
     height, width = pixels.shape[-2:]
 
     def crop(maps: Tensor) -> np.ndarray:

@@ -45,58 +45,57 @@ _TRUST: Mapping[str, Any] = MappingProxyType({'images': 200, 'min_lift': 0.5, 'm
 
 @HOOKS.register_module()
 class VLMPurifyHook(Hook):
-    """Attach an :class:`~mmseg_semi_rs.purification.EvidencePurifier` to the model.
+    """Attaches an :class:`~mmseg_semi_rs.purification.EvidencePurifier` to the model.
 
-    The evidence of a tile is made once, by ``tools/vlm_annotate.py`` for a whole data set or,
-    within a budget, during the training, and then read from a store and replayed into each crop.
-    The verifier's weights are not read unless something is missing.
+    The evidence of a tile is computed once, by ``tools/vlm_annotate.py`` for a whole data set or,
+    within a budget, during the training. It is then read from a store and replayed into each crop.
+    The verifier's weights are loaded only if evidence is missing.
 
-    How far each class of the verifier is trusted is learnt on labelled tiles when the training
-    starts, see :func:`~mmseg_semi_rs.purification.trust.learn_trust`; or, with ``thresholds``, from
-    which score on its claims are right often enough. Where both are given the thresholds act, and
-    no trust is learnt.
+    When the training starts, labelled tiles show how far the verifier can be trusted for each
+    class, see :func:`~mmseg_semi_rs.purification.trust.learn_trust`; or, with ``thresholds``, from
+    which score on its claims are right often enough. If both are given, only the thresholds are
+    used.
 
-    In the place of a verifier a ``RegionProposer`` divides the tiles into regions without classes,
-    in which the pixels vote (``RegionVote``); there is nothing to trust or calibrate then. A second
-    hook with regions works on what the first has made of the labels.
+    Instead of a verifier, a ``RegionProposer`` may divide the tiles into regions without classes,
+    in which the pixels vote (``RegionVote``); trust and thresholds do not apply then. A second hook
+    with regions works on the labels purified by the first.
 
-    Logged every ``interval`` iterations, as shares of the valid pixels: ``purify/covered``,
-    ``purify/corrected``, ``purify/supported`` and ``purify/vetoed``; and, where the unlabelled
-    samples have a ``gt_sem_seg``, ``purify/accuracy_before`` and ``_after`` of the labels,
-    ``purify/kept_accuracy_before`` and ``_after`` of what the loss weighs. Two students have their
-    names in front, ``a/purify/covered``; a second hook logs as ``purify_2``.
+    Logged every ``interval`` iterations, as shares of the valid pixels, are ``purify/covered``,
+    ``purify/corrected``, ``purify/supported`` and ``purify/vetoed``; and, if the unlabelled samples
+    have a ``gt_sem_seg``, the accuracy of the labels, ``purify/accuracy_before`` and ``_after``,
+    and weighted as in the loss, ``purify/kept_accuracy_before`` and ``_after``. With two students
+    the names are prefixed (``a/purify/covered``); a second hook logs as ``purify_2``.
 
-    A training repeats itself, and a resumed one equals an uninterrupted one, if the store is not
-    changed from outside meanwhile; what a budget adds to it is taken care of.
+    A training is reproducible, and a resumed one equals an uninterrupted one, as long as nothing
+    else changes the store; tiles added within the budget are accounted for.
 
     Args:
         verifier: Config of a verifier, e.g. ``CLIPVerifier``, or of a region proposer, e.g.
             ``SuperpixelProposer``.
         store: Folder of the evidence.
-        policy: Config of what evidence does. Defaults to ``EvidencePolicy``, with
-            a region proposer to ``RegionVote``.
-        trust: ``images``, labelled tiles that are looked at (200, evenly chosen),
-            and ``min_lift`` and ``min_pixels`` of ``learn_trust``. None trusts the verifier as it
-            is. Defaults to these.
-        thresholds: Config of ``ConformalThresholds``, which then act in the place
-            of trust.
-        held_out: Config of a data set of labelled tiles that trust or thresholds
-            are learnt on, for a verifier that has seen the labelled ones. Defaults to None, the
-            labelled ones.
-        start: Iteration from which on labels are purified.
-        ramp: Iterations over which the changes of the weights then grow to their full size.
-        budget: Tiles per iteration and process that are verified on the spot if the store has
-            nothing of them.
-        interval: Iterations between logs, the logger's own.
+        policy: Config of the policy that applies the evidence. Defaults to ``EvidencePolicy``, or
+            ``RegionVote`` with a region proposer.
+        trust: ``images``, the number of labelled tiles to use (200, evenly chosen), and
+            ``min_lift`` and ``min_pixels`` of ``learn_trust``. None trusts the verifier fully.
+        thresholds: Config of ``ConformalThresholds``, which replace trust.
+        held_out: Config of a data set of labelled tiles on which trust or thresholds are learnt,
+            for a verifier that was trained on the labelled ones. Defaults to None, the labelled
+            ones.
+        start: Iteration from which labels are purified.
+        ramp: Iterations after ``start`` in which the changes of the weights grow to their full
+            size.
+        budget: Tiles per iteration and process that are verified during the training if the store
+            has no evidence of them.
+        interval: Iterations between logs; should equal the logger's interval.
 
     Attributes:
-        trust: What was learnt.
-        fitted: Likewise.
-        purifier: What is attached, once the training starts.
+        trust: The learnt trust, or None.
+        fitted: The fitted thresholds, or None.
+        purifier: The attached purifier, once the training starts.
 
     Raises:
-        ValueError: A setting is out of its range, or, when the training starts, model, data, store
-            and verifier do not fit together.
+        ValueError: If a setting is out of its range, or, when the training starts, if model, data,
+            store and verifier do not fit together.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class VLMPurifyHook(Hook):
     # Before the training.
 
     def before_train(self, runner: Runner) -> None:
-        """Check that everything fits together, learn whom to trust, and attach the purifier."""
+        """Check the setup, learn trust or thresholds, and attach the purifier."""
         model = semi_segmentor(runner, self)
         dataset = runner.train_dataloader.dataset
         self._check(dataset)
@@ -170,7 +169,7 @@ class VLMPurifyHook(Hook):
         model.purifiers.append(self.purifier)
 
     def after_train(self, runner: Runner) -> None:
-        """Take the purifier away again, and let go of the last batch."""
+        """Remove the purifier, and release the last batch."""
         unwrap(runner.model).purifiers.remove(self.purifier)
         self.purifier.forget()
         self.source.close()
@@ -182,17 +181,17 @@ class VLMPurifyHook(Hook):
         work_dir: Path | None = None,
         iteration: int = 0,
     ) -> None:
-        """Open the store, learn whom to trust, and make the purifier.
+        """Open the store, learn trust or thresholds, and create the purifier.
 
         Args:
             dataset (SemiDataset): The training data.
-            device: Where the verifier works, if it has to.
-            work_dir: Folder of the training, where a journal is kept if there is a budget, see
+            device: Device of the verifier, if it has to run.
+            work_dir: Folder of the training, which keeps a journal if there is a budget, see
                 ``EvidenceSource``. Defaults to None, without journal.
-            iteration: Where the training begins.
+            iteration: First iteration of the training.
 
         Raises:
-            ValueError: The store lacks what is needed.
+            ValueError: If the store lacks evidence that is needed.
         """
         if is_main_process():
             calibrate(self.verifier, dataset.labelled, str(device))
@@ -218,7 +217,7 @@ class VLMPurifyHook(Hook):
         if isinstance(self.verifier, Verifier):
             self._learn(dataset.labelled, classes)
         self.source.start(iteration)
-        barrier()  # nobody adds to the store before everybody has listed it
+        barrier()  # no rank adds to the store before all have listed it
         if isinstance(self.verifier, RegionProposer):
             self.purifier: EvidencePurifier = RegionPurifier(self.policy, self.source, len(classes))
             return
@@ -233,7 +232,7 @@ class VLMPurifyHook(Hook):
         )
 
     def _check(self, dataset: Any) -> None:
-        """Refuse what cannot work, in one sentence."""
+        """Raise ValueError if classes, unlabelled data or views do not fit."""
         classes = dataset.metainfo['classes']
         if isinstance(self.verifier, Verifier) and self.verifier.num_classes != len(classes):
             raise ValueError(
@@ -288,7 +287,7 @@ class VLMPurifyHook(Hook):
     def _evidence_of(
         self, labelled: Any, chosen: Sequence[int]
     ) -> Iterator[tuple[Evidence, np.ndarray]]:
-        """Evidence and labels of labelled tiles."""
+        """Yield evidence and labels of labelled tiles."""
         store = self.source.store
         for index in chosen:
             tile = load_tile(labelled, index, bands=self.verifier.bands)
@@ -316,7 +315,7 @@ class VLMPurifyHook(Hook):
 
     @step_part('purification ahead')
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Begin to read the evidence of the batch, while the teacher is at work."""
+        """Start reading the evidence of the batch, in parallel to the teacher."""
         self.purifier.forget()
         done = runner.iter - self.start
         self.purifier.strength = float(done >= 0)
@@ -329,7 +328,7 @@ class VLMPurifyHook(Hook):
 
     @step_part('purification')
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Log what was done."""
+        """Log statistics of the purification."""
         if not self.purifier.last or not self.every_n_train_iters(runner, self.interval):
             return
         step = unwrap(runner.model).last_step
@@ -341,14 +340,14 @@ class VLMPurifyHook(Hook):
 
 @torch.no_grad()
 def purification_stats(done: Purification, samples: Sequence[Any]) -> dict[str, float]:
-    """Summarise one purification; the host waits once.
+    """Summarise one purification; the host waits for the device once.
 
     Args:
-        done: Of a batch.
-        samples: Its B samples; truth is taken from those that have ``gt_sem_seg``.
+        done: The purification of a batch.
+        samples: The B samples; ground truth is taken from those that have ``gt_sem_seg``.
 
     Returns:
-        See :class:`VLMPurifyHook`, without prefixes.
+        The values named in :class:`VLMPurifyHook`, without prefixes.
     """
     valid = done.before.valid
     pixels = valid.sum().clamp(min=1)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Training by iterations that starts and resumes at once."""
+"""Iteration-based training that starts and resumes without delay."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ from ..data_checks import (
 class SemiTrainLoop(IterBasedTrainLoop):
     """``IterBasedTrainLoop`` with checked data, O(1) resume and reproducible steps.
 
-    * Before the first step the data is checked (files, sizes, label ids); what is wrong stops the
-      run in one sentence.
-    * A resumed run tells the sampler at which step to go on, instead of reading all the data that
-      was already trained on, and starts its workers only then.
-    * Every step is seeded from (seed, iteration, rank), so that CutMix and dropout of a resumed run
+    * Before the first step the data is checked (files, sizes, label ids). A fault stops the run
+      with a one-sentence message.
+    * A resumed run tells the sampler at which step to continue, instead of reading all data that
+      was already trained on, and only then starts its workers.
+    * Every step is seeded by (seed, iteration, rank), so that CutMix and dropout of a resumed run
       equal those of an uninterrupted one.
 
     Args:
         runner: The runner.
-        dataloader: Of training data; a sampler with ``skip(steps)``, such as ``SemiSampler``, is
-            needed to resume in O(1).
-        max_iters: Length of the training.
-        val_begin: Iteration from which on validation happens.
+        dataloader: Training data. To resume in O(1) its sampler needs a method ``skip(steps)``, as
+            ``SemiSampler`` has.
+        max_iters: Length of the training in iterations.
+        val_begin: Iteration from which validation runs.
         val_interval: Iterations between validations.
         dynamic_intervals: See ``IterBasedTrainLoop``.
         check_data: Whether to check the data before training.
-        **inherited: None; what counts epochs is refused.
+        **inherited: Not accepted, such as settings in epochs.
 
     Raises:
         ValueError: If the sampler and the dataloader disagree on the batch size, or the length is
@@ -73,7 +73,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 'so give max_iters and val_interval in iterations, and where train_cfg inherits '
                 'others, _delete_=True.'
             )
-        # The parent's __init__ would start the workers on step 0 before a resume is known.
+        # The parent's __init__ would start the workers at step 0, before a resume is known.
         BaseLoop.__init__(self, runner, dataloader)
         self._max_iters = int(max_iters)
         self._max_epochs = 1
@@ -100,7 +100,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
         Returns:
             nn.Module: The trained model.
         """
-        # First, so that hooks that read the data themselves find it in order.
+        # Checked before the hooks run, since some of them read the data.
         self._check_model()
         if self.check_data:
             self._check_data()
@@ -146,7 +146,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
             raise problem[0]
 
     def _check_model(self) -> None:
-        """Make sure that the model has the data's classes, and can do what it is asked to.
+        """Check that the model has the classes of the data, and that its setup is consistent.
 
         On a GPU a label without a class would crash the device.
         """
@@ -180,7 +180,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
             model.validate_setup(sampler, self.runner.hooks, self._max_iters, trained)
 
     def _check_ignored(self, model: SemiSegmentor) -> None:
-        """Make sure that what the labelled data ignores, its students ignore."""
+        """Check that the students ignore the same label as the labelled data."""
         ignored = next(iter(model.students.values())).decode_head.ignore_index
         for leaf in leaves_of(
             getattr(self.dataloader.dataset, 'labelled', self.dataloader.dataset)
@@ -193,7 +193,7 @@ class SemiTrainLoop(IterBasedTrainLoop):
                 )
 
     def _check_schedule(self) -> None:
-        """Refuse what waits for the end of an epoch, of which there is one: the training's."""
+        """Refuse schedulers by epoch, which would never step, and warn of checkpoints by epoch."""
         schedulers = self.runner.param_schedulers or []
         listed = schedulers.values() if isinstance(schedulers, dict) else [schedulers]
         for scheduler in (one for some in listed for one in some):

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Validation of all networks of a model on the same pass over the data."""
+"""Validation of all networks of a model in one pass over the data."""
 
 from __future__ import annotations
 
@@ -20,28 +20,24 @@ from ...utils.runner import unwrap
 class TeacherStudentValLoop(ValLoop):
     """Evaluate every network of a semi-supervised segmentor while reading the data once.
 
-    The metrics of what ``predict_on`` names have plain keys (``mIoU``), so that
-    ``save_best='mIoU'`` works; all appear with the network's name in front: ``teacher/mIoU`` and
-    ``student/mIoU`` of a mean teacher, ``a/mIoU``, ``b/mIoU`` and ``fused/mIoU`` of two students.
-    Another model, such as a plain ``EncoderDecoder``, is evaluated once. As ``test_cfg`` the loop
-    tests all networks.
-
-    Attributes:
-        evaluators: Of the last run, by network.
+    The metrics of the network that ``predict_on`` names have plain keys (``mIoU``), so that
+    ``save_best='mIoU'`` works. All metrics also appear with the network's name: ``teacher/mIoU``
+    and ``student/mIoU`` for a mean teacher, ``a/mIoU``, ``b/mIoU`` and ``fused/mIoU`` for two
+    students. Another model, such as a plain ``EncoderDecoder``, is evaluated once. As ``test_cfg``
+    the loop tests all networks.
 
     Args:
         runner: The runner.
-        dataloader: Of validation data.
+        dataloader: Validation data.
         evaluator: The metrics.
         fp16: Whether to predict under autocast. Defaults to False.
+
+    Attributes:
+        evaluators: Evaluators of the last run, by network.
     """
 
     def run(self) -> dict[str, float]:
-        """Validate.
-
-        Returns:
-            The metrics, see the class.
-        """
+        """Validate, and return the metrics described in the class."""
         phase = 'test' if self.runner._test_loop is self else 'val'
         self.runner.call_hook(f'before_{phase}')
         self.runner.call_hook(f'before_{phase}_epoch')
@@ -55,7 +51,7 @@ class TeacherStudentValLoop(ValLoop):
                 if name not in evaluators:
                     evaluators[name] = deepcopy(self.evaluator)
                 evaluators[name].process(data_samples=outputs, data_batch=data_batch)
-            # What predict_on names comes last: hooks see its predictions.
+            # The network named by predict_on comes last, so hooks see its predictions.
             self.runner.call_hook(
                 f'after_{phase}_iter', batch_idx=index, data_batch=data_batch, outputs=outputs
             )
@@ -73,7 +69,7 @@ class TeacherStudentValLoop(ValLoop):
 
     @torch.no_grad()
     def _predict(self, model: Any, data_batch: dict) -> dict[str, list]:
-        """Predictions by network; under the empty name if there is one network only."""
+        """Predictions by network, or under the empty name if the model is a single network."""
         with autocast(enabled=self.fp16):
             if not isinstance(model, SemiSegmentor):
                 return {'': self.runner.model.val_step(data_batch)}

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Encoders with public weights: NCHW feature tuples out, any image size in."""
+"""Encoders with public weights, for images of any size; they return tuples of NCHW feature maps."""
 
 from .clip_vision import CLIPVision
 from .dinov2 import DINOv2

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def run_value_path(block: Any, tokens: Tensor) -> Tensor:
-    """Run a block as if each place attended to itself alone; only the values are computed.
+    """Run a block as if each token attended only to itself; only the values are computed.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip.
@@ -27,7 +27,7 @@ def run_value_path(block: Any, tokens: Tensor) -> Tensor:
 
 
 def run_both_paths(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a block as ever and by its value path; query, key and value are computed once.
+    """Run a block normally and by its value path, computing query, key and value once.
 
     Args:
         block (ResidualAttentionBlock): A block of open_clip.
@@ -44,27 +44,20 @@ def run_both_paths(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _finish(block: Any, tokens: Tensor, values: Tensor) -> Tensor:
-    """The part of a block behind its attention."""
+    """Run the part of a block after its attention."""
     tokens = tokens + block.ls_1(block.attn.out_proj(values))
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 class LeanQuickGELU(nn.Module):
-    """open_clip's QuickGELU, x * sigmoid(1.702 x), keeping its input alone for the backward pass.
+    """open_clip's QuickGELU, x * sigmoid(1.702 x), storing only its input for the backward pass.
 
-    Autograd would keep the sigmoid too, which is as wide as the feed-forward layer: a quarter of
-    what a block keeps.
+    Autograd would also store the sigmoid, which is as wide as the feed-forward layer and makes up a
+    quarter of what a block stores.
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        """Activate.
-
-        Args:
-            features: Any shape.
-
-        Returns:
-            The same shape, bit-equal to open_clip's.
-        """
+        """Apply the activation to a tensor of any shape; bit-equal to open_clip's."""
         return _QuickGELUFunction.apply(features)
 
 

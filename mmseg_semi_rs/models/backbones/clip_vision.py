@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""CLIP's vision tower (Radford et al., arXiv 2103.00020) as a backbone, on open_clip."""
+"""CLIP's vision tower (Radford et al., arXiv 2103.00020) as a backbone, built on open_clip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Arch = dict[str, Any]
 
 _ARCH_KEYS = {'width', 'layers', 'heads', 'patch_size', 'image_size'}
 _ARCH_OPTIONS = {'mlp_ratio', 'quick_gelu', 'embed_dim'}
-# OpenAI's file for each architecture (openai/CLIP, MIT).
+# OpenAI's weight file for each architecture (openai/CLIP, MIT).
 _OPENAI_FILES = {
     'ViT-B-32': 'ViT-B-32.pt',
     'ViT-B-16': 'ViT-B-16.pt',
@@ -32,20 +32,20 @@ _PLAIN_EXAMPLES = ('ViT-B-32', 'ViT-B-16', 'ViT-L-14', 'ViT-L-14-quickgelu', 'Vi
 
 
 def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Resize a position embedding: bicubic, not antialiased, to the wanted size.
+    """Resize a position embedding by bicubic interpolation without antialiasing.
 
     Args:
-        embedding: Shape (1 + H * W, C), the class token's first.
+        embedding: Shape (1 + H * W, C), class token first.
         stored: H, W.
         grid: Wanted h, w.
 
     Returns:
-        Shape (1 + h * w, C); as it is where the grids are equal.
+        Shape (1 + h * w, C); the input itself if the grids are equal.
     """
     if stored == grid:
         return embedding
     patches = embedding[1:].unflatten(0, stored).permute(2, 0, 1)[None]
-    # Cubic interpolation in half precision is inexact, and missing on some devices.
+    # Bicubic interpolation in half precision is inexact, and missing on some devices.
     patches = F.interpolate(patches.float(), size=grid, mode='bicubic')[0]
     patches = patches.to(embedding.dtype).flatten(1).transpose(0, 1)
     return torch.cat([embedding[:1], patches])
@@ -53,48 +53,47 @@ def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int,
 
 @MODELS.register_module()
 class CLIPVision(FoundationBackbone):
-    """CLIP vision transformer that hands out the patch maps of some blocks.
+    """CLIP vision transformer that returns the patch maps of some blocks.
 
-    The maps are the blocks' own outputs, before the final LayerNorm and the projection, as RS-MTDF
-    takes its CLIP target; the class token is dropped. Only the vision tower up to the last tap is
-    built: no text tower, no ``ln_post``, no projection. The image may have any size in whole
-    patches: the position embedding is resized in the forward pass.
+    The maps are the outputs of the blocks, before the final LayerNorm and the projection, as in
+    RS-MTDF's CLIP target; the class token is dropped. Only the vision tower up to the last tap is
+    built: no text tower, no ``ln_post``, no projection. Images may have any size in whole patches:
+    the position embedding is resized in the forward pass.
 
-    With ``value_path`` and ``dense`` it has the form of MaskCLIP (Zhou et al., arXiv 2112.01071):
-    maps that stay local, the last one in the space of the text embeddings, of length 1 at each
+    With ``value_path`` and ``dense`` it becomes MaskCLIP (Zhou et al., arXiv 2112.01071): the maps
+    stay local, and the last one lies in the space of the text embeddings with length 1 at each
     place, so that its product with a text embedding is their cosine.
 
     Args:
         arch: Name of an open_clip model whose vision tower is a plain ViT ('ViT-L-14', 'ViT-B-16',
-            'ViT-L-14-quickgelu', ...; 'ViT-L/14' is understood); or a dict with **width**,
-            **layers**, **heads**, **patch_size** and **image_size**, and optionally **mlp_ratio**
-            (default 4), **quick_gelu** (default False) and **embed_dim**, which ``dense`` needs.
-        out_indices: Blocks to hand out, 0-based, ascending, negative from the end. None takes the
-            last.
-        quick_gelu: Whether the activation is x * sigmoid(1.702 x), with which OpenAI trained,
-            rather than GELU. None takes what the arch says (names that end in -quickgelu, or the
-            dict); then weights known to want the other one are refused.
-        value_path: Hand out, instead of a block's output, what it makes of its input if no place
-            attends to another: x + out_proj(v), and the feed-forward layer on that. The blocks in
-            between run as ever.
-        dense: Send the last map through ``ln_post`` and the projection to the text embeddings'
-            space, which stays frozen, and normalise it to length 1 over the channels.
-        norm_eps: Epsilon of all LayerNorms. None takes the arch's own, which is the 1e-5 of
-            OpenAI's models for most.
-        frozen: Take the whole backbone out of training.
-        trainable: Parts of the names of the parameters that train, such as 'attn'; the others are
+            'ViT-L-14-quickgelu', ...; 'ViT-L/14' also works); or a dict with **width**, **layers**,
+            **heads**, **patch_size** and **image_size**, and optionally **mlp_ratio** (default 4),
+            **quick_gelu** (default False) and **embed_dim**, which ``dense`` needs.
+        out_indices: Blocks whose maps are returned (taps), 0-based, ascending; negative counts from
+            the end. None takes the last.
+        quick_gelu: Whether the activation is x * sigmoid(1.702 x), as in OpenAI's training, instead
+            of GELU. None follows ``arch`` (names that end in -quickgelu, or the dict) and refuses
+            weights known to need the other activation.
+        value_path: Whether to return, instead of a block's output, what the block computes if no
+            token attends to another: x + out_proj(v), followed by the feed-forward layer. The
+            blocks themselves run as usual.
+        dense: Whether to pass the last map through ``ln_post`` and the projection, which is frozen,
+            to the text embeddings' space, and to normalise it to length 1 over the channels.
+        norm_eps: Epsilon of all LayerNorms. None takes the arch's own, mostly OpenAI's 1e-5.
+        frozen: Whether to exclude the whole backbone from training.
+        trainable: Parts of the names of the parameters to train, such as 'attn'; the others are
             frozen. None trains all.
-        with_cp: Recompute blocks in the backward pass to save memory.
+        with_cp: Whether to recompute blocks in the backward pass to save memory.
         checkpoint: Local weight file, with the names of open_clip and OpenAI (whole or vision tower
             alone), Hugging Face, timm or mmpretrain, or a checkpoint that contains this backbone;
-            loaded by ``init_weights``. None starts at random.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            loaded by ``init_weights``. None initialises at random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``, another way to give the
             checkpoint.
-        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+        in_channels: Channels of the images. For more than three, a checkpoint's first layer is
             widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names it.
 
     Examples:
         >>> tiny = dict(width=16, layers=2, heads=2, patch_size=8, image_size=32)
@@ -183,14 +182,14 @@ class CLIPVision(FoundationBackbone):
         return (*channels[:-1], self.proj.shape[1]) if self.dense else channels
 
     def keep_tap(self, position: int) -> None:
-        """Hand out one of the taps only, and drop the blocks behind it.
+        """Return only one of the taps, and drop the blocks after it.
 
         Args:
             position: Index into ``out_indices``, negative from the end; with ``dense`` only the
                 last.
 
         Raises:
-            ValueError: There is no such tap, or it is not the dense one.
+            ValueError: If there is no such tap, or if it is not the dense one.
         """
         if self.dense and position not in (-1, len(self.out_indices) - 1):
             raise ValueError(
@@ -200,10 +199,10 @@ class CLIPVision(FoundationBackbone):
         super().keep_tap(position)
 
     def keep_first_taps(self, count: int) -> None:
-        """Hand out the first of the taps only, unless the last is the dense one.
+        """Return only the first taps, unless the last one is dense.
 
         Args:
-            count: How many, at least 1.
+            count: Number of taps to keep, at least 1.
         """
         if not self.dense:
             super().keep_first_taps(count)
@@ -220,7 +219,7 @@ class CLIPVision(FoundationBackbone):
         """Position embedding for an image of ``grid`` patches, see :func:`resize_position`.
 
         Args:
-            grid: Patches down and across.
+            grid: Numbers of rows and columns of patches, h and w.
 
         Returns:
             Shape (1 + h * w, C).
@@ -243,12 +242,12 @@ class CLIPVision(FoundationBackbone):
         """Refuse weights that were trained with the other activation.
 
         Args:
-            file: The file.
-            format_name: Whose names it has.
+            file: The weight file.
+            format_name: The project whose key names it has.
 
         Raises:
-            ValueError: The file wants the other activation; or neither the file nor the arguments
-                tell which one it was trained with.
+            ValueError: If the file needs the other activation, or if neither the file nor the
+                arguments tell with which one it was trained.
         """
         if self._activation_given:
             return
@@ -272,15 +271,15 @@ class CLIPVision(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images: Shape (B, N, H, W), normalised with CLIP's mean and std; H and W multiples of
-                ``patch_size``.
+            images: Shape (B, N, H, W), normalised with CLIP's mean and std; H and W are multiples
+                of ``patch_size``.
 
         Returns:
-            For each of ``out_indices`` shape (B, C, H / patch, W / patch), C as in
-                ``out_channels``.
+            For each of ``out_indices`` shape (B, C, H / patch, W / patch), with C as in
+            ``out_channels``.
 
         Raises:
-            ValueError: A side is no multiple of the patch size.
+            ValueError: If a side is not a multiple of the patch size.
         """
         grid = self.grid(images)
         patches = self.conv1(images).flatten(2).transpose(1, 2)
@@ -293,7 +292,7 @@ class CLIPVision(FoundationBackbone):
     def _run_value_paths(
         self, tokens: Tensor, read: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, ...]:
-        """Run the blocks, and ``read`` the value path of each tap; the last has no other."""
+        """Run the blocks, and ``read`` the value path of each tap; the last runs nothing else."""
         maps = []
         for index, block in enumerate(self.blocks[:-1]):
             if index in self.out_indices:
@@ -305,13 +304,13 @@ class CLIPVision(FoundationBackbone):
         return tuple(maps)
 
     def _embed(self, level: Tensor) -> Tensor:
-        """Bring a map into the space of the text embeddings, in fp32 where its length is taken."""
+        """Project a map into the space of the text embeddings, and normalise it in fp32."""
         embedding = self.ln_post(level.permute(0, 2, 3, 1)) @ self.proj
         return F.normalize(embedding.float(), dim=-1).permute(0, 3, 1, 2)
 
 
 def _named(name: str) -> tuple[_Arch, bool | None]:
-    """Look a vision tower up in open_clip; its activation is None where the name leaves it open."""
+    """Look up a vision tower in open_clip; the activation is None if the name leaves it open."""
     import open_clip
     from open_clip.model import CLIPVisionCfg
 
@@ -324,7 +323,7 @@ def _named(name: str) -> tuple[_Arch, bool | None]:
             f'tower is a plain ViT, such as {", ".join(known)}, or a dict with '
             f'{", ".join(sorted(_ARCH_KEYS))}.'
         )
-    # The part behind the blocks is not built; patches are never dropped.
+    # The layers after the blocks are not built; patches are never dropped.
     vision.update(attentional_pool=False, patch_dropout=0.0)
     vision = {field.name: vision.get(field.name, field.default) for field in fields(CLIPVisionCfg)}
     vision['embed_dim'] = config['embed_dim']
@@ -332,7 +331,7 @@ def _named(name: str) -> tuple[_Arch, bool | None]:
 
 
 def _custom(arch: _Arch) -> tuple[_Arch, bool | None]:
-    """Turn a dict into open_clip's settings; its activation is None where it does not say."""
+    """Convert a dict to open_clip's settings; the activation is None if the dict leaves it open."""
     arch = read_arch('CLIPVision', arch, {}, _ARCH_KEYS, _ARCH_OPTIONS)
     width, heads, side, patch = (
         arch[key] for key in ('width', 'heads', 'image_size', 'patch_size')
@@ -355,7 +354,7 @@ def _custom(arch: _Arch) -> tuple[_Arch, bool | None]:
 
 
 def clip_origin(name: str) -> str:
-    """Say where the weights of an architecture come from, and their licence."""
+    """Describe the source and the licence of an architecture's weights."""
     base = name.removesuffix('-quickgelu')
     if base in _OPENAI_FILES:
         return (
@@ -366,7 +365,7 @@ def clip_origin(name: str) -> str:
 
 
 def wants_quick_gelu(file: WeightFile) -> bool | None:
-    """Tell from a file, or from the config next to it, with which activation it was trained."""
+    """Whether a file was trained with QuickGELU, by its keys or its config; None if unknown."""
     if 'input_resolution' in file.tensors:
         return True  # the state dict of OpenAI's own archive
     clip = read_neighbour(file.path, 'open_clip_config.json').get('model_cfg')

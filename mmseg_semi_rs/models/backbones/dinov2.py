@@ -19,7 +19,7 @@ from .foundation import FoundationBackbone, last_of_quarters, read_arch, resolve
 
 _Arch = dict[str, Any]
 
-# Widths, depths and heads of the released models; taps of their DPT heads (Oquab et al.,
+# Widths, depths and heads of the released models, with the taps of their DPT heads (Oquab et al.,
 # section 7.4; 0-based), which RS-MTDF and UniMatch V2 use too.
 ARCHS: dict[str, _Arch] = {
     'small': dict(embed_dims=384, num_layers=12, num_heads=6, out_indices=(2, 5, 8, 11)),
@@ -34,24 +34,24 @@ _ARCH_OPTIONS = {'feedforward_channels', 'mlp_ratio', 'swiglu', 'out_indices'}
 
 
 def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Resize a position embedding the way DINOv2 does.
+    """Resize a position embedding as DINOv2 does.
 
-    Bicubic, not antialiased, by the scale factor ((h + 0.1) / H, (w + 0.1) / W) from H x W stored
-    to h x w wanted patches; as it is where they are equal.
+    Bicubic, without antialiasing, from H x W stored to h x w wanted patches by the scale factor ((h
+    + 0.1) / H, (w + 0.1) / W).
 
     Args:
-        embedding: Shape (1, 1 + H * W, C), the class token's first.
+        embedding: Shape (1, 1 + H * W, C), class token first.
         stored: H, W.
         grid: h, w.
 
     Returns:
-        Shape (1, 1 + h * w, C).
+        Shape (1, 1 + h * w, C); the input itself if the grids are equal.
     """
     if stored == grid:
         return embedding
     patches = embedding[:, 1:].unflatten(1, stored).permute(0, 3, 1, 2)
     factor = [(to + 0.1) / at for to, at in zip(grid, stored, strict=True)]
-    # Cubic interpolation in half precision is inexact, and missing on some devices.
+    # Bicubic interpolation in half precision is inexact, and missing on some devices.
     patches = F.interpolate(patches.float(), scale_factor=factor, mode='bicubic')
     patches = patches.to(embedding.dtype).flatten(2).transpose(1, 2)
     return torch.cat([embedding[:, :1], patches], dim=1)
@@ -59,40 +59,40 @@ def resize_position(embedding: Tensor, stored: tuple[int, int], grid: tuple[int,
 
 @MODELS.register_module()
 class DINOv2(FoundationBackbone):
-    """DINOv2 vision transformer that hands out the patch maps of some blocks.
+    """DINOv2 vision transformer that returns the patch maps of some blocks.
 
     Every map passes the final LayerNorm; the class token is dropped. Attention is PyTorch's scaled
-    dot product. The image may have any size in whole patches: the position embedding is resized in
-    the forward pass, the stored one stays as it was trained. There is no mask token, and blocks
-    behind the last tap are not built.
+    dot product. Images may have any size in whole patches: the position embedding is resized in the
+    forward pass, while the stored one is kept as trained. There is no mask token, and blocks after
+    the last tap are not built.
 
     Args:
         arch: 'small', 'base', 'large' or 'giant' (with SwiGLU); or a dict with **embed_dims**,
             **num_layers** and **num_heads**, and optionally **feedforward_channels** or
             **mlp_ratio** (default 4), **swiglu** (default False) and **out_indices**.
-        out_indices: Blocks to hand out, 0-based, ascending. None takes [2, 5, 8, 11] (small, base),
-            [4, 11, 17, 23] (large), [9, 19, 29, 39] (giant), or the last block of each quarter of a
-            dict.
-        img_size: Side in pixels for which the position embedding is stored, 518 in the released
+        out_indices: Blocks whose maps are returned (taps), 0-based, ascending; negative counts from
+            the end. None takes [2, 5, 8, 11] (small, base), [4, 11, 17, 23] (large), [9, 19, 29,
+            39] (giant), or, for a dict, the last block of each quarter.
+        img_size: Side in pixels for which the position embedding is stored; 518 in the released
             files.
         patch_size: Side of a patch in pixels.
-        layer_scale: Initial LayerScale, > 0; a checkpoint's values win.
-        drop_path_rate: Stochastic depth of the last block, rising linearly over the whole depth, in
-            [0, 1).
-        frozen: Take the whole backbone out of training.
-        trainable: Parts of the names of the parameters that train, such as 'attn'; the others are
+        layer_scale: Initial LayerScale, > 0; a checkpoint overrides it.
+        drop_path_rate: Stochastic depth of the last block, in [0, 1); it rises linearly over the
+            whole depth.
+        frozen: Whether to exclude the whole backbone from training.
+        trainable: Parts of the names of the parameters to train, such as 'attn'; the others are
             frozen. None trains all.
-        with_cp: Recompute blocks in the backward pass to save memory.
+        with_cp: Whether to recompute blocks in the backward pass to save memory.
         checkpoint: Local weight file with the names of Meta, timm, Hugging Face or mmpretrain, or a
-            checkpoint that contains this backbone; loaded by ``init_weights``. None starts at
+            checkpoint that contains this backbone; loaded by ``init_weights``. None initialises at
             random.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``, another way to give the
             checkpoint.
-        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+        in_channels: Channels of the images. For more than three, a checkpoint's first layer is
             widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names it.
 
     Examples:
         >>> tiny = dict(embed_dims=16, num_layers=2, num_heads=2)
@@ -164,7 +164,7 @@ class DINOv2(FoundationBackbone):
         if swiglu:
             self.name_aliases = {'.ffn.layers.0.0.': '.ffn.w12.', '.ffn.layers.1.': '.ffn.w3.'}
             for block, rate in zip(network.layers, drop_rates, strict=True):
-                # mmpretrain leaves stochastic depth out of this layer.
+                # mmpretrain does not apply stochastic depth to this layer.
                 block.ffn.dropout_layer = DropPath(rate)
         self.label = label
         self.origin = _origin(arch)
@@ -186,7 +186,7 @@ class DINOv2(FoundationBackbone):
     def _fit_stored_position(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Resize the position embedding of a state dict of another image size (a hook)."""
+        """Resize the position embedding of a state dict for another image size (pre-load hook)."""
         name = prefix + 'pos_embed'
         if name in state_dict and state_dict[name].shape != self.pos_embed.shape:
             state_dict[name] = self.fit_position(state_dict[name])
@@ -195,7 +195,7 @@ class DINOv2(FoundationBackbone):
         """Position embedding for an image of ``grid`` patches, see :func:`resize_position`.
 
         Args:
-            grid: Patches down and across.
+            grid: Numbers of rows and columns of patches, h and w.
 
         Returns:
             Shape (1, 1 + h * w, C).
@@ -218,14 +218,14 @@ class DINOv2(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images: Shape (B, N, H, W), normalised with ImageNet mean and std; H and W multiples of
-                ``patch_size``.
+            images: Shape (B, N, H, W), normalised with ImageNet mean and std; H and W are multiples
+                of ``patch_size``.
 
         Returns:
             For each of ``out_indices`` shape (B, C, H / patch, W / patch).
 
         Raises:
-            ValueError: A side is no multiple of the patch size.
+            ValueError: If a side is not a multiple of the patch size.
         """
         grid = self.grid(images)
         patches = self.patch_embed(images)[0]

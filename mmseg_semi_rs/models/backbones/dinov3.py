@@ -39,7 +39,7 @@ ARCHS: dict[str, _Arch] = {
 }
 _ARCH_KEYS = {'embed_dims', 'num_layers', 'num_heads'}
 _ARCH_OPTIONS = {'patch_size', 'mlp_ratio', 'swiglu', 'out_indices'}
-# Meta's file for each architecture; 'large' and '7b' have another, trained on satellite images.
+# Meta's file for each architecture; 'large' and '7b' have a second one from satellite images.
 _META_FILES = {
     'small': 'dinov3_vits16_pretrain_lvd1689m-08c60483.pth',
     'small_plus': 'dinov3_vits16plus_pretrain_lvd1689m-4057cbaa.pth',
@@ -59,43 +59,41 @@ _REGISTERS = 4
 
 @MODELS.register_module()
 class DINOv3(FoundationBackbone):
-    """DINOv3 vision transformer that hands out the patch maps of some blocks.
+    """DINOv3 vision transformer that returns the patch maps of some blocks.
 
     Every map passes the final LayerNorm; the class token and the four registers are dropped.
     Attention is PyTorch's scaled dot product with rotary positions, which are computed for each
-    image size, in fp32 under autocast too. Blocks behind the last tap are not built, nor is a mask
-    token. The key has no bias, as in training, where it was masked.
+    image size, always in fp32. Blocks after the last tap and the mask token are not built. The key
+    has no bias, which was masked in training.
 
-    Images must be normalised as the weights' family was: LVD-1689M (web images) with ImageNet's
-    mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225); SAT-493M (satellite images, 'large'
-    and '7b') with its own mean (0.430, 0.411, 0.296) and std (0.213, 0.156, 0.143); of RGB in
-    [0, 1].
+    Images must be RGB in [0, 1], normalised as for the weights: LVD-1689M (web images) with
+    ImageNet's mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225); SAT-493M (satellite images,
+    'large' and '7b') with mean (0.430, 0.411, 0.296) and std (0.213, 0.156, 0.143).
 
     Args:
         arch: 'small', 'small_plus', 'base', 'large', 'huge_plus' or '7b' (the plus models and 7b
             with SwiGLU); or a dict with **embed_dims**, **num_layers** and **num_heads**, and
             optionally **patch_size** (default 16), **mlp_ratio** (default 4), **swiglu** (default
             False) and **out_indices**.
-        out_indices: Blocks to hand out, 0-based, ascending. None takes the last block of each
-            quarter (large: [4, 11, 17, 23]).
-        qkv_bias: Whether query and value have a bias, which can be trained. A file without them is
-            read as zero biases, which is what it means; a file with biases that are not zero is
-            refused where there are none.
-        norm_eps: Epsilon of all LayerNorms. Defaults to 1e-5, with which it was trained.
-        frozen: Take the whole backbone out of training.
-        trainable: Parts of the names of the parameters that train, such as 'attn'; the others are
+        out_indices: Blocks whose maps are returned (taps), 0-based, ascending; negative counts from
+            the end. None takes the last block of each quarter (large: [4, 11, 17, 23]).
+        qkv_bias: Whether query and value have a trainable bias. A file without biases is read as
+            zero biases. A file with non-zero biases is refused if this is False.
+        norm_eps: Epsilon of all LayerNorms. Defaults to 1e-5, as in training.
+        frozen: Whether to exclude the whole backbone from training.
+        trainable: Parts of the names of the parameters to train, such as 'attn'; the others are
             frozen. None trains all.
-        with_cp: Recompute blocks in the backward pass to save memory.
+        with_cp: Whether to recompute blocks in the backward pass to save memory.
         checkpoint: Local weight file with the names of Meta, timm or Hugging Face, or a checkpoint
-            that contains this backbone; loaded by ``init_weights``. None starts at random, with
-            LayerScale 1.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            that contains this backbone; loaded by ``init_weights``. None initialises at random,
+            with LayerScale 1.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``, another way to give the
             checkpoint.
-        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+        in_channels: Channels of the images. For more than three, a checkpoint's first layer is
             widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names it.
 
     Examples:
         >>> tiny = dict(embed_dims=16, num_layers=2, num_heads=2)
@@ -136,7 +134,7 @@ class DINOv3(FoundationBackbone):
         self.head_width = width // settings['num_heads']
         self.qkv_bias = qkv_bias
         if settings['swiglu']:
-            # One table serves both kinds of feed-forward layers of Hugging Face.
+            # One table of names serves both kinds of Hugging Face's feed-forward layers.
             self.name_aliases = {'.mlp.fc1.': '.mlp.fc1_x.'}
         norm = partial(LayerNorm, eps=norm_eps)
         self.patch_embed = PatchEmbed(
@@ -144,7 +142,7 @@ class DINOv3(FoundationBackbone):
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.reg_token = nn.Parameter(torch.zeros(1, _REGISTERS, width))
-        # A plain assignment would meet the property below.
+        # A plain assignment would call the property ``blocks`` below.
         self._modules['blocks'] = nn.ModuleList(
             _block(settings, norm, qkv_bias) for _ in range(self.out_indices[-1] + 1)
         )
@@ -165,11 +163,11 @@ class DINOv3(FoundationBackbone):
         """Split fused biases, drop those of the key, and check the rotary periods.
 
         Args:
-            found: The tensors of a file under our names; changed in place.
+            found: The tensors of a file under this package's names; changed in place.
             path: The file, for messages.
 
         Raises:
-            ValueError: The file has a bias that this model cannot hold, or other periods.
+            ValueError: If the file has a bias that this model cannot hold, or other periods.
         """
         self._check_periods(found, path)
         for name in [name for name in found.tensors if name.endswith('.attn.qkv.bias')]:
@@ -193,7 +191,7 @@ class DINOv3(FoundationBackbone):
         if stored is None:
             return
         periods = rotary_periods(self.head_width, stored.device)
-        # Released files hold them rounded to bf16, 8 significant bits.
+        # Released files store them rounded to bf16, with 8 significant bits.
         if stored.shape != periods.shape or not torch.allclose(stored.float(), periods, rtol=2**-7):
             raise ValueError(
                 f'The weight file {path} has rotary periods {stored.flatten().tolist()[:3]} ..., '
@@ -203,7 +201,7 @@ class DINOv3(FoundationBackbone):
         found.drop('rotary periods, computed here in fp32', found.sources['rope.periods'])
 
     def _split_bias(self, found: Translation, path: Path, name: str) -> None:
-        """Turn Meta's bias of query, key and value, the key's masked, into two."""
+        """Split Meta's fused bias, whose key part is masked, into those of query and value."""
         block = name.removesuffix('qkv.bias')
         bias, mask = found.tensors.pop(name), found.tensors.pop(name + '_mask', None)
         if mask is not None:
@@ -220,7 +218,7 @@ class DINOv3(FoundationBackbone):
         found.sources |= dict.fromkeys([block + 'q_bias', block + 'v_bias'], found.sources[name])
 
     def _add_zero_biases(self, found: Translation) -> None:
-        """Complete a file without biases by what it means."""
+        """Add zero biases to a file that has none, which is what their absence means."""
         for index in range(len(self.blocks)):
             weight = f'blocks.{index}.attn.qkv.weight'
             for name in (f'blocks.{index}.attn.q_bias', f'blocks.{index}.attn.v_bias'):
@@ -232,14 +230,14 @@ class DINOv3(FoundationBackbone):
         """Extract patch maps.
 
         Args:
-            images: Shape (B, N, H, W), normalised as the class says; H and W multiples of
-                ``patch_size``.
+            images: Shape (B, N, H, W), normalised as described in the class; H and W are multiples
+                of ``patch_size``.
 
         Returns:
             For each of ``out_indices`` shape (B, C, H / patch, W / patch).
 
         Raises:
-            ValueError: A side is no multiple of the patch size.
+            ValueError: If a side is not a multiple of the patch size.
         """
         grid = self.grid(images)
         first = torch.cat([self.cls_token, self.reg_token], dim=1).expand(images.shape[0], -1, -1)
@@ -251,7 +249,7 @@ class DINOv3(FoundationBackbone):
 
 
 def _block(settings: _Arch, norm: Callable[[int], nn.Module], qkv_bias: bool) -> nn.Module:
-    """One of timm's blocks, LayerScale 1 until weights are loaded, with our attention."""
+    """Build one of timm's blocks with :class:`RotaryAttention` and an initial LayerScale of 1."""
     from timm.models.eva import EvaBlock
 
     width, heads = settings['embed_dims'], settings['num_heads']
@@ -270,7 +268,7 @@ def _block(settings: _Arch, norm: Callable[[int], nn.Module], qkv_bias: bool) ->
 
 
 def _settings(arch: str | _Arch) -> _Arch:
-    """Complete an architecture: width, depth, heads, patch, feed-forward layer, taps."""
+    """Complete an architecture: width, depth, heads, patch size, feed-forward layer, taps."""
     arch = read_arch('DINOv3', arch, ARCHS, _ARCH_KEYS, _ARCH_OPTIONS)
     width, depth, heads = arch['embed_dims'], arch['num_layers'], arch['num_heads']
     if width % (4 * heads):

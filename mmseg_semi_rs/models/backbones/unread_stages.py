@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Drops stages of a backbone whose outputs nothing reads."""
+"""Removes backbone stages whose outputs are not used."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .pretrained import PretrainedBackbone
 
 
 def drop_unread_stages(backbone: nn.Module, last: int) -> None:
-    """Take the stages behind the last output that is read out of a backbone, in place.
+    """Remove, in place, the stages of a backbone after the last output that is read.
 
-    They cost time in every pass, and their parameters would have no gradient. What remains hands
-    out the same maps as before, fewer of them. Checkpoints and pretrained files that have the
-    tensors of these stages still load, strictly too; they are left out without a word. Known are
-    the backbones of this package, mmseg's ResNet family, MobileNetV2, MobileNetV3, Swin and
-    MixVisionTransformer, and mmpretrain's ConvNeXt; others stay as they are.
+    They would cost time in every pass, and their parameters would get no gradient. The remaining
+    outputs are unchanged. Checkpoints and pretrained files with the tensors of these stages still
+    load, even strictly; those tensors are ignored silently. Supported are the backbones of this
+    package, mmseg's ResNet family, MobileNetV2, MobileNetV3, Swin and MixVisionTransformer, and
+    mmpretrain's ConvNeXt; others are left unchanged.
 
     Args:
         backbone: Any backbone.
-        last: Index of the last output that is read, counted from 0 among those handed out. Negative
-            leaves the backbone as it is.
+        last: Index, from 0, of the last output that is read. A negative index leaves the backbone
+            unchanged.
     """
     taps = sorted(getattr(backbone, 'out_indices', ()))
     if not 0 <= last < len(taps) - 1:
@@ -57,7 +57,7 @@ def drop_unread_stages(backbone: nn.Module, last: int) -> None:
 
 
 def unread_tensors(backbone: nn.Module) -> dict[str, tuple[int, ...]]:
-    """List what :func:`drop_unread_stages` took out.
+    """List the tensors that :func:`drop_unread_stages` removed.
 
     Args:
         backbone: Any backbone.
@@ -75,17 +75,17 @@ def _leave_out(names: Iterable[str], state: dict[str, Tensor], prefix: str, *_: 
 
 
 def _in_a_tuple(_module: nn.Module, _images: Any, maps: Any) -> Any:
-    """Some backbones hand out a single map bare, whose batch a head would take for the levels."""
+    """Wrap a single map in a tuple, so that heads do not take its batch for a list of levels."""
     return (maps,) if isinstance(maps, Tensor) else maps
 
 
 def _find_cut(kind: type[nn.Module]) -> Callable[[Any, int, list[int]], None] | None:
-    """What drops all but the first stages, given their number and the outputs that go."""
-    # Subclasses with another forward may need what lies behind.
+    """Find the function that drops all but the first stages; None for an unknown backbone."""
+    # Subclasses with another forward may need the later stages.
     for known, cut in _CUTS.items():
         if known.forward is kind.forward:
             return cut
-    theirs = sys.modules.get('mmpretrain.models.backbones')  # a ConvNeXt is none without it
+    theirs = sys.modules.get('mmpretrain.models.backbones')  # else there is no ConvNeXt
     return _cut_convnext if theirs and theirs.ConvNeXt.forward is kind.forward else None
 
 
@@ -98,7 +98,7 @@ def _cut_resnet(backbone: Any, stages: int, _unread: list[int]) -> None:
 def _cut_mobilenet(backbone: Any, stages: int, _unread: list[int]) -> None:
     _delete(backbone, backbone.layers[stages:])
     del backbone.layers[stages:]
-    # MobileNetV2 counts its stages from 1, behind the stem; the stem of V3 is its layer 0.
+    # MobileNetV2 counts its stages from 1, after the stem; the stem of V3 is its layer 0.
     most = stages if isinstance(backbone, MobileNetV2) else stages - 1
     backbone.frozen_stages = min(backbone.frozen_stages, most)
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Files that keep computed text embeddings."""
+"""Cache files of computed text embeddings."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def _tensor_digest(tensor: Tensor) -> str:
 
 
 def read_embedding(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Read a kept embedding.
+    """Read a cached embedding.
 
     Args:
-        path: A file of :func:`write_embedding`.
+        path: A file written by :func:`write_embedding`.
         shape: N, C.
 
     Returns:
-        Shape (N, C), float32; None where there is no such file or it is damaged, which is logged.
+        Shape (N, C), float32; None if the file is missing, or if it is damaged, which is logged.
     """
     if not path.exists():
         return None
@@ -56,12 +56,12 @@ def read_embedding(path: Path, shape: tuple[int, int]) -> Tensor | None:
 
 
 def write_embedding(path: Path, embedding: Tensor, settings: Mapping[str, Any]) -> None:
-    """Keep an embedding; a reader sees all of the file or none.
+    """Cache an embedding atomically: a reader sees the whole file or none.
 
-    A folder that cannot be written to is logged and otherwise harmless.
+    If the folder is not writable, a warning is logged.
 
     Args:
-        path: File to write; its folder is made.
+        path: File to write; its folder is created.
         embedding: Shape (N, C), float32, on the CPU.
         settings: What it was computed from, stored as readable metadata.
     """
@@ -69,7 +69,7 @@ def write_embedding(path: Path, embedding: Tensor, settings: Mapping[str, Any]) 
     metadata['sha256'] = _tensor_digest(embedding)
     try:
         content = safetensors.torch.save({'embedding': embedding.contiguous()}, metadata)
-        write_atomic(path, content, shared=True)  # save_file would shut other users out
+        write_atomic(path, content, shared=True)  # save_file would lock out other users
     except (OSError, safetensors.SafetensorError) as error:
         print_log(
             f'The text embeddings cannot be kept in {path.parent} ({error}), so the next run '

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class LearnableQueries(BaseModule):
-    """One learnable vector per class, the implicit guidance of Co2S's DINOv3 student.
+    """One learnable vector per class, as in the implicit guidance of Co2S's DINOv3 student.
 
     Args:
         num_classes: Number of classes N.
-        channels: Width C; that of the deep map which they are compared with.
-        std: Standard deviation of the normal distribution that they start from.
+        channels: Width C, equal to that of the deep map they are compared with.
+        std: Standard deviation of the normal distribution for initialisation.
 
     Raises:
-        ValueError: An argument is not positive.
+        ValueError: If an argument is not positive.
 
     Examples:
         >>> LearnableQueries(num_classes=6)().shape

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Class embeddings from what the classes are called."""
+"""Class embeddings from the names of the classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..weights import read_weight_file
 from .cache import read_embedding, write_embedding
 from .text_tower import build_text_tower, encode_prompts, load_text_tower, resolve_arch
 
-# Templates by name; 'photo' is what Co2S and SemiVL use.
+# Templates by name; Co2S and SemiVL use 'photo'.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     'photo': ('a photo of a {}',),
     'aerial': (
@@ -38,21 +38,20 @@ _Concepts = str | Sequence[str | Sequence[str]]
 
 @MODELS.register_module()
 class TextEmbedding(BaseModule):
-    """Fixed class embeddings by CLIP's text tower (Co2S, arXiv 2512.23035; SemiVL).
+    """Fixed class embeddings from CLIP's text tower (Co2S, arXiv 2512.23035; SemiVL).
 
-    A concept's feature is the mean over the templates, a class's embedding the L2-normalised mean
-    of the raw features of its concepts.
+    The feature of a concept is the mean over the templates; the embedding of a class is the
+    L2-normalised mean of the raw features of its concepts.
 
-    The text tower runs once, in ``init_weights`` (float32, on the CPU), and is dropped; what is
-    left is a buffer that is saved with the model and never trained. The result is kept in a file
-    named by the hash of everything that it depends on, the content of the weight file included, so
-    that other runs need no tower.
+    The text tower runs once, in ``init_weights`` (float32, on the CPU), and is then dropped. The
+    result is a buffer, which is saved with the model and never trained. It is also cached in a file
+    named by the hash of everything it depends on, including the content of the weight file, so that
+    later runs need no tower.
 
     A checkpoint holds the embedding and a fingerprint of the prompts and of the tower's shape
-    (without its weights). Where the fingerprints agree, the embedding of the checkpoint is taken,
-    and neither tower nor weight file is needed. Where they do not (other classes, other options),
-    this module's own embedding stays, and is computed if it was not yet. Before any of this it is
-    NaN.
+    (without its weights). If the fingerprints agree, the checkpoint's embedding is loaded, and
+    neither tower nor weight file is needed. Otherwise (other classes or options) this module keeps
+    its own embedding and computes it if necessary. Before initialisation the embedding is NaN.
 
     Args:
         concepts: Name of a list in :mod:`mmseg_semi_rs.classes.concepts` such as 'potsdam', or a
@@ -60,16 +59,16 @@ class TextEmbedding(BaseModule):
         arch: Name of an open_clip model, or a dict for other sizes, see
             :func:`~.text_tower.resolve_arch`.
         checkpoint: Weight file with a text tower, with the names of OpenAI, open_clip or Hugging
-            Face. None takes a random tower, always the same, which is good for tests only.
+            Face. None uses a random tower with a fixed seed, which is useful for tests only.
         templates: Sentences with '{}' for the concept, or the name of an entry of
             :data:`TEMPLATES`, 'photo' or 'aerial'. Defaults to ('a photo of a {}',).
         variant: 'conceptavg' averages the concepts of a class, 'single' takes the first. Averages
             separate the classes less: their mean cosine is 0.87 to 0.89 with Co2S's lists, that of
             the names alone 0.78 to 0.85.
-        center: Subtract the mean over the classes, and normalise again.
-        underscores: 'space' writes 'low_vegetation' as 'low vegetation', 'verbatim' leaves it.
-        cache_dir: Folder of the kept embeddings; None keeps nothing.
-        num_classes: Number of classes that the concepts must have; None takes what they have.
+        center: Whether to subtract the mean over the classes, and normalise again.
+        underscores: 'space' writes 'low_vegetation' as 'low vegetation', 'verbatim' keeps it.
+        cache_dir: Folder of the cached embeddings; None caches nothing.
+        num_classes: Number of classes that the concepts must have; None accepts any.
 
     Attributes:
         embedding: Shape (num_classes, channels), rows of unit length, float32.
@@ -80,7 +79,7 @@ class TextEmbedding(BaseModule):
         origin: File, project and licence of the tower's public weights.
 
     Raises:
-        ValueError: An argument is out of its range; the message names it.
+        ValueError: If an argument is out of its range; the message names it.
 
     Examples:
         >>> embedding = TextEmbedding(['building', ['water', 'lake']], checkpoint=None)
@@ -144,7 +143,7 @@ class TextEmbedding(BaseModule):
         """Return the embeddings, shape (num_classes, channels).
 
         Raises:
-            RuntimeError: There are none yet.
+            RuntimeError: If they have not been computed or loaded yet.
         """
         if not self.is_init:
             raise RuntimeError(
@@ -154,20 +153,20 @@ class TextEmbedding(BaseModule):
         return self.embedding
 
     def init_weights(self) -> None:
-        """Compute the embeddings, or read those kept by an earlier run.
+        """Compute the embeddings, or read them from the cache.
 
-        Called again, or behind a checkpoint that has them, it does nothing.
+        Does nothing if they are already computed or loaded from a checkpoint.
 
         Raises:
-            FileNotFoundError: The weight file does not exist.
-            ValueError: The weight file does not fit, or a prompt is too long.
+            FileNotFoundError: If the weight file does not exist.
+            ValueError: If the weight file does not fit, or a prompt is too long.
         """
         if not self.is_init:
             self.embedding.copy_(self._compute())
             self._is_init = True
 
     def _compute(self) -> Tensor:
-        """Embeddings of shape (num_classes, channels) on the CPU, kept or new."""
+        """Embeddings of shape (num_classes, channels) on the CPU, cached or computed."""
         if self.checkpoint is None:
             print_log(
                 'TextEmbedding has no checkpoint: its embeddings come from a random text tower and '
@@ -196,7 +195,7 @@ class TextEmbedding(BaseModule):
             load_text_tower(tower, self.arch, weights)
         distinct = list(dict.fromkeys(prompt for known in self.prompts for prompt in known))
         features = dict(zip(distinct, encode_prompts(tower, self.arch, distinct), strict=True))
-        # Every concept has the same number of templates: the mean of means is the mean.
+        # Every concept has the same number of templates, so the mean of means is the mean.
         means = [
             torch.stack([features[prompt] for prompt in known]).mean(0) for known in self.prompts
         ]
@@ -208,7 +207,7 @@ class TextEmbedding(BaseModule):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Take the embedding of a checkpoint only if it is of these prompts and this tower."""
+        """Load the embedding of a checkpoint only if its prompts and its tower are the same."""
         stored = state_dict.get(prefix + 'fingerprint')
         if stored is None or torch.equal(stored.cpu(), self.fingerprint.cpu()):
             super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -223,12 +222,12 @@ class TextEmbedding(BaseModule):
         self.init_weights()
 
     def extra_repr(self) -> str:
-        """Name the size."""
+        """Show the size."""
         return f'num_classes={self.num_classes}, channels={self.channels}, center={self.center}'
 
 
 def _read_concepts(concepts: _Concepts) -> list[list[str]]:
-    """One non-empty list of concepts per class."""
+    """Return one non-empty list of concepts per class."""
     entries = class_concepts(concepts) if isinstance(concepts, str) else concepts
     classes = [[entry] if isinstance(entry, str) else list(entry) for entry in entries]
     if not classes:
@@ -243,7 +242,7 @@ def _read_concepts(concepts: _Concepts) -> list[list[str]]:
 
 
 def _read_templates(templates: str | Sequence[str]) -> list[str]:
-    """Sentences, each with a place for the concept."""
+    """Return sentences, each with a place for the concept."""
     if isinstance(templates, str):
         if templates not in TEMPLATES:
             raise ValueError(

@@ -25,12 +25,12 @@ class TextArch:
     """Settings of a text tower.
 
     Attributes:
-        label: How messages call it.
+        label: Its name in messages.
         origin: File, project and licence of its public weights.
         embed_dim: Width of the embeddings.
-        quick_gelu: Whether the activation is x * sigmoid(1.702 x) rather than GELU.
-        activation_named: Whether the user's arch says which.
-        text_cfg: What open_clip calls the text tower's config.
+        quick_gelu: Whether the activation is x * sigmoid(1.702 x) instead of GELU.
+        activation_named: Whether the user's arch specifies the activation.
+        text_cfg: open_clip's config of the text tower.
     """
 
     label: str
@@ -42,15 +42,15 @@ class TextArch:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the embeddings depend on beside the weights."""
+        """Everything except the weights that the embeddings depend on."""
         return {**self.text_cfg, 'embed_dim': self.embed_dim, 'quick_gelu': self.quick_gelu}
 
 
 def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
-    """Look a text tower up.
+    """Look up the settings of a text tower.
 
     Args:
-        arch: Name of an open_clip model ('ViT-B/16-quickgelu' is understood), or a dict with
+        arch: Name of an open_clip model ('ViT-B/16-quickgelu' also works), or a dict with
             **width**, **layers**, **heads** and **embed_dim**, and optionally **context_length**
             (default 77) and **quick_gelu** (default False).
 
@@ -58,8 +58,8 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
         Its settings.
 
     Raises:
-        ValueError: There is no such model, its text tower needs another library's tokenizer, or the
-            dict is wrong.
+        ValueError: If there is no such model, its text tower needs another library's tokenizer, or
+            the dict is wrong.
     """
     label = f'TextEmbedding arch={arch!r}'
     if not isinstance(arch, str):
@@ -92,7 +92,7 @@ def resolve_arch(arch: str | Mapping[str, Any]) -> TextArch:
 
 
 def build_text_tower(arch: TextArch) -> nn.Module:
-    """Build a text tower with random weights, always the same, touching no global random state.
+    """Build a text tower with random weights of a fixed seed, without changing global random state.
 
     Args:
         arch: Its settings.
@@ -110,14 +110,14 @@ def build_text_tower(arch: TextArch) -> nn.Module:
 
 @dataclass
 class _LoadableTower:
-    """A text tower as :func:`~mmseg_semi_rs.models.weights.load_pretrained` takes it."""
+    """A text tower with the interface of :func:`~mmseg_semi_rs.models.weights.load_pretrained`."""
 
     tower: nn.Module
     arch: TextArch
     label: str
     origin: str
     family: str = 'CLIP text'
-    depth: int = 0  # of blocks that may stay unread
+    depth: int = 0  # no block may be left out
     block_prefix: str = 'transformer.resblocks.'
     position_name: str = ''
     name_aliases: Mapping[str, str] = field(default_factory=dict)
@@ -152,16 +152,16 @@ class _LoadableTower:
 
 
 def load_text_tower(tower: nn.Module, arch: TextArch, path: Path) -> None:
-    """Set every tensor of a text tower from a weight file; the rest of the file is not looked at.
+    """Set every tensor of a text tower from a weight file; the rest of the file is ignored.
 
     Args:
         tower: From :func:`build_text_tower`.
         arch: Its settings.
-        path: Of OpenAI, open_clip or Hugging Face, with or without the image tower.
+        path: File of OpenAI, open_clip or Hugging Face, with or without the image tower.
 
     Raises:
-        ValueError: The file holds no or several text towers, was trained with the other activation,
-            or has other tensors than the arch.
+        ValueError: If the file holds no or several text towers, was trained with the other
+            activation, or has other tensors than the arch.
     """
     load_pretrained(_LoadableTower(tower, arch, arch.label, arch.origin), path)
 
@@ -176,11 +176,11 @@ def encode_prompts(tower: nn.Module, arch: TextArch, prompts: Sequence[str]) -> 
         prompts: Sentences.
 
     Returns:
-        Raw features, as projected into the common space and not normalised, shape (len(prompts),
-        embed_dim), float32.
+        Features projected into the common space, not normalised, shape (len(prompts), embed_dim),
+        float32.
 
     Raises:
-        ValueError: A prompt is longer than the tower's context.
+        ValueError: If a prompt is longer than the tower's context.
     """
     import open_clip
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""A decode head around another decode head."""
+"""A decode head that wraps another decode head."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _ANSWERED = (
 
 
 class DecodeHeadWrapper(BaseModule):
-    """Answers all that a segmentor asks of a decode head by the head it wraps.
+    """Decode head that forwards what a segmentor reads from a head to the head that it wraps.
 
     Args:
         decode_head: Config of any registered decode head.
-        deepest_index: Which entry of the encoder's outputs counts as the deepest input of the head.
-            None takes the last that it reads.
+        deepest_index: Index of the encoder output that counts as the deepest input of the head.
+            None takes the last one that the head reads.
         init_cfg: Initialisation of this module.
 
     Attributes:
-        deepest_index: See above.
-        deepest_channels: Its width.
+        deepest_index: Index of the deepest input among the encoder outputs.
+        deepest_channels: Number of channels of that input.
 
     Raises:
-        ValueError: ``deepest_index`` is no input of the head, the head does not tell its widths, or
-            it reads other features in prediction.
+        ValueError: If the head does not read ``deepest_index``, does not tell the widths of its
+            inputs, or reads other features in training than in prediction.
     """
 
     def __init__(
@@ -55,17 +55,17 @@ class DecodeHeadWrapper(BaseModule):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """What the wrapped head is asked for in this one's place."""
+        """Look up the attributes in ``_ANSWERED`` on the wrapped head."""
         return getattr(self.decode_head, name) if name in _ANSWERED else super().__getattr__(name)
 
 
 def _deepest_input(
     cfg: Mapping[str, Any], head: nn.Module, deepest_index: int | None
 ) -> tuple[int, int]:
-    """Find which encoder output is the deepest that a head reads, and its width."""
+    """Find the index and the width of the deepest encoder output that a head reads."""
     if isinstance(head, IterativeDecodeHead):
         return _deepest_input(cfg['kernel_generate_head'], head.kernel_generate_head, deepest_index)
-    # A head that concatenates its inputs keeps only the sum of their widths; its config has them.
+    # A head that concatenates its inputs stores only the sum of their widths, so ask its config.
     widths = cfg.get('in_channels') or getattr(head, 'in_channels', None)
     if widths is None:
         raise ValueError(

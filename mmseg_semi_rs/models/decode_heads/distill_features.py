@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Feature levels that carry what a distillation head needs beside them."""
+"""Feature levels with the additional data that a distillation head needs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 class DistillFeatures(tuple[Tensor, ...]):
-    """The levels of an encoder, plus the images they come from and views at other sizes.
+    """Levels of an encoder, with the images they come from and features at other image sizes.
 
-    A tuple, so that any decode head, auxiliary head or neck takes it for the plain levels.
+    It is a tuple, so that decode heads, auxiliary heads and necks can use it as the plain levels.
 
     Args:
-        levels: Feature maps, (B, C_i, h_i, w_i) each.
+        levels: Feature maps, each (B, C_i, h_i, w_i).
         images: The normalised images, shape (B, 3, H, W).
-        views: Deepest feature map, (B, C, h, w), of the same encoder on the images resized to
-            each (height, width) in pixels. Defaults to none.
+        views: By (height, width) in pixels: the deepest feature map, (B, C, h, w), of the same
+            encoder on the images resized to that size. Defaults to none.
 
     Attributes:
-        images: See above.
-        views: See above.
+        images: See Args.
+        views: See Args.
     """
 
     images: Tensor
@@ -33,27 +33,27 @@ class DistillFeatures(tuple[Tensor, ...]):
         images: Tensor,
         views: Mapping[tuple[int, int], Tensor] | None = None,
     ) -> DistillFeatures:
-        """Make the tuple and attach the two attributes."""
+        """Create the tuple and set the two attributes."""
         features = super().__new__(cls, levels)
         features.images = images
         features.views = dict(views or {})
         return features
 
     def with_level(self, index: int, level: Tensor) -> DistillFeatures:
-        """Return a copy in which the level at ``index`` (may be negative) is another map."""
+        """Return a copy with another map at ``index``, which may be negative."""
         levels = list(self)
         levels[index] = level
         return DistillFeatures(levels, self.images, self.views)
 
     def perturbed(self, perturb: Callable[[Tensor], Tensor], rows: slice) -> DistillFeatures:
-        """Return some images' features with all maps, views included, sent through a function.
+        """Select some images, and apply a function to all their maps, ``views`` included.
 
         Args:
             perturb: Changes a map, (B', C, h, w).
-            rows: Which images of the batch.
+            rows: The B' images of the batch to select.
 
         Returns:
-            Of B' images.
+            The features of these B' images.
         """
         views = {size: perturb(view[rows]) for size, view in self.views.items()}
         return DistillFeatures([perturb(level[rows]) for level in self], self.images[rows], views)

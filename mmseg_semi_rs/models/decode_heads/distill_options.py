@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Options of the distillation head, read and checked."""
+"""Reading and checking the options of the distillation head."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class DistillLossOptions:
     """Options of the distillation loss.
 
     Attributes:
-        loss_weight: Factor on every teacher's loss, >= 0.
+        loss_weight: Factor on every teacher's loss, 0 or more.
         mask: 'valid' or 'none'.
         target_norm: One of :data:`~.feature_distillation.TARGET_NORMS`.
         views: Which images are distilled, out of 'sup' and 'strong'.
-        interval: Distil in every k-th iteration.
+        interval: Distil in every k-th iteration, 1 or more.
 
     Raises:
-        ValueError: A value is out of its range.
+        ValueError: If a value is out of its range.
     """
 
     loss_weight: float = 1.0
@@ -37,7 +37,7 @@ class DistillLossOptions:
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> DistillLossOptions:
-        """Take the options from a config."""
+        """Read the options from a config."""
         defaults = {field.name: field.default for field in fields(cls)}
         options = read_cfg(options, defaults, 'loss_distill')
         return cls(**{**options, 'views': tuple(options['views'])})
@@ -62,7 +62,11 @@ class DistillLossOptions:
 def weights_by_name(
     weights: Mapping[str, float] | Sequence[float] | None, names: Sequence[str]
 ) -> dict[str, float]:
-    """Read the fusion weights, of the student first and then of each teacher by name."""
+    """Return the fusion weights by name, first the student's, then those of the teachers.
+
+    Raises:
+        ValueError: If the weights do not match the teachers, or their order is ambiguous.
+    """
     if weights is None:
         weights = (0.8, *[0.2 / len(names)] * len(names)) if names else (1.0,)
     owners = ('student', *names)
@@ -82,7 +86,7 @@ def weights_by_name(
 
 
 def positive_int(value: Any, name: str) -> int:
-    """Return ``value`` if it is an integer of at least 1."""
+    """Return ``value``, or raise ValueError unless it is an integer of at least 1."""
     if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be an integer of at least 1, got {value!r}.')
     return value

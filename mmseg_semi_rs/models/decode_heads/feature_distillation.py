@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Mean squared error between predicted and true teacher features, over valid tokens."""
+"""Mean squared error between predicted and real teacher features, over valid tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ TARGET_NORMS = ('none', 'channel', 'layernorm')
 
 
 def valid_tokens(valid: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Reduce a pixel mask to a token grid; a token counts only if all its pixels do.
+    """Reduce a pixel mask to a token grid; a token is valid only if all its pixels are.
 
-    The strict reading: a token that sees any padding would pull the student towards features of a
-    black border. Where the grid does not divide the image, a token owns every pixel it touches.
+    Tokens that contain any padding are excluded, since they would pull the student towards features
+    of a black border. If the grid does not divide the image, a token covers every pixel it touches.
 
     Args:
         valid: False on padding, shape (B, H, W), bool.
@@ -30,17 +30,17 @@ def valid_tokens(valid: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def normalise_target(target: Tensor, valid: Tensor, kind: str) -> Tensor:
-    """Even out the scale of a teacher's features before the student regresses them.
+    """Equalise the scale of a teacher's features before the student regresses them.
 
-    A few CLIP channels are an order of magnitude larger than the rest and may dominate a plain
+    A few CLIP channels are an order of magnitude larger than the others and may dominate a plain
     squared error.
 
     Args:
         target: Teacher features, shape (B, C, h, w), float32.
-        valid: Tokens that count, shape (B, h, w), bool.
-        kind: 'none' (as published); 'channel', zero mean and unit variance of each channel over
-            the valid tokens of each image, so that the result does not depend on the other images
-            of the batch; 'layernorm', the same over the channels of each token.
+        valid: Valid tokens, shape (B, h, w), bool.
+        kind: 'none' (as published). 'channel': zero mean and unit variance of each channel over the
+            valid tokens of each image, independent of the other images of the batch. 'layernorm':
+            the same over the channels of each token.
 
     Returns:
         Shape (B, C, h, w).
@@ -63,13 +63,13 @@ def masked_feature_mse(
 ) -> Tensor:
     """Mean squared error over valid tokens and all channels (RS-MTDF, L_dino and L_clip).
 
-    Computed in float32 outside autocast: squares of large features overflow half precision.
+    Computed in float32 outside autocast, because squares of large features overflow half precision.
 
     Args:
         prediction: The student's prediction, shape (B, C, h, w).
         target: The teacher's features, same shape.
-        valid: Tokens that count, shape (B, h, w), bool.
-        denominator: Number of tokens that count, over all ranks.
+        valid: Valid tokens, shape (B, h, w), bool.
+        denominator: Number of valid tokens over all ranks.
 
     Returns:
         Scalar, float32.

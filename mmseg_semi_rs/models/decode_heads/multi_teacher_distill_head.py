@@ -26,11 +26,11 @@ STUDENT_VIEWS = ('resized', 'shared')
 
 
 class Teacher(Protocol):
-    """What the head asks of a teacher; :class:`FrozenTeacher` is one.
+    """Interface of a teacher as the head uses it; implemented by :class:`FrozenTeacher`.
 
     Attributes:
-        channels: Width of the features.
-        input_size: Long side in pixels to which it resizes its input; None keeps the size.
+        channels: Number of channels of the features.
+        input_size: Long side in pixels to which images are resized; None keeps their size.
     """
 
     channels: int
@@ -45,11 +45,11 @@ class Teacher(Protocol):
         ...
 
     def build(self, device: torch.device) -> Any:
-        """Make the real network with its weights, once."""
+        """Create the network with its weights, unless this was done before."""
         ...
 
     def bind_source(self, mean: Sequence[float], std: Sequence[float]) -> Any:
-        """Learn with which statistics (0-255 scale) the incoming images are normalised."""
+        """Set the statistics (0-255 scale) with which incoming images are normalised."""
         ...
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -61,65 +61,65 @@ class Teacher(Protocol):
 
 @MODELS.register_module()
 class MultiTeacherDistillHead(DecodeHeadWrapper):
-    r"""Decode head whose student also predicts the patch features of frozen teachers.
+    r"""Decode head that also lets the student predict the patch features of frozen teachers.
 
-    For each teacher :math:`i`, with student tokens :math:`F_i` on the teacher's grid, a translator
-    :math:`T_i` (Linear, ReLU, Linear) predicts the teacher's features :math:`G_i`, and the
-    prediction is fused into the deepest input :math:`F` of the wrapped decode head:
+    For each teacher :math:`i`, :math:`F_i` are the student's tokens on the teacher's grid. A
+    translator :math:`T_i` (Linear, ReLU, Linear) predicts the teacher's features :math:`G_i` from
+    them, and the prediction is fused into the deepest input :math:`F` of the wrapped decode head:
 
     .. math::
-
         L_i = \frac{1}{n} \operatorname{mean}\bigl(T_i(F_i) - G_i\bigr)^2, \qquad
         F' = w_0 F + \sum_i w_i P_i\bigl(U(T_i(F_i))\bigr)
 
-    with :math:`P_i` one linear layer and :math:`U` bilinear resizing (align_corners) to the grid
-    of :math:`F`. What is fused is the student's own prediction, so that inference needs no teacher
-    and builds none. Nothing is detached: the segmentation loss also trains translators,
-    projections and, through them, the encoder (RS-MTDF, arXiv 2506.08772, and its release).
+    where n is the number of teachers, :math:`P_i` a linear layer and :math:`U` bilinear resizing
+    (align_corners) to the grid of :math:`F`. The student's own predictions are fused, so inference
+    neither needs nor builds a teacher. Nothing is detached: the segmentation loss also trains the
+    translators, the projections and, through them, the encoder (RS-MTDF, arXiv 2506.08772, and its
+    release).
 
-    The teachers are no sub-modules: they are in no ``parameters()``, ``state_dict()``, optimizer,
-    EMA or DDP bucket, and copies of the head share them. They follow ``.to()``.
+    The teachers are not sub-modules: they are not in ``parameters()``, ``state_dict()``, the
+    optimizer, the EMA or DDP buckets, and copies of the head share them. They follow ``.to()``.
 
     Args:
-        decode_head: Config of any registered decode head. All that a segmentor asks of a head
-            (losses, prediction, class count ...) is answered by it.
-        teachers: Config of a ``FrozenTeacher`` by name; the name appears in ``loss_distill_<name>``
+        decode_head: Config of any registered decode head. It computes the segmentation losses and
+            predictions, and provides the attributes of this head.
+        teachers: Configs of ``FrozenTeacher`` by name. The name appears in ``loss_distill_<name>``
             and in the checkpoint. An empty dict leaves the plain decode head.
         translator: ``dict(hidden=1024)``, the width between the two layers of each :math:`T_i`.
-        fusion: ``dict(weights=...)`` with :math:`w_0` and :math:`w_i` by name,
-            ``dict(student=0.8, dino=0.1, clip=0.1)``; a sequence student first will do where all
-            teachers have the same weight. None or no weights takes 0.8 and an equal share of 0.2:
-            0.8 / 0.1 / 0.1 for two teachers as published, 0.8 / 0.2 for one. A teacher with weight
-            0 gets no projection; 1 / 0 / 0 is no fusion.
-        student_view: Where :math:`F_i` comes from when the teacher looks at another size than the
-            student. 'resized', as published: a second pass of the student over the image at that
-            size, with gradient, also at inference (needs ``DistillEncoderDecoder``). 'shared': the
-            student's deepest map resampled to the teacher's grid; one pass, cheaper, another
-            method.
+        fusion: ``dict(weights=...)`` with :math:`w_0` and :math:`w_i` by name, such as
+            ``dict(student=0.8, dino=0.1, clip=0.1)``. A sequence, student first, is accepted if all
+            teachers have the same weight. Defaults to 0.8 for the student and equal shares of 0.2
+            for the teachers (0.8 / 0.1 / 0.1 for two, as published). A teacher of weight 0 gets no
+            projection; 1 / 0 / 0 means no fusion.
+        student_view: Source of :math:`F_i` if the teacher uses another image size than the student.
+            'resized', as published: a second pass of the student on the image at that size, with
+            gradient, also at inference (needs ``DistillEncoderDecoder``). 'shared': the student's
+            deepest map resampled to the teacher's grid; this needs one pass and is cheaper, but is
+            a different method.
         loss_distill: Options of the distillation loss:
 
-            - ``loss_weight`` (float): Factor on every :math:`L_i`. 0 builds and runs no teacher
-              at all. Defaults to 1.0.
-            - ``mask`` (str): 'valid' leaves out every token that touches padding; 'none' keeps
-              all, as released. Defaults to 'valid'.
+            - ``loss_weight`` (float): Factor on every :math:`L_i`. 0 builds and runs no teacher.
+              Defaults to 1.0.
+            - ``mask`` (str): 'valid' excludes every token that touches padding; 'none' keeps all
+              tokens, as released. Defaults to 'valid'.
             - ``target_norm`` (str): 'none' as published, 'channel' or 'layernorm', see
               :func:`~.feature_distillation.normalise_target`. Defaults to 'none'.
             - ``views`` (sequence of str): Which images of the student's batch are distilled, out
               of 'sup' (labelled) and 'strong' (unlabelled). Defaults to both, as published.
-            - ``interval`` (int): Distil in every k-th iteration only; the loss is 0 in the others.
+            - ``interval`` (int): Distil in every k-th iteration only; in the others the loss is 0.
               Defaults to 1.
-        deepest_index: Which entry of the encoder's outputs is distilled and fused. None takes the
-            last that the decode head reads.
-        image_stats: ``dict(mean=[...], std=[...])`` per channel on the 0-255 scale, by which the
-            images are normalised that the teachers get. Segmentors that know fill it in (see
+        deepest_index: Index of the encoder output that is distilled and fused. None takes the last
+            one that the decode head reads.
+        image_stats: ``dict(mean=[...], std=[...])`` per channel on the 0-255 scale, with which the
+            images for the teachers are normalised. This package's segmentors fill it in (see
             :func:`with_image_stats`). Defaults to None, unknown.
-        init_cfg: Initialisation of this module; None leaves PyTorch's for translators and
+        init_cfg: Initialisation of this module. None keeps PyTorch's for translators and
             projections, as published.
 
     Raises:
-        ValueError: If an option is unknown or out of range, the number of weights does not fit the
-            teachers, a teacher has neither a loss nor a weight, or ``deepest_index`` is no input
-            of the decode head.
+        ValueError: If an option is unknown or out of range, the weights do not match the teachers,
+            a teacher has neither a loss nor a weight, or the decode head does not read
+            ``deepest_index``.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         )
 
     def _check_roles(self) -> None:
-        """Refuse weights under which a part would do nothing."""
+        """Raise ValueError for weights with which a part would have no effect."""
         idle = [name for name, weight in self.fusion_weights.items() if not weight]
         if idle and not self.options.loss_weight:
             raise ValueError(
@@ -181,7 +181,7 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
                 f'be 1.0, got {self.student_weight}.'
             )
 
-    # Teachers: not registered, so what nn.Module does for children is done here.
+    # Teachers are not registered as sub-modules, so the head itself moves and initialises them.
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)
@@ -207,38 +207,38 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         return [name for name, weight in self.fusion_weights.items() if distil or weight]
 
     def _view_size(self, teacher: Teacher, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Size of the extra student pass for a teacher; None when it uses the main one."""
+        """Image size of the extra student pass for a teacher; None if the main pass is used."""
         if self.student_view == 'shared' or teacher.input_size is None:
             return None
         view = teacher.input_shape(*size)
         return None if view == size else view
 
     def view_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Tell which extra sizes of the images the student has to look at.
+        """Return the image sizes for which the student needs an extra pass.
 
         Args:
             size: Height and width of the images in pixels.
 
         Returns:
-            Each size once; empty for ``student_view='shared'``. In evaluation only those that the
-            fusion needs.
+            Each size once; empty for ``student_view='shared'``. In evaluation only the sizes that
+            the fusion needs.
         """
         distil = self.training and self.options.loss_weight > 0
         sizes = (self._view_size(self.teachers[name], size) for name in self._needed(distil))
         return list(dict.fromkeys(view for view in sizes if view is not None))
 
     def predict_teachers(self, feats: Sequence[Tensor], distil: bool) -> dict[str, Tensor]:
-        """Predict the teachers' features from the student's.
+        """Predict the teachers' features from those of the student.
 
         Args:
             feats: The encoder's outputs; :class:`DistillFeatures` if any teacher is needed.
-            distil: Whether all teachers are needed, or only those that are fused.
+            distil: Whether to predict for all teachers, or only for those that are fused.
 
         Returns:
             By teacher, shape (B, C_i, h_i, w_i) on the teacher's grid.
 
         Raises:
-            ValueError: If ``feats`` does not carry the images or a view that is needed.
+            ValueError: If ``feats`` lacks the images or a view that is needed.
         """
         names = self._needed(distil)
         if not names:
@@ -265,15 +265,15 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         return predictions
 
     def fuse(self, feats: Sequence[Tensor], predictions: Mapping[str, Tensor]) -> Sequence[Tensor]:
-        """Mix the predicted teacher features into the deepest input of the decode head.
+        """Add the predicted teacher features to the deepest input of the decode head.
 
-        The projection runs on the teacher's grid, before resizing. Being affine it commutes with
-        bilinear interpolation, whose weights sum to one, and the resized map has the student's
-        width instead of the teacher's.
+        The projection runs on the teacher's grid, before resizing. As it is affine and the weights
+        of bilinear interpolation sum to one, the order does not change the result; the resized map
+        then has the student's width instead of the teacher's.
 
         Args:
             feats: The encoder's outputs.
-            predictions: Of :meth:`predict_teachers`.
+            predictions: Output of :meth:`predict_teachers`.
 
         Returns:
             ``feats`` with one level replaced.
@@ -292,13 +292,14 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         return feats.with_level(self.deepest_index, fused)
 
     def forward(self, feats: Sequence[Tensor]) -> Any:
-        """Decode without a teacher, as at inference.
+        """Decode without running a teacher, as at inference.
 
         Args:
-            feats: The encoder's outputs, :class:`DistillFeatures` if any fusion weight is not 0.
+            feats: The encoder's outputs; :class:`DistillFeatures` if any teacher has a fusion
+                weight.
 
         Returns:
-            What the wrapped head returns, in general logits of shape (B, K, h, w).
+            Output of the wrapped head, usually logits of shape (B, K, h, w).
         """
         return self.decode_head(self.fuse(feats, self.predict_teachers(feats, distil=False)))
 
@@ -324,17 +325,17 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         valid: Tensor,
         branches: Mapping[str, slice] | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Decode and compare with the teachers in one pass.
+        """Decode and compute the distillation losses.
 
         Args:
             feats: :class:`DistillFeatures` of the student's batch.
             valid: False on padding, shape (B, H, W), bool, at image size.
-            branches: Which images are labelled ('sup') and which unlabelled ('strong'). Needed only
-                when ``loss_distill.views`` is not both.
+            branches: Rows of labelled ('sup') and unlabelled ('strong') images. Only needed if
+                ``loss_distill.views`` is not both.
 
         Returns:
-            What the wrapped head returns, in general logits (B, K, h, w), and
-            ``loss_distill_<name>`` for each teacher; their sum is L_dis.
+            Output of the wrapped head, usually logits (B, K, h, w), and ``loss_distill_<name>`` for
+            each teacher; the sum of these losses is L_dis.
         """
         fused, losses = self._fuse_and_distil(feats, valid, branches)
         return self.decode_head(fused), losses
@@ -342,10 +343,10 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
     def loss(
         self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg: Any
     ) -> dict[str, Tensor]:
-        """Segmentation and distillation losses of labelled images, as EncoderDecoder wants them.
+        """Compute segmentation and distillation losses of labelled images, for EncoderDecoder.
 
-        Padding is what the samples' ``valid`` field or the preprocessor's metainfo says; pixels
-        with the ignored label do have an appearance and are distilled.
+        Padding is taken from the samples' ``valid`` field or the preprocessor's metainfo. Pixels
+        with the ignored label show real content and are distilled.
 
         Args:
             feats: :class:`DistillFeatures` of the batch.
@@ -382,10 +383,10 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         predictions: Mapping[str, Tensor],
         branches: Mapping[str, slice] | None,
     ) -> dict[str, Tensor]:
-        """Run the teachers on the images that are distilled and take the squared errors."""
+        """Run the teachers on the images to distil, and compute the squared errors."""
         rows = self._distilled_rows(branches)
         if not rows or not self._is_distilling_step():
-            # Zeros with a gradient: every rank must touch every translator in every step (I13).
+            # Zeros with a gradient: every rank must use every translator in every step (I13).
             return {f'loss_distill_{name}': 0.0 * p.mean() for name, p in predictions.items()}
         self._load_teachers()
         images, valid = _take(images, rows), _take(valid, rows)
@@ -418,27 +419,27 @@ class MultiTeacherDistillHead(DecodeHeadWrapper):
         return [branches[name] for name in self.options.views if name in branches]
 
     def _is_distilling_step(self) -> bool:
-        """Whether this iteration is a k-th one; always true outside mmengine's training loop."""
+        """Whether this iteration distils; always true outside mmengine's training loop."""
         if self.options.interval == 1:
             return True
         iteration = MessageHub.get_current_instance().get_info('iter', 0)
         return int(iteration) % self.options.interval == 0
 
     def extra_repr(self) -> str:
-        """Name the teachers, which ``repr`` does not list since they are no sub-modules."""
+        """Name the teachers, which ``repr`` does not list because they are not sub-modules."""
         weights = {'student': self.student_weight, **self.fusion_weights}
         return f'teachers={list(self.teachers)}, fusion={weights}, view={self.student_view!r}'
 
 
 def with_image_stats(head: Any, preprocessor: nn.Module) -> Any:
-    """Tell a distillation head in its config how a preprocessor normalises images.
+    """Add the preprocessor's image statistics to the config of a distillation head.
 
     Args:
         head: Config of any decode head, or of a cascade of them.
-        preprocessor: Without ``mean`` and ``std`` it hands on raw pixels.
+        preprocessor: Normalises the images. Without ``mean`` and ``std`` it passes raw pixels.
 
     Returns:
-        The config, with ``image_stats`` if it is of a distillation head and has none yet.
+        The config, with ``image_stats`` if it is a distillation head's and has none yet.
     """
     kind = head.get('type') if isinstance(head, Mapping) else None
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
@@ -451,10 +452,9 @@ def with_image_stats(head: Any, preprocessor: nn.Module) -> Any:
 def _build_teachers(configs: Mapping[str, dict[str, Any]]) -> dict[str, Teacher]:
     """Build the teachers in the order of their names.
 
-    mmengine sorts the keys of the config it saves. Any other order would change with it, and with
-    the order of the teachers that of the parameters, by which an optimizer's state is resumed.
-
-    A plain dict keeps them: nn.Module registers neither its values nor their parameters.
+    The sorted order keeps the order of parameters, by which an optimizer's state is resumed, since
+    mmengine sorts the keys of the config that it saves. The result is a plain dict, so nn.Module
+    does not register the teachers.
     """
     for name in configs:
         if not name.isidentifier() or name == 'student':

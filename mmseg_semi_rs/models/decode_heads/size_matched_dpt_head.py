@@ -1,10 +1,10 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """DPT decoder whose fusion stages follow the real size of the next level.
 
-The decoder of UniMatch V2 and RS-MTDF (Ranftl et al., "Vision Transformers for Dense Prediction",
-ICCV 2021, without read-out token and without BatchNorm). mmseg's own ``DPTHead`` doubles each map
-and resizes the finer one to fit, which for a 37x37 patch grid gives 38, 76, 152, 304 instead of
-37, 74, 148, 296.
+This is the decoder of UniMatch V2 and RS-MTDF (Ranftl et al., "Vision Transformers for Dense
+Prediction", ICCV 2021, without read-out token and BatchNorm). mmseg's ``DPTHead`` doubles each map
+and resizes the finer one to fit, so that a 37x37 patch grid gives 38, 76, 152, 304 instead of 37,
+74, 148, 296.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 class DPTWidths(NamedTuple):
-    """Widths of a DPT decoder.
+    """Channel widths of a DPT decoder.
 
     Attributes:
         in_channels: Width of the encoder's tokens.
@@ -60,12 +60,12 @@ class ResidualConvUnit(BaseModule):
 
 
 class FeatureFusionBlock(BaseModule):
-    """One refinement stage: add the skip, refine, go to the next level's size, mix channels.
+    """One refinement stage: add the skip, refine, mix channels, resize to the next level.
 
     Args:
         channels: Width of input and output.
-        with_skip: Whether the stage gets a skip. The deepest one does not, and then owns no unit
-            for it: a parameter that can never get a gradient would stop DDP.
+        with_skip: Whether the stage gets a skip. The deepest stage gets none and has no unit for
+            it, because DDP stops at parameters that never get a gradient.
     """
 
     def __init__(self, channels: int, with_skip: bool) -> None:
@@ -77,8 +77,9 @@ class FeatureFusionBlock(BaseModule):
     def forward(self, features: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Fuse and resize.
 
-        The 1x1 convolution runs before the upsampling. Both orders give the same map, since the
-        weights of bilinear interpolation sum to one, and this one touches a quarter of the pixels.
+        The 1x1 convolution runs before the upsampling. The result is the same in either order,
+        since the weights of bilinear interpolation sum to one, but this one processes a quarter of
+        the pixels.
 
         Args:
             features: Shape (B, channels, h, w).
@@ -96,28 +97,28 @@ class FeatureFusionBlock(BaseModule):
 
 @MODELS.register_module()
 class SizeMatchedDPTHead(BaseDecodeHead):
-    """DPT decoder over four equally sized taps of a plain vision transformer.
+    """DPT decoder over four equally sized feature maps (taps) of a plain vision transformer.
 
-    Each tap is projected by a 1x1 convolution and brought to 4x, 2x, 1x and 1/2 of the patch grid
-    (37x37 -> 148, 74, 37, 19); from the deepest on, every stage is upsampled to the size that the
-    next level really has. The logits come at twice the finest level (296 for 518 px) and the
+    Each tap is projected by a 1x1 convolution and resized to 4x, 2x, 1x and 1/2 of the patch grid
+    (37x37 -> 148, 74, 37, 19). From the deepest level on, every stage is upsampled to the actual
+    size of the next level. Logits have twice the size of the finest level (296 for 518 px); the
     segmentor resizes them to the image with ``align_corners=True``.
 
     Args:
-        arch: Preset of the three widths: 'small', 'base', 'large', 'giant' (the DINOv2 sizes). None
-            takes the three arguments below.
+        arch: Preset of the three widths: 'small', 'base', 'large' or 'giant' (the DINOv2 sizes).
+            None requires the next three arguments.
         in_channels: Width of each of the four taps. Defaults to the preset's.
         post_process_channels: Width of each level after projection. Defaults to the preset's.
         channels: Width of the fusion stages. Defaults to the preset's.
         in_index: Which four encoder outputs to read, finest level first. Defaults to (0, 1, 2, 3).
         align_corners: How the logits are resized to the image.
-        dropout_ratio: Dropout before the classifier; the method has none. Defaults to 0.
-        init_cfg: Initialisation; None leaves PyTorch's, as published.
+        dropout_ratio: Dropout before the classifier. Defaults to 0, as in the method.
+        init_cfg: Initialisation; None keeps PyTorch's, as published.
         **kwargs: ``num_classes`` and the other arguments of
             :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
 
     Raises:
-        ValueError: If ``arch`` is unknown, or neither it nor all three widths are given, or a
+        ValueError: If ``arch`` is unknown, if neither it nor all three widths are given, or if a
             sequence does not have four entries.
 
     Examples:
@@ -190,7 +191,7 @@ class SizeMatchedDPTHead(BaseDecodeHead):
         self.layer_rn = nn.ModuleList(
             nn.Conv2d(width, channels, 3, padding=1, bias=False) for width in widths
         )
-        # Deepest level first, the order in which they run.
+        # Deepest level first, in the order in which they run.
         self.fusion_blocks = nn.ModuleList(
             FeatureFusionBlock(channels, with_skip=stage > 0) for stage in range(4)
         )
@@ -200,7 +201,7 @@ class SizeMatchedDPTHead(BaseDecodeHead):
         """Project and resize the taps.
 
         Args:
-            inputs: Encoder outputs, (B, in_channels[i], h, w) each.
+            inputs: Encoder outputs, each (B, in_channels[i], h, w).
 
         Returns:
             Four maps of width ``channels`` at 4x, 2x, 1x and 1/2 (rounded up) of their tap's size.
@@ -214,7 +215,7 @@ class SizeMatchedDPTHead(BaseDecodeHead):
         ]
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Decode.
+        """Compute logits.
 
         Args:
             inputs: Encoder outputs; those named by ``in_index`` are read.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Maps between student and teacher feature spaces, token by token."""
+"""Token-wise maps between the feature spaces of student and teacher."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def map_of(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def resample_tokens(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bring a feature map to another grid over the same image.
+    """Resample a feature map to another grid over the same image.
 
-    Shrinking pools (the triangle filter of antialiased bilinear resizing covers every input
-    token), enlarging interpolates. Runs in float32, where every device supports it.
+    Downsampling averages (the triangle filter of antialiased bilinear resizing covers every input
+    token); upsampling interpolates. Runs in float32, which every device supports.
 
     Args:
         features: Shape (B, C, h, w).
         grid: Height and width of the result.
 
     Returns:
-        Shape (B, C, *grid); ``features`` itself when it already has this grid.
+        Shape (B, C, *grid); ``features`` itself if it already has this grid.
     """
     if tuple(features.shape[2:]) == tuple(grid):
         return features
@@ -41,7 +41,7 @@ def resample_tokens(features: Tensor, grid: tuple[int, int]) -> Tensor:
 class TokenTranslator(nn.Module):
     """Predicts a teacher's patch features from the student's: Linear, ReLU, Linear per token.
 
-    RS-MTDF's feature translator: no normalisation, PyTorch's default initialisation.
+    RS-MTDF's feature translator, without normalisation and with PyTorch's default initialisation.
 
     Args:
         in_channels: Width of the student's tokens.
@@ -61,7 +61,7 @@ class TokenTranslator(nn.Module):
 
 
 class TokenProjection(nn.Linear):
-    """One affine map per token, applied to a feature map; takes teacher space back to student's."""
+    """Linear layer on each token of a feature map, from teacher space to student space."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Project a map of shape (B, in_features, h, w) to (B, out_features, h, w)."""

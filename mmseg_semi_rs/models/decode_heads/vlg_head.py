@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Vision-language guided decoder: from similarity with class embeddings to a mask per class.
+"""Vision-language guided decoder: turns similarity with class embeddings into one mask per class.
 
-The design of SemiVL (Hoyer et al., "SemiVL: Semi-Supervised Semantic Segmentation with
-Vision-Language Guidance", ECCV 2024), as both students of Co2S (arXiv 2512.23035) use it.
+It follows SemiVL (Hoyer et al., "SemiVL: Semi-Supervised Semantic Segmentation with Vision-Language
+Guidance", ECCV 2024), as used by both students of Co2S (arXiv 2512.23035).
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from .vlg_parts import GROUP_WIDTH, SemanticReasoning, SpatialReasoning, UpBlock
 
 @MODELS.register_module()
 class VLGHead(BaseDecodeHead):
-    """Decodes the cosine similarity of patches and class embeddings, each class by itself.
+    """Decodes the cosine similarity between patches and class embeddings, class by class.
 
-    The deep map is compared with N class embeddings; the N similarity maps, folded into the batch,
-    go through a 7x7 convolution, spatial reasoning (ASPP), semantic reasoning (a transformer over
-    the classes of a place, the only step that sees other classes) and two upsampling blocks with
-    the middle and the shallow map as skips. No weight depends on N. What all classes have in common
-    (skips, and their share of the convolutions) is computed once per image. There is no BatchNorm
-    and no dropout.
+    The deep map is compared with N class embeddings. The N similarity maps, folded into the batch,
+    pass through a 7x7 convolution, spatial reasoning (ASPP), semantic reasoning (a transformer over
+    the classes at one place, the only step in which classes interact) and two upsampling blocks
+    with the middle and the shallow map as skips. No weight depends on N. Whatever is the same for
+    all classes (skips, and their share of the convolutions) is computed once per image. There is no
+    BatchNorm and no dropout.
 
-    The patch grid may have any size. The logits come at four times the deep map's grid; the
+    The patch grid may have any size. The logits have four times the size of the deep map; the
     segmentor resizes them to the image with ``align_corners=False``.
 
     Args:
-        class_embedding: Config of a module that returns the class embeddings, shape (N, C), and has
-            the attributes ``num_classes`` and ``channels``, such as ``TextEmbedding`` or
-            ``LearnableQueries``. It is built with ``num_classes`` unless it gives its own.
-        in_channels: Width of the shallow, middle and deep map; the last one that of the class
-            embedding.
+        class_embedding: Config of a module that returns class embeddings, shape (N, C), and has the
+            attributes ``num_classes`` and ``channels``, such as ``TextEmbedding`` or
+            ``LearnableQueries``. It is built with ``num_classes`` unless it sets its own.
+        in_channels: Width of the shallow, middle and deep map; the last is also the width of the
+            class embeddings.
         num_classes: N.
         in_index: Which encoder outputs are the shallow, middle and deep map. Defaults to (0, 1, 2).
-        channels: Width of the reasoning.
+        channels: Width of the spatial and semantic reasoning; a multiple of 16.
         text_channels: Width of the class embeddings in the semantic reasoning.
         up_channels: Width of the two upsampling blocks. Defaults to (64, 32).
         skip_channels: Width of the projected middle and shallow map. Defaults to (32, 16).
-        reasoning_layers: Layers of the semantic reasoning; with 0 the classes never meet.
-        heads: Attention heads of each.
-        pool: Side in patches of the cells in which classes are compared.
+        reasoning_layers: Layers of the semantic reasoning; with 0 the classes do not interact.
+        heads: Attention heads of each layer.
+        pool: Side, in patches, of the cells in which classes are compared.
         dilations: Dilations of the spatial reasoning, in patches. Defaults to (6, 12, 18).
-        init_cfg: Initialisation; None leaves PyTorch's, as published.
+        init_cfg: Initialisation; None keeps PyTorch's, as published.
         **kwargs: ``loss_decode`` and the other arguments of
             :class:`mmseg.models.decode_heads.decode_head.BaseDecodeHead`.
 
     Raises:
-        ValueError: A width does not fit, or the class embedding has another number of classes or
-            another width.
+        ValueError: If a width does not fit, or if the class embedding has another number of classes
+            or another width.
 
     Examples:
         >>> head = VLGHead(dict(type='LearnableQueries', channels=48), [64, 64, 48], num_classes=5)
@@ -109,7 +109,7 @@ class VLGHead(BaseDecodeHead):
             in_channels=list(in_channels),
             channels=channels,
             num_classes=num_classes,
-            # One channel per class also for two classes, which mmseg would warn about.
+            # One channel per class, also for two classes; mmseg would warn without this argument.
             out_channels=num_classes,
             in_index=list(in_index),
             input_transform='multiple_select',
@@ -117,7 +117,7 @@ class VLGHead(BaseDecodeHead):
             init_cfg=init_cfg,
             **kwargs,
         )
-        del self.conv_seg  # nothing would ever train it
+        del self.conv_seg  # it would never be trained
         self.class_embedding = MODELS.build(
             class_embedding, default_args=dict(num_classes=num_classes)
         )
@@ -152,18 +152,18 @@ class VLGHead(BaseDecodeHead):
             )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Decode.
+        """Compute logits.
 
         Args:
-            inputs: Encoder outputs; those named by ``in_index`` are read, (B, in_channels[i], h, w)
-                each. Skips may have other sizes than the deep map.
+            inputs: Encoder outputs, each (B, in_channels[i], h, w); those named by ``in_index`` are
+                read. The shallow and middle map may differ in size from the deep map.
 
         Returns:
             Logits, shape (B, num_classes, 4 * h, 4 * w).
         """
         shallow, middle, deep = self._transform_inputs(inputs)
         embedding = F.normalize(self.class_embedding(), dim=1)
-        with torch.autocast(deep.device.type, enabled=False):  # cosines differ by hundredths
+        with torch.autocast(deep.device.type, enabled=False):  # cosines differ only by hundredths
             deep = F.normalize(deep.float(), dim=1)
             similarity = torch.einsum('bchw,nc->bnhw', deep, embedding.float())
         maps = self.spatial(self.similarity_conv(similarity.flatten(0, 1).unsqueeze(1)))

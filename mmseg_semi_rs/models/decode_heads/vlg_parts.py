@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Spatial reasoning, semantic reasoning and upsampling of the vision-language guided decoder.
 
-Maps carry the class axis folded into the batch, image by image: entry ``b * N + n`` belongs to
+In all maps the class axis is folded into the batch, image by image: entry ``b * N + n`` belongs to
 image ``b`` and class ``n``.
 """
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# GroupNorm groups are of 16 channels everywhere in this decoder.
+# Channels per GroupNorm group, everywhere in this decoder.
 GROUP_WIDTH = 16
 
 
@@ -23,14 +23,12 @@ def _norm_relu(channels: int) -> nn.Sequential:
 
 
 class SpatialReasoning(nn.Module):
-    """Atrous spatial pyramid pooling with a residual, on every class by itself.
+    """Atrous spatial pyramid pooling with a residual, for every class separately.
 
-    Five branches (1x1, three dilated 3x3, global average), concatenated, mixed by a 1x1
-    convolution and added to the input; every convolution is without bias and followed by GroupNorm
-    and ReLU.
-
-    The concatenation is never built: a convolution of concatenated maps is the sum of the
-    convolutions of each with its slice of the weight, and the pooled branch stays 1x1.
+    Five branches (1x1, three dilated 3x3, global average) are concatenated, mixed by a 1x1
+    convolution and added to the input. Every convolution has no bias and is followed by GroupNorm
+    and ReLU. The concatenated map is never built: each branch is convolved with its slice of the
+    weight and the results are added, so that the pooled branch stays 1x1.
 
     Args:
         channels: Width of input, branches and output; a multiple of 16.
@@ -54,7 +52,7 @@ class SpatialReasoning(nn.Module):
         self.mix_norm = _norm_relu(channels)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Look around every patch.
+        """Add spatial context to every patch.
 
         Args:
             maps: Shape (B * N, channels, h, w).
@@ -71,14 +69,12 @@ class SpatialReasoning(nn.Module):
 
 
 class SemanticReasoning(nn.Module):
-    """Lets the classes at a place attend to each other, with a residual.
+    """Attention between the classes at one place, with a residual.
 
-    Maps are averaged over cells of ``pool`` x ``pool`` patches; each cell is a sequence of N tokens
-    (image and text features of a class) through one pre-norm transformer layer, whose image part
-    is interpolated back and added.
-
-    A grid that is no multiple of ``pool`` gets ceil(h / pool) x ceil(w / pool) cells spread evenly,
-    which then overlap by a patch.
+    Maps are averaged over cells of ``pool`` x ``pool`` patches. In each cell the N classes are a
+    sequence of tokens (image and text features) for one pre-norm transformer layer. The image part
+    of its output is interpolated back to the patches and added. If the grid is not a multiple of
+    ``pool``, it gets ceil(h / pool) x ceil(w / pool) evenly spread cells, which overlap by a patch.
 
     Args:
         channels: Width of the maps.
@@ -125,14 +121,14 @@ class UpBlock(nn.Module):
     """Doubles the resolution and refines with a skip that all classes share.
 
     A transposed convolution, concatenation with the skip, and twice a 3x3 convolution (no bias),
-    GroupNorm, ReLU. As in :class:`SpatialReasoning` nothing is concatenated: the skip's part of the
-    first convolution is computed once per image and added to every class.
+    GroupNorm and ReLU. As in :class:`SpatialReasoning` nothing is concatenated: the skip's part of
+    the first convolution is computed once per image and added for every class.
 
     Args:
         in_channels: Width of the input.
         out_channels: Width of the output; a multiple of 16.
-        skip_channels: Width of the skip; the transposed convolution has the rest of
-            ``in_channels``.
+        skip_channels: Width of the skip. The transposed convolution outputs ``in_channels -
+            skip_channels``.
     """
 
     def __init__(self, in_channels: int, out_channels: int, skip_channels: int) -> None:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Thresholds that follow how sure the teacher is."""
+"""Thresholds that follow the teacher's confidence."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class AdaptiveGate(Gate):
               \tilde p_t = m \tilde p_{t-1} + (1 - m) \overline{p}, \quad
               w = [c \ge \tau_t \tilde p_y / \max_k \tilde p_k]
 
-    with means over the valid pixels of all ranks. Both averages begin with the first batch's means,
-    since the teacher that they follow has had its burn-in.
+    with means over the valid pixels of all ranks. Both averages start from the means of the first
+    batch, since the teacher has already gone through a burn-in.
 
     Args:
         num_classes: K.

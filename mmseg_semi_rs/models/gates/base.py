@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What all gates share: from the teacher's logits to pseudo labels, aligned on request."""
+"""Base class of gates: from the teacher's logits to weighted, optionally aligned pseudo labels."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from ...structures import PseudoLabel, SoftLabel
 
 
 class Gate(nn.Module, ABC):
-    r"""Turns the teacher's logits into pseudo labels whose pixels have a weight in the loss.
+    r"""Turns the teacher's logits into pseudo labels, with a weight in the loss for each pixel.
 
-    With p the probabilities of a pixel, c their maximum and y its class, a subclass says in
-    :meth:`weigh` which weight the pixel gets. What a gate remembers (thresholds, averages) is a
-    buffer: it is averaged over all ranks, saved and resumed with the model, and changes in training
-    mode only.
+    A subclass computes the weights in :meth:`weigh`, given the probabilities p of a pixel, their
+    maximum c (the confidence) and its class y. The state of a gate (thresholds, averages) is kept
+    in buffers: it is averaged over all ranks, saved and resumed with the model, and changes only in
+    training mode.
 
-    ``align=True`` aligns the labels to the labelled images first (ReMixMatch, arXiv 1911.09785):
+    With ``align=True`` the probabilities are first aligned to the class frequencies of the labelled
+    images (ReMixMatch, arXiv 1911.09785):
 
     .. math:: p_k \leftarrow p_k q_k / \tilde p_k, \text{normalised}
 
-    where q is the share of the labelled pixels of each class, one pixel added to each, and
-    :math:`\tilde p` the moving average of the teacher's mean probabilities, begun with those of the
+    where q is the share of each class in the labelled pixels (plus one pixel per class), and
+    :math:`\tilde p` the moving average of the teacher's mean probabilities, which starts from the
     first batch.
 
     Args:
@@ -41,9 +42,9 @@ class Gate(nn.Module, ABC):
         ValueError: If the momentum is out of range.
     """
 
-    #: Whether an untrained teacher leads this gate astray, so that it asks for a burn-in.
+    #: Whether the gate needs a burn-in, because an untrained teacher would mislead it.
     needs_burn_in = True
-    #: How many classes of each pixel keep their probability in the loss; 0: labels are hard.
+    #: How many classes of each pixel keep their probability in the loss; 0 means hard labels.
     soft_labels = 0
     label_pixels: Tensor
 
@@ -63,23 +64,23 @@ class Gate(nn.Module, ABC):
     def weigh(
         self, probabilities: Tensor, confidence: Tensor, labels: Tensor, valid: Tensor
     ) -> Tensor:
-        """Give each pixel its weight.
+        """Compute the weight of each pixel.
 
         Args:
-            probabilities: Shape (B, K, H, W), float32.
+            probabilities: Class probabilities, shape (B, K, H, W), float32.
             confidence: Their maximum, shape (B, H, W).
-            labels: Its class, shape (B, H, W), int64.
+            labels: The class of that maximum, shape (B, H, W), int64.
             valid: False on padding, shape (B, H, W), bool.
 
         Returns:
-            In [0, 1], shape (B, H, W), float32; padding is left out by the caller.
+            Values in [0, 1], shape (B, H, W), float32. The caller sets padding to 0.
         """
 
     def observe(self, samples: Sequence[SegDataSample]) -> None:
-        """Count the classes of labelled images, for the alignment.
+        """Count the classes of labelled images for the alignment.
 
         Args:
-            samples: With ``gt_sem_seg``.
+            samples: Data samples with ``gt_sem_seg``.
         """
         if not self.align or not self.training:
             return
@@ -94,11 +95,11 @@ class Gate(nn.Module, ABC):
         """Make pseudo labels.
 
         Args:
-            logits: Of the teacher on weak views, shape (B, K, H, W).
+            logits: The teacher's logits of weak views, shape (B, K, H, W).
             valid: False on padding, shape (B, H, W), bool.
 
         Returns:
-            Targets of shape (B, H, W).
+            Pseudo labels of shape (B, H, W).
         """
         probabilities = logits.float().softmax(dim=1)
         if self.align:
@@ -113,17 +114,17 @@ class Gate(nn.Module, ABC):
         wanted = self.label_pixels + 1.0
         wanted = (wanted / wanted.sum()).float()
         found = self._average('mean_probability', self._means(probabilities, valid))
-        # nothing is known yet if no pixel of the first batch is valid
+        # NaN: no batch so far had a valid pixel
         factor = torch.where(found.isnan(), 1.0, wanted / found.clamp(min=1e-6))
         probabilities = probabilities * factor.view(1, -1, 1, 1)
         return probabilities / probabilities.sum(dim=1, keepdim=True)
 
     def _remember(self, name: str, *shape: int) -> None:
-        """Register a moving average; NaN is what has no value yet."""
+        """Register a moving average; NaN means that it has no value yet."""
         self.register_buffer(name, torch.full(shape, torch.nan))
 
     def _average(self, name: str, value: Tensor) -> Tensor:
-        """Move an average towards a value, which is its first; NaN in the value moves nothing."""
+        """Update a moving average, which starts at its first value; NaN leaves it unchanged."""
         old = getattr(self, name)
         new = torch.where(old.isnan(), value, old.lerp(value, 1.0 - self.momentum))
         new = torch.where(value.isnan(), old, new)
@@ -143,18 +144,18 @@ class Gate(nn.Module, ABC):
 def build_gate(
     gate: Mapping[str, Any] | None, conf_thresh: float | Sequence[float], num_classes: int
 ) -> Gate:
-    """Build ``semi_train_cfg.gate``, of which ``conf_thresh`` is the short form.
+    """Build ``semi_train_cfg.gate``, or the ``FixedGate`` for which ``conf_thresh`` is short.
 
     Args:
         gate: Config of a registered gate, without ``num_classes``.
-        conf_thresh: Thresholds of a ``FixedGate``, if there is no gate.
+        conf_thresh: Threshold of the ``FixedGate`` that is built if ``gate`` is None.
         num_classes: K.
 
     Returns:
         The gate.
 
     Raises:
-        ValueError: If the config is no gate's.
+        ValueError: If the config is not that of a gate.
     """
     if gate is None:
         gate = dict(type='FixedGate', threshold=conf_thresh)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""A threshold for each class at which the same share of its pixels is kept."""
+"""One threshold per class, which keeps the same share of the pixels of every class."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from .base import Gate
 
-_BINS, _RANGE = 2048, 16.0  # of -log(1 - c): float32 cannot tell a c above 1 - exp(-16) from 1
+_BINS, _RANGE = 2048, 16.0  # of -log(1 - c): float32 cannot tell c > 1 - exp(-16) from 1
 
 
 @MODELS.register_module()
 class ClassQuantileGate(Gate):
-    r"""Of the pixels labelled k the surest share r gets weight 1 (CBST, arXiv 1810.07911).
+    r"""The most confident share r of each class's pixels gets weight 1 (CBST, arXiv 1810.07911).
 
     .. math:: \tau_k = \max(\text{floor}, \text{EMA of quantile}_{1-r}\{c : y = k\}), \quad
               w = [c \ge \tau_y]
 
-    over the pixels of all ranks. A fixed threshold keeps the easy classes, and the loss then says
-    that everything is one of them; here no class is left out. The quantile is read off a histogram
-    of :math:`-\log(1 - c)` whose bins are 1/128 wide: 1 - tau is exact to 0.8 %.
+    over the pixels of all ranks. A fixed threshold keeps mostly easy classes, and the loss then
+    favours predicting nothing else; here every class is kept. The quantile is read from a histogram
+    of :math:`-\log(1 - c)` with bins 1/128 wide, so that 1 - tau is exact to 0.8 %.
 
     Args:
         num_classes: K.
@@ -62,13 +62,13 @@ class ClassQuantileGate(Gate):
         return (confidence >= threshold[labels]).float()
 
     def _batch_quantile(self, confidence: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """The batch's own quantile of each class, shape (K,); NaN where it has no pixel."""
+        """Quantile of each class in this batch, shape (K,); NaN for a class without pixels."""
         places = -torch.log1p(-confidence.clamp(max=1.0 - 1e-7)) * (_BINS / _RANGE)
         bins = places.long().clamp(0, _BINS - 1) + labels * _BINS
         counts = confidence.new_zeros(self.num_classes * _BINS)
         counts.scatter_add_(0, bins.flatten(), valid.flatten().to(counts.dtype))
         all_reduce(counts)
-        # above[k, j]: pixels of class k at or above the lower edge of bin j
+        # above[k, j]: number of pixels of class k at or above the lower edge of bin j
         above = counts.view(-1, _BINS).flip(1).cumsum(1).flip(1)
         total = above[:, :1]
         highest = (above >= self.share * total).sum(1) - 1

@@ -12,18 +12,18 @@ from .base import Gate
 
 @MODELS.register_module()
 class ConformalGate(Gate):
-    r"""Weight 1 from the confidence on at which labels are right often enough, else 0.
+    r"""Weight 1 from the confidence at which labels are right often enough, else 0.
 
     .. math:: w = [c \ge t_y]
 
-    with t_k the smallest threshold at which the share 1 - alpha of the held-out pixels labelled k
-    is right (ConformalSAM, arXiv 2507.15803, for a teacher). ``CalibrateGateHook`` measures it;
-    before that, and of a class that no threshold makes good enough, nothing is kept.
+    where t_k is the smallest threshold at which a share of 1 - alpha of the held-out pixels
+    labelled k is right (ConformalSAM, arXiv 2507.15803, for a teacher). ``CalibrateGateHook``
+    measures it. Nothing is kept before that, nor of a class for which no threshold suffices.
 
     Args:
         num_classes: K.
         align: See :class:`Gate`.
-        momentum: See :class:`Gate`; of the alignment only.
+        momentum: See :class:`Gate`; used by the alignment only.
     """
 
     needs_burn_in = False  # an untrained teacher keeps nothing

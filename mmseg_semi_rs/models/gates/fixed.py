@@ -14,7 +14,7 @@ from .base import Gate
 
 @MODELS.register_module()
 class FixedGate(Gate):
-    r"""Weight 1 from a confidence on, else 0 (FixMatch, arXiv 2001.07685).
+    r"""Weight 1 at or above a fixed confidence, else 0 (FixMatch, arXiv 2001.07685).
 
     .. math:: w = [c \ge \tau_y]
 
@@ -22,7 +22,7 @@ class FixedGate(Gate):
         num_classes: K.
         threshold: tau, one number or one per class, in [0, 1].
         align: See :class:`Gate`.
-        momentum: See :class:`Gate`; of the alignment only.
+        momentum: See :class:`Gate`; used by the alignment only.
 
     Raises:
         ValueError: If a threshold is out of range, or their count is neither 1 nor K.

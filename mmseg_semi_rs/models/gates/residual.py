@@ -14,26 +14,26 @@ from .base import Gate
 class ResidualGate(Gate):
     r"""Weight without a threshold, from confidence and residual variance (CoVar, 2601.11670).
 
-    What is left of the probability, 1 - c, is harmless where it is spread over all the other
-    classes, and tells of a rival where one of them has it. With V the variance of the other K - 1
-    probabilities, one minus the second-order expansion of the cross entropy about an even spread:
+    The remaining probability 1 - c is harmless if all other classes share it evenly, but reveals a
+    rival if one class has most of it. With V the variance of the other K - 1 probabilities, the
+    weight is one minus the second-order expansion of the cross entropy about an even spread:
 
     .. math:: w = \max\left(0, c - \frac{(K - 1)^2 V}{2 (1 - c)}\right)
 
-    Where one rival has all the rest, w is :math:`c - (1 - c)(K - 2) / 2`. The paper's measure is
-    kept, its clustering of a whole batch by an SVD is not. Two classes have one other, and w = c.
+    If one rival has all the rest, w is :math:`c - (1 - c)(K - 2) / 2`. With two classes, w = c. The
+    paper's measure is used, but not its clustering of a whole batch by an SVD.
 
     Args:
         num_classes: K.
         align: See :class:`Gate`. Defaults to False.
-        momentum: See :class:`Gate`; of the alignment only. Defaults to 0.99.
+        momentum: See :class:`Gate`; used by the alignment only. Defaults to 0.99.
     """
 
     def weigh(
         self, probabilities: Tensor, confidence: Tensor, labels: Tensor, valid: Tensor
     ) -> Tensor:
         """See :meth:`Gate.weigh`."""
-        # From the others themselves: 1 - c and sum p^2 - c^2 have few digits where c is near 1.
+        # Summed over the other classes: 1 - c and sum p^2 - c^2 lose digits when c is near 1.
         others = probabilities.scatter(1, labels[:, None], 0.0)
         rest = others.sum(dim=1)
         shares = others / rest.clamp(min=torch.finfo(rest.dtype).tiny)[:, None]

@@ -12,7 +12,7 @@ from .base import Gate
 
 @MODELS.register_module()
 class SoftGate(Gate):
-    r"""Weight 1 from the mean confidence on, and a Gaussian's below it (SoftMatch, 2301.10921).
+    r"""Weight 1 above the mean confidence, and a Gaussian below it (SoftMatch, 2301.10921).
 
     .. math:: w = \exp(-\min(c - \mu, 0)^2 / (2 \sigma^2))
 
@@ -49,7 +49,7 @@ class SoftGate(Gate):
         else:
             group = torch.ones_like(labels[:, None], dtype=torch.bool)
         each = confidence[:, None]
-        # a class without a pixel gives 0 / 0, NaN, by which nothing moves
+        # a class without pixels gives 0 / 0 = NaN, which leaves its averages unchanged
         share = self._means(group.float(), valid)
         batch_mean = self._means(each * group, valid) / share
         deviation = (each - batch_mean.view(1, -1, 1, 1)).square()

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Cross entropy over valid pixels, with denominators that do not depend on the ranks."""
+"""Cross entropy over valid pixels, with denominators that do not depend on the number of ranks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def consistency_loss(
 ) -> Tensor:
     """Weighted cross entropy against pseudo labels (RS-MTDF's L_s, FixMatch eq. 4).
 
-    ``sum(weight * CE(logits, labels)) / #valid``: confident or not, every valid pixel counts in the
-    denominator.
+    ``sum(weight * CE(logits, labels)) / #valid``: the denominator counts every valid pixel,
+    whatever its weight.
 
     Args:
-        logits: Student on the strong view, shape (B, K, H, W).
+        logits: The student's logits of the strong view, shape (B, K, H, W).
         labels: Class ids, shape (B, H, W), int64 in [0, K).
-        weight: Shape (B, H, W), in [0, 1]; 0 on padding.
-        denominator: The number of valid pixels.
-        soft: Classes c_j and probabilities q_j that CE takes in the place of ``labels``: ``- sum
-            over j of q_j log p_{c_j}``.
+        weight: Weight of each pixel, shape (B, H, W), in [0, 1]; 0 on padding.
+        denominator: Number of valid pixels over all ranks.
+        soft: Classes c_j and probabilities q_j, which replace ``labels``: CE is then ``-sum over j
+            of q_j log p_{c_j}``.
 
     Returns:
-        Scalar, float32. 0 where every weight is 0.
+        Scalar, float32; 0 if every weight is 0.
     """
     if soft is None:
         loss = F.cross_entropy(logits.float(), labels, reduction='none')
@@ -44,10 +44,10 @@ def consistency_loss(
 
 @MODELS.register_module()
 class ValidCrossEntropyLoss(nn.Module):
-    """Mean cross entropy over the pixels that are not ignored, of all ranks together.
+    """Mean cross entropy over the pixels of all ranks that are not ignored.
 
-    Unlike mmseg's ``CrossEntropyLoss`` it never divides by ignored pixels, its value does not
-    depend on how a batch is split over ranks, and it makes no host sync.
+    Unlike mmseg's ``CrossEntropyLoss`` it never counts ignored pixels in the denominator, does not
+    depend on how a batch is split over ranks, and does not make the host wait for the device.
 
     Args:
         class_weight: Weight of each class. As in torch, the denominator is then the sum of the
@@ -79,11 +79,11 @@ class ValidCrossEntropyLoss(nn.Module):
 
         Args:
             logits: Shape (B, K, H, W).
-            labels: Class ids, shape (B, H, W), int64; ``ignore_index`` is left out.
-            weight: Weight of each pixel, shape (B, H, W), as mmseg's pixel samplers give it; does
-                not change the denominator.
-            ignore_index: Label that is left out.
-            **kwargs: Ignored; mmseg's heads hand all losses the same arguments.
+            labels: Class ids, shape (B, H, W), int64.
+            weight: Weight of each pixel, shape (B, H, W), from mmseg's pixel samplers. It does not
+                change the denominator.
+            ignore_index: Label of pixels that are left out.
+            **kwargs: Ignored; mmseg's heads pass the same arguments to all losses.
 
         Returns:
             Scalar, float32.

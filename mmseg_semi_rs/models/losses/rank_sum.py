@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Loss denominators that are the same whatever number of ranks share the batch."""
+"""Loss denominators that do not depend on how many ranks share the batch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 class RankSum:
     """A count summed over all ranks, without making the host wait.
 
-    The all-reduce starts when the object is made and is awaited when the value is read, so that it
-    overlaps with whatever the step does between. DDP averages gradients over W ranks; dividing a
-    local sum by (total / W) therefore gives the gradient of one process with the whole batch.
+    The all-reduce starts when the object is created and is awaited when the value is read, so that
+    it overlaps with the work in between. DDP averages gradients over W ranks. Dividing a local sum
+    by (total / W) therefore gives the gradient of one process with the whole batch.
 
     Args:
-        count: Any shape; what this rank counted. It is copied.
+        count: Count of this rank, of any shape; it is copied.
     """
 
     def __init__(self, count: Tensor) -> None:
@@ -27,7 +27,7 @@ class RankSum:
             self._work = torch.distributed.all_reduce(self._total, async_op=True)
 
     def per_rank(self) -> Tensor:
-        """Return the mean count of a rank, at least 1 / world_size of a unit, never 0.
+        """Return the mean count per rank, which is never 0.
 
         Returns:
             Shape of ``count``, float32: max(total, 1) / world_size.

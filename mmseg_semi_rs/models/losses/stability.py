@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Co2S's stability loss: the surer of two students teaches the other (arXiv 2512.23035)."""
+"""Stability loss of Co2S (arXiv 2512.23035): the more confident student teaches the other."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .rank_sum import RankSum
 
 
 def taught_pixels(own: PseudoLabel, partner: PseudoLabel, ties: bool = False) -> Tensor:
-    r"""Where a student is taught by its partner.
+    r"""Pixels on which a student is taught by its partner.
 
-    With c the confidences and H whether they pass the gate (weight above 0):
+    With c the confidence and H whether a pixel passes the gate (weight above 0):
 
     .. math:: M = valid \wedge H_{partner} \wedge (\neg H_{own} \vee c_{partner} > c_{own})
 
     Args:
-        own: The student's own targets, before any purifier, (B, H, W).
-        partner: The partner's.
+        own: The student's own pseudo labels before purification, (B, H, W).
+        partner: The partner's pseudo labels, likewise.
         ties: Whether students of exactly equal confidence teach each other, as released. Defaults
-            to False: nobody does.
+            to False: neither teaches.
 
     Returns:
         Shape (B, H, W), bool; False on padding.
@@ -39,13 +39,13 @@ def stability_loss(logits: Tensor, partner: Tensor, taught: Tensor, denominator:
     ``sum over pixels and classes of M * (p - stop_gradient(p_partner))^2 / (K * sum of M)``.
 
     Args:
-        logits: Of the taught student, with gradient, shape (B, K, H, W).
-        partner: The partner's probabilities, shape (B, K, H, W); no gradient reaches them.
+        logits: Logits of the taught student, with gradient, shape (B, K, H, W).
+        partner: The partner's probabilities, shape (B, K, H, W); they get no gradient.
         taught: M, shape (B, H, W), bool.
-        denominator: The number of taught pixels.
+        denominator: Number of taught pixels over all ranks.
 
     Returns:
-        Scalar, float32; 0 where nothing is taught.
+        Scalar, float32; 0 if no pixel is taught.
     """
     difference = logits.float().softmax(dim=1) - partner.detach()
     squares = difference.square().sum(dim=1) * taught
@@ -53,17 +53,17 @@ def stability_loss(logits: Tensor, partner: Tensor, taught: Tensor, denominator:
 
 
 def stability_ramp(iteration: int, total: int, share: float) -> float:
-    """Weight of the stability loss as a share of its peak: half a cosine, then 1.
+    """Weight of the stability loss relative to its peak: a half cosine from 0 to 1, then 1.
 
     ``0.5 * (1 - cos(pi * t / (share * T - 1)))`` for t < share * T.
 
     Args:
         iteration: t, from 0.
-        total: T, iterations of the training.
-        share: Part of the training that the ramp takes, in [0, 1].
+        total: T, length of the training in iterations.
+        share: Share of the training that the ramp takes, in [0, 1].
 
     Returns:
-        In [0, 1].
+        A value in [0, 1].
     """
     length = share * total
     if iteration >= length or length <= 1:

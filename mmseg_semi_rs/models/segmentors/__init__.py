@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Segmentors that learn from labelled and unlabelled images."""
+"""Segmentors that train on labelled and unlabelled images."""
 
 from .distill_encoder_decoder import DistillEncoderDecoder, DistillFeatures
 from .dual_student import DualStudentSegmentor

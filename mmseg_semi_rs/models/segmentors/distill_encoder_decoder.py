@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""EncoderDecoder that hands its decode head what distillation needs."""
+"""An ``EncoderDecoder`` that passes its decode head what feature distillation needs."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from ..utils import forget_recomputation, keep_running_statistics, read_cfg
 
 @MODELS.register_module()
 class DistillEncoderDecoder(EncoderDecoder):
-    """EncoderDecoder whose features carry the images and the encoder's view of other sizes.
+    """EncoderDecoder that also gives its head the images and features at other image sizes.
 
-    ``extract_feat`` returns :class:`DistillFeatures`, a tuple of the usual levels. A decode head
-    that has ``view_sizes``, such as :class:`MultiTeacherDistillHead`, says at which sizes the
-    encoder has to look once more: RS-MTDF's second pass, with shared weights and with gradient, in
-    training and at inference. With any other head it is a plain ``EncoderDecoder``.
+    ``extract_feat`` returns :class:`DistillFeatures`, a tuple of the usual levels. If the decode
+    head has ``view_sizes`` (:class:`MultiTeacherDistillHead`), the encoder also runs on the images
+    resized to each of those sizes: this is RS-MTDF's second pass, with shared weights and with
+    gradients, in training and at inference. With any other head this is a plain ``EncoderDecoder``.
 
-    Trains alone under mmengine's Runner on labelled images (with its own ``data_preprocessor``) or
-    as the student of ``MeanTeacherSegmentor`` (without one).
+    It can be trained by mmengine's Runner on labelled images (with its own ``data_preprocessor``)
+    or serve as the student of ``MeanTeacherSegmentor`` (without one).
 
     Args:
-        view_resize: How the normalised image is resized for the extra passes:
-            ``dict(antialias=True, align_corners=False)``. The release has them the other way
-            round.
-        **kwargs: Those of ``EncoderDecoder``. ``backbone`` may offer
-            ``forward_deepest(images) -> Tensor``, which then runs in the extra passes when there
-            is no neck and the head reads the last level.
+        view_resize: How normalised images are resized for the extra passes. Defaults to
+            ``dict(antialias=True, align_corners=False)``; the released code uses the opposite
+            values.
+        **kwargs: Arguments of ``EncoderDecoder``. If ``backbone`` has a method
+            ``forward_deepest(images) -> Tensor``, the extra passes call it, provided that there is
+            no neck and the head reads the last level.
 
     Raises:
-        ValueError: If ``view_resize`` has an unknown key, or the backbone gives class tokens.
+        ValueError: If ``view_resize`` has an unknown key, or the backbone outputs class tokens.
     """
 
     def __init__(self, view_resize: Mapping[str, bool] | None = None, **kwargs: Any) -> None:
@@ -58,13 +58,13 @@ class DistillEncoderDecoder(EncoderDecoder):
         forget_recomputation(self)
 
     def extract_feat(self, inputs: Tensor) -> DistillFeatures:
-        """Encode the images, and once more at every size that the decode head asks for.
+        """Encode the images, at their own size and at every size that the decode head asks for.
 
         Args:
             inputs: Normalised images, shape (B, 3, H, W).
 
         Returns:
-            The levels of backbone and neck, (B, C_i, h_i, w_i) each, with ``images`` and ``views``.
+            The levels of backbone and neck, each (B, C_i, h_i, w_i), with ``images`` and ``views``.
         """
         levels = super().extract_feat(inputs)
         view_sizes = getattr(self.decode_head, 'view_sizes', None)
@@ -74,8 +74,8 @@ class DistillEncoderDecoder(EncoderDecoder):
     def _view(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Deepest features, (B, C, h, w), of the images resized to ``size`` pixels.
 
-        Batch norm layers use the view's own statistics in training but do not remember them: the
-        running ones belong to the main size.
+        In training, batch norm layers normalise with the statistics of the resized images but keep
+        their running statistics, which belong to the main size.
         """
         resized = F.interpolate(images, size, mode='bilinear', **self.view_resize)
         deepest = self.decode_head.deepest_index

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Two students that label unlabelled images for themselves and teach each other."""
+"""Two students that pseudo-label the unlabelled images and teach each other."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from .student import (
 
 @dataclass
 class DualStudentSettings(SemiSettings):
-    """``semi_train_cfg`` of :class:`DualStudentSegmentor`: what all have, and more.
+    """The ``semi_train_cfg`` of :class:`DualStudentSegmentor`, in addition to the common settings.
 
-    ``loss_weight`` has ``sup``, ``strong`` (on the mean of the strong views), ``fp`` and
-    ``distill`` (feature losses of a head), 0.5, 0.25, 0.25 and 0.5. Each student has a gate of its
-    own, and may teach where its weight is above 0.
+    The groups of ``loss_weight`` are ``sup``, ``strong`` (mean over the strong views), ``fp``
+    (feature perturbation) and ``distill`` (feature losses of a head); they default to 0.5, 0.25,
+    0.25 and 0.5. Each student has its own gate, and may teach where that gate's weight is above 0.
 
     Attributes:
-        donors: How many of the unlabelled images, the last of the batch, are labelled but not
-            trained on: they give their pixels to CutMix. With one image to train on there must be
-            one. 0: all train and give.
-        fp_drop: Share of the channels that the features of the weak views lose, in (0, 1); None
+        donors: How many unlabelled images, taken from the end of the batch, are pseudo-labelled but
+            only provide pixels for CutMix and are not trained on. At least one is needed if a
+            single image is left to train on. With 0 every image is trained on and provides pixels.
+        fp_drop: Share of channels dropped from the features of the weak views, in (0, 1). None
             switches L_fp off.
-        stability: **weight**, peak of w_t, 0.5; **ramp**, share of the training from
-            ``unsup_start`` to the peak, 0.2; **grad**, **ties** and **mask** are True, False and
-            'valid', and False, True and 'all' in the release: whether the loss has a gradient,
-            whether equally confident students teach each other, whether padding is left out. None
-            switches the loss off.
+        stability: Settings of the stability loss; None switches it off. **weight**: peak of w_t,
+            0.5. **ramp**: share of the training from ``unsup_start`` to that peak, 0.2. **grad**:
+            whether the loss has a gradient (True; release False). **ties**: whether equally
+            confident students teach each other (False; release True). **mask**: 'valid' leaves
+            padding out; the release uses 'all'.
     """
 
     LOSS_WEIGHT: ClassVar[Mapping[str, float]] = {
@@ -107,11 +107,11 @@ class DualStudentSettings(SemiSettings):
 
 @dataclass(frozen=True)
 class _WeakPrediction:
-    """What one student says about the n weak views that are trained on.
+    """Prediction of one student for the n weak views that are trained on.
 
     Attributes:
-        own: Its targets as they were before purification, (n, H, W).
-        probabilities: Shape (n, K, H, W), float32.
+        own: Its pseudo labels before purification, (n, H, W).
+        probabilities: Class probabilities, shape (n, K, H, W), float32.
     """
 
     own: PseudoLabel
@@ -120,33 +120,32 @@ class _WeakPrediction:
 
 @MODELS.register_module()
 class DualStudentSegmentor(SemiSegmentor):
-    """Co2S (arXiv 2512.23035) for any two mmseg ``EncoderDecoder``.
+    """Co2S (arXiv 2512.23035) for any two mmseg ``EncoderDecoder`` networks.
 
-    Both students see the same batch. Each labels the weak views for itself and learns from labelled
-    images, from strong views mixed by CutMix, and from weak views whose features lose channels
-    (UniMatch); and where the partner is surer than it is, from the partner's probabilities:
+    Both students get the same batch. Each pseudo-labels the weak views for itself. It learns from
+    labelled images, from strong views mixed by CutMix, from weak views with dropped feature
+    channels (UniMatch), and, where its partner is more confident, from the partner's probabilities:
 
     .. math:: L = w_x L_x + w_s (L_s1 + L_s2) / 2 + w_p L_fp + w_t(t) L_sta
 
-    separately for each student (``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 + L_sta`` in the
-    paper). Labels come from each student itself in eval mode without gradient, or from its EMA.
-    Gradients are computed pass by pass, so that the activations of one student's clean images, or
-    of its strong views, are in memory at a time
-    (:func:`~mmseg_semi_rs.models.utils.early_backward`).
+    for each student separately (``(L_x + 0.25 L_s1 + 0.25 L_s2 + 0.5 L_fp) / 2 + L_sta`` in the
+    paper). The student, or its EMA copy, predicts the pseudo labels in eval mode without gradient.
 
-    A batch without unlabelled images trains both students by L_x alone, and so does every batch
-    before ``unsup_start``.
+    Gradients are computed pass by pass, so that memory holds only the activations of one student's
+    clean images, or of its strong views, at a time
+    (:func:`~mmseg_semi_rs.models.utils.early_backward`). Batches without unlabelled images, and all
+    batches before ``unsup_start``, train both students by L_x alone.
 
     Args:
-        students: Two ``EncoderDecoder`` configs by name, ``dict(a=..., b=...)``. A student
-            may have its own ``data_preprocessor`` (``SegDataPreProcessor``); its images are then
-            normalised as that one does.
-        ema: Whether copies of the students, averaged by ``MeanTeacherHook``, label the images, and
-            predict.
+        students: Two ``EncoderDecoder`` configs by name, ``dict(a=..., b=...)``. A student may have
+            its own ``data_preprocessor`` (``SegDataPreProcessor``), by which its images are then
+            normalised.
+        ema: Whether EMA copies of the students, updated by ``MeanTeacherHook``, pseudo-label the
+            images and predict at inference.
         semi_train_cfg: See :class:`DualStudentSettings`.
-        semi_test_cfg: ``predict_on``: a student's name or 'fused', the default;
-            ``fusion``: 'mean_prob', the mean of both probabilities, or 'confidence', at each pixel
-            those of the student that is surer. Defaults to 'mean_prob'.
+        semi_test_cfg: ``predict_on`` is the name of a student, or 'fused' (default). ``fusion`` is
+            'mean_prob' (default), the mean of both probabilities, or 'confidence', the
+            probabilities of the more confident student at each pixel.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
         **misplaced: See :class:`SemiSegmentor`.
 
@@ -178,8 +177,8 @@ class DualStudentSegmentor(SemiSegmentor):
                 f'{owner} has two students, whose names are not "fused" and do not contain "loss", '
                 f'got {list(students)}: give students=dict(a=..., b=...).'
             )
-        # By name: mmengine sorts the keys of the config that it saves, and the order of the
-        # parameters, by which an optimizer is resumed, must not change with it.
+        # Sorted by name: an optimizer is resumed by the order of the parameters, and mmengine
+        # sorts the keys of the config that it saves.
         self.students: Any = nn.ModuleDict(
             {
                 name: build_student(students[name], owner, self.data_preprocessor)
@@ -226,7 +225,7 @@ class DualStudentSegmentor(SemiSegmentor):
         self._weak: dict[str, _WeakPrediction] = {}
 
     def _renormalise(self, name: str, student: Any) -> nn.Module:
-        """Settle how a student's images are normalised."""
+        """Choose how the images of a student are normalised."""
         shared, own = self.data_preprocessor, student.data_preprocessor
         if isinstance(own, SegDataPreProcessor):
             if not isinstance(shared, SegDataPreProcessor):
@@ -244,7 +243,7 @@ class DualStudentSegmentor(SemiSegmentor):
         return nn.Identity()
 
     def adapt(self, network: str, images: Tensor) -> Tensor:
-        """Normalise the batch's images as a student wants them."""
+        """Normalise the images of a batch for one student."""
         return self.renormalise[network](images)
 
     # Training.
@@ -252,13 +251,13 @@ class DualStudentSegmentor(SemiSegmentor):
     def validate_setup(
         self, sampler: object, hooks: Sequence[Hook], max_iters: int, trained: bool
     ) -> None:
-        """Also make sure that CutMix finds a partner, see :meth:`SemiSegmentor.validate_setup`."""
+        """Call :meth:`SemiSegmentor.validate_setup`, and check that CutMix has a partner."""
         if isinstance(sampler, RatioSampler):
             self._check_batch(sampler.per_batch[1])
         super().validate_setup(sampler, hooks, max_iters, trained)
 
     def _check_batch(self, unlabelled: int) -> None:
-        """Make sure that CutMix finds a partner, and that an image is left to train on."""
+        """Check that CutMix has a partner image and that an image is left to train on."""
         donors = self.settings.donors
         if unlabelled and (unlabelled <= donors or (self.cutmix is not None and unlabelled == 1)):
             raise ValueError(
@@ -268,12 +267,12 @@ class DualStudentSegmentor(SemiSegmentor):
             )
 
     def draw_views(self, inputs: Mapping[str, Tensor]) -> list[StrongView]:
-        """Mix the strong views of all images but the donors."""
+        """Mix the strong views of all images except the donors."""
         self._check_batch(len(inputs['weak']))
         return draw_views(inputs, self.cutmix, self.settings.donors)
 
     def label(self, name: str, images: Tensor, valid: Tensor) -> PseudoLabel:
-        """Label images, and keep what the partner is taught, see :meth:`SemiSegmentor.label`."""
+        """Call :meth:`SemiSegmentor.label`, and keep the prediction to teach the partner."""
         logits = decode_in_eval(self.predictors[name], self.adapt(name, images))
         pseudo = self.gates[name](logits, valid)
         count = len(images) - self.settings.donors
@@ -282,11 +281,11 @@ class DualStudentSegmentor(SemiSegmentor):
         return pseudo
 
     def learn(self, batch: SemiBatch, pseudo: Mapping[str, PseudoLabel]) -> dict[str, Tensor]:
-        """Compute the losses of a batch and already their gradients, student by student.
+        """Compute the losses and gradients of a batch, one student after the other.
 
         Returns:
-            Scalars with the student's name in front; ``<name>.taught`` is the share of valid pixels
-            on which the partner teaches.
+            Scalars prefixed by the student's name; ``<name>.taught`` is the share of valid pixels
+            on which the partner teaches this student.
         """
         losses: dict[str, Tensor] = {}
         names = list(self.students)
@@ -307,11 +306,11 @@ class DualStudentSegmentor(SemiSegmentor):
     def _parts(
         self, name: str, partner: str, batch: SemiBatch, pseudo: PseudoLabel
     ) -> list[Callable[[], dict[str, Tensor]]]:
-        """The two parts of a student's losses: of the clean images, and of the strong views."""
+        """Return the two parts of a student's loss: clean images, then strong views."""
         targets = [view.mix(pseudo) for view in batch.views]
         counts = [RankSum(target.valid.sum()) for target in targets]
         own_count = RankSum(self._weak[name].own.valid.sum())
-        # Feature losses are means over the images of both parts.
+        # Feature losses are averaged over the images of both parts.
         share = len(batch.sup) / (len(batch.sup) + len(batch.views) * len(batch.weak))
         return [
             lambda: self._learn_clean(name, partner, batch, pseudo, own_count, share),
@@ -327,7 +326,7 @@ class DualStudentSegmentor(SemiSegmentor):
         valid: RankSum,
         share: float,
     ) -> dict[str, Tensor]:
-        """Losses of labelled images and weak views, which go through the student together."""
+        """Losses of labelled images and weak views, which pass through the student together."""
         student, own = self.students[name], pseudo.first(len(batch.weak))
         labelled, weak = slice(0, len(batch.sup)), slice(len(batch.sup), None)
         images = self.adapt(name, torch.cat([batch.sup, batch.weak]))
@@ -379,7 +378,7 @@ class DualStudentSegmentor(SemiSegmentor):
     def _stabilise(
         self, name: str, partner: str, logits: Tensor, valid: RankSum
     ) -> dict[str, Tensor]:
-        """The stability loss of one student, and on which share of its pixels it is taught."""
+        """Stability loss of one student, and the share of valid pixels on which it is taught."""
         settings = self.settings.stability
         own, other = self._weak[name].own, self._weak[partner].own
         weighed = own
@@ -409,7 +408,7 @@ class DualStudentSegmentor(SemiSegmentor):
     def predict_each(
         self, inputs: Tensor, data_samples: SampleList | None
     ) -> dict[str, SampleList]:
-        """Predict with each network, and fuse the two, see :meth:`SemiSegmentor.predict_each`."""
+        """Predict with each network and fuse both, see :meth:`SemiSegmentor.predict_each`."""
         samples = super().predict_each(inputs, data_samples)
         both = [samples[name] for name in self.students]
         samples['fused'] = [
@@ -424,7 +423,7 @@ class DualStudentSegmentor(SemiSegmentor):
         return self.predict_each(inputs, data_samples)['fused']
 
     def _call(self, method: str, name: str, inputs: Tensor, *arguments: Any) -> Any:
-        """Call a method of one network or, for ``'fused'``, of both, and fuse their logits."""
+        """Call a method of one network, or, for ``'fused'``, of both, and fuse the logits."""
         if name != 'fused':
             return super()._call(method, name, inputs, *arguments)
         first, second = (

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One student and the exponential moving average of it that labels its unlabelled images."""
+"""One student, and its exponential moving average (EMA) that labels its unlabelled images."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .student import (
 
 @dataclass
 class MeanTeacherSettings(SemiSettings):
-    """``semi_train_cfg`` of :class:`MeanTeacherSegmentor`: what all have, and more.
+    """The ``semi_train_cfg`` of :class:`MeanTeacherSegmentor`, in addition to the common settings.
 
     Attributes:
         loss_reduce: ``'mean'`` or ``'sum'`` over the groups of losses ``sup``, ``unsup`` and
-            ``distill``, whose factors ``loss_weight`` default to 1.
+            ``distill``. Their factors ``loss_weight`` default to 1.
         feature_dropout: Arguments of
-            :class:`~mmseg_semi_rs.models.segmentors.strong_views.ComplementaryDropout`, by which
-            two strong views share out the channels of the encoder's features (UniMatch V2); what a
-            decode head distils is what is left of them. None switches it off.
-        norm: ``'joint'``: one forward, batch norm layers see labelled and strong images as one
-            batch and remember both. ``'separate'``: two forwards, each with its own batch
-            statistics, and only those of the clean labelled images are remembered for evaluation
-            and the EMA teacher. No difference for students without batch norm.
+            :class:`~mmseg_semi_rs.models.segmentors.strong_views.ComplementaryDropout`, which
+            divides the channels of the encoder's features between two strong views (UniMatch V2). A
+            distilling decode head gets the remaining channels. None switches it off.
+        norm: ``'joint'``: one forward pass; batch norm layers normalise and track labelled and
+            strong images as one batch. ``'separate'``: two passes, each with its own batch
+            statistics; running statistics, which evaluation and the EMA teacher use, follow the
+            clean labelled images only. No difference for students without batch norm.
     """
 
     loss_reduce: str = 'mean'
@@ -56,7 +56,7 @@ class MeanTeacherSettings(SemiSettings):
                 raise ValueError(f'semi_train_cfg.{key}={value!r} is none of {allowed}.')
 
     def build_feature_dropout(self) -> ComplementaryDropout | None:
-        """Build what ``feature_dropout`` says."""
+        """Build the module that ``feature_dropout`` describes; None if it is switched off."""
         settings, name = self.feature_dropout, 'semi_train_cfg.feature_dropout'
         if settings is None:
             return None
@@ -69,26 +69,27 @@ class MeanTeacherSettings(SemiSettings):
 class MeanTeacherSegmentor(SemiSegmentor):
     r"""FixMatch with an EMA teacher for any mmseg ``EncoderDecoder``.
 
-    One step: the teacher labels the weak views, purifiers correct the labels, CutMix mixes the
-    strong views with their labels, and one student forward over labelled and strong images gives
+    In one step the teacher labels the weak views, purifiers correct these pseudo labels, and CutMix
+    mixes the strong views with their labels. The student's forward pass on labelled and strong
+    images then gives
 
     .. math:: L = (w_x L_x + w_u L_u + w_d L_d) / n
 
-    with L_x the student's own supervised loss (auxiliary heads included), L_u the consistency loss,
-    the mean over the strong views if there are several, and L_d the feature losses of the decode
-    head, if it has any (RS-MTDF's ``MultiTeacherDistillHead``). n is the number of these groups for
+    where L_x is the student's own supervised loss (auxiliary heads included), L_u the consistency
+    loss, averaged over the strong views, and L_d the feature losses of the decode head, if it has
+    any (RS-MTDF's ``MultiTeacherDistillHead``). n is the number of these groups for
     ``loss_reduce='mean'`` and 1 for ``'sum'``.
 
-    A batch without unlabelled images trains the student by L_x (and L_d) alone, and so does every
-    batch before ``unsup_start``.
+    Batches without unlabelled images, and all batches before ``unsup_start``, train the student by
+    L_x (and L_d) alone.
 
     Args:
         student: Config of an ``EncoderDecoder`` without ``data_preprocessor``.
-        ema: Whether a copy of the student, averaged by ``MeanTeacherHook``, labels the images.
-            False: the student does, in eval mode.
+        ema: Whether an EMA copy of the student, updated by ``MeanTeacherHook``, labels the images.
+            If False, the student itself does, in eval mode.
         semi_train_cfg: See :class:`MeanTeacherSettings`.
-        semi_test_cfg: ``predict_on``: 'teacher' or 'student'. Defaults to teacher
-            with ``ema``, else student.
+        semi_test_cfg: ``predict_on`` is 'teacher' or 'student'. Defaults to 'teacher' with ``ema``,
+            else to 'student'.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
         **misplaced: See :class:`SemiSegmentor`.
 
@@ -136,26 +137,30 @@ class MeanTeacherSegmentor(SemiSegmentor):
 
     @property
     def students(self) -> dict[str, Any]:
-        """The student."""
+        """The student, under the name ``'student'``."""
         return {'student': self.student}
 
     @property
     def teachers(self) -> dict[str, Any]:
-        """The teacher; empty without ``ema``."""
+        """The teacher, under the name ``'student'``; empty without ``ema``."""
         return {} if self.teacher is None else {'student': self.teacher}
 
     @property
     def gates(self) -> dict[str, Gate]:
-        """The gate."""
+        """The gate, under the name ``'student'``."""
         return {'student': self.gate}
 
     @property
     def predictors(self) -> dict[str, Any]:
-        """The teacher if there is one, and the student."""
+        """The student and, with ``ema``, the teacher."""
         return ({} if self.teacher is None else {'teacher': self.teacher}) | self.students
 
     def draw_views(self, inputs: Mapping[str, Tensor]) -> list[StrongView]:
-        """Mix the strong views by CutMix, and refuse other than the two that dropout needs."""
+        """Mix the strong views by CutMix.
+
+        Raises:
+            ValueError: If there is feature dropout and not exactly two strong views.
+        """
         views = super().draw_views(inputs)
         if self.feature_dropout is not None and len(views) != 2:
             raise ValueError(
@@ -187,11 +192,10 @@ class MeanTeacherSegmentor(SemiSegmentor):
     def _forward_views(
         self, batch: SemiBatch, targets: list[PseudoLabel]
     ) -> tuple[Decoded, Tensor]:
-        """Run the student on labelled and strong images, by one pass or by two.
+        """Run the student on labelled and strong images, in one pass or in two.
 
         Returns:
-            What the labelled images gave, with the feature losses of all; and the logits of the
-            strong ones.
+            The output for labelled images, with the feature losses of all, and the strong logits.
         """
         count = len(batch.sup)
         strong = torch.cat([view.images for view in batch.views])
@@ -221,5 +225,5 @@ class MeanTeacherSegmentor(SemiSegmentor):
         return decoded._replace(feature_losses=distill), more.logits
 
     def _perturb(self, clean: int) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None:
-        """What happens to the features of a batch whose first ``clean`` images are labelled."""
+        """Feature dropout for a batch that begins with ``clean`` labelled images, or None."""
         return None if self.feature_dropout is None else partial(self.feature_dropout, clean=clean)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""When unlabelled images begin to count, and how fast they come to their full weight."""
+"""When unlabelled images begin to count, and how fast they reach their full weight."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mmengine.logging import MessageHub, print_log
 
 @dataclass(frozen=True)
 class UnsupervisedSchedule:
-    """Supervised burn-in, then a linear ramp of the unsupervised weight.
+    """Supervised burn-in, followed by a linear ramp of the unsupervised weight.
 
     Attributes:
-        start: Steps of supervised training before the first pseudo label; below 1 the share of the
-            whole training that they take. 0 starts at once.
-        ramp: Steps after the start over which the weight grows from 0 to 1, or their share.
+        start: Iterations of supervised training before the first pseudo label; a value below 1 is a
+            share of the whole training. 0 starts at once.
+        ramp: Iterations after the start in which the weight grows from 0 to 1, or their share.
 
     Raises:
-        ValueError: If one is no number of steps and no share.
+        ValueError: If a value is neither a number of iterations nor a share.
     """
 
     start: int | float = 0
@@ -41,18 +41,18 @@ class UnsupervisedSchedule:
                 )
 
     def begin(self, max_iters: int | None = None) -> int:
-        """The step at which pseudo labels begin, in a training whose length the runner tells.
+        """Return the iteration of the first pseudo label; ``max_iters`` defaults to the runner's.
 
         Raises:
-            ValueError: If it is a share and nobody has told the length of the training.
+            ValueError: If ``start`` is a share and the length of the training is not known.
         """
         return self._steps('start', max_iters)
 
     def weight(self) -> float | None:
-        """Weight of the unsupervised losses at the current step.
+        """Return the weight of the unsupervised losses at the current iteration.
 
         Returns:
-            In [0, 1]; None during the burn-in. Outside of a training it is 1.
+            A value in [0, 1], or None during the burn-in. Outside a training run it is 1.
         """
         iteration = _hub().get('iter')
         if iteration is None:
@@ -79,13 +79,13 @@ class UnsupervisedSchedule:
 def check_burn_in(
     schedule: UnsupervisedSchedule, needed: bool, max_iters: int, trained: bool
 ) -> None:
-    """Refuse a burn-in without an end, and tell of one that is missing.
+    """Refuse a burn-in that lasts the whole training, and warn if a needed one is missing.
 
     Args:
-        schedule: Of the segmentor.
-        needed: Whether its gate asks for a burn-in.
-        max_iters: Length of the training.
-        trained: Whether the training goes on from a checkpoint.
+        schedule: The segmentor's schedule.
+        needed: Whether the segmentor's gate needs a burn-in.
+        max_iters: Length of the training in iterations.
+        trained: Whether the training starts from a checkpoint.
 
     Raises:
         ValueError: If no pseudo label would ever be made.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What all segmentors share that learn from labelled and unlabelled images."""
+"""Base class of all segmentors that learn from labelled and unlabelled images."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ from .student import (
 
 @dataclass
 class SemiSettings:
-    """``semi_train_cfg`` of any semi-supervised segmentor.
+    """The ``semi_train_cfg`` of any semi-supervised segmentor.
 
     Attributes:
         conf_thresh: Confidence in [0, 1] from which a pixel gets weight 1; a list has one entry per
-            class. The short form of ``gate=dict(type='FixedGate', threshold=...)``.
-        gate: How pseudo labels get their weights: config of a
-            :class:`~mmseg_semi_rs.models.gates.Gate`, which replaces ``conf_thresh``.
-        soft_labels: How many classes of each pixel, 2 or more, keep their probability as the target
-            of the unsupervised losses (:class:`~mmseg_semi_rs.structures.SoftLabel`); weights are
-            the gate's all the same. 0: the likeliest class alone.
-        loss_weight: Factors, 0 or more, of the groups of losses.
-        cutmix: Arguments of :class:`~mmseg_semi_rs.models.utils.CutMix`; each strong view draws its
+            class. Short for ``gate=dict(type='FixedGate', threshold=...)``.
+        gate: Config of the :class:`~mmseg_semi_rs.models.gates.Gate` that weights pseudo labels. It
+            replaces ``conf_thresh``.
+        soft_labels: Number of classes per pixel, 2 or more, that keep their probability as target
+            of the unsupervised losses (:class:`~mmseg_semi_rs.structures.SoftLabel`). The gate
+            still sets the weights. 0 uses only the most probable class.
+        loss_weight: Factor, 0 or more, of each group of losses.
+        cutmix: Arguments of :class:`~mmseg_semi_rs.models.utils.CutMix`. Each strong view draws its
             own boxes. None switches it off.
-        unsup_start: Supervised burn-in: iterations before the first pseudo label, or below 1 their
-            share of the training. Averages go on through it.
-        unsup_ramp: Iterations after the start over which the unsupervised losses grow linearly from
-            0, or their share of the training.
+        unsup_start: Supervised burn-in: iterations before the first pseudo label, or, below 1, a
+            share of the training. The EMA is updated during the burn-in too.
+        unsup_ramp: Iterations after the start in which the unsupervised losses grow linearly from
+            0, or, below 1, a share of the training.
 
     Raises:
         ValueError: If a value is out of its range.
     """
 
-    #: The groups of losses, and what ``loss_weight`` leaves out.
+    #: The groups of losses with their default weights.
     LOSS_WEIGHT: ClassVar[Mapping[str, float]] = {'sup': 1.0, 'unsup': 1.0, 'distill': 1.0}
 
     conf_thresh: float | Sequence[float] = 0.95
@@ -87,27 +87,27 @@ class SemiSettings:
 
     @classmethod
     def read(cls, cfg: Mapping[str, Any] | None) -> Any:
-        """Take over what a user gave, and refuse keys that nothing would read."""
+        """Create the settings from a config dict; raise ValueError for an unknown key."""
         return cls(**read_cfg(cfg, vars(cls()), 'semi_train_cfg'))
 
 
 def check_weight(value: Any, name: str) -> None:
-    """Refuse what is no factor of a loss."""
+    """Raise ValueError unless ``value``, the setting ``name``, is a number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise ValueError(f'semi_train_cfg.{name}={value!r} must be a number of 0 or more.')
 
 
 @dataclass(frozen=True)
 class SemiBatch:
-    """A training batch on its way to the students.
+    """A training batch as the students receive it.
 
     Attributes:
         sup: Labelled images, shape (B, 3, H, W).
-        samples: Theirs, with ``gt_sem_seg``.
-        valid: False on their padding, shape (B, H, W), bool.
+        samples: Data samples of the labelled images, with ``gt_sem_seg``.
+        valid: False on padding of the labelled images, shape (B, H, W), bool.
         weak: Weak views of the n unlabelled images that are trained on, (n, 3, H, W).
-        views: Their strong views; none in a supervised step, where n is 0.
-        unsup_weight: How much the unlabelled images count at this step, 0 or more.
+        views: Strong views of the same images; none in a supervised step, where n is 0.
+        unsup_weight: Weight of the unsupervised losses at this step, 0 or more.
     """
 
     sup: Tensor
@@ -119,31 +119,32 @@ class SemiBatch:
 
 
 class SemiSegmentor(BaseSegmentor):
-    """A segmentor whose students learn from labelled images and from pseudo labels.
+    """Base of segmentors whose students learn from labelled images and from pseudo labels.
 
-    One step (:meth:`loss`): :meth:`make_pseudo_labels` labels the weak views, :meth:`draw_views`
-    mixes the strong ones, and :meth:`learn` turns both into losses, by :meth:`supervised_loss` and
-    :meth:`unsupervised_loss`. A batch without unlabelled images, and every batch before
-    ``unsup_start``, has no pseudo labels and no views. A subclass builds its networks, says which
-    they are (:attr:`students`, :attr:`teachers`, :attr:`gates`, :attr:`predictors`), and learns.
+    In one step (:meth:`loss`), :meth:`make_pseudo_labels` labels the weak views, :meth:`draw_views`
+    mixes the strong ones, and :meth:`learn` computes the losses of both with
+    :meth:`supervised_loss` and :meth:`unsupervised_loss`. Batches without unlabelled images, and
+    all batches before ``unsup_start``, have neither pseudo labels nor views. A subclass builds its
+    networks, exposes them (:attr:`students`, :attr:`teachers`, :attr:`gates`, :attr:`predictors`)
+    and implements :meth:`learn`.
 
     Args:
-        semi_train_cfg: Settings of the training, see :attr:`settings_type`.
+        semi_train_cfg: Training settings, see :attr:`settings_type`.
         data_preprocessor: Config of a ``SemiDataPreprocessor``.
-        **misplaced: What belongs to a student. None, as mmseg's ``init_model`` sets some, does no
-            harm; nor does a whole model that a config inherits from a stock one, which the students
-            replace: it is told, and not read.
+        **misplaced: Arguments that belong to a student. None is accepted, as mmseg's ``init_model``
+            passes it. A complete model inherited from a stock config is ignored with a warning.
+            Anything else is an error.
 
     Attributes:
-        students: The networks that learn, by name.
-        teachers: Their averages, by the same names; empty without ``ema``.
-        gates: A :class:`~mmseg_semi_rs.models.gates.Gate` for each student.
+        students: The trained networks by name.
+        teachers: Their EMA copies by the same names; empty without ``ema``.
+        gates: One :class:`~mmseg_semi_rs.models.gates.Gate` per student.
         predictors: The networks that ``predict_on`` may name.
-        predict_on: The name of what predicts.
+        predict_on: Name of the network used at inference.
         purifiers: Called in turn on each student's pseudo labels in every step.
-        last_step: What the last training step did.
-        unsup_scale: Another factor of the unsupervised losses, 1 unless a hook lowers it.
-        average_is_kept: Whether somebody updates the teachers, or has said that he will.
+        last_step: Record of the last training step.
+        unsup_scale: Extra factor of the unsupervised losses; 1 unless a hook lowers it.
+        average_is_kept: Whether something updates the teachers, or has announced that it will.
 
     Raises:
         ValueError: On unknown or contradictory settings.
@@ -184,12 +185,12 @@ class SemiSegmentor(BaseSegmentor):
 
     @property
     def predictors(self) -> Any:
-        """The networks that label and predict: the averages, or the students themselves."""
+        """The networks that label and predict: the teachers, or the students if there are none."""
         return self.teachers or self.students
 
     @property
     def averages(self) -> list[tuple[Any, Any]]:
-        """Each teacher with its student; empty without ``ema``."""
+        """Pairs of teacher and student; empty without ``ema``."""
         return [(teacher, self.students[name]) for name, teacher in self.teachers.items()]
 
     @property
@@ -203,38 +204,38 @@ class SemiSegmentor(BaseSegmentor):
 
     @property
     def out_channels(self) -> int:
-        """Channels of the logits, one per class; test-time augmentation asks for it."""
+        """Channels of the logits, one per class; used by test-time augmentation."""
         return self.num_classes
 
     @property
     def align_corners(self) -> bool:
-        """How the first student's logits are resized."""
+        """Value of ``align_corners`` with which the first student's logits are resized."""
         return self._first_head.align_corners
 
     @property
     def needs_burn_in(self) -> bool:
-        """Whether a gate is led astray by a network that nothing has trained."""
+        """Whether a gate would be misled by a network that has not been trained yet."""
         return any(gate.needs_burn_in for gate in self.gates.values())
 
     def build_gate(self) -> Gate:
-        """Build a gate as the settings say."""
+        """Build a gate from the settings."""
         gate = build_gate(self.settings.gate, self.settings.conf_thresh, self.num_classes)
         gate.soft_labels = self.settings.soft_labels
         return gate
 
     def gate_of(self, network: str) -> Gate:
-        """The gate of the labels that a network makes; the first one's if it has none."""
+        """Return the gate of a network's pseudo labels; the first gate if the network has none."""
         return self.gates[network if network in self.gates else next(iter(self.gates))]
 
     def adapt(self, network: str, images: Tensor) -> Tensor:
-        """Normalise the batch's images as a network wants them."""
+        """Normalise the images of a batch for one network; unchanged unless overridden."""
         return images
 
     def init_weights(self) -> None:
         """Initialise the students, then make the teachers exact copies of them.
 
         Raises:
-            ValueError: A student would take nothing of its pretrained weights.
+            ValueError: If none of a student's pretrained weights would fit it.
         """
         for student in self.students.values():
             with foreign_weights_refused(student):
@@ -244,17 +245,17 @@ class SemiSegmentor(BaseSegmentor):
         self._is_init = True
 
     def fill_networks(self, state: dict[str, Any], prefix: str, *_: object) -> None:
-        """Let a checkpoint that is about to be loaded have weights for every network.
+        """Complete a checkpoint that is about to be loaded, so that every network gets weights.
 
-        That of a single network, such as mmseg's own, fills each student that it fits; where it has
-        no average, that begins at its student.
+        The checkpoint of a single network, such as one of mmseg, fills every student that it fits.
+        A teacher without weights of its own starts from those of its student.
 
         Args:
             state: Weights by name; changed in place.
-            prefix: Of this model's names in it.
+            prefix: Prefix of this model's names in ``state``.
 
         Raises:
-            ValueError: The weights are none of any network.
+            ValueError: If the weights belong to none of the networks.
         """
         places = {id(module): f'{prefix}{name}.' for name, module in self.named_modules()}
         homes = {name: places[id(student)] for name, student in self.students.items()}
@@ -295,7 +296,7 @@ class SemiSegmentor(BaseSegmentor):
         """Move each teacher towards its student, see :func:`average_into`.
 
         Args:
-            keep: Share of the old weights, in [0, 1].
+            keep: Share of the old weights that is kept, in [0, 1].
         """
         self.average_is_kept = True
         for teacher, student in self.averages:
@@ -306,17 +307,17 @@ class SemiSegmentor(BaseSegmentor):
     def validate_setup(
         self, sampler: object, hooks: Sequence[Hook], max_iters: int, trained: bool
     ) -> None:
-        """Refuse, before the first step, a training that could not do what it is asked to.
+        """Raise an error before the first step if the training could not do what it is asked to.
 
         Args:
-            sampler: Of the training data.
-            hooks: Of the runner.
-            max_iters: Length of the training.
-            trained: Whether it goes on from a checkpoint.
+            sampler: Sampler of the training data.
+            hooks: Hooks of the runner.
+            max_iters: Length of the training in iterations.
+            trained: Whether the training starts from a checkpoint.
 
         Raises:
             ValueError: If nothing normalises the images, no pseudo label would ever be made, or no
-                hook updates the averages.
+                hook updates the teachers.
         """
         if type(self.data_preprocessor) is BaseDataPreprocessor:
             raise ValueError(
@@ -336,7 +337,7 @@ class SemiSegmentor(BaseSegmentor):
             )
 
     def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """Train a step; a second one is refused in a loop that leaves the averages behind."""
+        """Train one step; a second one is refused if nothing updates the teachers."""
         if self._has_stepped and not self.average_is_kept:
             self._refuse_unkept_average()
         self._has_stepped = True
@@ -347,15 +348,15 @@ class SemiSegmentor(BaseSegmentor):
 
         Args:
             inputs: ``sup`` and, unless training is supervised only, ``weak`` and one or more views
-                whose names begin with ``strong``, each (B, 3, H, W), normalised.
-            data_samples: The same keys; ``sup`` with ``gt_sem_seg``.
+                whose names begin with ``strong``; each (B, 3, H, W), normalised.
+            data_samples: Data samples by the same keys; those of ``sup`` have ``gt_sem_seg``.
 
         Returns:
             Scalars; mmengine adds up those with 'loss' in the name.
 
         Raises:
-            ValueError: If there are not the branches that the settings need; or, in the first step,
-                if a part of a student fails on the batch.
+            ValueError: If the branches do not match the settings or, in the first step, if a part
+                of a student fails on the batch.
         """
         if self._has_learnt:
             return self._compute_losses(inputs, data_samples)
@@ -385,20 +386,20 @@ class SemiSegmentor(BaseSegmentor):
         return self.learn(SemiBatch(sup, samples, valid, weak, views, scale), pseudo)
 
     def draw_views(self, inputs: Mapping[str, Tensor]) -> list[StrongView]:
-        """Draw the boxes of CutMix for every strong view, and mix its images."""
+        """Draw the CutMix boxes of every strong view, and mix its images."""
         return draw_views(inputs, self.cutmix)
 
     @torch.no_grad()
     @step_part('EMA forward')
     def make_pseudo_labels(self, images: Tensor, samples: SampleList) -> dict[str, PseudoLabel]:
-        """Label weak views for every student, and let the purifiers correct the labels.
+        """Label the weak views for every student, and let the purifiers correct the labels.
 
         Args:
             images: Weak views, shape (B, 3, H, W).
-            samples: Their samples, with ``valid``.
+            samples: Their data samples, with ``valid``.
 
         Returns:
-            Targets (B, H, W) by student.
+            Pseudo labels (B, H, W) by student.
         """
         valid = stack_valid(samples, images.shape[-2:], images.device)
         pseudo_labels = {}
@@ -411,7 +412,7 @@ class SemiSegmentor(BaseSegmentor):
         return pseudo_labels
 
     def label(self, name: str, images: Tensor, valid: Tensor) -> PseudoLabel:
-        """Label images (B, 3, H, W) for a student by its average, or by itself; not purified."""
+        """Label images (B, 3, H, W) by a student's teacher, or by itself; not yet purified."""
         network = (self.teachers or self.students)[name]
         return self.gates[name](decode_in_eval(network, self.adapt(name, images)), valid)
 
@@ -421,7 +422,8 @@ class SemiSegmentor(BaseSegmentor):
 
         Args:
             batch: Labelled images, and the strong views if there are pseudo labels.
-            pseudo: Targets (B, H, W) of all B weak views by student; empty in a supervised step.
+            pseudo: Pseudo labels (B, H, W) of all B weak views by student; empty in a supervised
+                step.
 
         Returns:
             Named scalars.
@@ -430,7 +432,7 @@ class SemiSegmentor(BaseSegmentor):
     def supervised_loss(
         self, name: str, decoded: Decoded, samples: SampleList
     ) -> dict[str, Tensor]:
-        """Losses of labelled images by a student's own heads, named as mmseg does."""
+        """Losses of labelled images by a student's own heads, with the names that mmseg uses."""
         return supervised_losses(self.students[name], decoded, samples)
 
     def unsupervised_loss(
@@ -443,7 +445,7 @@ class SemiSegmentor(BaseSegmentor):
     def weigh(
         self, groups: Mapping[str, Mapping[str, Tensor]], divisor: int = 1
     ) -> dict[str, Tensor]:
-        """Multiply losses by the weight of their group, and put all groups into one dict."""
+        """Multiply losses by their group's weight / ``divisor``, and merge the groups."""
         weights = self.settings.loss_weight
         return {
             name: value * (weights[group] / divisor) if 'loss' in name else value
@@ -456,20 +458,21 @@ class SemiSegmentor(BaseSegmentor):
     def predict_each(
         self, inputs: Tensor, data_samples: SampleList | None
     ) -> dict[str, SampleList]:
-        """Predict with every network there is, by its own test_cfg.
+        """Predict with every network, each by its own test_cfg.
 
         Args:
-            inputs: Shape (B, 3, H, W).
-            data_samples: With metainfo; left as they are.
+            inputs: Images, shape (B, 3, H, W).
+            data_samples: Samples with metainfo; they are not changed.
 
         Returns:
-            By the names that ``predict_on`` may have, the one that it has last.
+            Predictions by the names that ``predict_on`` may have; the one of ``predict_on`` is
+            last.
         """
         samples = {name: self._predict(name, inputs, data_samples) for name in self.predictors}
         return dict(sorted(samples.items(), key=lambda item: item[0] == self.predict_on))
 
     def predict(self, inputs: Tensor, data_samples: SampleList | None = None) -> SampleList:
-        """Predict with what ``predict_on`` names, as ``EncoderDecoder`` does."""
+        """Predict with the network that ``predict_on`` names, as ``EncoderDecoder`` does."""
         return self._predict(self.predict_on, inputs, data_samples)
 
     def _predict(self, name: str, inputs: Tensor, data_samples: SampleList | None) -> SampleList:
@@ -498,7 +501,7 @@ class SemiSegmentor(BaseSegmentor):
 
 
 def _check_branches(inputs: Any) -> None:
-    """Refuse a batch whose images would be dropped, or that has no labelled one."""
+    """Raise ValueError if a batch has no labelled images, or has images that nothing would use."""
     names = sorted(inputs) if isinstance(inputs, Mapping) else []
     known = all(name in ('sup', 'weak') or name.startswith('strong') for name in names)
     if 'sup' not in names or not known or (len(names) > 1 and 'weak' not in names):

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What segmentors do with one or several strong views of the unlabelled images."""
+"""Mixing, perturbing and scoring the strong views of the unlabelled images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..utils.cutmix import paste
 
 @dataclass(frozen=True)
 class StrongView:
-    """One strong view after CutMix, and how its targets are mixed.
+    """One strong view after CutMix, with the record of how its pixels were mixed.
 
     Attributes:
-        images: Shape (n, 3, H, W).
-        partners: Whose pixels each image received, shape (n,), int64.
-        mask: Where, shape (n, H, W), bool.
+        images: Mixed images, shape (n, 3, H, W).
+        partners: Index of the image that gave pixels to each image, shape (n,), int64.
+        mask: True where pixels of the partner were pasted, shape (n, H, W), bool.
     """
 
     images: Tensor
@@ -32,23 +32,23 @@ class StrongView:
     mask: Tensor
 
     def mix(self, target: PseudoLabel) -> PseudoLabel:
-        """Move the targets of all B images as the pixels of this view were moved."""
+        """Mix the pseudo labels of all B images in the same way as the pixels of this view."""
         return target.mix(self.partners, self.mask)
 
 
 def draw_views(
     inputs: Mapping[str, Tensor], cutmix: CutMix | None, donors: int = 0
 ) -> list[StrongView]:
-    """Draw partners and boxes for every strong view, each its own, and mix its images.
+    """Draw partners and boxes for each strong view separately, and mix its images.
 
     Args:
-        inputs: Views by name, each (B, 3, H, W); those whose names begin with ``strong`` are taken,
+        inputs: Views by name, each (B, 3, H, W). Those whose names begin with ``strong`` are used,
             in the order of their names.
-        cutmix: None leaves the views as they are.
-        donors: How many images, the last of the batch, only give pixels.
+        cutmix: Draws partners and boxes; None leaves the views as they are.
+        donors: How many images, taken from the end of the batch, only provide pixels.
 
     Returns:
-        Of n = B - donors images each.
+        One view per name, with n = B - donors images each.
 
     Raises:
         ValueError: If there is no strong view.
@@ -74,12 +74,12 @@ def draw_views(
 def loss_of_views(
     logits: Tensor, targets: Sequence[PseudoLabel], counts: Sequence[RankSum]
 ) -> Tensor:
-    """Mean over the V views of their consistency losses.
+    """Return the mean of the consistency losses of V views.
 
     Args:
-        logits: Of all views, one after the other, shape (V * n, K, H, W).
-        targets: Of each, (n, H, W).
-        counts: Valid pixels of each.
+        logits: Logits of all views, one after the other, shape (V * n, K, H, W).
+        targets: Pseudo labels of each view, (n, H, W).
+        counts: Number of valid pixels of each view.
     """
     losses = [
         consistency_loss(scores, target.labels, target.weight, count, target.soft)
@@ -91,13 +91,13 @@ def loss_of_views(
 def perturb_features(
     feats: tuple[Tensor, ...], perturb: Callable[[Tensor], Tensor], rows: slice
 ) -> tuple[Tensor, ...]:
-    """Send some images' features through a function, those for distillation included.
+    """Apply a function to the features of some images, including features for distillation.
 
     Args:
-        feats: Levels, (B, C_i, h_i, w_i) each; perhaps ``DistillFeatures``. With the class token
-            that DPT reads, a level is a list of both.
-        perturb: Changes a level, (B', C_i, h_i, w_i).
-        rows: Which B' images.
+        feats: Levels, each (B, C_i, h_i, w_i), possibly ``DistillFeatures``. For DPT a level is a
+            list of the feature map and the class token.
+        perturb: Changes one level, (B', C_i, h_i, w_i).
+        rows: The B' images whose features are changed.
     """
     if isinstance(feats, DistillFeatures):
         return feats.perturbed(perturb, rows)
@@ -113,16 +113,16 @@ def perturb_features(
 
 
 class ComplementaryDropout:
-    r"""Share the channels out between two views (UniMatch V2, arXiv 2410.10777).
+    r"""Divide feature channels between two views (UniMatch V2, arXiv 2410.10777).
 
-    For each image a mask :math:`m \sim \text{Bernoulli}(0.5)^C` is drawn, which all levels of C
-    channels share; the first view's channels are multiplied by :math:`2m`, the second view's by
-    :math:`2(1 - m)`. Where one view sees a channel the other does not, and the mean of both is the
-    level itself.
+    For each image a mask :math:`m \sim \text{Bernoulli}(0.5)^C` is drawn, which all levels with C
+    channels share. The channels of the first view are multiplied by :math:`2m`, those of the second
+    by :math:`2(1 - m)`. Each channel is thus kept in exactly one view, and the mean of both views
+    is the original level.
 
     Args:
-        keep: Share of the images, in [0, 1), both of whose views keep all channels; rounded down to
-            a number of images, which are drawn anew for every batch. 0.5 as released.
+        keep: Share of images, in [0, 1), whose views both keep all channels, rounded down to a
+            whole number of images. They are drawn anew for every batch. 0.5 as in the release.
         shared: Whether levels share masks, as published; False draws one for each level.
 
     Raises:
@@ -138,12 +138,12 @@ class ComplementaryDropout:
         self.keep, self.shared = keep, shared
 
     def __call__(self, feats: tuple[Tensor, ...], clean: int) -> tuple[Tensor, ...]:
-        """Drop channels of the two views that end the batch; makes no host sync.
+        """Drop channels of the two views at the end of the batch, without a host synchronisation.
 
         Args:
-            feats: Levels, (clean + 2n, C_i, h_i, w_i) each; perhaps ``DistillFeatures``, whose
+            feats: Levels, each (clean + 2n, C_i, h_i, w_i); possibly ``DistillFeatures``, whose
                 views at other sizes lose channels too.
-            clean: Images before the two views, which stay as they are.
+            clean: Number of images before the two views; they are not changed.
         """
         first_map = feats[0] if isinstance(feats[0], Tensor) else feats[0][0]
         images = (len(first_map) - clean) // 2

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What semi-supervised segmentors do with one network, an mmseg ``EncoderDecoder``."""
+"""Functions of the semi-supervised segmentors for one network, an mmseg ``EncoderDecoder``."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ from ..utils.options import of_mmdet
 
 SampleList = list[SegDataSample]
 
-#: Which output of a head with several are the logits by which its own ``predict`` goes.
+#: For heads with several outputs: index of the logits that the head's own ``predict`` uses.
 _MAIN_OUTPUT = {EncHead: 0, DAHead: 0, DDRHead: 0, PIDHead: 1, IterativeDecodeHead: -1}
 
-#: Losses that give 0 where every pixel is ignored.
+#: Losses that are 0 if every pixel is ignored.
 _PIXELWISE = (ValidCrossEntropyLoss, CrossEntropyLoss)
 
 
 class Decoded(NamedTuple):
-    """What one pass of a student gives.
+    """Output of one forward pass of a student.
 
     Attributes:
-        feats: Of ``extract_feat``.
-        logits: Of the decode head, shape (B, K, h, w).
-        outputs: All that the decode head gives, for its own loss; the logits or several tensors.
-        aux_outputs: The same of each auxiliary head.
-        feature_losses: Of a head with losses on features, else empty.
+        feats: Features from ``extract_feat``.
+        logits: Main logits of the decode head, shape (B, K, h, w).
+        outputs: Full output of the decode head for its own loss: logits, or several tensors.
+        aux_outputs: Full output of each auxiliary head.
+        feature_losses: Feature losses of the decode head; empty if it has none.
     """
 
     feats: tuple[Tensor, ...]
@@ -66,7 +66,7 @@ class Decoded(NamedTuple):
     feature_losses: dict[str, Tensor]
 
     def rows(self, rows: slice) -> Decoded:
-        """What the heads gave of some images; features and their losses stay those of all."""
+        """Select the head outputs of some images; features and feature losses are kept."""
         return self._replace(
             logits=self.logits[rows],
             outputs=_take(self.outputs, rows),
@@ -91,7 +91,12 @@ _OF_A_STUDENT = (
 
 
 def refuse_misplaced(owner: str, **given: object) -> None:
-    """Refuse what belongs to a student, unless it is all of a model that a config inherits from."""
+    """Refuse arguments of a student; a whole inherited model is only ignored with a warning.
+
+    Raises:
+        TypeError: If an argument is unknown to mmseg's segmentors.
+        ValueError: If an argument belongs to a student.
+    """
     unknown = sorted(set(given) - set(_OF_A_STUDENT))
     if unknown:
         raise TypeError(
@@ -111,20 +116,20 @@ def refuse_misplaced(owner: str, **given: object) -> None:
 
 
 def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
-    """Build an ``EncoderDecoder`` that one map of logits can be taken from.
+    """Build an ``EncoderDecoder`` whose decode head gives one map of logits.
 
-    Stages of its backbone behind the last level that a head reads are dropped, see
+    Backbone stages behind the last level that a head reads are dropped, see
     :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
 
     Args:
-        cfg: Its config.
-        owner: Of the segmentor, for the message.
-        preprocessor: What normalises its images, unless it has one of its own.
+        cfg: Config of the network.
+        owner: Class name of the segmentor, for error messages.
+        preprocessor: Normalises the images, unless the student has its own preprocessor.
 
     Raises:
-        ValueError: If it is no ``EncoderDecoder``, has a cascade of heads, one that does not
-            classify pixels, heads of different or too few logits, a loss that would not count,
-            windows without a size, or needs a compiled operator that is not there.
+        ValueError: If it is not an ``EncoderDecoder``, has a cascade of heads, has a head that does
+            not classify pixels or that has a wrong number of logits, has a loss that would not be
+            counted, has windows without a size, or needs a compiled operator that is missing.
     """
     _check_kind(cfg, owner)
     own = cfg.get('data_preprocessor')
@@ -143,7 +148,7 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
     _check_inference(student.test_cfg)
     for part in (head, *auxiliary_heads(student)):
         classes, channels = part.num_classes, getattr(part, 'out_channels', part.num_classes)
-        edges = isinstance(part, STDCHead)  # learns two classes of its own
+        edges = isinstance(part, STDCHead)  # learns two classes of its own: edge or not
         if channels != classes or classes < 2 or not (edges or classes == head.num_classes):
             raise ValueError(
                 f'The {type(part).__name__} of the student has out_channels={channels} for '
@@ -168,7 +173,7 @@ def build_student(cfg: dict, owner: str, preprocessor: nn.Module) -> Any:
 
 
 def _check_inference(test_cfg: Any) -> None:
-    """Refuse windows without a size, which the first validation would stumble over."""
+    """Raise ValueError for sliding windows without a size, which would fail in validation."""
     mode = test_cfg.get('mode', 'whole')
     windows = mode == 'slide' and {'crop_size', 'stride'} <= set(test_cfg)
     if mode != 'whole' and not windows:
@@ -179,7 +184,7 @@ def _check_inference(test_cfg: Any) -> None:
 
 
 def _check_kind(cfg: Mapping[str, Any], owner: str) -> None:
-    """Refuse, before it is built, a network that makes no map of logits from its images alone."""
+    """Raise ValueError, before building, for a network that does not map images alone to logits."""
     if not {'backbone', 'decode_head'} <= set(cfg):
         raise ValueError(
             f'{owner} got a student with {sorted(cfg)}: give it the backbone and decode_head of an '
@@ -199,7 +204,7 @@ def _check_kind(cfg: Mapping[str, Any], owner: str) -> None:
     auxiliary = cfg.get('auxiliary_head') or []
     for head in (heads, *(auxiliary if isinstance(auxiliary, (list, tuple)) else [auxiliary])):
         part = _class_of(head)
-        # A mask classifier makes no logits by pixel, and depth has no classes.
+        # Mask classifiers make no logits for each pixel, and depth heads have no classes.
         own_loss = getattr(part, 'loss', None) is not BaseDecodeHead.loss
         wraps = hasattr(part, 'forward_train')
         if (own_loss and not wraps) or issubclass(part, VPDDepthHead):
@@ -212,7 +217,7 @@ def _check_kind(cfg: Mapping[str, Any], owner: str) -> None:
 
 
 def _class_of(cfg: Mapping[str, Any]) -> Any:
-    """The class that a config names, by its name or by itself."""
+    """Return the class that a config names, by its registered name or directly."""
     kind = cfg.get('type')
     found = MODELS.get(kind) if isinstance(kind, str) else kind
     if found is None:
@@ -221,17 +226,17 @@ def _class_of(cfg: Mapping[str, Any]) -> Any:
 
 
 def last_level_read(student: Any) -> int:
-    """Find the last level of an ``EncoderDecoder``'s backbone that its heads read.
+    """Find the last backbone level that the heads of an ``EncoderDecoder`` read.
 
     Returns:
-        Counted from 0; -1 where it is the last there is, or cannot be told: with a neck, and with a
-        head that does not say what it reads or counts from the end.
+        Index from 0; -1 if it is the last level or cannot be told: with a neck, or with a head that
+        does not say what it reads or that counts from the end.
     """
     if student.with_neck:
         return -1
     levels: list[int] = []
     for head in (student.decode_head, *auxiliary_heads(student)):
-        # A head may wrap or hold others, which read for themselves.
+        # A head may wrap or hold other heads that read levels themselves.
         read = [part.in_index for part in head.modules() if hasattr(part, 'in_index')]
         flat = [level for at in read for level in ([at] if isinstance(at, int) else at)]
         if not flat or min(flat) < 0:
@@ -242,15 +247,15 @@ def last_level_read(student: Any) -> int:
 
 @contextmanager
 def parts_told(model: nn.Module) -> Iterator[None]:
-    """Tell in one sentence which part of a model fails on a batch, with what it says.
+    """Turn an error into one sentence that names the part of the model that failed on a batch.
 
-    Errors of this package are told as they are, and so is a lack of memory.
+    Errors raised by this package, and lack of GPU memory, pass unchanged.
 
     Args:
-        model: Whose names of its parts are told.
+        model: The model whose part is named.
 
     Raises:
-        ValueError: Another error came, its cause.
+        ValueError: Any other error was raised; it is the cause.
     """
     try:
         yield
@@ -276,10 +281,10 @@ def upsample(student: Any, logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def main_logits(head: Any, outputs: Any) -> Tensor:
-    """Of all that a decode head gives, the logits by which its own ``predict`` goes.
+    """Select, from the outputs of a decode head, the logits that its own ``predict`` uses.
 
     Raises:
-        ValueError: If it gives several tensors and is not known to this package.
+        ValueError: If there are several outputs and the type of head is not known here.
     """
     if isinstance(outputs, Tensor):
         return outputs
@@ -294,21 +299,20 @@ def main_logits(head: Any, outputs: Any) -> Tensor:
 
 
 def decode(network: Any, images: Tensor) -> Tensor:
-    """Return a network's logits (B, K, H, W) of images (B, 3, H, W)."""
+    """Compute a network's logits (B, K, H, W) of images (B, 3, H, W)."""
     outputs = network.decode_head(network.extract_feat(images))
     return upsample(network, main_logits(network.decode_head, outputs), images.shape[-2:])
 
 
 @torch.no_grad()
 def decode_in_eval(network: Any, images: Tensor) -> Tensor:
-    """Like :func:`decode`, in eval mode and without gradient; the network's mode is kept."""
+    """Call :func:`decode` in eval mode and without gradient, then restore the network's mode."""
     training = network.training
     network.eval()
     logits = decode(network, images)
     network.train(training)
-    # Autocast keeps the casts that it makes of weights. In torch before 2.10 or so those made here
-    # have no gradient, and used again in the training pass they would leave the weights without
-    # one, silently.
+    # Autocast caches the casts of weights. In torch before about 2.10 those made here have no
+    # gradient; if the training pass used them again, the weights would silently get no gradient.
     torch.clear_autocast_cache()
     return logits
 
@@ -329,18 +333,18 @@ def forward_student(
     aux: bool = True,
     perturb: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None,
 ) -> Decoded:
-    """Run a student once.
+    """Run the student once.
 
     Args:
-        student: In training mode.
-        images: Shape (B, 3, H, W).
+        student: The network, in training mode.
+        images: Normalised images, shape (B, 3, H, W).
         valid: False on padding, shape (B, H, W), bool.
-        branches: Where in the batch the images of each branch are.
+        branches: Rows of the batch that belong to each branch.
         aux: Whether to run the auxiliary heads.
-        perturb: Changes the features before any head sees them.
+        perturb: Changes the features before the heads read them.
 
     Raises:
-        ValueError: The decode head gives several outputs, see :func:`main_logits`.
+        ValueError: If the decode head has several outputs of unknown kind, see :func:`main_logits`.
     """
     feats = student.extract_feat(images)
     if perturb is not None:
@@ -366,13 +370,13 @@ def supervised_losses(student: Any, decoded: Decoded, samples: SampleList) -> di
     """Losses of labelled images by the student's own decode and auxiliary heads.
 
     Args:
-        student: The student.
-        decoded: What it gave of B images.
+        student: The network.
+        decoded: Its output for B images.
         samples: The B samples, with ``gt_sem_seg``.
 
     Returns:
-        Scalars named as mmseg does: ``decode.loss_ce`` and ``decode.acc_seg``, the percentage of
-        labelled pixels that are right; ``aux.loss_ce``, in a list of heads ``aux_0.loss_ce``.
+        Scalars named as in mmseg: ``decode.loss_ce`` and ``decode.acc_seg`` (pixel accuracy in
+        percent), and ``aux.loss_ce``, or ``aux_0.loss_ce`` and so on with a list of heads.
     """
     losses = _head_losses(student.decode_head, decoded.outputs, samples, 'decode')
     heads = auxiliary_heads(student)
@@ -383,7 +387,7 @@ def supervised_losses(student: Any, decoded: Decoded, samples: SampleList) -> di
 
 
 def _first_stage(head: Any) -> Any:
-    """The head, out of its wrapper; of K-Net, whose stages have the settings, the first of them."""
+    """Return the head without its wrapper; for K-Net, the first stage, which has the settings."""
     head = getattr(head, 'decode_head', head)
     return head.kernel_generate_head if isinstance(head, IterativeDecodeHead) else head
 
@@ -396,10 +400,10 @@ def _losses_of(head: Any) -> list[Any]:
 def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> dict[str, Tensor]:
     """Compute a decode head's supervised losses.
 
-    Heads that keep mmseg's ``loss_by_feat`` are followed step by step without its boolean indexing,
-    which makes the host wait for the device; heads with their own are called. Images without a
-    labelled pixel, as crops of sparse labels are, are kept from mmseg's other losses and samplers,
-    which fail or give NaN.
+    For heads that keep mmseg's ``loss_by_feat``, its steps are repeated here without its boolean
+    indexing, which makes the host wait for the device; other heads are called. Images without any
+    labelled pixel (crops of sparse labels) are left out for losses and samplers that would fail or
+    return NaN on them.
     """
     inner: Any = getattr(head, 'decode_head', head)
     parts, first = _losses_of(inner), _first_stage(inner)
@@ -412,7 +416,7 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         outputs = _take(outputs, labelled)
         samples = [sample for sample, kept in zip(samples, labelled, strict=True) if kept]
     own = type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat
-    if own and getattr(inner, 'use_se_loss', True):  # EncHead without that loss has one output
+    if own and getattr(inner, 'use_se_loss', True):  # without SE loss, EncHead has one output
         if isinstance(inner, PIDHead) and 'gt_edge_map' not in samples[0]:
             raise ValueError(
                 'PIDHead learns edges, which the labelled samples lack: add '
@@ -445,8 +449,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
 def average_into(teacher: nn.Module, student: nn.Module, keep: float) -> None:
     """Move a teacher towards its student: t <- keep * t + (1 - keep) * s.
 
-    Averages every trainable parameter and floating-point buffer in one fused call; integer buffers
-    are copied. ``keep=0`` copies the student exactly.
+    One fused call averages all trainable parameters and floating-point buffers. Integer buffers are
+    copied. ``keep=0`` copies the student exactly.
     """
     pairs: list[tuple[Tensor, Tensor]] = [
         (mean, new)
@@ -462,7 +466,7 @@ def average_into(teacher: nn.Module, student: nn.Module, keep: float) -> None:
 
 
 def fits(weights: Mapping[str, Any], network: nn.Module) -> bool:
-    """Whether weights are a network's: most of the fewer of the two are in both, of one shape."""
+    """Whether weights fit a network: more than half of the smaller set agree in name and shape."""
     own = network.state_dict()
     same = sum(
         name in own and own[name].shape == getattr(value, 'shape', None)
@@ -472,11 +476,11 @@ def fits(weights: Mapping[str, Any], network: nn.Module) -> bool:
 
 
 def is_copy(teacher: nn.Module, student: nn.Module) -> bool:
-    """Whether a teacher has exactly its student's parameters and buffers."""
+    """Whether a teacher has exactly the parameters and buffers of its student."""
     pairs = zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)
     return all(torch.equal(mean, new) for mean, new in pairs)
 
 
 def make_teacher(student: nn.Module) -> Any:
-    """Copy a student into an EMA teacher: eval mode, no gradients."""
+    """Copy a student into an EMA teacher in eval mode and without gradients."""
     return deepcopy(student).eval().requires_grad_(False)

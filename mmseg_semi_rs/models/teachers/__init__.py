@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Frozen teachers: networks that are no parameter, no state, no part of EMA or DDP."""
+"""Frozen teachers: networks kept out of parameters, state dict, EMA and DDP."""
 
 from .frozen_teacher import FrozenTeacher
 

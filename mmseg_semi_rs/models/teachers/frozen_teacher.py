@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""A frozen network whose features others are to predict (RS-MTDF, arXiv 2506.08772)."""
+"""A frozen network whose features the student learns to predict (RS-MTDF, arXiv 2506.08772)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..backbones import PretrainedBackbone, drop_unread_stages
 from ..weights import check_pretrained
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
-# Their weights are held in the teacher's dtype; norms, embeddings and scales stay float32.
+# Layers with weights in the teacher's dtype; norms, embeddings and scales stay float32.
 _MATMUL_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 
 _Stats = tuple[tuple[float, ...], tuple[float, ...]]
@@ -31,49 +31,48 @@ _Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 @MODELS.register_module()
 class FrozenTeacher:
-    """Any registered backbone as a frozen teacher: images in, one feature map out.
+    """Any registered backbone as a frozen teacher that turns images into one feature map.
 
-    It is deliberately **no** ``nn.Module``: an owner may keep it in an attribute, and still it is
-    absent from the owner's parameters, state dict, EMA copy, optimizer and DDP buckets; nobody can
-    put it into training mode. The owner forwards its moves with :meth:`_apply`; besides, a teacher
-    follows the device of the images. A deep copy is the teacher itself, so that the EMA copy of an
-    owner shares it.
+    It is deliberately **not** an ``nn.Module``. An owner may keep it as an attribute, yet it is
+    absent from the owner's parameters, state dict, EMA copy, optimizer and DDP buckets, and cannot
+    be put into training mode. The owner passes on its moves with :meth:`_apply`; besides, a teacher
+    follows the device of its images. A deep copy returns the teacher itself, so that the EMA copy
+    of an owner shares it.
 
-    At construction only the structure is made, on the meta device, to learn ``channels`` and
-    :meth:`grid`. Weight files are read by :meth:`build`, which the first call does at the latest:
+    Construction builds only the structure, on the meta device, to find ``channels`` and
+    :meth:`grid`. Weight files are read by :meth:`build`, at the latest in the first call, so
     inference with the owner never needs them.
 
     Images arrive as the student's preprocessor normalised them. The teacher undoes that, resizes
-    them (aspect kept, antialiased), and normalises them as it was trained.
+    them (keeping the aspect ratio, antialiased), and normalises them as in its own training.
 
     Args:
-        backbone: Config of a registered backbone with its weights: ``checkpoint`` of the backbones
-            of this package, ``init_cfg`` of mmseg's.
-        out_index: Which of its outputs is the target. What lies behind it is not built, or dropped,
-            where the backbone is known to
-            :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
-        input_size: Long side of what the teacher sees, in pixels; None for the student's own size.
-            Both sides are rounded to whole patches in any case.
+        backbone: Config of a registered backbone with its weights: ``checkpoint`` for the backbones
+            of this package, ``init_cfg`` for those of mmseg.
+        out_index: Which of its outputs is the target. Later layers are not built, or are dropped,
+            for backbones known to :func:`~mmseg_semi_rs.models.backbones.drop_unread_stages`.
+        input_size: Long side in pixels of the teacher's input; None keeps the student's size. Both
+            sides are always rounded to whole patches.
         input_stats: ``mean`` and ``std`` per channel (0-255 scale, in the channel order of the
-            images) with which it was trained; None takes the pixels as they come.
-        dtype: 'float32', 'bfloat16' or 'float16': the dtype of its matrix products, whatever
-            autocast is on around it. Weights of linear and convolution layers are held in it.
-        antialias: Whether a smaller image is made with antialiasing.
-        align_corners: Whether corner pixels are aligned in resizing.
-        seed: Seed of the weights that no file gives, so that they are equal in all processes and
+            images) of the teacher's own training. None takes the pixels as they come.
+        dtype: 'float32', 'bfloat16' or 'float16': dtype of the matrix products, regardless of any
+            surrounding autocast, and of the weights of linear and convolution layers.
+        antialias: Whether to downsample images with antialiasing.
+        align_corners: Whether resizing aligns the corner pixels.
+        seed: Seed of weights that no file provides, so that they are equal in all processes and
             after a resume.
-        bands: Of images with more bands than it knows, the positions from 0 of those that it looks
-            at, in its own order (red, green, blue). They are brought back to the 0-255 scale,
-            clipped to it as 8-bit pixels are, and normalised with ``input_stats``. None takes the
+        bands: For images with more bands than the teacher knows: positions, from 0, of the bands it
+            uses, in its own order (red, green, blue). They are brought back to the 0-255 scale,
+            clipped to it like 8-bit pixels, and normalised with ``input_stats``. None takes the
             images as they are.
 
     Attributes:
         channels: Channels of the feature map.
-        patch_size: Sides of what the teacher sees are multiples of it; 1 for CNNs.
-        device: Where it is, or will be built.
+        patch_size: Sides of the teacher's input are multiples of it; 1 for CNNs.
+        device: Device of the network, also before it is built.
 
     Raises:
-        ValueError: An argument is out of its range, or the backbone has no such output.
+        ValueError: If an argument is out of its range, or the backbone has no such output.
 
     Examples:
         >>> tiny = dict(embed_dims=16, num_layers=2, num_heads=2)
@@ -140,22 +139,22 @@ class FrozenTeacher:
 
     @property
     def is_built(self) -> bool:
-        """Whether the weights are there."""
+        """Whether the network with its weights has been created."""
         return self._module is not None
 
     @property
     def module(self) -> nn.Module:
-        """The frozen network itself.
+        """The frozen network.
 
         Raises:
-            RuntimeError: It is not built yet.
+            RuntimeError: If it is not built yet.
         """
         if self._module is None:
             raise RuntimeError('The FrozenTeacher has no weights yet: call build() first.')
         return self._module
 
     def _new_module(self, device: str) -> nn.Module:
-        """Build the backbone as its config says, without weights of a file."""
+        """Build the backbone from its config, without weights from a file."""
         with _own_randomness(self.seed), torch.device(device):
             module = MODELS.build(copy.deepcopy(self.backbone_cfg))
         if isinstance(module, PretrainedBackbone):
@@ -165,10 +164,10 @@ class FrozenTeacher:
         return _frozen(module)
 
     def _build_structure(self) -> tuple[nn.Module, str]:
-        """Build the network without memory for its weights, as far as it lets us."""
+        """Build the network on the meta device, or on the CPU if it cannot run there."""
         try:
             module = self._new_module('meta')
-        except (NotImplementedError, RuntimeError):  # it reads values of tensors while it is built
+        except (NotImplementedError, RuntimeError):  # construction reads values of tensors
             module = self._new_module('cpu').to('meta')
         side = 8 * max(8, _patch_size(module))
         try:
@@ -179,7 +178,7 @@ class FrozenTeacher:
         return module, 'meta'
 
     def _probe(self, height: int, width: int) -> tuple[int, int, int]:
-        """Find channels and grid for a student image by running the structure."""
+        """Find channels and grid for an image of the student by running the structure."""
         device = self._structure_device
         with torch.no_grad(), torch.device(device), torch.autocast('cpu', enabled=False):
             features = self._structure(torch.zeros(1, 3, *self.input_shape(height, width)))
@@ -188,7 +187,7 @@ class FrozenTeacher:
 
     def _pick(self, features: Any) -> Tensor:
         levels = [features] if isinstance(features, Tensor) else list(features)
-        # A pretrained backbone of ours hands out nothing but the wanted map.
+        # A PretrainedBackbone was reduced to the one map that is wanted.
         index = 0 if isinstance(self._structure, PretrainedBackbone) else self.out_index
         if not -len(levels) <= index < len(levels):
             raise ValueError(
@@ -205,17 +204,17 @@ class FrozenTeacher:
         return level
 
     def input_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Size in pixels at which the teacher sees an image.
+        """Size to which the teacher resizes an image.
 
-        The long side becomes ``input_size``, the other follows; each is rounded to whole patches,
-        at least one.
+        The long side becomes ``input_size`` and the other side follows. Both are rounded to whole
+        patches, at least one.
 
         Args:
-            height: Of the student's image, in pixels.
-            width: Of the student's image, in pixels.
+            height: Height of the student's image in pixels.
+            width: Width of the student's image in pixels.
 
         Returns:
-            Height, width.
+            Height and width in pixels.
         """
         scale = 1.0 if self.input_size is None else self.input_size / max(height, width)
         patch = self.patch_size
@@ -226,11 +225,11 @@ class FrozenTeacher:
         """Size of the feature map of an image.
 
         Args:
-            height: Of the student's image, in pixels.
-            width: Of the student's image, in pixels.
+            height: Height of the student's image in pixels.
+            width: Width of the student's image in pixels.
 
         Returns:
-            h, w of the feature map.
+            Height and width of the feature map.
         """
         shape = self.input_shape(height, width)
         if shape not in self._grids:
@@ -238,15 +237,15 @@ class FrozenTeacher:
         return self._grids[shape]
 
     def bind_source(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Tell how the incoming images were normalised.
+        """Set the statistics with which incoming images are normalised.
 
         Args:
             mean: Per channel, 0-255 scale.
             std: Per channel, 0-255 scale.
 
         Raises:
-            ValueError: There is no such channel as ``bands`` names; or without ``bands`` other
-                statistics are wanted, and of another number of channels.
+            ValueError: If ``bands`` names a channel that is missing, or if, without ``bands``,
+                ``input_stats`` is for another number of channels.
         """
         source = _stats('the source statistics', mean, std)
         last = max(self.bands) if self.bands else -1
@@ -263,21 +262,21 @@ class FrozenTeacher:
         self._source = source
 
     def build(self, device: torch.device | str | None = None) -> FrozenTeacher:
-        """Make the network with its weights, once, and move it.
+        """Create the network with its weights, unless this was done before, and move it.
 
         Args:
-            device: Where to; None for where its owner is.
+            device: Target device; None for that of its owner.
 
         Returns:
             Itself.
 
         Raises:
-            FileNotFoundError: Its weight file does not exist; the message says where it comes from.
-            ValueError: The weight file does not fit.
+            FileNotFoundError: If its weight file does not exist; the message says where to get it.
+            ValueError: If the weight file does not fit.
         """
         if self._module is None:
             if isinstance(self._structure, PretrainedBackbone) and self._structure.checkpoint:
-                # Its file sets every tensor, so that the time for random ones is spared.
+                # Its file sets every tensor, so no random initialisation is needed.
                 module = self._new_module('meta').to_empty(device='cpu')
             else:
                 module = self._new_module('cpu')
@@ -294,11 +293,11 @@ class FrozenTeacher:
         return self if device is None else self.to(device)
 
     def to(self, device: torch.device | str) -> FrozenTeacher:
-        """Move to a device; dtypes stay.
+        """Move the teacher to a device; dtypes stay.
 
         Args:
-            device: Where to. The meta device is ignored: the one copy of the weights is not thrown
-                away because one owner is looked at without weights.
+            device: Target device. The meta device is ignored, so that an owner that is inspected
+                without weights does not discard the only copy of the teacher's.
 
         Returns:
             Itself.
@@ -314,9 +313,8 @@ class FrozenTeacher:
         """Follow a move of the owner, which calls this in its own ``_apply``.
 
         Args:
-            fn: What ``nn.Module._apply`` runs on every tensor. Only the device that it moves to
-                counts, and the memory format if that is channels last, not a dtype:
-                ``owner.half()`` changes nothing.
+            fn: The function that ``nn.Module._apply`` runs on every tensor. Only its target device,
+                and a channels-last memory format, are adopted; ``owner.half()`` changes nothing.
             recurse: Unused, as in ``nn.Module._apply``.
 
         Returns:
@@ -329,23 +327,23 @@ class FrozenTeacher:
         return self
 
     def _lay_out(self) -> None:
-        """Bring the weights into the owner's memory format."""
+        """Convert the weights to the owner's memory format."""
         if self._module is not None and self._channels_last:
             self._module.to(memory_format=torch.channels_last)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Turn the student's pixels into those that the teacher was trained on.
+        """Convert the student's input into the input that the teacher was trained on.
 
         Args:
             images: Shape (B, 3, H, W), or (B, N, H, W) with ``bands``, normalised with the
                 statistics of :meth:`bind_source`.
 
         Returns:
-            Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``; the very
-            same values where neither size nor statistics differ, and there are no ``bands``.
+            Shape (B, 3, *input_shape(H, W)), float32, normalised with ``input_stats``. Values are
+            unchanged if size and statistics are the same and there are no ``bands``.
 
         Raises:
-            RuntimeError: ``input_stats`` is set, but the source statistics are not known.
+            RuntimeError: If ``input_stats`` is set, but the source statistics are not known.
         """
         images = images.float()
         if self.bands is not None:
@@ -369,14 +367,14 @@ class FrozenTeacher:
             )
         if self._source == self.input_stats:
             return images
-        # Both normalisations in one step, which commutes with resizing.
+        # Undo one normalisation and apply the other in one step, which commutes with resizing.
         scale, shift = self._renormalisation(images.device)
         return images * scale + shift
 
     def _clipped(self, images: Tensor) -> Tensor:
-        """The bands that it knows, within what is 0 and 255 before normalisation."""
+        """Select the teacher's bands and clip them to the 0-255 range before normalisation."""
         if self._source is None:
-            return images  # which :meth:`prepare` refuses
+            return images  # :meth:`prepare` then raises an error
         bands = []
         for band, mean, std in zip(self.bands or (), *self._source, strict=True):
             bands.append(images[:, band : band + 1].clamp(-mean / std, (255 - mean) / std))
@@ -385,7 +383,7 @@ class FrozenTeacher:
     def _renormalisation(self, device: torch.device) -> tuple[Tensor, Tensor]:
         assert self._source is not None and self.input_stats is not None
         key = (self._source, device)
-        if key not in self._affine:  # kept on the device: making it anew waits for the host
+        if key not in self._affine:  # kept on the device: creating it makes the host wait
             (mean, std), (own_mean, own_std) = (
                 [torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in stats]
                 for stats in (self._source, self.input_stats)
@@ -403,7 +401,7 @@ class FrozenTeacher:
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:
-        """Compute in float32 with weights rounded to the dtype, where its products do not exist."""
+        """Compute in float32 with the rounded weights, where products in the dtype are missing."""
         parameters = list(_matmul_parameters(self.module))
         held = [parameter.data for parameter in parameters]
         try:
@@ -458,7 +456,7 @@ def _input_stats(stats: Mapping[str, Sequence[float]]) -> _Stats:
 
 
 def _patch_size(module: nn.Module) -> int:
-    """What a backbone wants its input's sides to be multiples of."""
+    """Number of pixels of which a backbone's input sides must be multiples."""
     patch = getattr(module, 'patch_size', 1)
     return max(int(side) for side in (patch if isinstance(patch, Sequence) else (patch,)))
 
@@ -471,7 +469,7 @@ def _matmul_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 
 @functools.cache
 def cpu_has_half() -> bool:
-    """Whether this PyTorch multiplies and convolves float16 on the CPU (old ones do not)."""
+    """Whether this PyTorch has float16 products and convolutions on the CPU (old ones do not)."""
     pixels = torch.zeros(1, 1, 2, 2)
     try:
         with warnings.catch_warnings(), torch.autocast('cpu', dtype=torch.float16):
@@ -490,7 +488,7 @@ def _frozen(module: nn.Module) -> nn.Module:
 
 
 def _pretrained_cfgs(module: nn.Module) -> list[dict[str, Any]]:
-    """Where mmengine will load a backbone from; ours load, and check, for themselves."""
+    """Files that mmengine will load into a backbone; ``PretrainedBackbone`` loads its own."""
     init_cfg = getattr(module, 'init_cfg', None)
     if isinstance(module, PretrainedBackbone) or not init_cfg:
         return []
@@ -500,7 +498,7 @@ def _pretrained_cfgs(module: nn.Module) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _own_randomness(seed: int) -> Iterator[None]:
-    """Seed what is made inside, and leave the random stream of the training as it was."""
+    """Seed the random numbers inside the block, and restore the previous state after it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -508,7 +506,7 @@ def _own_randomness(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep mmengine from listing every tensor that it initialises."""
+    """Stop mmengine from logging every tensor that it initialises."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

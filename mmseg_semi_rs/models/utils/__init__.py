@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Parts that models share."""
+"""Functions and modules that several models share."""
 
 from .cutmix import CutMix
 from .early_gradients import early_backward

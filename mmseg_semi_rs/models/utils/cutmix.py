@@ -13,18 +13,18 @@ from ...structures import PseudoLabel
 
 
 class CutMix:
-    """Paste a box of another image of the batch, targets included (Yun et al., ICCV 2019).
+    """Pastes a box of another image of the batch, targets included (Yun et al., ICCV 2019).
 
-    Box and partner are drawn on the host from python's ``random``, so drawing costs no device sync
-    and is covered by the per-step seeding of ``SemiTrainLoop``.
+    Box and partner are drawn on the host with Python's ``random``. Drawing therefore needs no
+    device synchronisation and follows the per-step seeding of ``SemiTrainLoop``.
 
     Args:
         prob: Probability that an image receives a box.
         area: Range of the box's area as a share of the image. Defaults to (0.02, 0.4).
         aspect: Range of the box's height / width. Defaults to (0.3, 1 / 0.3).
-        partner: ``'roll'``: image i receives pixels of image i - s, s drawn from 1 to B - 1, so
-            never its own. ``'reverse'``: of image B - 1 - i, as released; the middle image of an
-            odd batch is then left as it is.
+        partner: ``'roll'``: image i receives pixels of image i - s, with s drawn from 1 to B - 1,
+            so never its own. ``'reverse'``: of image B - 1 - i, as released; the middle image of an
+            odd batch then stays unchanged.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -48,16 +48,16 @@ class CutMix:
         self.prob, self.area, self.aspect, self.partner = prob, area, aspect, partner
 
     def draw_partners(self, batch: int, donors: int = 0) -> Tensor:
-        """Draw whose pixels each image receives.
+        """Draw the image from which each image receives pixels.
 
         Args:
             batch: Number of images.
-            donors: How many images, the last of the batch, only give pixels; then all pixels come
-                from them. Defaults to 0, all give and receive.
+            donors: How many images, taken from the end of the batch, only provide pixels; then all
+                pixels come from them. Defaults to 0: all images provide and receive.
 
         Returns:
-            Shape (B - donors,), int64, CPU. Entry i equals i only where no other image is there to
-            be pasted (B = 1, or the middle of an odd batch under 'reverse').
+            Shape (B - donors,), int64, CPU. Entry i equals i only if there is no other image to
+            paste (B = 1, or the middle of an odd batch with 'reverse').
         """
         own = torch.arange(batch - donors)
         if donors:
@@ -68,16 +68,20 @@ class CutMix:
         return (own - shift) % batch
 
     def draw_box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Draw one box: its area once, then aspect and place until it is inside of the image.
+        """Draw one box: its area once, then aspect and position until it lies inside the image.
 
-        So long boxes are drawn less often than short ones of the same area, as in the releases.
+        Long boxes are therefore drawn less often than short ones of the same area, as in the
+        releases.
 
         Args:
-            height: Of the image, pixels.
-            width: Of the image, pixels.
+            height: Image height in pixels.
+            width: Image width in pixels.
 
         Returns:
-            top, left, height, width in pixels.
+            Top, left, height and width in pixels.
+
+        Raises:
+            ValueError: If no box fits in 10,000 attempts.
         """
         area = height * width * random.uniform(*self.area)
         for _ in range(10_000):
@@ -95,9 +99,9 @@ class CutMix:
         """Draw the pasted region of every image.
 
         Args:
-            partners: Shape (B,), as ``draw_partners`` gave it.
-            height: Pixels.
-            width: Pixels.
+            partners: Output of ``draw_partners``, shape (B,).
+            height: Image height in pixels.
+            width: Image width in pixels.
 
         Returns:
             Shape (B, H, W), bool, CPU; all False for an image that is its own partner.
@@ -110,7 +114,7 @@ class CutMix:
         return mask
 
     def draw(self, images: Tensor, donors: int = 0) -> tuple[Tensor, Tensor]:
-        """Draw partners and regions for a batch, and bring them to its device.
+        """Draw partners and regions for a batch, and copy them to its device.
 
         Args:
             images: Shape (B, C, H, W).
@@ -132,7 +136,7 @@ class CutMix:
 
         Args:
             images: Strong views, shape (B, C, H, W).
-            target: Of the same images, (B, H, W).
+            target: Pseudo labels of the same images, (B, H, W).
 
         Returns:
             Mixed images and targets; neither input is changed.
@@ -146,7 +150,7 @@ def paste(images: Tensor, partners: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         images: Shape (B, C, H, W).
-        partners: Of :meth:`CutMix.draw`, shape (n,), for the first n images.
+        partners: From :meth:`CutMix.draw`, shape (n,), for the first n images.
         mask: Likewise, shape (n, H, W), bool.
 
     Returns:

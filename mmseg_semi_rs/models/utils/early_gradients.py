@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Backward passes that run early, so that activations of several forward passes never coexist."""
+"""Backward passes that run early, so that memory holds the activations of one pass at a time."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ Losses = dict[str, Tensor]
 
 
 def early_backward(parts: Sequence[Callable[[], Losses]], params: Sequence[Tensor]) -> Losses:
-    """Compute losses part by part and, at once, the gradients of their sum; free each graph.
+    """Compute losses part by part, with the gradients of their sum, and free each graph at once.
 
-    The losses that come back have the same values, and passing a gradient into them hands out the
-    stored one. So the step stays the usual one (loss, backward, optimizer; DDP, gradient
-    accumulation), while of all parts, and of all networks whose losses are made this way one after
-    the other, only one has its activations in memory. What is kept is a gradient for each
-    parameter.
+    The returned losses have the same values, and backpropagating through them yields the stored
+    gradients. The training step thus stays the usual one (loss, backward, optimizer; DDP, gradient
+    accumulation), but only one part of one network has its activations in memory at a time. One
+    gradient per parameter is stored.
 
     The losses must be added up with equal weights, as mmengine's ``parse_losses`` does. They cannot
     be differentiated twice.
 
     Args:
-        parts: Each returns named scalars; those of one name are added. Those with 'loss' in the
-            name are summed and differentiated, the others are for the log.
-        params: Leaves to differentiate for. A leaf that no loss depends on gets no gradient.
+        parts: Functions that return named scalars; scalars of the same name are added. Those with
+            'loss' in the name are summed and differentiated, the others are only logged.
+        params: Leaf tensors to differentiate for. A leaf that no loss depends on gets no gradient.
 
     Returns:
-        The scalars, free of their graphs.
+        The scalars, detached from the graphs of the parts.
 
     Raises:
-        ValueError: Under float16 autocast: the gradients are computed before the loss is scaled,
-            and small ones would become 0.
+        ValueError: Under float16 autocast: gradients are computed before the loss is scaled, so
+            small ones would become 0.
     """
     noted: Losses = {}
     if not torch.is_grad_enabled() or not params:
@@ -85,7 +84,7 @@ class _EarlyBackward(torch.autograd.Function):
                 total = torch.stack([v for name, v in losses.items() if 'loss' in name]).sum()
             _add(noted, losses)
             del losses
-            # Backward operators follow the precision of the forward ones without autocast's help.
+            # Backward operators follow the precision of the forward ones without autocast.
             with torch.autocast(total.device.type, enabled=False):
                 gradients = differentiate(total, params)
             sums = [

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One prediction out of two networks'."""
+"""Fusion of the predictions of two networks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FUSIONS = ('mean_prob', 'confidence')
 
 
 def fuse_logits(first: Tensor, second: Tensor, fusion: str, dim: int = 1) -> Tensor:
-    """Fuse two networks' predictions.
+    """Fuse the predictions of two networks.
 
     Args:
         first: Logits, with the classes in ``dim``.
-        second: Of the same shape.
-        fusion: 'mean_prob': mean of the probabilities. 'confidence': those of the network whose
-            largest probability is larger, of the first where they are equal.
+        second: Logits of the same shape.
+        fusion: 'mean_prob': mean of the probabilities. 'confidence': probabilities of the network
+            with the larger maximum, or of the first if both are equal.
         dim: Axis of the classes.
 
     Returns:
@@ -37,12 +37,12 @@ def fuse(first: SegDataSample, second: SegDataSample, fusion: str) -> SegDataSam
     """Fuse two networks' predictions of one image, see :func:`fuse_logits`.
 
     Args:
-        first: With ``seg_logits``, shape (K, H, W).
+        first: Prediction with ``seg_logits``, shape (K, H, W).
         second: Likewise.
         fusion: 'mean_prob' or 'confidence'.
 
     Returns:
-        With ``seg_logits`` and ``pred_sem_seg`` of the two together.
+        A sample with the fused ``seg_logits`` and ``pred_sem_seg``.
     """
     logits = fuse_logits(first.seg_logits.data, second.seg_logits.data, fusion, dim=0)
     fused = first.clone()

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What normalisation layers remember."""
+"""Control over the running statistics of batch norm layers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def keep_running_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch norm layers use the batch's statistics but not remember them.
+    """Let batch norm layers use the statistics of the batch without tracking them.
 
-    Inside the block every layer normalises with the statistics of what passes through; the running
-    mean and variance, which evaluation uses, stay as they were.
+    Inside the block, layers in training mode normalise with the batch's statistics; the running
+    mean and variance, which evaluation uses, do not change.
 
     Args:
-        model: The model to hold; layers in eval mode are not affected.
+        model: The model that contains the layers; layers in eval mode are not affected.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
@@ -34,20 +34,20 @@ def keep_running_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def forget_recomputation(model: nn.Module) -> None:
-    """Let batch norm layers not remember what activation checkpointing (``with_cp``) runs again.
+    """Stop batch norm layers from tracking forward passes repeated by checkpointing (``with_cp``).
 
-    The backward pass repeats the forward one of a checkpointed block, outside of any
-    :func:`keep_running_statistics`, and would move the running statistics by the same images again.
+    The backward pass repeats the forward pass of a checkpointed block, outside of any
+    :func:`keep_running_statistics`, and would update the running statistics twice.
 
     Args:
-        model: Without a block that checkpoints it is left as it is.
+        model: Left unchanged if it has no block with checkpointing.
     """
     if any(getattr(module, 'with_cp', False) for module in model.modules()):
         for layer in model.modules():
             known = _hold in layer._forward_pre_hooks.values()
             if isinstance(layer, _BatchNorm) and not known:
                 layer.register_forward_pre_hook(_hold)
-                # Recomputation may end in the middle of a layer, by an exception.
+                # Recomputation may end in the middle of a layer, through an exception.
                 layer.register_forward_hook(_release, always_call=True)
 
 

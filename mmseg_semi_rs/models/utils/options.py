@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: What mmdet's semi-supervised configs say, and what that is here.
+#: Settings of mmdet's semi-supervised configs, with their counterparts here.
 _OF_MMDET = {
     'detector': 'student=...',
     'pseudo_label_initial_score_thr': 'conf_thresh=...',
@@ -18,12 +18,12 @@ _OF_MMDET = {
 
 
 def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Fill in defaults, and refuse keys that nothing would read.
+    """Fill in defaults, and refuse unknown keys.
 
     Args:
-        cfg: What the user gave.
+        cfg: The user's settings.
         defaults: All keys with their defaults.
-        name: Where the user gave it, for the message.
+        name: Name of the setting, for the message.
 
     Raises:
         ValueError: If there is a key without a default.
@@ -38,6 +38,6 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
 
 
 def of_mmdet(names: Sequence[str]) -> str:
-    """What names of mmdet's are called here, as the end of a sentence; empty for other names."""
+    """End of a sentence that translates setting names of mmdet; empty for other names."""
     known = [f'{name} of mmdet is {_OF_MMDET[name]}' for name in names if name in _OF_MMDET]
     return ''.join(f'; {part}' for part in known)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""From one network's input statistics to another's."""
+"""Conversion from one network's input statistics to another's."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 class Renormalise(nn.Module):
-    """Turn images that one preprocessor normalised into what another would have made of them.
+    """Convert images normalised by one preprocessor into what another would have produced.
 
-    CLIP and DINOv3 want other means and deviations, and see the same batch. Pixels x become
-    (x * source std + source mean - target mean) / target std; channels are reversed if only one of
-    the two converts BGR to RGB.
+    Networks such as CLIP and DINOv3 get the same batch but need different statistics. Pixels x
+    become (x * source std + source mean - target mean) / target std. Channels are reversed if only
+    one of the two preprocessors converts BGR to RGB.
 
     Args:
-        source: The preprocessor that the images come from.
-        target: The one they are wanted from.
+        source: The preprocessor that normalised the images.
+        target: The preprocessor to imitate.
 
     Raises:
-        ValueError: The two are for images of different numbers of channels.
+        ValueError: If the two are for images of different numbers of channels.
     """
 
     scale: Tensor
@@ -43,13 +43,13 @@ class Renormalise(nn.Module):
         self.is_identity = identical and not self.reverse
 
     def forward(self, images: Tensor) -> Tensor:
-        """Change the statistics.
+        """Convert the images.
 
         Args:
             images: Shape (B, C, H, W), normalised by the source.
 
         Returns:
-            Same shape, as the target normalises; the very input if nothing changes.
+            Same shape, normalised as by the target; the input itself if nothing changes.
         """
         if self.is_identity:
             return images
@@ -59,7 +59,7 @@ class Renormalise(nn.Module):
 
 
 def image_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Mean and std, (C, 1, 1), of the images a preprocessor hands on; 0 and 1 for raw pixels."""
+    """Mean and std, (C, 1, 1), of a preprocessor's normalisation; 0 and 1 for raw pixels."""
     mean: Tensor = getattr(preprocessor, 'mean', torch.zeros(3, 1, 1))
     std: Tensor = getattr(preprocessor, 'std', torch.ones(3, 1, 1))
     return mean.detach().clone(), std.detach().clone()

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Public weight files: reading, recognising by key names, loading whole or not at all."""
+"""Public weight files: read, recognised by their key names, and loaded whole or not at all."""
 
 from .checkpoints import differences, foreign_weights_refused, load_from_local, load_weights
 from .files import WeightFile, read_neighbour, read_weight_file

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: read safely whoever asks for them, and put into a model whole or not at all."""
+"""Checkpoints: read safely in every case, and loaded into a model whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def load_from_local(filename: str, map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint; mmengine calls this for every local file (resume, load_from, Pretrained).
 
     Args:
-        filename: File of ``torch.save``; ``~`` is expanded.
-        map_location: As that of ``torch.load``.
+        filename: File written by ``torch.save``; ``~`` is expanded.
+        map_location: As in ``torch.load``.
 
     Returns:
-        What the file holds: of a training ``state_dict``, ``meta``, ``optimizer`` and more, or a
+        Content of the file: ``state_dict``, ``meta``, ``optimizer`` and more from a training, or a
         bare state dict.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, holds other objects than tensors and plain containers, no weights
-            by name, or weights that are NaN.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, holds objects other than tensors and plain containers, holds
+            no weights by name, or holds weights that are NaN.
     """
     path = Path(filename).expanduser()
     if not path.is_file():
@@ -62,7 +62,7 @@ def differences(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
         weights: Tensors by name, with or without ``module.`` in front of all names.
 
     Returns:
-        What does not fit, each in a few words; empty if every tensor does.
+        A short description of each mismatch; empty if every tensor fits.
     """
     weights = unwrapped(weights)
     wanted = model.state_dict()
@@ -78,7 +78,7 @@ def differences(model: nn.Module, weights: Mapping[str, Any]) -> list[str]:
 
 
 def unwrapped(weights: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Names as the model itself has them, where a wrapper of PyTorch saved them."""
+    """Remove the prefix that a wrapper module of PyTorch adds to all names."""
     if all(name.startswith('module.') for name in weights):
         return {name.removeprefix('module.'): tensor for name, tensor in weights.items()}
     return weights
@@ -92,11 +92,11 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
         path: A checkpoint of mmengine, or a plain state dict.
 
     Returns:
-        Its ``meta``.
+        The checkpoint's ``meta``; empty for a plain state dict.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: If it cannot be read, or its weights are not the model's.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or its weights do not fit the model.
     """
     checkpoint = load_from_local(str(path))
     weights = unwrapped(checkpoint.get('state_dict', checkpoint))
@@ -107,15 +107,15 @@ def load_weights(model: nn.Module, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def foreign_weights_refused(network: nn.Module) -> Iterator[None]:
-    """While a network is initialised, refuse a file of which a part of it would take nothing.
+    """While a network is initialised, refuse files from which one of its parts would load nothing.
 
-    mmengine and the backbones of mmseg load what fits, and leave the rest at random.
+    Without this, mmengine and mmseg's backbones load what fits and keep the rest random.
 
     Args:
-        network: Whose parts may have ``init_cfg=dict(type='Pretrained', ...)``.
+        network: Network whose parts may have ``init_cfg=dict(type='Pretrained', ...)``.
 
     Raises:
-        ValueError: Not one weight of a file is wanted; it is named.
+        ValueError: If not a single weight of a file fits; the message names the file.
     """
     handles = []
     for part in network.modules():
@@ -142,7 +142,7 @@ def _refuse_foreign(part: nn.Module, start: Mapping, state: Mapping, prefix: str
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Any], path: Path | str) -> None:
-    """Refuse weights that are not a model's.
+    """Refuse weights that do not fit a model.
 
     Args:
         model: Any module.
@@ -150,7 +150,7 @@ def check_fit(model: nn.Module, weights: Mapping[str, Any], path: Path | str) ->
         path: Their file, for the message.
 
     Raises:
-        ValueError: Says how many weights do not fit, and names three.
+        ValueError: If weights do not fit; the message tells how many and names up to three.
     """
     faults = differences(model, weights)
     if faults:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Reads weight files of any kind that is in use, and only tensors out of them."""
+"""Reads weight files of all common kinds, and only tensors from them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-# What checkpoints of DINO, mmengine, open_clip and plain PyTorch training loops nest weights in.
+# Keys under which DINO, mmengine, open_clip and plain PyTorch training loops store weights.
 _WRAPPERS = ('state_dict', 'model_state_dict', 'model', 'teacher', 'student', 'module')
-_MOST_UNPACKED = 4  # times the size of the file; torch.save itself compresses nothing
-# A snapshot folder of the Hugging Face hub, in the order of preference.
+_MOST_UNPACKED = 4  # times the size of the file; torch.save itself does not compress
+# Weight files in a snapshot folder of the Hugging Face hub, in the order of preference.
 _IN_FOLDER = (
     'model.safetensors',
     'open_clip_model.safetensors',
@@ -36,9 +36,9 @@ class WeightFile:
     Attributes:
         path: The file that was read.
         kind: ``'safetensors'`` or ``'torch'``.
-        tensors: On the CPU, in the file's dtypes; possibly mapped from the file (not to be written
-            to).
-        other_entries: Entries next to the weights that were not read (optimizer, iteration, ...).
+        tensors: Tensors on the CPU in the file's dtypes, possibly memory-mapped (read-only).
+        other_entries: Entries of the file other than weights, which were not read (optimizer,
+            iteration, ...).
     """
 
     path: Path
@@ -53,15 +53,15 @@ def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
     Args:
         path: A ``.safetensors`` file, a file of ``torch.save`` (``.pth``, ``.pt``, ``.bin``), or a
             snapshot folder of the Hugging Face hub. ``~`` is expanded. Nothing is ever downloaded.
-        origin: Where the file comes from and its licence, for the message when it is not there.
+        origin: Source and licence of the file, for the message if it is missing.
 
     Returns:
-        Unwrapped tensors.
+        The tensors, taken out of any nesting.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is damaged, holds other objects than tensors, no tensor at all, numbers
-            that are NaN, or a program (TorchScript).
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, holds objects other than tensors, holds no tensor, holds
+            NaN, or is a program (TorchScript).
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -84,19 +84,19 @@ def read_weight_file(path: str | Path, origin: str = '') -> WeightFile:
 
 
 def read_torch_file(path: Path, map_location: Any = 'cpu', mapped: bool = False) -> Any:
-    """Read a file of ``torch.save`` as tensors and plain containers; nothing in it is run.
+    """Read a file of ``torch.save`` as tensors and plain containers, without running its code.
 
     Args:
         path: An existing file.
-        map_location: As that of ``torch.load``.
-        mapped: Whether tensors may stay in the file, which spares the memory of a second copy; it
-            must not be written to while they are in use.
+        map_location: As in ``torch.load``.
+        mapped: Whether tensors may be memory-mapped, which saves a second copy in memory; they must
+            not be written to, nor the file while they are in use.
 
     Returns:
         Its content.
 
     Raises:
-        ValueError: The file is damaged, holds other objects, unpacks to more than four times its
+        ValueError: If the file is damaged, holds other objects, unpacks to more than four times its
             size, or is a TorchScript archive, which is a program.
     """
     try:
@@ -113,7 +113,7 @@ def read_torch_file(path: Path, map_location: Any = 'cpu', mapped: bool = False)
                     f'{_MOST_UNPACKED} times the size of the file is read: fetch it again from '
                     'where it was published.'
                 )
-        # Only the zip layout can be mapped.
+        # Only the zip layout can be memory-mapped.
         return torch.load(
             str(path), map_location=map_location, weights_only=True, mmap=mapped and zipped
         )
@@ -145,16 +145,16 @@ def _program(path: Path) -> str:
 
 
 def check_numbers(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not numbers, as a training that diverged leaves them.
+    """Refuse weights with NaN, which a diverged training leaves behind.
 
-    The averages of a gate are NaN until its first step, and are left out.
+    The averages of a gate are NaN before its first step and are not checked.
 
     Args:
         path: Their file, for the message.
-        tensors: By name.
+        tensors: Tensors by name.
 
     Raises:
-        ValueError: Names the first tensor with NaN.
+        ValueError: If there is a NaN; the message names the first such tensor.
     """
     for name, tensor in tensors.items():
         counted = {'gate', 'gates'}.isdisjoint(name.split('.'))
@@ -193,7 +193,7 @@ def read_neighbour(path: Path, name: str) -> dict[str, Any]:
         name: File name of the neighbour, e.g. ``'config.json'``.
 
     Returns:
-        Its content; empty where there is no such readable file.
+        Its content; empty if there is no such readable file.
     """
     try:
         content = json.loads(path.with_name(name).read_text(encoding='utf-8'))

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Whose key names a weight file may have, and what our modules call the same tensors.
+"""Key names of the known weight files, and their translation to the names of this package.
 
-The targets are the names of our own modules: mmpretrain's for DINOv2, timm's for DINOv3 and
-EfficientNet-Lite, those of open_clip's vision tower for CLIP. A target ending in ``#0``, ``#1``,
-``#2`` is one third of a fused query-key-value tensor, one ending in ``#T`` is stored transposed.
+The targets are mmpretrain's names for DINOv2, timm's for DINOv3 and EfficientNet-Lite, and those of
+open_clip's vision tower for CLIP. A target ending in ``#0``, ``#1``, ``#2`` is one third of a fused
+query-key-value tensor; one ending in ``#T`` is stored transposed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ class KeyFormat:
     """The key names of one project.
 
     Attributes:
-        name: The project, as messages call it.
-        family: Which backbone's weights these are: ``'DINOv2'``, ``'DINOv3'``, ``'CLIP'`` or
-            ``'EfficientNet-Lite'``; or ``'CLIP text'``, the other tower.
-        anchor: The weight of the patch embedding or stem: every file has it, and what precedes it
-            is the prefix of the backbone in the file.
-        requires: Other names (behind the prefix) that must be there.
-        forbids: Names that tell another format.
+        name: The project, as named in messages.
+        family: The backbone of these weights: ``'DINOv2'``, ``'DINOv3'``, ``'CLIP'`` or
+            ``'EfficientNet-Lite'``; or ``'CLIP text'``, CLIP's text tower.
+        anchor: The weight of the patch embedding or stem, which every file has. The part of its key
+            before this name is the prefix of the backbone in the file.
+        requires: Other names (after the prefix) that must exist.
+        forbids: Names that indicate another format.
         rules: Regular expressions and replacements, all applied in order.
-        drops: Regular expressions of names that are left out on purpose, and why; unless the model
-            has the tensor.
-        siblings: Names next to the backbone in the file, one level up, and what they are called
-            here; used where the model has the tensor.
+        drops: Regular expressions of names to leave out, with the reason; not applied to tensors
+            that the model has.
+        siblings: Names one level above the backbone in the file, with their names in this package;
+            used if the model has the tensor.
     """
 
     name: str
@@ -42,13 +42,13 @@ class KeyFormat:
     siblings: tuple[tuple[str, str], ...] = ()
 
     def prefixes(self, keys: Collection[str]) -> list[str]:
-        """Where in a file this format's weights are.
+        """Find where in a file the weights of this format are.
 
         Args:
             keys: The names in the file.
 
         Returns:
-            Prefixes, ``''`` for a bare backbone; empty if it is another format.
+            Prefixes, ``''`` for a bare backbone; empty if the file has another format.
         """
         places = (key[: -len(self.anchor)] for key in keys if key.endswith(self.anchor))
         return [
@@ -60,13 +60,13 @@ class KeyFormat:
         ]
 
     def translate(self, key: str) -> str:
-        """Give a name (without prefix) in the words of our modules."""
+        """Translate a name (without prefix) to that of this package's modules."""
         for pattern, replacement in self.rules:
             key = re.sub(pattern, replacement, key)
         return key
 
     def drop_reason(self, key: str) -> str | None:
-        """Why a name (without prefix) is left out on purpose, None if it is not."""
+        """Reason why a name (without prefix) is left out on purpose; None if it is not."""
         return next((reason for pattern, reason in self.drops if re.match(pattern, key)), None)
 
 
@@ -273,7 +273,7 @@ FORMATS: tuple[KeyFormat, ...] = (
         forbids=('blocks.0.0.se.conv_reduce.weight',),
         drops=tuple((name, _CLASSIFIER) for name in (r'conv_head\.', r'bn2\.', r'classifier\.')),
     ),
-    # Blocks keep their running numbers: which stage each is in differs between the architectures.
+    # Blocks keep their consecutive numbers, since their stages differ between the architectures.
     KeyFormat(
         'efficientnet_lite_pytorch',
         'EfficientNet-Lite',
@@ -297,7 +297,7 @@ FORMATS: tuple[KeyFormat, ...] = (
         ),
         drops=tuple((name, _CLASSIFIER) for name in (r'_conv_head\.', r'_bn1\.', r'_fc\.')),
     ),
-    # OpenAI's archive has the names of open_clip; so have open_clip's own files, some under 'text.'
+    # OpenAI's archive has the names of open_clip, whose own files may have the prefix 'text.'
     KeyFormat(
         'open_clip',
         'CLIP text',

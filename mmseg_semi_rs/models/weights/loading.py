@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Puts a weight file into a backbone, whole or not at all."""
+"""Loads a weight file into a backbone, whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .widening import widened
 
 
 class Loadable(Protocol):
-    """What :func:`load_pretrained` asks of a backbone.
+    """Interface of a backbone as :func:`load_pretrained` uses it.
 
     Attributes:
-        family: One of those of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
-        label: How messages call this very model.
+        family: One of the families of :data:`~mmseg_semi_rs.models.weights.FORMATS`.
+        label: Name of this model in messages.
         origin: File, project and licence of its public weights.
         depth: Number of blocks of the whole architecture.
         block_prefix: Name of the list of blocks, with the final dot.
-        position_name: Name of the position embedding, empty where none is stored.
-        name_aliases: Further renaming within a block, where this very model names a layer
-            differently than the format's table.
+        position_name: Name of the position embedding; empty if none is stored.
+        name_aliases: Further replacements in names, where this model's layers are named differently
+            than in the format's table.
         widening: ``bands`` and ``widen`` of :func:`~mmseg_semi_rs.models.weights.widened`, for more
             input channels than three.
     """
@@ -49,11 +49,11 @@ class Loadable(Protocol):
         ...
 
     def check_weights(self, file: WeightFile, format_name: str) -> None:
-        """Refuse weights that fit by shape but not by what they were trained with."""
+        """Refuse weights that fit by shape but were trained with other settings."""
         ...
 
     def adapt_weights(self, translation: Translation, path: Path) -> None:
-        """Bring translated tensors into the form that this very model stores, without loss."""
+        """Convert translated tensors to the form that this model stores, without loss."""
         ...
 
     def state_dict(self, *, keep_vars: bool) -> dict[str, Tensor]:
@@ -63,14 +63,14 @@ class Loadable(Protocol):
 
 @dataclass
 class LoadReport:
-    """What became of a file's tensors.
+    """What happened to the tensors of a file.
 
     Attributes:
         path: The file.
-        format: Whose names it has.
-        loaded: Our names of the tensors that were set: all that the model has.
-        resized: Those among them that were resized or widened; all others are bit-equal.
-        dropped: Reason to names in the file that were left out.
+        format: The project whose key names it has.
+        loaded: Names of the tensors that were set, which are all that the model has.
+        resized: Those that were resized or widened; all others are bit-equal to the file.
+        dropped: Names in the file that were left out, by reason.
     """
 
     path: Path
@@ -90,7 +90,7 @@ class LoadReport:
 
     @property
     def details(self) -> str:
-        """Where the file is, and what was resized and left out, name by name."""
+        """Path of the file, and what was resized and left out, name by name."""
         parts = [f'{self.path} ({self.format} names)', *self.resized]
         parts += [f'left out, {why}: {", ".join(keys)}' for why, keys in self.dropped.items()]
         return '; '.join(parts)
@@ -99,21 +99,21 @@ class LoadReport:
 def load_pretrained(backbone: Loadable, path: str | Path, prefix: str | None = None) -> LoadReport:
     """Set every tensor of a backbone from a public weight file.
 
-    Every tensor of the file is used or reported as left out with a reason; if anything does not
+    Every tensor of the file is used, or reported as left out with a reason. If anything does not
     fit, nothing is changed.
 
     Args:
         backbone: ``DINOv2``, ``DINOv3``, ``CLIPVision`` or ``EfficientNetLite``.
         path: See :func:`~mmseg_semi_rs.models.weights.read_weight_file`.
-        prefix: Where in the file the backbone is; None finds it.
+        prefix: Prefix of the backbone's names in the file; None finds it.
 
     Returns:
         What was set, resized and left out.
 
     Raises:
-        FileNotFoundError: There is no such file; the message says where it comes from.
-        ValueError: The file is unreadable, of another model, or does not fit; the message names the
-            first keys that differ.
+        FileNotFoundError: If there is no such file; the message tells where to get it.
+        ValueError: If the file is unreadable, is of another model, or does not fit; the message
+            names the first keys that differ.
     """
     file = read_weight_file(path, backbone.origin)
     targets = backbone.state_dict(keep_vars=True)
@@ -215,17 +215,17 @@ def _misfit(
 def check_pretrained(module: nn.Module, init_cfg: Mapping[str, Any]) -> None:
     """Check that a file covers a whole module, before mmengine loads it without being strict.
 
-    mmengine's ``Pretrained`` initialiser leaves a tensor at random, with a mere warning, if the
-    file lacks it. For a frozen network that is never what is wanted.
+    If a tensor is missing in the file, mmengine's ``Pretrained`` initialiser keeps it random with
+    only a warning, which is never wanted for a frozen network.
 
     Args:
         module: Any module.
-        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``; only local files are
-            checked, what mmengine fetches (``torchvision://`` ...) is not.
+        init_cfg: ``dict(type='Pretrained', checkpoint=..., prefix=...)``. Only local files are
+            checked, not those that mmengine downloads (``torchvision://`` ...).
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A tensor of the module is missing in the file or has another shape there.
+        FileNotFoundError: If there is no such file.
+        ValueError: If a tensor of the module is missing in the file or has another shape there.
     """
     checkpoint = str(init_cfg['checkpoint'])
     if '://' in checkpoint:

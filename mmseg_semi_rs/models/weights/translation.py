@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Recognises whose key names a weight file has, and gives its tensors our names."""
+"""Recognises the key names of a weight file, and translates them to those of this package."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .formats import FORMATS, KeyFormat
 
 @dataclass
 class Translation:
-    """A file's tensors under the names of our modules.
+    """A file's tensors under the names of this package's modules.
 
     Attributes:
-        format: What was recognised.
-        prefix: Where in the file the backbone was.
-        tensors: Translated; query, key and value are fused.
+        format: The recognised format.
+        prefix: Prefix of the backbone's names in the file.
+        tensors: Translated tensors; query, key and value are fused.
         sources: For each translated name the (first) name in the file.
-        dropped: Reason to names in the file that are left out on purpose.
+        dropped: Names in the file that are left out on purpose, by reason.
     """
 
     format: KeyFormat
@@ -32,7 +32,7 @@ class Translation:
     dropped: dict[str, list[str]] = field(default_factory=dict)
 
     def drop(self, reason: str, key: str) -> None:
-        """Note a name that is left out."""
+        """Record a name that is left out."""
         self.dropped.setdefault(reason, []).append(key)
 
 
@@ -43,23 +43,23 @@ def translate(
     prefix: str | None = None,
     wanted: Collection[str] = (),
 ) -> Translation:
-    """Recognise a file by its names and translate them.
+    """Recognise the format of a file by its key names, and translate them.
 
     Args:
-        tensors: The file.
-        family: The backbone that the weights are wanted for, one of those of
+        tensors: The tensors of the file by name.
+        family: The wanted backbone, one of the families of
             :data:`~mmseg_semi_rs.models.weights.FORMATS`.
-        path: For messages.
-        prefix: Where in the file the backbone is, with or without the final dot; None finds it.
-        wanted: Our names of the tensors that the model has. What most models leave out of such a
-            file is kept where it is among them.
+        path: The file, for messages.
+        prefix: Prefix of the backbone in the file, with or without the final dot; None finds it.
+        wanted: Translated names of the tensors that the model has. They are kept even if the format
+            usually drops them.
 
     Returns:
         All names of the file, translated or dropped with a reason.
 
     Raises:
-        ValueError: The file has registers, is of another family or of no known format, or it holds
-            several such backbones.
+        ValueError: If a DINOv2 file has registers, if the file is of another family or of no known
+            format, or if it holds several such backbones.
     """
     form, at = _recognise(tensors, family, path, prefix)
     result = Translation(form, at)
@@ -82,7 +82,7 @@ def translate(
         else:
             result.tensors[target] = tensor.T if part else tensor
     for target, parts in thirds.items():
-        # An incomplete set stays too short and is reported as a tensor of another shape.
+        # An incomplete set is too short, and is reported as a tensor of another shape.
         result.tensors[target] = torch.cat([parts[i] for i in sorted(parts)])
     return result
 
@@ -90,7 +90,7 @@ def translate(
 def _recognise(
     tensors: Mapping[str, Tensor], family: str, path: Path, prefix: str | None
 ) -> tuple[KeyFormat, str]:
-    """Whose names a file has, and where in it the backbone is, see :func:`translate`."""
+    """Find the format of a file and the prefix of the backbone in it, see :func:`translate`."""
     matches = [(form, at) for form in FORMATS for at in form.prefixes(tensors.keys())]
     ours = [(form, at) for form, at in matches if form.family == family]
     if prefix is not None:

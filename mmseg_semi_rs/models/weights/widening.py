@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Weights of a first layer for red, green and blue, put into one for more bands."""
+"""Adapts the weights of a first layer for red, green and blue to more bands."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from ...utils.errors import one_line
 
-#: What the channels get that are neither red, green nor blue.
+#: Ways to initialise the channels other than red, green and blue.
 RULES = ('mean', 'copy', 'zero')
 
 
 def check_widening(bands: Sequence[int], widen: str) -> None:
-    """Refuse what :func:`widened` could not do.
+    """Check the options of :func:`widened`.
 
     Raises:
-        ValueError: ``bands`` are not three positions, or the rule is unknown.
+        ValueError: If ``bands`` are not three positions (or none), or if the rule is unknown.
     """
     if widen not in RULES or len(set(bands)) != len(bands) or len(bands) not in (0, 3):
         raise ValueError(
@@ -33,23 +33,23 @@ def check_widening(bands: Sequence[int], widen: str) -> None:
 def widened(
     stored: Tensor, wanted: Tensor, bands: Sequence[int] = (0, 1, 2), widen: str = 'mean'
 ) -> Tensor:
-    """Widen the weight of a convolution over red, green and blue; others are returned as they are.
+    """Widen the weight of a convolution over red, green and blue; others are returned unchanged.
 
-    The channels ``bands`` get the weights of red, green and blue unchanged. Each other channel gets
-    their mean (``'mean'``), those of red, green and blue in turn (``'copy'``), or zeros
-    (``'zero'``), with which the network begins as if it did not see the other bands.
+    The channels ``bands`` get the weights of red, green and blue. Each other channel gets their
+    mean (``'mean'``), those of red, green and blue in turn (``'copy'``), or zeros (``'zero'``), so
+    that the network initially ignores the other bands.
 
     Args:
-        stored: Shape (O, 3, kh, kw).
-        wanted: That of the model, (O, N, kh, kw).
+        stored: Weight in the file, shape (O, 3, kh, kw).
+        wanted: Weight of the model, shape (O, N, kh, kw).
         bands: Positions of red, green and blue. Defaults to (0, 1, 2).
         widen: One of :data:`RULES`.
 
     Returns:
-        Shape (O, N, kh, kw) where all but N fits.
+        Shape (O, N, kh, kw) if all dimensions but the channels agree, else ``stored``.
 
     Raises:
-        ValueError: The model has no such channel as ``bands`` names.
+        ValueError: If ``bands`` names a channel that the model does not have.
     """
     shapes = [(*each.shape[:1], *each.shape[2:]) for each in (stored, wanted)]
     same = wanted.dim() == 4 and stored.dim() == 4 and shapes[0] == shapes[1]
@@ -75,11 +75,11 @@ def widened(
 
 @WEIGHT_INITIALIZERS.register_module()
 class Pretrained(PretrainedInit):
-    """mmengine's ``Pretrained`` that fits a first layer for RGB into one of ``in_channels=N``.
+    """mmengine's ``Pretrained``, extended to fit a first layer for RGB to ``in_channels=N``.
 
-    ``init_cfg=dict(type='Pretrained', checkpoint=..., bands=[2, 1, 0], widen='mean')``. Without it
-    mmengine leaves such a layer at random, with a line in the log. Where shapes agree it does what
-    mmengine does.
+    Use ``init_cfg=dict(type='Pretrained', checkpoint=..., bands=[2, 1, 0], widen='mean')``.
+    mmengine alone would keep such a layer random and only log it. If the shapes agree, the
+    behaviour is that of mmengine.
 
     Args:
         checkpoint: See ``PretrainedInit``.
@@ -89,8 +89,7 @@ class Pretrained(PretrainedInit):
         widen: Likewise.
 
     Raises:
-        ValueError: See :func:`check_widening`; or, when they are loaded, if the weights cannot be
-            had.
+        ValueError: See :func:`check_widening`; also, during loading, if the weights cannot be read.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Networks that look at tiles and tell which class is where."""
+"""Verifiers: networks that look at tiles and tell which class is where."""
 
 from .base import EvidenceMaker, Verifier
 from .clip_verifier import CLIPVerifier

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What a vision-language model answered, read leniently: objects, each a class and a box."""
+"""Lenient parser for the answers of vision-language models: objects with class and box."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .lenient_json import NUMBER, Node, as_number, read_nodes
 
 Box = tuple[float, float, float, float]
 
-#: Characters of an answer that are read, and objects that are kept: an answer may be hostile.
+#: Maximum numbers of characters read and of objects kept, since an answer may be hostile.
 MAX_LENGTH, MAX_OBJECTS = 65536, 500
 _MAX_REASONS = 50
 
@@ -39,10 +39,9 @@ class Detection(NamedTuple):
 
     Attributes:
         label: Class id.
-        name: As the answer has it.
-        box: left, top, right, bottom, finite, of positive width and height, in the frame that the
-            model used.
-        score: In [0, 1].
+        name: Name in the answer.
+        box: Left, top, right, bottom, finite, with positive width and height, in the model's frame.
+        score: Score in [0, 1].
     """
 
     label: int
@@ -52,11 +51,11 @@ class Detection(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What could be read.
+    """The parsed answer.
 
     Attributes:
-        detections: In the order of the answer, without duplicates.
-        dropped: What could not be used, each with the reason.
+        detections: Objects in the order of the answer, without duplicates.
+        dropped: Parts that could not be used, each with the reason.
         truncated: Whether the answer ends before it is complete, or is too long to be read.
     """
 
@@ -66,29 +65,29 @@ class Answer(NamedTuple):
 
 
 def parse_answer(text: str, prompts: ClassPrompts, score: float = 0.95) -> Answer:
-    """Read an answer; never raises, whatever it is, in time linear in its length.
+    """Parse an answer in time linear in its length; never raises.
 
-    Understood are JSON lists, objects and lines, nested in any way, with or without fences and
-    prose, also with single quotes, trailing commas or unquoted keys: objects with a name and a box
-    under the usual keys in any order; boxes as values of a class name; and lines of the form
-    ``class_name: [x1, y1, x2, y2]``. Numbers may be strings. The rules:
+    Accepted are JSON lists, objects and lines, nested in any way, with or without fences and prose,
+    also with single quotes, trailing commas or unquoted keys: objects with a name and a box under
+    the usual keys in any order; boxes as values of a class name; and lines of the form
+    ``class_name: [x1, y1, x2, y2]``. Numbers may be strings. The rules are:
 
-    * A name is a class's whole name or synonym (:meth:`ClassPrompts.find`), with at most a number
-      behind it ('building 2').
-    * A box is two opposite corners: corners in the other order are swapped. Boxes without an area
-      or with numbers that are not finite are dropped.
-    * What is not closed at the end of the answer is dropped, what is complete before it is kept.
-    * Of equal boxes of a class, that with the highest score is kept.
-    * A list that is empty, or a text that says so, is an answer that found nothing; any other in
-      which there is no object is reported as unreadable.
+    * A name is the full name or synonym of a class (:meth:`ClassPrompts.find`), optionally followed
+      by a number ('building 2').
+    * A box is given by two opposite corners in any order. Boxes without an area, or with numbers
+      that are not finite, are dropped.
+    * Parts that are not closed at the end of the answer are dropped; complete parts are kept.
+    * Of equal boxes of a class, the one with the highest score is kept.
+    * An empty list, or a text that says so, means that nothing was found. Any other answer without
+      an object is reported as unreadable.
 
     Args:
         text: The answer.
         prompts: The classes.
-        score: Score of an object that comes without, in [0, 1].
+        score: Score of an object that is given without one, in [0, 1].
 
     Returns:
-        What could be read.
+        The objects, and what could not be used.
 
     Examples:
         >>> parse_answer('[{"bbox_2d": [1, 2, 30, 40], "label": "Car"}]', ClassPrompts(['car']))
@@ -141,7 +140,7 @@ class _Reader:
         return self.reasons + more
 
     def read(self, outermost: Node, name: str) -> None:
-        """Read a list or object, and what is in it, in the order of the answer."""
+        """Read a list or object and its contents, in the order of the answer."""
         pending = [(outermost, name)]
         while pending:
             node, name = pending.pop()
@@ -196,7 +195,7 @@ class _Reader:
         return inner
 
     def _detect(self, name: str, numbers: list[float], score: Any, node: Node) -> None:
-        """Keep a box of a name, or drop it with the reason."""
+        """Keep a box with its name, or drop it with the reason."""
         box = f'{_short(name.strip())} [{", ".join(f"{number:g}" for number in numbers[:6])}]'
         label = _find(self.prompts, name)
         if len(numbers) == 5 and 0 <= numbers[4] <= 1:
@@ -236,7 +235,7 @@ class _Reader:
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """The numbers of a list, closed and of nothing else, or of a string with 4 of them."""
+    """Numbers of a closed list of numbers only, or of a string with exactly 4; else None."""
     if isinstance(value, str):
         found = [float(number) for number in NUMBER.findall(value)]
         return found if len(found) == 4 else None
@@ -248,7 +247,7 @@ def _numbers(value: Any) -> list[float] | None:
 
 
 def _corners(fields: dict[str, Any]) -> list[float] | None:
-    """The corners of a box that are fields of an object."""
+    """Corners of a box that are fields of an object; else None."""
     for keys in _CORNER_KEYS:
         found = [number for key in keys if (number := as_number(fields.get(key))) is not None]
         if len(found) == 4:
@@ -261,12 +260,12 @@ def _plain(key: str | None) -> str:
 
 
 def _clean(name: str) -> str:
-    """A name without bullets, marks and numbers around it."""
+    """Remove bullets, marks and numbers around a name."""
     return re.sub(r'^\W*(?:[0-9]+[.)])?[\W_]*|[\W_]*[0-9]*[\W_]*$', '', name)
 
 
 def _find(prompts: ClassPrompts, name: str) -> int | None:
-    """Class of a name, with the bullet before it or the number behind it taken off if need be."""
+    """Find the class of a name, if necessary without its bullet or number."""
     if len(name) > 200:
         return None
     label = prompts.find(name)

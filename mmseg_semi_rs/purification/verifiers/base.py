@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What every verifier offers."""
+"""Base classes of all verifiers."""
 
 from __future__ import annotations
 
@@ -15,69 +15,71 @@ from ..prompts import ClassPrompts
 
 
 class EvidenceMaker(ABC):
-    """Looks at tiles, independently of the segmentation network, and says something about them.
+    """Makes evidence about tiles, independently of the segmentation network.
 
-    It is cheap to construct: it reads no weights and imports no optional library before
-    :meth:`load`, so that a training that only reads stored evidence needs neither.
+    Construction is cheap: weights and optional libraries are not loaded before :meth:`load`, so a
+    training that only reads stored evidence needs neither.
 
     Attributes:
-        bands: Of tiles of bands the positions, from 0, of those that it is shown as red, green and
-            blue, clipped to 8 bits; who loads tiles reads it. None is what pictures show.
+        bands: For multi-band tiles, the positions, from 0, of the bands shown to the model as red,
+            green and blue, clipped to 8 bits. Code that loads tiles reads this attribute. None for
+            the bands that pictures show.
     """
 
     bands: list[int] | None = None
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything that the evidence depends on beside the tile, as plain JSON.
+        """Return everything except the tile that the evidence depends on, as plain JSON.
 
-        Under ``'weights'`` stands a digest of the weight files, or None where they are not on this
-        machine, in which case stored evidence of the same other settings is accepted.
+        ``'weights'`` is a digest of the weight files, or None if they are not on this machine. In
+        that case stored evidence with the same other settings is accepted.
         """
 
     @abstractmethod
     def load(self, device: torch.device | str = 'cpu') -> None:
-        """Get ready to verify: import, read weights, move to a device; again: move only.
+        """Prepare to verify: import, read weights, move to a device. Further calls only move.
 
         Args:
             device: This process's own device.
 
         Raises:
-            ImportError: An optional library is missing; the message says what to install.
-            FileNotFoundError: A weight file does not exist; the message says where it comes from.
-            ValueError: A weight file does not fit.
+            ImportError: If an optional library is missing; the message says what to install.
+            FileNotFoundError: If a weight file does not exist; the message says where to get it.
+            ValueError: If a weight file does not fit.
         """
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether :meth:`calibrate` has to run before anything else but :meth:`load`."""
+        """Whether :meth:`calibrate` must run before anything but :meth:`load`."""
         return False
 
     def calibrate(  # noqa: B027 - most verifiers have nothing to fit
         self, labelled: Iterable[tuple[np.ndarray, np.ndarray]]
     ) -> None:
-        """Fit what is to be fitted to labelled tiles, once, and keep it in a file.
+        """Fit parameters to labelled tiles once, and store them in a file.
 
         Args:
             labelled: Tiles (H, W, 3), uint8, RGB, and their label maps (H, W), uint8, 255 where
-                there is none. A few dozen are enough.
+                there is no label. A few dozen are enough.
 
         Raises:
-            ValueError: The labels do not allow a fit.
+            ValueError: If the labels do not allow a fit.
         """
 
     @abstractmethod
     def verify(self, tiles: Sequence[np.ndarray]) -> list[Evidence]:
-        """Look at tiles.
+        """Make the evidence of tiles.
 
-        The same tile gives the same evidence in any company and at any time: greedy decoding, no
-        global random state touched.
+        The same tile always gives the same evidence, whatever the other tiles: decoding is greedy,
+        and global random state is not used or changed.
 
         Args:
             tiles: Each (H, W, 3), uint8, RGB, of any size.
 
         Returns:
-            One per tile. What could not be read is in ``dropped``; a bad answer never raises.
+            The evidence of each tile. Unreadable parts are in ``dropped``; a bad answer never
+            raises.
         """
 
 
@@ -89,8 +91,8 @@ class Verifier(EvidenceMaker):
         bands: See :class:`EvidenceMaker`.
 
     Attributes:
-        prompts: What the classes are called, and which are asked for.
-        within_segments: Whether its regions are to be cut to the teacher's own segments.
+        prompts: Names of the classes, and which are asked for.
+        within_segments: Whether its regions should be cut to the teacher's own segments.
     """
 
     within_segments = False
@@ -105,5 +107,5 @@ class Verifier(EvidenceMaker):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes K, those that are never asked for included."""
+        """Number of classes K, including those that are never asked for."""
         return len(self.prompts)

@@ -13,10 +13,10 @@ from ..evidence import Region, covered_pixels
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
-#: Conventions for coordinates -> extent of the image in them; None for pixels that the model saw.
+#: Coordinate convention -> extent of the image in it; None for pixels of the model's input.
 COORDINATES: dict[str, float | None] = {'absolute': None, 'thousand': 1000.0, 'unit': 1.0}
 
-#: ``model_type`` of a model's config -> the convention that it was trained with.
+#: ``model_type`` of a model's config -> the convention it was trained with.
 NATIVE_COORDINATES = {
     'qwen2_vl': 'thousand',
     'qwen2_5_vl': 'absolute',
@@ -29,14 +29,14 @@ def processed_size(inputs: Mapping[str, Any], index: int, image_processor: Any, 
     """Height and width to which a processor resized an image.
 
     Args:
-        inputs: What the processor made of a batch with one image per text.
-        index: Which image.
+        inputs: The processor's output for a batch with one image per text.
+        index: Index of the image.
         image_processor: The image processor, for its settings.
         tile: Height and width of the tile in pixels.
 
     Returns:
-        From the grid of patches where the model has one, else from the size to which all images are
-        resized, else the tile's own.
+        The size from the grid of patches if the model has one, else the size to which all images
+        are resized, else that of the tile.
     """
     if 'image_grid_thw' in inputs:
         _, rows, columns = (int(count) for count in inputs['image_grid_thw'][index])
@@ -48,20 +48,20 @@ def processed_size(inputs: Mapping[str, Any], index: int, image_processor: Any, 
 
 
 def to_tile(box: Box, coordinates: str, processed: Size, tile: Size) -> Box | None:
-    r"""Bring a box from the model's frame into pixels of the tile, and clip it.
+    r"""Convert a box from the model's frame to pixels of the tile, and clip it.
 
     .. math:: x_{tile} = x \cdot W_{tile} / W_{frame}
 
-    with the frame being the resized image for absolute coordinates, 1000 or 1 for relative ones.
+    where the frame is the resized image for absolute coordinates, 1000 or 1 for relative ones.
 
     Args:
-        box: left, top, right, bottom.
+        box: Left, top, right, bottom.
         coordinates: A key of :data:`COORDINATES`.
-        processed: Height and width of what the model saw, in pixels.
+        processed: Height and width of the model's input in pixels.
         tile: Height and width of the tile in pixels.
 
     Returns:
-        None if it covers no pixel of the tile.
+        The box, or None if it covers no pixel of the tile.
     """
     extent = COORDINATES[coordinates]
     height, width = processed if extent is None else (extent, extent)
@@ -81,17 +81,17 @@ def paint(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Paint regions: the evidence of a class is the highest score of its regions at a pixel.
 
-    The order of the regions does not matter, and classes do not hide each other: where two claim a
-    pixel, both keep their scores, and it is for the policy to see which one leads.
+    The result does not depend on the order of the regions, and classes do not hide each other. If
+    two classes claim a pixel, both keep their scores, and the policy decides between them.
 
     Args:
-        regions: In the tile's frame.
+        regions: Regions in the tile's frame.
         masks: One for each region, shape (H, W), bool; None to fill the boxes.
         num_classes: Number of classes K.
         tile: Height H and width W of the tile in pixels.
 
     Returns:
-        Scores of shape (K, H, W), float32 in [0, 1]; and where there is any region, shape (H, W),
+        Scores of shape (K, H, W), float32 in [0, 1], and where there is any region, shape (H, W),
         bool.
     """
     scores = np.zeros((num_classes, *tile), dtype=np.float32)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""A verifier that compares every place of a tile with what the classes are called."""
+"""A verifier that compares every place of a tile with the names of the classes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ..evidence import Evidence, quantise
 from .base import Verifier
 from .dense_similarity import PatchSimilarity, WindowSimilarity, average_windows
 
-_VERSION = 1  # raised whenever the same settings give other evidence
+_VERSION = 1  # to be raised whenever the same settings give other evidence
 _CLIP_STATS = dict(mean=(122.771, 116.746, 104.094), std=(68.501, 66.632, 70.323))
-_TEMPERATURES = (1e-4, 1.0)  # a useless verifier ends at the upper end, where all scores are equal
+_TEMPERATURES = (1e-4, 1.0)  # a useless verifier gets the largest, at which all scores are equal
 _IGNORED = 255
 
 
@@ -34,44 +34,45 @@ _IGNORED = 255
 class CLIPVerifier(Verifier):
     """Dense comparison of a tile with class prompts, by the two towers of a CLIP.
 
-    The tile is looked at in overlapping windows at several scales. At each place the cosines with
+    The tile is processed in overlapping windows at several scales. At each place the cosines with
     the texts, one per class (the mean over its names and the templates) and one per distractor, are
-    averaged over windows and scales. A softmax over cosines / temperature makes them probabilities;
-    what the distractors get is evidence for nothing. Classes that are not asked for have score 0.
-    All of the tile counts as seen.
+    averaged over windows and scales. A softmax over cosines / temperature gives probabilities;
+    those of the distractors are evidence for no class. Classes that are not asked for have score 0.
+    The whole tile counts as seen.
 
     Args:
         classes: See :class:`ClassPrompts`.
         arch: With ``dense``, the name of an open_clip model with CLIP's own towers, or a dict with
-            **vision** and **text** (as ``CLIPVision`` and ``TextEmbedding`` take them); else the
-            name of any open_clip model.
-        checkpoint: Weight file with both towers. With ``dense``, of OpenAI, open_clip (as
-            RemoteCLIP and GeoRSCLIP publish theirs, with arch='ViT-L-14') or Hugging Face. Else in
+            **vision** and **text** (as for ``CLIPVision`` and ``TextEmbedding``); else the name of
+            any open_clip model.
+        checkpoint: Weight file with both towers. With ``dense``, of OpenAI, open_clip (as published
+            by RemoteCLIP and GeoRSCLIP, with arch='ViT-L-14') or Hugging Face. Otherwise in
             open_clip format, or a folder of the Hugging Face hub with open_clip_config.json,
-            weights and tokenizer, which then tells the architecture. None is random, always the
-            same, good for tests only.
-        dense: Compare patches, by the value path (MaskCLIP, arXiv 2112.01071). False compares whole
-            windows, which any model can do: SigLIP, ConvNeXt, ResNet, text towers of transformers.
+            weights and tokenizer, which then determines the architecture. None uses random weights
+            of a fixed seed, which are useful for tests only.
+        dense: Whether to compare patches, by the value path (MaskCLIP, arXiv 2112.01071). False
+            compares whole windows, which works with any model: SigLIP, ConvNeXt, ResNet, text
+            towers of transformers.
         templates: Sentences with '{}' for a name, or 'photo' or 'aerial'.
-        distractors: What may be there but is of no class. Defaults to ('clutter', 'sports court',
-            'swimming pool', 'railway').
-        temperature: By which cosines are divided; or the JSON file that holds it, fitted to
-            labelled tiles by :meth:`calibrate`. Defaults to 0.01, CLIP's own.
+        distractors: Things that may be present but belong to no class. Defaults to ('clutter',
+            'sports court', 'swimming pool', 'railway').
+        temperature: Divisor of the cosines; or the JSON file that stores it, fitted to labelled
+            tiles by :meth:`calibrate`. Defaults to 0.01, as in CLIP.
         scales: Factors by which the tile is resized. Defaults to (1.0, 2.0).
-        window: Side of a window in pixels of the resized tile, in whole patches; with
-            ``dense=False`` in whole strides. None is the size that the model was trained with; two
-            strides with ``dense=False``.
-        stride: Step between windows in pixels of the resized tile, in whole patches. None is half a
-            window; 32 with ``dense=False``.
-        grid: Longest side of the evidence in places; finer similarities are averaged down.
-        input_stats: ``mean`` and ``std`` per channel, RGB, of pixels in [0, 255]. None is CLIP's;
-            SigLIP has 127.5 throughout.
+        window: Side of a window in pixels of the resized tile, a multiple of the patch size, or of
+            ``stride`` with ``dense=False``. None takes the size that the model was trained with, or
+            two strides with ``dense=False``.
+        stride: Step between windows in pixels of the resized tile, a multiple of the patch size.
+            None takes half a window, or 32 with ``dense=False``.
+        grid: Longest side of the evidence in places; finer similarities are averaged.
+        input_stats: ``mean`` and ``std`` per channel, RGB, of pixels in [0, 255]. None takes
+            CLIP's; SigLIP has 127.5 throughout.
         dtype: 'float32', or 'bfloat16' or 'float16' for the matrix products.
-        batch: Windows to look at at once. Windows of different tiles are never mixed.
+        batch: Windows per forward pass. Windows of different tiles are never mixed.
         bands: See :class:`Verifier`.
 
     Raises:
-        ValueError: An argument is out of its range, or a distractor is the name of a class.
+        ValueError: If an argument is out of its range, or a distractor is the name of a class.
 
     Examples:
         >>> verifier = CLIPVerifier(
@@ -160,18 +161,18 @@ class CLIPVerifier(Verifier):
         self._similarity: PatchSimilarity | WindowSimilarity | None = None
         self._fitted: float | None = None
 
-    # ---- what it depends on
+    # ---- settings
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the evidence depends on beside the tile, as plain JSON.
+        """Return everything except the tile that the evidence depends on, as plain JSON.
 
         Raises:
-            ValueError: The temperature is to be fitted first, or was fitted with other settings.
+            ValueError: If the temperature is not fitted yet, or was fitted with other settings.
         """
         return {**self._settings(), 'temperature': self._known_temperature()}
 
     def _settings(self) -> dict[str, Any]:
-        """All settings but the temperature."""
+        """All settings except the temperature."""
         settings = dict(
             kind='CLIPVerifier',
             version=_VERSION,
@@ -203,18 +204,18 @@ class CLIPVerifier(Verifier):
             self._fitted = _read_temperature(Path(self.temperature), self._settings())
         return self._fitted
 
-    # ---- what it does
+    # ---- evidence
 
     def load(self, device: torch.device | str = 'cpu') -> None:
-        """Build both towers, read their weights and encode the texts; again: move only.
+        """Build both towers, load their weights and encode the texts. Further calls only move.
 
         Args:
             device: This process's own device.
 
         Raises:
-            ImportError: The model needs transformers, which is not there.
-            FileNotFoundError: The weights, or what the tokenizer needs, are not on this machine.
-            ValueError: The weights do not fit, or window and stride are not in whole patches.
+            ImportError: If the model needs transformers, which is not installed.
+            FileNotFoundError: If the weights, or files of the tokenizer, are not on this machine.
+            ValueError: If the weights do not fit, or window and stride are not in whole patches.
         """
         if self._similarity is None:
             asked = [list(self.prompts)[label] for label in self.prompts.asked]
@@ -237,18 +238,18 @@ class CLIPVerifier(Verifier):
         self._similarity.to(device)
 
     def verify(self, tiles: Sequence[np.ndarray]) -> list[Evidence]:
-        """Look at tiles, one after the other, so that company changes nothing.
+        """Make the evidence of tiles, one by one, so that other tiles make no difference.
 
         Args:
             tiles: Each (H, W, 3), uint8, RGB, of any size.
 
         Returns:
-            One per tile; the grid is that of the finest scale, at most ``grid`` long and no finer
-            than the tile.
+            The evidence of each tile. The grid is that of the finest scale, at most ``grid`` long
+            and not finer than the tile.
 
         Raises:
-            RuntimeError: :meth:`load` was not called.
-            ValueError: The temperature is to be fitted first, or was fitted with other settings.
+            RuntimeError: If :meth:`load` was not called.
+            ValueError: If the temperature is not fitted yet, or was fitted with other settings.
         """
         temperature = self._known_temperature()
         return [self._verify_one(tile, temperature) for tile in tiles]
@@ -267,13 +268,13 @@ class CLIPVerifier(Verifier):
         )
 
     def _precision(self, device: torch.device) -> torch.autocast:
-        if self.dtype == 'float32':  # old PyTorch refuses it as a type, even where it is disabled
+        if self.dtype == 'float32':  # old PyTorch refuses this dtype even if disabled
             return torch.autocast(device.type, enabled=False)
         return torch.autocast(device.type, getattr(torch, self.dtype))
 
     @torch.no_grad()
     def _cosines(self, tile: np.ndarray) -> Tensor:
-        """Mean cosines with the texts: the asked classes, then the distractors, (N, h, w)."""
+        """Mean cosines with the texts of the asked classes, then of the distractors, (N, h, w)."""
         similarity = self._similarity
         if similarity is None:
             raise RuntimeError('CLIPVerifier has no weights yet: call load() first.')
@@ -282,7 +283,7 @@ class CLIPVerifier(Verifier):
             torch.tensor(self.input_stats[key], device=device).view(3, 1, 1)
             for key in ('mean', 'std')
         )
-        # A copy: tiles may be views that run backwards.
+        # A copy, since tiles may be views with negative strides.
         image = torch.from_numpy(np.array(tile)).to(device).permute(2, 0, 1).float()
         cell = similarity.cell
         window = self.window or max(similarity.window, self.stride or 0)
@@ -308,7 +309,7 @@ class CLIPVerifier(Verifier):
         return torch.stack(levels).mean(0)
 
     def _describe(self, likely: np.ndarray, size: tuple[int, int]) -> str:
-        """One line: for each class its share of the tile, mean score and best place (x, y)."""
+        """Describe in one line each class's share of the tile, mean score and best place (x, y)."""
         winners = likely.argmax(0)
         parts = []
         for index, label in enumerate(self.prompts.asked):
@@ -326,21 +327,22 @@ class CLIPVerifier(Verifier):
         lines = [line for _, line in sorted(parts, key=lambda part: -part[0])]
         return ', '.join([*lines, f'none of them {none:.0%}'] if none else lines)
 
-    # ---- how sure it may be
+    # ---- calibration
 
     def calibrate(self, labelled: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Fit the temperature to labelled tiles by least mean negative log likelihood; keep it.
+        """Fit the temperature to labelled tiles by the mean negative log likelihood, and store it.
 
-        Places are those of the evidence, with the label at their centre; places without a label or
-        of a class that is not asked for do not count. In 1 / temperature the likelihood is convex.
+        The places are those of the evidence, with the label at their centre. Places without a
+        label, or of a class that is not asked for, do not count. The likelihood is convex in 1 /
+        temperature.
 
         Args:
             labelled: Tiles (H, W, 3), uint8, RGB, and their label maps (H, W), uint8, 255 where
-                there is none.
+                there is no label.
 
         Raises:
-            RuntimeError: :meth:`load` was not called.
-            ValueError: ``temperature`` is a number, or no label is of a class that is asked for.
+            RuntimeError: If :meth:`load` was not called.
+            ValueError: If ``temperature`` is a number, or no label is of a class that is asked for.
         """
         if not isinstance(self.temperature, str):
             raise ValueError(
@@ -388,14 +390,14 @@ class CLIPVerifier(Verifier):
 
 
 def fit_temperature(cosines: Tensor, targets: Tensor) -> float:
-    """Find the temperature of least mean negative log likelihood.
+    """Find the temperature with the lowest mean negative log likelihood.
 
     Args:
         cosines: Shape (M, N), float64.
-        targets: Which of the N texts is right, shape (M,), int64.
+        targets: Index of the right one of the N texts, shape (M,), int64.
 
     Returns:
-        In [1e-4, 1].
+        Temperature in [1e-4, 1].
     """
     from scipy.optimize import minimize_scalar
 
@@ -406,11 +408,11 @@ def fit_temperature(cosines: Tensor, targets: Tensor) -> float:
         method='bounded',
         options=dict(xatol=1e-5),
     )
-    return float(f'{np.exp(found.x):.4g}')  # the rest differs from machine to machine
+    return float(f'{np.exp(found.x):.4g}')  # further digits differ between machines
 
 
 def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
-    """Read a fitted temperature, if it was fitted with these settings."""
+    """Read a fitted temperature, and check that it was fitted with these settings."""
     if not path.is_file():
         raise ValueError(
             f'The fitted temperature {path} does not exist: run {command("annotate")} CONFIG, '
@@ -424,7 +426,7 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
             f'{path} is not the file of a fitted temperature ({error!r}): remove it, and run '
             f'{command("annotate")} CONFIG to fit it anew.'
         ) from error
-    if settings['weights'] is None:  # not on this machine: all else has to agree
+    if settings['weights'] is None:  # not on this machine: all other settings must agree
         settings = {**settings, 'weights': fitted.get('weights')}
     if fitted != settings:
         key = next(key for key in {**settings, **fitted} if fitted.get(key) != settings.get(key))
@@ -438,12 +440,12 @@ def _read_temperature(path: Path, settings: dict[str, Any]) -> float:
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a file that a reader sees whole or not at all."""
+    """Write a JSON file atomically."""
     write_atomic(path, (json.dumps(record, indent=1) + '\n').encode(), shared=True)
 
 
 def _read_templates(templates: str | Sequence[str]) -> list[str]:
-    """Sentences, each with a place for the name."""
+    """Return sentences, each with a place for the name."""
     sentences = TEMPLATES.get(templates, ()) if isinstance(templates, str) else templates
     if not sentences or not all('{}' in sentence for sentence in sentences):
         raise ValueError(
@@ -454,7 +456,7 @@ def _read_templates(templates: str | Sequence[str]) -> list[str]:
 
 
 def _weights_digest(checkpoint: str | None) -> str | None:
-    """Hash a weight file, or all files of a folder; None where there is none."""
+    """Hash a weight file, or all files of a folder; None if there is none."""
     if checkpoint is None:
         return 'random'
     path = Path(checkpoint).expanduser()
@@ -471,5 +473,5 @@ def _digest(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _digest_once(path: Path, size: int, changed: int) -> str:
-    """Hash a file once for as long as its size and date stay."""
+    """Hash a file once as long as its size and date do not change."""
     return file_digest(path)

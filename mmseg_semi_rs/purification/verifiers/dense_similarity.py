@@ -24,18 +24,18 @@ class PatchSimilarity(nn.Module):
     Args:
         concepts: Names of each of N texts; their features are averaged.
         templates: Sentences with '{}' for the name.
-        arch: Name of an open_clip model whose towers are CLIP's own, or a dict with **vision** and
+        arch: Name of an open_clip model with CLIP's own towers, or a dict with **vision** and
             **text**, see :class:`~mmseg_semi_rs.models.CLIPVision` and
             :class:`~mmseg_semi_rs.models.TextEmbedding`.
-        checkpoint: Weight file with both towers; None is random, always the same.
+        checkpoint: Weight file with both towers; None uses random weights of a fixed seed.
 
     Attributes:
         cell: Side of a place in pixels, here of a patch.
-        window: Side of the images that the model was trained with, in pixels.
+        window: Side in pixels of the images that the model was trained with.
 
     Raises:
-        FileNotFoundError: The weight file does not exist.
-        ValueError: The weight file does not fit.
+        FileNotFoundError: If the weight file does not exist.
+        ValueError: If the weight file does not fit.
     """
 
     texts: Tensor
@@ -71,10 +71,10 @@ class PatchSimilarity(nn.Module):
         self.window = self.vision.grid_size[0] * self.cell
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compare.
+        """Compute the cosines of images with the texts.
 
         Args:
-            images: Shape (B, 3, H, W), normalised; H and W multiples of ``cell``.
+            images: Shape (B, 3, H, W), normalised; H and W are multiples of ``cell``.
 
         Returns:
             Cosines, shape (B, N, H / cell, W / cell), float32.
@@ -92,19 +92,19 @@ class WindowSimilarity(nn.Module):
         templates: Sentences with '{}' for the name.
         arch: Name of an open_clip model; not needed for a folder.
         checkpoint: Weight file in open_clip's format, or a snapshot folder of the Hugging Face hub
-            with open_clip_config.json, weights and tokenizer; None is random, always the same.
-            Nothing is downloaded.
+            with open_clip_config.json, weights and tokenizer; None uses random weights of a fixed
+            seed. Nothing is downloaded.
         cell: Side of a place in pixels.
 
     Attributes:
         cell: Side of a place in pixels.
-        window: Side of a window in pixels unless told otherwise: two places.
+        window: Default side of a window in pixels, two places.
 
     Raises:
-        FileNotFoundError: The weight file does not exist, or the model's tokenizer or text tower
-            asks for a file of the Hugging Face hub that is not on this machine.
-        ImportError: The model needs transformers.
-        ValueError: The weight file does not fit, or there is no such model.
+        FileNotFoundError: If the weight file does not exist, or the model's tokenizer or text tower
+            needs a file of the Hugging Face hub that is not on this machine.
+        ImportError: If the model needs transformers.
+        ValueError: If the weight file does not fit, or there is no such model.
     """
 
     texts: Tensor
@@ -125,7 +125,7 @@ class WindowSimilarity(nn.Module):
         self.side: tuple[int, int] = (side, side) if isinstance(side, int) else tuple(side)
         self.cell, self.window = cell, 2 * cell
         with torch.no_grad():
-            # One class at a time: as many sentences as it has names and templates.
+            # One class at a time, with one sentence for each name and template.
             means = [
                 model.encode_text(
                     tokenizer([line.replace('{}', name) for name in names for line in templates])
@@ -135,7 +135,7 @@ class WindowSimilarity(nn.Module):
         self.register_buffer('texts', F.normalize(torch.stack(means).float(), dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compare.
+        """Compute the cosines of images with the texts.
 
         Args:
             images: Shape (B, 3, H, W), normalised.
@@ -150,15 +150,15 @@ class WindowSimilarity(nn.Module):
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side: every ``stride``, the last one flush with the end.
+    """Starts of windows along one side: every ``stride``, the last one flush with the end.
 
     Args:
         length: Length of the side.
-        window: Length of a window; one longer than the side begins at 0.
+        window: Length of a window; one longer than the side starts at 0.
         stride: Step, at most ``window``.
 
     Returns:
-        Ascending; every place of the side lies in a window.
+        Ascending starts; every place of the side lies in a window.
 
     Examples:
         >>> window_starts(10, 4, 3), window_starts(3, 4, 3)
@@ -175,14 +175,14 @@ def average_windows(
     stride: int,
     batch: int,
 ) -> Tensor:
-    """Look at overlapping windows of an image, and average where they overlap.
+    """Process overlapping windows of an image, and average where they overlap.
 
     Args:
         similarity: The model.
-        image: Shape (3, H, W), normalised; H and W multiples of the model's ``cell``.
+        image: Shape (3, H, W), normalised; H and W are multiples of the model's ``cell``.
         window: Side of a window in pixels, a multiple of ``cell``; cut to the image.
         stride: Step between windows in pixels, a multiple of ``cell``.
-        batch: Windows to look at at once.
+        batch: Windows per forward pass.
 
     Returns:
         Cosines, shape (N, H / cell, W / cell), float32.
@@ -206,7 +206,7 @@ def average_windows(
 
 
 def _open_model(arch: str, checkpoint: str | None) -> tuple[Any, Any]:
-    """Build a model of open_clip with its tokenizer, and load it, all from this machine."""
+    """Build an open_clip model with its tokenizer, and load it from this machine only."""
     import open_clip
 
     path = None if checkpoint is None else Path(checkpoint).expanduser()
@@ -222,7 +222,7 @@ def _open_model(arch: str, checkpoint: str | None) -> tuple[Any, Any]:
         raise ValueError(
             f'open_clip has no model {arch!r}: give one of open_clip.list_models() as arch.'
         )
-    if path is not None:  # of what is no tensors alone, open_clip would run what it holds
+    if path is not None:  # safety: open_clip would run code in the file
         read_weight_file(path)
     try:
         with _own_random_state(), _without_network():
@@ -256,7 +256,7 @@ def _open_model(arch: str, checkpoint: str | None) -> tuple[Any, Any]:
 
 @contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Draw always the same weights, and leave the global random state as it was."""
+    """Use a fixed seed inside the block, and restore the global random state after it."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
@@ -264,7 +264,7 @@ def _own_random_state() -> Iterator[None]:
 
 @contextmanager
 def _without_network() -> Iterator[None]:
-    """Let the Hugging Face hub take what is on this machine, and nothing else."""
+    """Restrict the Hugging Face hub to files on this machine."""
     import huggingface_hub
 
     before = huggingface_hub.constants.HF_HUB_OFFLINE

@@ -26,7 +26,7 @@ from .pretrained import (
     short_name,
 )
 
-#: Version of what is done with an answer: raised when the same answer gives other evidence.
+#: Version of the processing, to be raised when the same answer gives other evidence.
 READING = 1
 
 PROMPT = (
@@ -42,38 +42,38 @@ _DTYPES = ('auto', 'bfloat16', 'float16', 'float32')
 class GenerativeVerifier(Verifier):
     """Asks a vision-language model of transformers for boxes, and paints them as evidence.
 
-    Each tile is one question, with the natural names and synonyms of the classes; classes that are
-    never asked for do not appear. A tile's evidence for a class is the highest score of its regions
-    at a pixel. A pixel is seen where a region covers it. What a model was asked
-    and how is SemiEarth's verifier (arXiv 2602.00202) with its defects mended: boxes are brought
-    from the model's frame to the tile's, its own JSON is read, and a cut-off answer is noticed.
+    There is one question per tile, with the natural names and synonyms of the classes that are
+    asked for. A tile's evidence for a class is the highest score of its regions at a pixel; pixels
+    covered by a region count as seen. Model and question are those of SemiEarth's verifier (arXiv
+    2602.00202), with its defects fixed: boxes are converted from the model's frame to the tile's,
+    the model's own JSON is parsed, and a truncated answer is detected.
 
     Args:
         classes: See :class:`ClassPrompts`.
         model: A folder, or ``owner/name`` on the Hugging Face hub, of any model that
-            ``AutoModelForImageTextToText`` loads and that has learnt to give boxes. Defaults to
-            'Qwen/Qwen2.5-VL-7B-Instruct' (Apache-2.0; the 3B model may not be used commercially).
-        revision: On the hub. Defaults to None, the main branch.
-        coordinates: What its numbers are: 'absolute' (pixels of the image as resized by its
+            ``AutoModelForImageTextToText`` loads and that was trained to give boxes. Defaults to
+            'Qwen/Qwen2.5-VL-7B-Instruct' (Apache-2.0; the 3B model is for non-commercial use only).
+        revision: Revision on the hub. Defaults to None, the main branch.
+        coordinates: Unit of the model's numbers: 'absolute' (pixels of the image as resized by its
             processor), 'thousand' (0 to 1000), 'unit' (0 to 1), or 'auto' for what its family was
             trained with.
-        masks: From boxes to masks: 'box' fills them; 'teacher' does too, and leaves it to the
-            purifier to keep of each region only the teacher's own segment; a dict is of arguments
-            of :class:`SegmentAnything`, and a region's score is then the box's times the mask's
-            predicted IoU.
-        score: Score of an object to which the model gives none, in (0, 1].
-        batch_size: Tiles per call of the model; halved when its memory does not suffice.
+        masks: How boxes become masks. 'box' fills them. 'teacher' fills them too, but the purifier
+            then keeps only the teacher's own segment of each region. A dict has arguments of
+            :class:`SegmentAnything`; a region's score is then multiplied by the predicted IoU of
+            its mask.
+        score: Score of an object without a score from the model, in (0, 1].
+        batch_size: Tiles per call of the model; halved if memory does not suffice.
         dtype: 'auto' (as saved), 'bfloat16', 'float16' or 'float32'.
-        max_new_tokens: Longest answer; what is cut off there is noticed.
+        max_new_tokens: Maximum length of an answer; truncation is detected.
         min_pixels: Smallest area to which the processor resizes a tile, in pixels. Defaults to
             None, the model's own.
-        max_pixels: The largest. Defaults to None, the model's own.
-        prompt: The question, with ``{classes}`` in it. Defaults to :data:`PROMPT`.
-        local_files_only: Whether :meth:`load` must not download what is not on this machine.
+        max_pixels: Largest such area. Defaults to None, the model's own.
+        prompt: The question, containing ``{classes}``. Defaults to :data:`PROMPT`.
+        local_files_only: Whether :meth:`load` must not download missing files.
         bands: See :class:`Verifier`.
 
     Raises:
-        ValueError: A setting is unknown or out of its range.
+        ValueError: If a setting is unknown or out of its range.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class GenerativeVerifier(Verifier):
             self.segment.load(device)
 
     def _load(self) -> None:
-        """Read model and processor from the disk."""
+        """Load model and processor from disk."""
         transformers = import_transformers()
         folder = need_model(self.model_name, self.revision, not self.local_files_only)
         model, processor = load_model(
@@ -197,7 +197,7 @@ class GenerativeVerifier(Verifier):
         ends = model.generation_config.eos_token_id
         if ends is None:
             ends = processor.tokenizer.eos_token_id
-        # Nothing of the model's own sampling: the likeliest token, and no penalty for repeating the
+        # Replace the model's own sampling by greedy decoding, without a penalty for repeating the
         # digits of a box.
         model.generation_config = transformers.GenerationConfig(
             max_new_tokens=self.max_new_tokens,
@@ -211,7 +211,7 @@ class GenerativeVerifier(Verifier):
         """See :meth:`Verifier.verify`.
 
         Raises:
-            MemoryError: The device has not enough for a single tile.
+            MemoryError: If the device's memory does not suffice for a single tile.
         """
         found: list[Evidence] = []
         while len(found) < len(tiles):
@@ -234,7 +234,7 @@ class GenerativeVerifier(Verifier):
 
     @torch.no_grad()
     def _generate(self, tiles: Sequence[np.ndarray]) -> list[tuple[str, Size, bool]]:
-        """Ask about tiles: each one's answer, the size at which it was seen, whether it is cut."""
+        """For each tile the answer, the size of the model's input, and whether it is truncated."""
         content = [{'type': 'image'}, {'type': 'text', 'text': self.question}]
         text = self._processor.apply_chat_template(
             [{'role': 'user', 'content': content}], add_generation_prompt=True, tokenize=False
@@ -261,7 +261,7 @@ class GenerativeVerifier(Verifier):
         ]
 
     def _evidence(self, tile: np.ndarray, answer: str, processed: Size, cut: bool) -> Evidence:
-        """Turn an answer into evidence."""
+        """Convert an answer to evidence."""
         size = tile.shape[:2]
         coordinates = self.coordinates
         if coordinates == 'auto':

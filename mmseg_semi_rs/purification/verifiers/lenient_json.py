@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Lists and objects in any text, read as JSON is, but without ever refusing."""
+"""A JSON-like parser that finds lists and objects in any text and never fails."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 NUMBER = re.compile(r'[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?')
-# A quote ends a string in single quotes only where one may end, so that "farmer's" needs no escape.
-# No string is longer than this, which keeps the time linear.
+# In single quotes, a quote ends the string only where one may end, so "farmer's" needs no escape.
+# The length of strings is limited, which keeps the time linear.
 _TOKEN = re.compile(
     r'(?P<open>[\[{])|(?P<close>[\]}])|(?P<sign>[:,])'
     r'|(?P<text>"(?:[^"\\\n]|\\.){0,200}"'
@@ -19,7 +19,7 @@ _TOKEN = re.compile(
 )
 _OPEN = re.compile(r'[\[{]')
 _WORDS = {'null': None, 'none': None, 'true': True, 'false': False}
-# How many missing closing signs are forgiven.
+# Maximum number of missing closing signs that are tolerated.
 _NEAR = 4
 
 
@@ -27,9 +27,9 @@ class Node:
     """A list or an object.
 
     Attributes:
-        kind: The sign that opened it, '[' or '{'.
-        items: Values with or without a key, in their order: strings, floats, booleans, None, and
-            nodes.
+        kind: Its opening sign, '[' or '{'.
+        items: Pairs of key (or None) and value in their order. Values are strings, floats,
+            booleans, None, and nodes.
         closed: Whether its end was found.
     """
 
@@ -43,16 +43,16 @@ class Node:
 def read_nodes(text: str) -> Iterator[tuple[str, Node]]:
     """Find the outermost lists and objects of a text.
 
-    Single quotes, missing or trailing commas, keys and words without quotes, and up to four missing
-    closing signs are forgiven; neighbouring words are one string. The time is linear in the length,
-    and nothing recurses.
+    Tolerated are single quotes, missing or trailing commas, keys and words without quotes, and up
+    to four missing closing signs; adjacent words form one string. The time is linear in the length,
+    and there is no recursion.
 
     Args:
         text: Any text.
 
     Yields:
-        The last line with words before it, and the list or object; only the last one may not be
-        closed.
+        The last line with words before a list or object, and the list or object itself; only the
+        last one may be unclosed.
     """
     name, start = '', 0
     while (found := _OPEN.search(text, start)) is not None:
@@ -65,7 +65,7 @@ def read_nodes(text: str) -> Iterator[tuple[str, Node]]:
 
 
 def _node(text: str, start: int) -> tuple[Node, int]:
-    """Read a list or object and all that is in it; also where it ends."""
+    """Read a list or object with its contents; return it and the position after its end."""
     stack: list[Node] = []
     key: str | None = None
     joins = False  # whether the last token was a word that another one may continue
@@ -120,7 +120,7 @@ def _value(sign: str, kind: str | None) -> Any:
 
 
 def as_number(value: Any) -> float | None:
-    """A number, also one in a string; None if it is none."""
+    """Convert to a number, also from a string; None if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:

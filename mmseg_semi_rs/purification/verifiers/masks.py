@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Masks by a Segment Anything model: of the objects in boxes, or of everything."""
+"""Masks from a Segment Anything model: of the objects in boxes, or of everything."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .pretrained import (
 
 
 class SegmentAnything:
-    """Masks of the objects in boxes, or of all there are (SAM and its successors, transformers).
+    """Masks of the objects in boxes, or of all objects (SAM and its successors, transformers).
 
     Args:
         model: A folder, or ``owner/name`` on the Hugging Face hub, such as
             ``'facebook/sam-vit-base'``.
-        revision: On the hub. Defaults to None, the main branch.
+        revision: Revision on the hub. Defaults to None, the main branch.
         boxes_at_once: Boxes per pass of the mask decoder.
-        download: Whether :meth:`load` downloads what is not there.
+        download: Whether :meth:`load` downloads missing files.
 
     Raises:
-        ValueError: ``boxes_at_once`` is not positive.
+        ValueError: If ``boxes_at_once`` is not positive.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SegmentAnything:
         self._processor: Any = None
 
     def settings(self) -> dict[str, Any]:
-        """What the masks depend on beside tile and boxes."""
+        """Return what the masks depend on, except for tile and boxes."""
         return {'model': short_name(self.model_name), 'revision': self.revision}
 
     def digest(self) -> str | None:
@@ -58,12 +58,12 @@ class SegmentAnything:
         return model_digest(find_model(self.model_name, self.revision))
 
     def load(self, device: torch.device | str = 'cpu') -> None:
-        """Read the weights and move them to a device; again: move only.
+        """Read the weights and move them to a device. Further calls only move.
 
         Raises:
-            ImportError: There is no transformers.
-            FileNotFoundError: The model is not on this machine.
-            ValueError: It is no model for masks.
+            ImportError: If transformers is not installed.
+            FileNotFoundError: If the model is not on this machine.
+            ValueError: If the model does not make masks.
         """
         if self._model is None:
             transformers = import_transformers()
@@ -82,7 +82,7 @@ class SegmentAnything:
 
         Args:
             tile: Shape (H, W, 3), uint8, RGB.
-            boxes: left, top, right, bottom in pixels of the tile.
+            boxes: Left, top, right, bottom in pixels of the tile.
 
         Returns:
             For each box the mask with the best predicted IoU, shape (H, W), bool, and this IoU, in
@@ -119,13 +119,14 @@ class SegmentAnything:
     def everything(
         self, tile: np.ndarray, points: int, quality: float, stability: float, overlap: float
     ) -> list[np.ndarray]:
-        """Segment whatever there is at the points of a grid.
+        """Segment whatever lies at the points of a grid.
 
         Args:
             tile: Shape (H, W, 3), uint8, RGB.
             points: Points per side of the grid.
             quality: Smallest predicted IoU of a mask, in [0, 1].
-            stability: Smallest IoU between stricter and laxer cuts of a mask, in [0, 1].
+            stability: Smallest IoU between a mask at a stricter and at a laxer threshold, in [0,
+                1].
             overlap: Box IoU above which the worse of two masks is dropped, in [0, 1].
 
         Returns:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Models of the Hugging Face hub: where they are on this machine, and which they are."""
+"""Models of the Hugging Face hub: finding, loading and identifying them on this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-# What loading a model of transformers raises when its folder does not fit or is damaged.
+# Errors from loading a model of transformers whose folder does not fit or is damaged.
 _LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError)
 
 _WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
 _DESCRIPTIONS = ('.json', '.txt', '.jinja', '.model')
-# Of each weight file, this many pieces of this many bytes go into the digest.
+# Number and length in bytes of the pieces of each weight file that the digest covers.
 _PIECES, _PIECE = 16, 4096
 
-# Begin of a model's name -> licence of its weights.
+# Beginning of a model's name -> licence of its weights.
 _LICENCES = {
     'qwen2.5-vl-3b': 'the Qwen research licence, non-commercial',
     'qwen2.5-vl-72b': 'the Qwen licence',
@@ -35,7 +35,7 @@ def import_transformers() -> ModuleType:
     """Import transformers, which is optional.
 
     Raises:
-        ImportError: It is not installed, or too old or broken.
+        ImportError: If it is not installed, too old or broken.
     """
     try:
         import transformers
@@ -50,20 +50,20 @@ def import_transformers() -> ModuleType:
 
 
 def short_name(model: str) -> str:
-    """A model's name without its owner or folder, the same on every machine."""
+    """Return a model's name without its owner or folder, the same on every machine."""
     return Path(model).name
 
 
 def find_model(model: str, revision: str | None, download: bool = False) -> Path | None:
-    """Folder of a model.
+    """Find the folder of a model.
 
     Args:
         model: A folder, or ``owner/name`` on the hub.
         revision: Branch, tag or commit on the hub; None for its main branch.
-        download: Whether to download what is not there.
+        download: Whether to download missing files.
 
     Returns:
-        None if it is not on this machine.
+        The folder, or None if the model is not on this machine.
     """
     if Path(model).is_dir():
         return Path(model)
@@ -79,10 +79,10 @@ def find_model(model: str, revision: str | None, download: bool = False) -> Path
 
 
 def need_model(model: str, revision: str | None, download: bool = False) -> Path:
-    """Folder of a model that must be there; see :func:`find_model`.
+    """Find the folder of a model that must exist; see :func:`find_model`.
 
     Raises:
-        FileNotFoundError: It is not; the message says where it comes from.
+        FileNotFoundError: If it does not exist; the message says where to get the model.
     """
     folder = find_model(model, revision, download)
     if folder is not None and (folder / 'config.json').is_file() and _files(folder, _WEIGHTS):
@@ -109,21 +109,21 @@ def need_model(model: str, revision: str | None, download: bool = False) -> Path
 def load_model(
     folder: Path, model: Any, processor: Any, what: str, dtype: torch.dtype | str = torch.float32
 ) -> tuple[Any, Any]:
-    """Read a model and its processor from the disk.
+    """Load a model and its processor from disk.
 
     Args:
-        folder: As :func:`need_model` gives it.
-        model: Class of transformers that reads the model.
-        processor: Class of transformers that reads its processor.
-        what: End of the message on a folder that holds another model: what it should be, with
-            ``{reason}`` where the reason goes, and what to give instead.
-        dtype: What the weights are computed in; 'auto' takes that of the file.
+        folder: From :func:`need_model`.
+        model: Class of transformers that loads the model.
+        processor: Class of transformers that loads its processor.
+        what: End of the message for a folder with another model: what it should be, with
+            ``{reason}`` for the reason, and what to give instead.
+        dtype: Dtype of the computation; 'auto' takes that of the file.
 
     Returns:
         The model, frozen and in evaluation mode, and the processor.
 
     Raises:
-        ValueError: The folder holds another model, or is damaged.
+        ValueError: If the folder holds another model, or is damaged.
     """
     try:
         loaded = model.from_pretrained(folder, local_files_only=True, dtype=dtype)
@@ -138,10 +138,10 @@ def model_digest(folder: Path | None) -> str | None:
     """Digest of a model: its small files, and names, sizes and samples of its weight files.
 
     Args:
-        folder: As :func:`find_model` gives it.
+        folder: From :func:`find_model`.
 
     Returns:
-        64 hex digits; None if the model is not there.
+        64 hexadecimal digits; None if the model is not on this machine.
     """
     weights = _files(folder, _WEIGHTS) if folder is not None else []
     if folder is None or not weights:

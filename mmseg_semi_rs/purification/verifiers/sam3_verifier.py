@@ -23,30 +23,30 @@ from .pretrained import (
     short_name,
 )
 
-#: Version of what is done with the outputs: raised when the same outputs give other evidence.
+#: Version of the processing, to be raised when the same outputs give other evidence.
 READING = 1
 
 
 @MODELS.register_module()
 class Sam3Verifier(Verifier):
-    r"""Segments each name of each class by SAM 3 of transformers (arXiv 2511.16719).
+    r"""Segments each name of each class with SAM 3 of transformers (arXiv 2511.16719).
 
-    The tile is encoded once, each name is one text prompt. With p the probability that there is
-    anything of that name, a pixel's score for it is the larger of p times the semantic head's
-    probability and the highest score (p times its own) of the objects that cover it; a class has
-    the highest score of its names. Both heads together are what SegEarth-OV3 (arXiv 2512.08730)
-    found to be needed for land cover, which is no objects. All of the tile counts as seen.
+    The tile is encoded once, and each name is one text prompt. With p the probability that anything
+    of that name is present, a pixel's score is the larger of p times the probability of the
+    semantic head, and the highest score (p times its own) of the objects that cover it. A class has
+    the highest score of its names. SegEarth-OV3 (arXiv 2512.08730) found that land cover, which
+    does not consist of objects, needs both heads. The whole tile counts as seen.
 
     Args:
         classes: See :class:`ClassPrompts`.
-        model: A folder, or ``owner/name`` on the Hugging Face hub. Defaults to
-            'facebook/sam3', whose licence is to be accepted there.
-        revision: On the hub. Defaults to None, the main branch.
+        model: A folder, or ``owner/name`` on the Hugging Face hub. Defaults to 'facebook/sam3',
+            whose licence must be accepted there.
+        revision: Revision on the hub. Defaults to None, the main branch.
         score: Score from which an object counts, in [0, 1).
-        local_files_only: Whether :meth:`load` must not download what is not on this machine.
+        local_files_only: Whether :meth:`load` must not download missing files.
 
     Raises:
-        ValueError: The score is out of its range.
+        ValueError: If the score is out of its range.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Sam3Verifier(Verifier):
     def _read(
         self, output: Any, size: tuple[int, int]
     ) -> tuple[Tensor, list[tuple[tuple[float, float, float, float], float]]]:
-        """Scores on a grid of the masks' own size, or the tile's if that is less; and objects."""
+        """Scores on the grid of the masks, or of the tile if that is smaller; and the objects."""
         height, width = (
             min(own, side) for own, side in zip(output.pred_masks.shape[-2:], size, strict=True)
         )
