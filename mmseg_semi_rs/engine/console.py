@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -143,7 +144,7 @@ def _scores(metrics: Mapping[str, float]) -> str:
         if key.endswith('/mIoU')
     ]
     classes = [
-        f'{key.removeprefix("IoU.")} {value:.1f}'
+        f'{key.removeprefix("IoU.")} ' + ('absent' if math.isnan(value) else f'{value:.1f}')
         for key, value in metrics.items()
         if key.startswith('IoU.')
     ]
