@@ -33,6 +33,7 @@ _WARNINGS = (
     '``build_loss`` would be',
     'Default ``avg_non_ignore``',
     'The draw is False',
+    '`reduce_zero_label` will',
 )  # mmseg's
 _TOLD_BY_THE_HOOK = ('Validation of ', 'per class results', 'The best checkpoint')
 

@@ -207,6 +207,11 @@ def test_R26_the_effective_batch_is_told():
     assert 'written for 64' in text
     cfg.auto_scale_lr.enable = True
     assert 'scaled by 2' in launch.batch_summary(cfg, 4)
+    loader = cfg.train_dataloader
+    loader.sampler, loader.dataset = dict(type='SemiSampler'), dict(unlabelled=dict())
+    assert 'labelled' not in launch.batch_summary(cfg, 1)
+    loader.dataset.unlabelled.type = 'PotsdamDataset'
+    assert '(16 labelled + 16 unlabelled)' in launch.batch_summary(cfg, 1)
 
 
 def test_missing_weights_say_where_they_come_from():
