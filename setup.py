@@ -10,6 +10,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
+LEFT_BY_RUNS = {'work_dirs', 'data', 'checkpoints', '__pycache__', '.ipynb_checkpoints'}
 
 REQUIRES = [
     'torch>=2.1',  # scaled_dot_product_attention and bilinear antialias on all devices
@@ -96,7 +97,7 @@ def resources() -> Iterator[Path]:
     yield ROOT / 'model-index.yml'
     for folder in ('configs', 'tools'):
         for path in sorted((ROOT / folder).rglob('*')):
-            if path.is_file() and '__pycache__' not in path.parts:
+            if path.is_file() and not LEFT_BY_RUNS & set(path.relative_to(ROOT).parts):
                 yield path
 
 

@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs=3,
         default=list(splits.SHARES),
         metavar=('TRAIN', 'VAL', 'TEST'),
-        help='of scenes or tiles (default: %(default)s)',
+        help=f'of scenes or tiles (default: {" ".join(map(str, splits.SHARES))})',
     )
     parser.add_argument(
         '--scene-regex',
@@ -108,8 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         nargs='*',
         default=[255],
-        help='ids that are no class, for data sets that this tool does not know '
-        '(default: %(default)s)',
+        help='ids that are no class, for data sets that this tool does not know (default: 255)',
     )
     parser.add_argument(
         '--no-coverage',

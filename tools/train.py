@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmseg_semi_rs import register_all
 from mmseg_semi_rs.dataprep.splits.files import changed_originals
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -107,20 +111,22 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
     if is_main_process():
         data = cfg.train_dataloader.dataset
         unlabelled = bool(isinstance(data, dict) and data.get('unlabelled'))
-        show_next(args.config, Path(cfg.work_dir), 'test_dataloader' in cfg, unlabelled)
+        show_next(args.config, cfg, unlabelled)
     leave_process_group()
 
 
-def show_next(config: str, work_dir: Path, tested: bool, unlabelled: bool) -> None:
+def show_next(config: str, cfg: Config, unlabelled: bool) -> None:
     """Print what to do with the newest checkpoint; the best one if the training chose one."""
+    work_dir, images = Path(cfg.work_dir), cfg.get('image_dir', '')  # as rsseg init writes it
     age = lambda path: path.stat().st_mtime  # noqa: E731
     found = sorted(work_dir.glob('best_*.pth'), key=age) or sorted(work_dir.glob('*.pth'), key=age)
     if not found:
         return
     words, masks = (config, found[-1]), work_dir / 'labelled_all'
+    shown = images if Path(images).is_absolute() else 'IMAGES'
     print_next(
-        ('predict', *words, 'IMAGES', '--out', work_dir / 'maps', '--preview'),
-        *([('test', *words, '--work-dir', work_dir)] if tested else []),
+        ('predict', *words, shown, '--out', work_dir / 'maps', '--preview'),
+        *([('test', *words, '--work-dir', work_dir)] if 'test_dataloader' in cfg else []),
         ('report', work_dir),
         *([('autolabel', *words, '--flips', '--out', masks)] if unlabelled else []),
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ _WARNINGS = (
     '``build_loss`` would be',
     'Default ``avg_non_ignore``',
     'The draw is False',
+    '`reduce_zero_label` will',
 )  # mmseg's
 _TOLD_BY_THE_HOOK = ('Validation of ', 'per class results', 'The best checkpoint')
 
@@ -143,7 +145,7 @@ def _scores(metrics: Mapping[str, float]) -> str:
         if key.endswith('/mIoU')
     ]
     classes = [
-        f'{key.removeprefix("IoU.")} {value:.1f}'
+        f'{key.removeprefix("IoU.")} ' + ('absent' if math.isnan(value) else f'{value:.1f}')
         for key, value in metrics.items()
         if key.startswith('IoU.')
     ]

@@ -84,7 +84,7 @@ class DatasetSummary:
             lines.append(f'  {shares}; ignored {self.ignored_share:.1%} of all pixels')
         if self.class_pixels and self.absent_classes:
             absent = ', '.join(self.absent_classes)
-            lines.append(f'  WARNING: no pixel of {absent}, so that no label teaches it')
+            lines.append(f'  WARNING: no pixel of {absent}: these masks neither teach nor score it')
         return '\n'.join(lines)
 
 

@@ -154,13 +154,14 @@ def _sources(name: str, dataset: Any) -> Iterator[str]:
 
 def _check_data(datasets: dict[str, Any]) -> list[str]:
     """Open all files of all datasets; return lines with the results, and notes on overlaps."""
-    lines: list[str] = []
+    summaries: dict[str, None] = {}  # validation and test may be the same list
     for dataset in datasets.values():
         if hasattr(dataset, 'labelled'):
-            lines += str(check_semi_dataset(dataset)).splitlines()
+            summaries[str(check_semi_dataset(dataset))] = None
         else:
             with_labels = 'seg_map_path' in (getattr(dataset, 'data_prefix', None) or {})
-            lines += str(check_segmentation_dataset(dataset, with_labels)).splitlines()
+            summaries[str(check_segmentation_dataset(dataset, with_labels))] = None
+    lines = [line for summary in summaries for line in summary.splitlines()]
     names = list(datasets)
     for first, second in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
         if 'training' in (first, second):

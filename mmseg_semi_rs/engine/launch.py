@@ -428,7 +428,9 @@ def batch_summary(cfg: Config, world_size: int) -> str:
     parts = f'{per_process} per process x {world_size} process{"es" if world_size > 1 else ""}'
     if accumulate > 1:
         parts += f' x {accumulate} accumulated steps'
-    ratio = loader.get('sampler', {}).get('source_ratio')
+    data = loader.get('dataset')
+    both = isinstance(data, dict) and data.get('unlabelled')
+    ratio = loader.get('sampler', {}).get('source_ratio', [1, 1] if both else None)
     if ratio:
         labelled = total * ratio[0] // sum(ratio)
         parts += f' ({labelled} labelled + {total - labelled} unlabelled)'

@@ -363,6 +363,8 @@ class SubsetIoUMetric(IoUMetric):
         for name in columns:
             table.add_column(name, [f'{100 * value:.2f}' for value in scores[name]])
         roles = dict.fromkeys(self.averaged, 'yes')
+        unscored = np.flatnonzero(np.isnan(scores['IoU']))  # neither in the labels nor predicted
+        roles |= dict.fromkeys((self.classes[k] for k in unscored), 'absent')
         roles |= dict.fromkeys(self.ignore_gt, 'ignored')
         table.add_column('in mean', [roles.get(name, 'no') for name in self.classes])
         return str(table.get_string())

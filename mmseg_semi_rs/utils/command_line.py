@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -144,7 +145,7 @@ def _find_files(args: argparse.Namespace) -> None:
     """Check that the files which a command reads exist.
 
     Raises:
-        FileNotFoundError: A config or checkpoint does not exist.
+        FileNotFoundError: A config, checkpoint or image does not exist.
     """
     config, checkpoints = getattr(args, 'config', None), getattr(args, 'checkpoint', None)
     if isinstance(config, str):  # a Path is a config to be written
@@ -152,6 +153,11 @@ def _find_files(args: argparse.Namespace) -> None:
     for checkpoint in [checkpoints] if isinstance(checkpoints, str) else checkpoints or ():
         if '://' not in checkpoint:
             find_checkpoint_file(checkpoint)
+    for name in getattr(args, 'input', ()):
+        path = Path(name)
+        elsewhere = '://' in name or name.startswith('/vsi')
+        if not (elsewhere or path.exists() or any(path.parent.glob(path.name))):
+            raise FileNotFoundError(f'{name} does not exist: give an image or a folder of images.')
 
 
 class Faults:

@@ -108,6 +108,16 @@ def test_table_is_whole_and_ignored_row_counts_its_own_pixels():
     assert scores['IoU.clutter'] == pytest.approx(plain_iou(PAIRS, 3), abs=1e-3)
 
 
+def test_a_class_without_pixels_is_absent_from_the_mean(capsys):
+    whole = torch.zeros(4, 4, dtype=torch.long)
+    scores = evaluate([(whole, whole)])
+    assert scores['mIoU'] == 100.0
+    rows = [line.split('|') for line in capsys.readouterr().out.splitlines() if '|' in line]
+    assert {row[1].strip(): row[-2].strip() for row in rows[1:]} == {
+        'road': 'yes', 'building': 'absent', 'tree': 'absent', 'clutter': 'absent',
+    }  # fmt: skip
+
+
 def test_mean_over_named_classes_only():
     scores = evaluate(PAIRS, mean_over=['tree', 'road'])
     each = [plain_iou(PAIRS, cls) for cls in (0, 2)]

@@ -114,7 +114,6 @@ def test_failed_images_are_named_and_give_exit_code_1(mean_teacher, tmp_path, ca
         (['CONFIG', 'none.pth', 'IMAGE'], 'The checkpoint none.pth does not exist'),
         (['CONFIG', 'OTHER', 'IMAGE'], 'does not belong to the config'),
         (['CONFIG', 'IMAGE', 'IMAGE'], 'cannot be read'),
-        (['CONFIG', 'CHECKPOINT', 'none.tif'], 'none.tif does not exist'),
         (['CONFIG', 'CHECKPOINT', 'IMAGE', '--network', 'fused'], "'fused' is none of the network"),
         (['CONFIG', 'CHECKPOINT', 'IMAGE', '--overlap', '64'], 'overlap smaller than the window'),
         (['CONFIG', 'CHECKPOINT', 'IMAGE', '--bands', '1', '2'], 'one or three numbers from 1'),
@@ -133,6 +132,14 @@ def test_bad_input_is_one_sentence(mean_teacher, two_students, tmp_path, change,
     assert code.value.code == 2
     assert said in (error := capsys.readouterr().err)
     assert 'Traceback' not in error
+
+
+def test_an_absent_image_is_told_before_the_network_is_built(mean_teacher, monkeypatch, capsys):
+    monkeypatch.setattr('mmseg_semi_rs.apis.load_predictor', None)
+    with pytest.raises(SystemExit) as code:
+        run_here('predict', *mean_teacher, 'none.tif')
+    assert code.value.code == 2
+    assert capsys.readouterr().err.startswith('error: none.tif does not exist')
 
 
 def test_checkpoints_of_other_origin(mean_teacher, tmp_path):

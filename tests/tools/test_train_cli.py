@@ -207,6 +207,11 @@ def test_R26_the_effective_batch_is_told():
     assert 'written for 64' in text
     cfg.auto_scale_lr.enable = True
     assert 'scaled by 2' in launch.batch_summary(cfg, 4)
+    loader = cfg.train_dataloader
+    loader.sampler, loader.dataset = dict(type='SemiSampler'), dict(unlabelled=dict())
+    assert 'labelled' not in launch.batch_summary(cfg, 1)
+    loader.dataset.unlabelled.type = 'PotsdamDataset'
+    assert '(16 labelled + 16 unlabelled)' in launch.batch_summary(cfg, 1)
 
 
 def test_missing_weights_say_where_they_come_from():
@@ -259,6 +264,7 @@ def test_check_looks_at_everything_and_writes_a_picture_alone(
         'peak process memory',
     ):
         assert part in told, part
+    assert told.count('val.txt): 3 images') == 1  # validation and test have the same list
     written = [path for path in tmp_path.rglob('*') if path.is_file()]
     assert [path.name for path in written] == ['first_batch.png']
     assert str(written[0].relative_to(tmp_path)) in told
@@ -294,7 +300,8 @@ def test_training_leaves_checkpoints_and_says_its_batch(trained):
 
 def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys):
     work = tmp_path / 'work'
-    run_here('train', config, '--work-dir', work)
+    images = f'image_dir={tmp_path / "mine"}'
+    run_here('train', config, '--work-dir', work, '--cfg-options', images)
     told = capsys.readouterr().out.splitlines()
     assert len(told) < 30
     steps = [line for line in told if line.startswith('step ')]
@@ -305,7 +312,8 @@ def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys)
     (score,) = [line for line in told if line.startswith('validation at step 4, 3 images: mIoU ')]
     assert 'teacher' in score and 'student' in score and 'road' in score
     asked = told.index('next:')
-    assert told[asked + 1].split()[-6:-4] == [str(config), str(work / 'iter_4.pth')]
+    named = [str(config), str(work / 'iter_4.pth'), str(tmp_path / 'mine')]
+    assert told[asked + 1].split()[-6:-3] == named
     assert [line.split()[1] for line in told[asked + 1 :]] == [
         f'tools/{name}.py' for name in ('predict', 'test', 'report', 'autolabel')
     ]
