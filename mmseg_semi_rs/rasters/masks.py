@@ -20,7 +20,8 @@ from .reader import RasterInfo, raster_info
 Colour = tuple[int, int, int]
 
 _SMOOTH = 8  # largest difference of a channel in an area of one colour, after lossy compression
-_COUNTED = 256  # different colours of one mask that are counted one by one
+_COUNTED = 256  # different values of one mask that are counted one by one
+_ALIKE = 0xF8F8F8  # of a colour: what rarer ones, which are counted together, have in common
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Mask:
     def count(self, interior: bool = False) -> Counter[int]:
         """Pixels of each value, of a colour as the number 0xRRGGBB; those without data left out.
 
+        Of many colours, as compression and smoothing make them, rare ones are counted as the most
+        frequent that is much like them; of many numbers, rare ones are left out.
+
         Args:
             interior: Count only those whose right and lower neighbours have nearly their colour, so
                 that mixtures along edges are left out.
@@ -89,8 +93,17 @@ class Mask:
             every = np.bincount(pixels.ravel(), minlength=256)
             return Counter({int(value): int(every[value]) for value in np.flatnonzero(every)})
         values, counts = np.unique(pixels, return_counts=True)
-        order = np.argsort(-counts, kind='stable')[:_COUNTED]
-        return Counter({int(values[k]): int(counts[k]) for k in order})
+        order = np.argsort(-counts, kind='stable')
+        values, counts = values[order], counts[order]
+        totals = Counter(
+            dict(zip(values[:_COUNTED].tolist(), counts[:_COUNTED].tolist(), strict=True))
+        )
+        if self.coloured:
+            rare, pixels = values[_COUNTED:], counts[_COUNTED:]
+            _, first, alike = np.unique(rare & _ALIKE, return_index=True, return_inverse=True)
+            summed = np.bincount(alike, pixels, minlength=len(first)).astype(int)
+            totals.update(dict(zip(rare[first].tolist(), summed.tolist(), strict=True)))
+        return totals
 
 
 def packed(rgb: np.ndarray) -> np.ndarray:
