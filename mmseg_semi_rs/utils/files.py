@@ -134,6 +134,7 @@ def read_list(path: Path) -> list[str]:
         The lines in their order, without the space around them; blank ones are left out.
 
     Raises:
+        FileNotFoundError: See :func:`read_text`.
         ValueError: See :func:`read_text`.
     """
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
@@ -149,8 +150,12 @@ def read_text(path: Path) -> str:
         Its text, without the mark.
 
     Raises:
+        FileNotFoundError: It does not exist, or is a folder.
         ValueError: The file is of another encoding, which is named as far as it shows.
     """
+    if not path.is_file():
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise FileNotFoundError(f'The list {path} {what}: give a text file, one name a line.')
     raw = path.read_bytes()
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
