@@ -296,3 +296,4 @@ def test_an_autolabelled_run_is_the_student_that_the_command_writes(project, fol
     assert started == ['autolabel', *cfg.autolabel]
     assert student.train_cfg.max_iters == 7 and student.work_dir == str(run)
     assert student.randomness.seed == 2 and student.resume and 'autolabel' not in student
+    assert student.val_evaluator == student.test_evaluator == cfg.test_evaluator

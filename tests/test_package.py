@@ -2,10 +2,12 @@
 """The package as a whole: imports, registration, packaging."""
 
 import ast
+import doctest
 import functools
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import subprocess
@@ -206,3 +208,20 @@ def test_every_source_file_names_its_licence():
         for path in (ROOT / folder).rglob('*.py'):
             assert head in path.read_text(encoding='utf-8')[:200], path
     assert 'Version 2.0, January 2004' in (ROOT / 'LICENSE').read_text(encoding='utf-8')
+
+
+WITH_EXAMPLES = sorted(
+    '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+    for path in PACKAGE.rglob('*.py')
+    if '>>> ' in path.read_text(encoding='utf-8')
+)
+
+
+@pytest.mark.parametrize('name', WITH_EXAMPLES)
+def test_the_examples_of_docstrings_say_what_happens(name):
+    logging.disable(logging.WARNING)  # which may go to the same stream
+    try:
+        outcome = doctest.testmod(importlib.import_module(name))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert outcome.attempted and not outcome.failed

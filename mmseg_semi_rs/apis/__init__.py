@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What is done with a trained model: prediction on images and rasters, export."""
+"""Use of a trained model: prediction on images and rasters, and export."""
 
 from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .export import export_network, take_network

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Masks of all images of a training, by a person or by its networks, for a student to learn from.
+"""Training masks for every image of a training run, drawn by a person or predicted by its networks.
 
-What stands in the masks is class ids, 255 where nobody knows. An automatic mask leaves out the
-pixels below its class's bar, and an image stands in the list as often as its mask is worth: so the
-weights reach any loss, and a config of mmseg alone trains on them.
+Masks hold class ids, and 255 where the class is unknown. An automatic mask ignores the pixels whose
+confidence is below the threshold of their class. An image is repeated in the training list in
+proportion to the weight of its mask, so the weights act with any loss and a plain mmseg config.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from ..utils.files import write_atomic
 from .label_bars import own_mask, read_prediction
 from .predictor import NO_DATA
 
-LISTED = 4  # times that an image of weight 1 stands in the list
+LISTED = 4  # how often the training list repeats an image of weight 1
 _KNOWN = 'automatic.txt'
 _MANIFEST = 'labels.json'
 
 
 @dataclass
 class LabelledImage:
-    """An image and where its mask comes from.
+    """An image and the origin of its mask.
 
     Attributes:
-        image: File.
-        mask: File of class ids.
-        source: ``'person'``, ``'automatic'``, or ``'edited'``: an automatic one that a person has
-            changed since, which counts as a person's.
-        weight: What the mask is worth, in [0, 1]: of a person's 1, else the mean over all pixels of
-            their confidence, 0 where they are left out.
-        times: How often the image stands in the list.
+        image: Path of the image.
+        mask: Path of the mask of class ids.
+        source: ``'person'``, ``'automatic'``, or ``'edited'`` for an automatic mask that a person
+            has changed since. An edited mask counts as drawn by a person.
+        weight: Weight of the mask in [0, 1]: 1 for a person's mask, else the mean confidence over
+            all pixels, where ignored pixels count as 0.
+        times: How often the training list repeats the image.
     """
 
     image: str
@@ -51,13 +51,13 @@ class LabelledImage:
 
 
 def sources_of(dataset: Any) -> tuple[dict[Path, dict[str, Any]], list[Path]]:
-    """Images of a training.
+    """Collect the labelled and the unlabelled images of a training dataset.
 
     Args:
         dataset: A ``SemiDataset``.
 
     Returns:
-        What the data set knows of each labelled image; images without a label.
+        The data info of each labelled image, by its path; and the paths of the unlabelled images.
 
     Raises:
         ValueError: There is no unlabelled image.
@@ -78,7 +78,7 @@ def sources_of(dataset: Any) -> tuple[dict[Path, dict[str, Any]], list[Path]]:
 
 
 def common_root(images: Sequence[Path]) -> Path:
-    """The folder that holds all images, below which their masks have their names."""
+    """Return the deepest folder that contains all images; masks are named relative to it."""
     return Path(os.path.commonpath([path.parent for path in images]))
 
 
@@ -91,17 +91,17 @@ def write_masks(
 ) -> list[LabelledImage]:
     """Write the masks of all images below ``out/masks``.
 
-    A mask that this function has not written itself is never replaced.
+    A file that this function did not write itself is never overwritten.
 
     Args:
-        known: Images with a person's mask, of which a copy in class ids is written.
-        predictions: Of the others, see :func:`predict_all`.
-        bars: Smallest probability of each class that counts, in 255ths, (K,).
-        root: See :func:`common_root`.
-        out: Folder; ``automatic.txt`` in it has the digests of what was written.
+        known: Data info of the images with a person's mask, which is copied as class ids.
+        predictions: Prediction files of the other images, see :func:`predict_all`.
+        bars: Lowest confidence of each class that counts as a label, in 255ths, (K,).
+        root: Common folder of the images, see :func:`common_root`.
+        out: Output folder. Its ``automatic.txt`` records the digests of all masks written.
 
     Returns:
-        The images; how often they are listed is not said yet.
+        One entry per image; ``times`` is not set yet.
     """
     record = out / _KNOWN
     written = set(record.read_text('utf-8').split()) if record.is_file() else set()
@@ -126,7 +126,7 @@ def write_masks(
             if there is not None and there not in written:
                 entry.source, entry.weight = 'edited', 1.0
             elif there != digest:
-                log.write(f'{digest}\n')  # before the mask, so that a kill between costs nothing
+                log.write(f'{digest}\n')  # before the mask, so that a kill loses nothing
                 log.flush()
                 written.add(digest)
                 write_atomic(target, contents)
@@ -141,18 +141,18 @@ def write_lists(
     share: float,
     made_by: Mapping[str, Any],
 ) -> list[str]:
-    """List each image as often as its mask is worth, and write ``labels.json``.
+    """Write ``labels.json`` and the training lists, which repeat images by their mask's weight.
 
     Args:
-        images: All; how often they are listed is written into them. An automatic mask of weight w
-            is listed ``round(4 w)`` times.
-        root: See :func:`common_root`.
-        out: Folder.
-        share: Of the lines that are of a person's masks, in (0, 1), if they are fewer.
-        made_by: What ``labels.json`` is to say of the automatic masks.
+        images: All images; their ``times`` is set here. An automatic mask of weight w is listed
+            ``round(4 * w)`` times.
+        root: Common folder of the images, see :func:`common_root`.
+        out: Output folder.
+        share: Smallest share of the lines that have a person's mask, in (0, 1).
+        made_by: Description of how the automatic masks were made, stored in ``labels.json``.
 
     Returns:
-        The suffixes of images; each has a list ``train<suffix>.txt``, without suffixes of images.
+        The image suffixes. Each has a list ``train<suffix>.txt`` of names without the suffix.
     """
     person = [image for image in images if image.source != 'automatic']
     for image in images:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which pixels of a tile a person should click: few, far apart in kind, and not on an edge."""
+"""Choice of the pixels of a tile that a person should label with clicks."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import re
 import cv2
 import numpy as np
 
-_REGIONS = 4  # for each click: what there is to choose from
-_FEWEST = 16  # regions of a tile
+_REGIONS = 4  # superpixels per click
+_FEWEST = 16  # smallest number of superpixels of a tile
 
 
 def count_clicks(text: str, pixels: int) -> int:
-    """How many pixels to click, at least one.
+    """Parse the number of pixels to click, which is at least one.
 
     Args:
         text: A number, or a share of the tile's pixels such as ``0.05%``.
-        pixels: Of the tile.
+        pixels: Number of pixels of the tile.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text is neither a positive number nor a share in (0, 100] percent.
 
     Examples:
         >>> count_clicks('12', 4096), count_clicks('0.05%', 512 * 512)
@@ -39,22 +39,22 @@ def count_clicks(text: str, pixels: int) -> int:
 def choose_clicks(
     image: np.ndarray, count: int, probabilities: np.ndarray | None = None
 ) -> np.ndarray:
-    """Choose the pixels of a tile whose labels say most about the rest of it.
+    """Choose the pixels of a tile whose labels tell most about the rest of the tile.
 
-    The tile is cut into superpixels (SLIC), at most one click in each, on the pixel that lies
-    deepest inside: there a person can tell what it is, and a small slip does no harm. With a
-    network the superpixels of each predicted class take turns, those of the highest mean entropy
-    first. Without one their mean colours are put into ``count`` groups (k-means), and the groups
-    take turns, superpixels nearest to the group's centre first.
+    The tile is divided into superpixels (SLIC), each of which gets at most one click, on its pixel
+    farthest from the border: there a person can recognise the class, and a small slip does no harm.
+    Given the probabilities of a network, the predicted classes take turns, each offering its
+    superpixel of the highest mean entropy. Otherwise the mean colours are clustered into ``count``
+    groups (k-means), which take turns, each offering the superpixel nearest to its centre.
 
     Args:
         image: RGB, (H, W, 3) uint8.
         count: Number of clicks.
-        probabilities: Of a network, (K, H, W).
+        probabilities: Class probabilities predicted by a network, (K, H, W).
 
     Returns:
-        (n, 2) int64, rows and columns in the order of choice; n is less than ``count`` where the
-        tile has fewer superpixels.
+        Row and column of each click in the order of choice, (n, 2) int64. n is less than ``count``
+        where the tile has fewer superpixels.
 
     Raises:
         ImportError: scikit-image is not installed.
@@ -78,7 +78,7 @@ def choose_clicks(
 
 
 def _superpixels(image: np.ndarray, number: int) -> np.ndarray:
-    """About so many superpixels as (H, W), numbered from 0 without gaps."""
+    """Divide an image into about ``number`` superpixels, (H, W), numbered from 0 without gaps."""
     try:
         from skimage.segmentation import slic
     except ImportError as error:
@@ -98,7 +98,7 @@ def _superpixels(image: np.ndarray, number: int) -> np.ndarray:
 
 
 def _colour_groups(colours: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Group of each region (R,) by its colour (R, 3), and how near it is to the group's centre."""
+    """Cluster colours (R, 3); return groups (R,) and negative distances to their centres (R,)."""
     if len(colours) <= count:
         return np.arange(len(colours)), np.zeros(len(colours))
     cv2.setRNGSeed(0)
@@ -116,7 +116,7 @@ def _colour_groups(colours: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
 
 
 def _deepest(regions: np.ndarray) -> np.ndarray:
-    """The pixel of each region that is farthest from its border, (R, 2)."""
+    """Return the pixel of each region that is farthest from the region's border, (R, 2)."""
     padded = np.pad(regions, 1, constant_values=-1)
     inner = np.ones(regions.shape, np.uint8)
     for shifted in (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]):
@@ -128,7 +128,7 @@ def _deepest(regions: np.ndarray) -> np.ndarray:
 
 
 def _in_turn(groups: np.ndarray, needs: np.ndarray, count: int) -> list[int]:
-    """Choose from the groups in turn, the rarest first, and in each by need."""
+    """Take the neediest regions from the groups in turn, beginning with the smallest group."""
     queues = [
         sorted(np.flatnonzero(groups == group), key=lambda index: -needs[index])
         for group in np.unique(groups)

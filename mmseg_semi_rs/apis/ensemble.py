@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Several trained networks that predict together."""
+"""Ensembles of trained networks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .predictor import Predictor
 
 
 class PredictorEnsemble(Predictor):
-    """The mean of several networks' probabilities; each is given the windows as it wants them.
+    """An ensemble that averages class probabilities; each network preprocesses the windows itself.
 
     Args:
-        predictors: Of the same classes and windows; the first one's settings count.
+        predictors: Predictors of the same classes and window size; the first sets the overlap.
 
     Raises:
-        ValueError: There is none, or they differ in classes or windows.
+        ValueError: There are no predictors, or their classes or window sizes differ.
     """
 
     def __init__(self, predictors: Sequence[Predictor]) -> None:
@@ -37,7 +37,7 @@ class PredictorEnsemble(Predictor):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any of the networks or a setting that changes the result."""
+        """Digest of all networks and of the settings that change the result."""
         return settings_digest({'ensemble': [each.fingerprint for each in self.predictors]})
 
     @torch.inference_mode()

@@ -1,13 +1,13 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One network out of a semi-supervised segmentor, as a plain config and checkpoint of mmseg.
+"""Export of one network of a semi-supervised segmentor as a plain config and checkpoint of mmseg.
 
-What is written needs no teacher, no EMA copy, no segmentor of this package and no weight file, and
-where every part of the network has an equal in mmseg or mmpretrain (:mod:`.stock_parts`) not this
-package either: ``mmseg.apis.init_model``, ``inference_model`` and ``MMSegInferencer`` take it as
-any other model. Its logits are compared with the original's before anything is written.
+The export needs no teacher, EMA copy, semi-supervised segmentor or pretrained weights. Where every
+part has an equivalent in mmseg or mmpretrain (:mod:`.stock_parts`), it does not need this package
+either: ``mmseg.apis.init_model``, ``inference_model`` and ``MMSegInferencer`` load it like any
+other model. Its logits are compared with the original's before anything is written.
 
-mmseg by itself imports the compiled operators of the full mmcv; beside mmcv-lite it needs what
-:mod:`mmseg_semi_rs.compat` mends.
+mmseg itself imports the compiled operators of the full mmcv; with mmcv-lite it needs the fixes of
+:mod:`mmseg_semi_rs.compat`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .stock_parts import (
     use_stock_backbone,
 )
 
-#: How far the logits of the exported network may be from the original's, relative to the largest.
+#: Largest allowed difference of the logits from the original's, relative to the largest logit.
 TOLERANCE = 1e-4
 _STATISTICS = ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr')
 _PADDING = ('size', 'size_divisor', 'pad_val', 'seg_pad_val', 'test_cfg')
@@ -50,20 +50,20 @@ _NOT_TO_PREDICT = ('LoadAnnotations', 'AddValidMask')
 
 @dataclass(frozen=True)
 class TakenNetwork:
-    """One network of a trained model, with all that belongs to it.
+    """One network of a trained model, with everything that is needed to export it.
 
     Attributes:
         name: 'teacher', 'student', a student's name, or '' where there is only one network.
-        model: The whole model, predicting with this network, in eval mode on the CPU.
+        model: The whole model, set to predict with this network, in eval mode on the CPU.
         network: The network, an ``EncoderDecoder``.
         cfg: Config of the network.
-        preprocessor: How its images are normalised.
-        preprocessor_cfg: Arguments of a ``SegDataPreProcessor`` that does the same.
+        preprocessor: Data preprocessor that normalises its images.
+        preprocessor_cfg: Arguments of an equivalent ``SegDataPreProcessor``.
         classes: Names of the K classes.
-        palette: RGB colour of each.
+        palette: RGB colour of each class.
         config: Config of the training.
-        size: Height and width in pixels of the images that it gets: of a window of slide inference,
-            else of a training crop.
+        size: Height and width of the input in pixels: the window of slide inference, else the
+            training crop.
     """
 
     name: str
@@ -79,28 +79,28 @@ class TakenNetwork:
 
     @property
     def channels(self) -> int:
-        """Number of channels of its images."""
+        """Number of input channels."""
         return len(image_statistics(self.preprocessor)[0])
 
     @property
     def raster(self) -> dict[str, Any]:
-        """How its images are made of files; empty for 8-bit RGB as it is."""
+        """Settings that turn image files into the input; empty for plain 8-bit RGB."""
         found = self.config.get('raster') or {}
         return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """What :func:`export_network` wrote.
+    """Files written by :func:`export_network`, and the result of their comparison.
 
     Attributes:
-        config: The config.
-        checkpoint: The checkpoint.
-        needs: Parts of this package that the config names; none: it runs without.
-        difference: Largest difference of the logits from the original's.
-        size: Height and width of the image on which they were compared.
-        mmpretrain: Whether the config names a backbone of mmpretrain.
-        resized_positions: Whether the stored position embedding was brought to ``size``.
+        config: Path of the config.
+        checkpoint: Path of the checkpoint.
+        needs: Parts of this package that the config uses; if empty, it runs without the package.
+        difference: Largest absolute difference of the logits from the original's.
+        size: Height and width in pixels of the image on which the logits were compared.
+        mmpretrain: Whether the backbone is from mmpretrain.
+        resized_positions: Whether the stored position embedding was resized to fit ``size``.
     """
 
     config: Path
@@ -112,7 +112,7 @@ class ExportedNetwork:
     resized_positions: bool
 
     def __str__(self) -> str:
-        """Say in some sentences what was written and what it needs."""
+        """Describe in a few sentences what was written and what it needs."""
         height, width = self.size
         lines = [
             f'wrote {self.config} and {self.checkpoint}',
@@ -140,22 +140,22 @@ def take_network(
     network: str | None = None,
     size: tuple[int, int] | None = None,
 ) -> TakenNetwork:
-    """Load a trained model, and take one network out of it.
+    """Load a trained model and select one of its networks.
 
     Args:
-        config: The training's config.
-        checkpoint: Its checkpoint.
+        config: Config of the training.
+        checkpoint: Checkpoint of the training.
         network: ``'teacher'`` or ``'student'``, or a student's name (its average, if the training
-            kept one). Defaults to what the config predicts on.
-        size: Height and width of the images, instead of the config's.
+            kept one). Defaults to the network that the config predicts with.
+        size: Height and width of the input in pixels. Defaults to the config's.
 
     Returns:
-        The network.
+        The network with its settings.
 
     Raises:
-        FileNotFoundError: If a file does not exist.
-        ValueError: If the checkpoint does not fit the config, there is no such network, or its
-            input is not known.
+        FileNotFoundError: A file does not exist.
+        ValueError: The checkpoint does not fit the config, there is no such network, or its
+            normalisation or input size is unknown.
     """
     cfg = load_config(config)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
@@ -171,7 +171,7 @@ def take_network(
             f'{config} has no SegDataPreProcessor that says how images are normalised: give its '
             'model a data_preprocessor.'
         )
-    # A student's own statistics apply to images that the shared preprocessor padded.
+    # A student with its own statistics normalises images that the shared preprocessor has padded.
     shared = cfg.model.data_preprocessor
     own = network_cfg.get('data_preprocessor', shared)
     keys = [(shared, key) for key in _PADDING] + [(own, key) for key in _STATISTICS]
@@ -190,7 +190,7 @@ def take_network(
 
 
 def _part(model: Any, cfg: Config) -> tuple[str, Any, Any, Any]:
-    """Name, network, its config and its preprocessor, of what a model predicts on."""
+    """Return name, module, config and preprocessor of the network that a model predicts with."""
     if 'students' in cfg.model:
         name = model.predict_on
         if name == 'fused':
@@ -231,19 +231,19 @@ def export_network(taken: TakenNetwork, out: str | Path, name: str) -> ExportedN
     """Write a network as ``<name>.py`` and ``<name>.pth``.
 
     The config has the model, ``test_pipeline``, ``test_dataloader``, a visualizer, classes and
-    palette; the checkpoint the weights and ``meta.dataset_meta``. It loads with
+    palette; the checkpoint has the weights and ``meta.dataset_meta``, and loads with
     ``torch.load(weights_only=True)``. Auxiliary heads, which never predict, are left out.
 
     Args:
         taken: The network.
-        out: Folder; made where it is missing.
-        name: Of the two files.
+        out: Output folder, created if missing.
+        name: File name of both without suffix.
 
     Returns:
-        What was written.
+        The files and the result of the comparison.
 
     Raises:
-        ValueError: If what would be written does not predict as the original does.
+        ValueError: The exported network would not predict the same as the original.
     """
     cfg, state = copy.deepcopy(taken.cfg), _weights(taken.network)
     cfg['data_preprocessor'] = {'type': 'SegDataPreProcessor', **taken.preprocessor_cfg}
@@ -290,7 +290,7 @@ def export_network(taken: TakenNetwork, out: str | Path, name: str) -> ExportedN
 
 
 def _weights(network: Any) -> State:
-    """Own copies of all weights but those of auxiliary heads and of normalisation of images."""
+    """Copy all weights except those of auxiliary heads."""
     return {
         key: tensor.detach().cpu().clone()
         for key, tensor in network.state_dict().items()
@@ -300,11 +300,10 @@ def _weights(network: Any) -> State:
 
 @torch.no_grad()
 def _compare(taken: TakenNetwork, cfg: dict[str, Any], state: State) -> tuple[float, float]:
-    """Build what would be written.
+    """Build the exported network and compare it with the original on a random image.
 
     Returns:
-        Largest difference of its logits of a random image from the original's, and the largest of
-        these.
+        Largest absolute difference of the logits, and largest absolute logit of the original.
     """
     exported: Any = MODELS.build(ConfigDict(copy.deepcopy(cfg)))
     exported.load_state_dict(state)
@@ -324,7 +323,7 @@ def _logits(model: Any, image: Tensor) -> Tensor:
 
 
 def _config(taken: TakenNetwork, model: dict[str, Any]) -> dict[str, Any]:
-    """A config for prediction: what mmseg's inference reads, and nothing else."""
+    """Build a config for prediction, with only what mmseg's inference reads."""
     pipeline = _pipeline(taken.config)
     written = {
         'default_scope': 'mmseg',
@@ -349,14 +348,14 @@ def _config(taken: TakenNetwork, model: dict[str, Any]) -> dict[str, Any]:
             'name': 'visualizer',
         },
     }
-    for key in ('window_size', 'raster'):  # what prediction of large images reads
+    for key in ('window_size', 'raster'):  # read by the prediction of large images
         if key in taken.config:
             written[key] = taken.config.to_dict()[key]
     return written
 
 
 def _pipeline(cfg: Config) -> list[dict[str, Any]]:
-    """The test pipeline without what reads or marks labels."""
+    """Return the test pipeline without the steps that load or mark labels."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset['dataset']
@@ -378,15 +377,15 @@ def _header(taken: TakenNetwork, result: ExportedNetwork) -> str:
 
 
 def file_name(config: str | Path, network: str) -> str:
-    """Name of what is exported: that of the config, then that of the network."""
+    """Return the name of an export without suffix: that of the config, then that of the network."""
     return '_'.join(part for part in (Path(config).stem, network) if part)
 
 
 def parse_size(numbers: Sequence[int] | None) -> tuple[int, int] | None:
-    """Height and width out of what a command line gave.
+    """Check the height and width given on a command line.
 
     Raises:
-        ValueError: If one is not positive.
+        ValueError: A number is not positive.
     """
     if numbers is None:
         return None

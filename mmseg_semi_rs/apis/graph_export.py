@@ -1,22 +1,22 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What ONNX and PT2 files of one network have in common: its input and output, sizes and the check.
+"""Shared parts of the ONNX and PT2 export: input and output format, input sizes and the comparison.
 
 ======== =========================================================================================
-input    ``images``, (B, 3, H, W), float32, RGB in 0-255; normalisation is inside. Of a network of
-         bands (B, N, H, W), on the same scale
-output   ``probabilities``, (B, K, H, W), float32: softmax over the classes (of a head with one
+input    ``images``, (B, 3, H, W), float32, RGB in 0-255; normalisation is part of the network. A
+         network of N bands takes (B, N, H, W) on the same scale
+output   ``probabilities``, (B, K, H, W), float32: softmax over the classes (for a head with one
          channel (B, 1, H, W), its sigmoid)
-metadata ``classes`` and ``palette`` (JSON lists), ``raster`` (JSON: bands of a file and values that
-         become 0 and 255; none for 8-bit RGB), ``input``, ``output``, ``size`` ("H W", at which
-         it was exported), ``dynamic`` ("yes" or "no") and ``multiple`` (H and W must be multiples
-         of it; equal to ``size`` where that is fixed)
+metadata ``classes`` and ``palette`` (JSON lists), ``raster`` (JSON: bands of a file and the values
+         mapped to 0 and 255; absent for 8-bit RGB), ``input``, ``output``, ``size`` ("H W" of the
+         export), ``dynamic`` ("yes" or "no") and ``multiple`` (H and W must be multiples of it;
+         equal to ``size`` where that is fixed)
 ======== =========================================================================================
 
 Batch, height and width are dynamic where the network allows it: vision transformers take multiples
-of their patch, some others multiples of 32. A network that looks at the image at further sizes
-(RS-MTDF's fusion with a teacher of another input size) is exported for one size, and so are more
-networks by torch before 2.5, whose exporters follow one example alone. Resizing and sliding windows
-of the config's test pipeline and ``test_cfg`` are left to the caller.
+of their patch size, some other networks multiples of 32. A network that encodes the image again at
+other sizes (RS-MTDF's fusion with a teacher of another input size) is exported for one size only.
+So are more networks with torch before 2.5, whose exporters trace a single example. Resizing and
+sliding windows of the test pipeline and ``test_cfg`` are left to the caller.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ..models.utils.renormalise import image_statistics
 from ..rasters.levels import RasterToBands, raster_conversion
 from .export import TakenNetwork
 
-#: How far probabilities of what was written may be from the network's.
+#: Largest allowed difference of the exported file's probabilities from the network's.
 TOLERANCE = 1e-3
 _LARGEST_MULTIPLE = 32
 Shape = tuple[int, int, int, int]
@@ -51,16 +51,16 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class GraphFile:
-    """What an export wrote.
+    """An exported file and the result of its comparison with PyTorch.
 
     Attributes:
         path: The file.
-        version: Of its format, in words.
-        size: Height and width at which it was exported.
-        multiple: Height and width may be any multiples of it; None: ``size`` alone.
-        difference: Largest difference of the probabilities from the network's.
-        checked: Shapes on which they were compared.
-        reason: Why it is not dynamic; empty where it is.
+        version: Version of the format, in words.
+        size: Height and width in pixels of the export.
+        multiple: Height and width may be any multiples of it; None allows ``size`` alone.
+        difference: Largest absolute difference of the probabilities from the network's.
+        checked: Input shapes on which they were compared.
+        reason: Why the input size is fixed; empty where it is dynamic.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class GraphFile:
     reason: str
 
     def __str__(self) -> str:
-        """Say in some sentences what was written and what it takes."""
+        """Describe in a few sentences what was written and which input it takes."""
         shapes = ', '.join(' x '.join(map(str, shape)) for shape in self.checked)
         return (
             f'wrote {self.path} ({self.version})\n'
@@ -82,7 +82,7 @@ class GraphFile:
 
     @property
     def takes(self) -> str:
-        """Which images it takes, in words."""
+        """Description of the input sizes that the file takes."""
         if self.multiple is None:
             return f'images of {self.size[0]} x {self.size[1]} px only'
         if self.multiple == 1:
@@ -91,12 +91,12 @@ class GraphFile:
 
 
 def has_bands(taken: TakenNetwork) -> bool:
-    """Whether its images are bands of any number, rather than RGB."""
+    """Return whether the network takes any number of bands rather than RGB."""
     return isinstance(raster_conversion(taken.raster), RasterToBands)
 
 
 class WithPixels(nn.Module):
-    """RGB pixels, or levels of bands, in; probabilities out."""
+    """A network with normalisation and softmax, from pixels in 0-255 to class probabilities."""
 
     mean: Tensor
     std: Tensor
@@ -106,14 +106,14 @@ class WithPixels(nn.Module):
         self.network = copy.deepcopy(taken.network).requires_grad_(False).eval()
         preprocessor = taken.preprocessor
         self.channels = taken.channels
-        # of RGB the network was trained on BGR
+        # an RGB network without channel conversion was trained on BGR
         self.swap = not preprocessor.channel_conversion and not has_bands(taken)
         mean, std = image_statistics(preprocessor)
         self.register_buffer('mean', mean.float())
         self.register_buffer('std', std.float())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predict the probabilities, (B, K, H, W), of images, (B, C, H, W) in 0-255."""
+        """Predict probabilities (B, K, H, W) in [0, 1] of images (B, C, H, W) in 0-255."""
         size = images.shape[-2:]
         if self.swap:
             images = images.flip(1)
@@ -129,21 +129,21 @@ def export_graph(
     write: Callable[[WithPixels, Tensor, int | None, Path], str],
     difference: Callable[[WithPixels, Path, Sequence[Shape]], float],
 ) -> GraphFile:
-    """Write a network in the most general form in which what is read again predicts the same.
+    """Export a network with the most flexible input sizes at which the file predicts the same.
 
     Args:
         taken: The network.
         path: The file to write.
-        kind: Of file, as messages name it.
-        write: Writes it, given the network, an example of its input, of which height and width may
-            be any multiples (None: of the example's alone) and a path; returns the version.
-        difference: Largest difference of the probabilities of a file on some shapes.
+        kind: Name of the format for messages.
+        write: Writes the file and returns its version. Takes the network, an example input, the
+            number of which sides may be multiples (None: as in the example), and a path.
+        difference: Returns the largest difference of the probabilities on inputs of some shapes.
 
     Returns:
-        What was written.
+        The file and the result of the comparison.
 
     Raises:
-        ValueError: If the network cannot be exported, or what was written predicts otherwise.
+        ValueError: The network cannot be exported, or the file predicts differently.
     """
     wrapped, path = WithPixels(taken).eval(), Path(path)
     patch = _patch(taken.network)
@@ -160,7 +160,7 @@ def export_graph(
     else:
         reason = ''
         multiples[:0] = sorted({patch, _LARGEST_MULTIPLE // patch * patch or patch})
-        if _padded_by_size(taken.network):  # following their padding at any size takes minutes
+        if _padded_by_size(taken.network):  # tracing their padding at dynamic sizes takes minutes
             multiples = [_LARGEST_MULTIPLE, None]
             if height % _LARGEST_MULTIPLE or width % _LARGEST_MULTIPLE:
                 reason, multiples = f'it takes multiples of {_LARGEST_MULTIPLE} px', [None]
@@ -173,7 +173,7 @@ def export_graph(
                     example = _example(taken.channels, taken.size, multiple)
                     version = write(wrapped, example, multiple, partial)
                 found = difference(wrapped, partial, shapes)
-            except Exception as error:  # whatever an exporter or a runtime says
+            except Exception as error:  # exporters and runtimes raise errors of any type
                 if multiple is None:
                     raise ValueError(
                         f'{type(taken.network).__name__} cannot be exported to {kind}: '
@@ -195,7 +195,7 @@ def export_graph(
 
 
 def described(taken: TakenNetwork, multiple: int | None) -> dict[str, str]:
-    """The metadata that a file of the network carries."""
+    """Return the metadata that an exported file carries."""
     size = ' '.join(map(str, taken.size))
     return {
         'classes': json.dumps(taken.classes),
@@ -216,7 +216,7 @@ def _patch(network: Any) -> int:
 
 
 def _looks_again(network: Any, size: tuple[int, int]) -> bool:
-    """Whether a head asks for the features of resized images, of this size or of a larger one."""
+    """Return whether a head encodes resized images, at this input size or at twice its size."""
     view_sizes = getattr(network.decode_head, 'view_sizes', None)
     return view_sizes is not None and any(
         view_sizes(shape) for shape in (size, (2 * size[0], 2 * size[1]))
@@ -224,7 +224,7 @@ def _looks_again(network: Any, size: tuple[int, int]) -> bool:
 
 
 def _shapes(channels: int, size: tuple[int, int], multiple: int | None) -> list[Shape]:
-    """On which inputs the two are compared: of the size itself; if it may vary, wide and high."""
+    """Return the input shapes to compare on: the export's, and if dynamic a wide and a high one."""
     height, width = size
     if multiple is None:
         return [(1, channels, height, width)]
@@ -236,15 +236,15 @@ def _shapes(channels: int, size: tuple[int, int], multiple: int | None) -> list[
 
 
 def random_pixels(shape: Shape) -> Tensor:
-    """The same pixels in 0-255 at each call, of this shape."""
+    """Return reproducible random pixels of a shape, in 0-255."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255
 
 
 def _example(channels: int, size: tuple[int, int], multiple: int | None) -> Tensor:
-    """What an exporter follows.
+    """Return the input that an exporter traces.
 
-    Where sizes may vary, of sides that differ from each other and from what the network may have
-    stored for its own size: the exporter would take them for fixed.
+    For dynamic sizes, height and width differ from each other and from the size that the network
+    was built for, since the exporter would treat equal sizes as constants.
     """
     if multiple is None:
         return random_pixels((1, channels, *size))
@@ -253,12 +253,12 @@ def _example(channels: int, size: tuple[int, int], multiple: int | None) -> Tens
 
 
 def furthest(wanted: Tensor, found: Tensor) -> float:
-    """Largest difference of two results, infinite if their shapes differ."""
+    """Return the largest absolute difference of two tensors, or infinity if their shapes differ."""
     return float((wanted - found).abs().max()) if found.shape == wanted.shape else float('inf')
 
 
 def dimensions(multiple: int, smallest: int = 1) -> dict[int, Any]:
-    """Any batch, and any multiples from a smallest side on, in the words of ``torch.export``."""
+    """Return ``torch.export`` dimensions: any batch size, any multiples as height and width."""
     least = -(-smallest // multiple)
     batch, height, width = (
         torch.export.Dim('batch'),
@@ -271,12 +271,12 @@ def dimensions(multiple: int, smallest: int = 1) -> dict[int, Any]:
 
 
 def _padded_by_size(network: Any) -> list[Any]:
-    """The convolutions that pad as TensorFlow does, by the size of what they are given."""
+    """Return the convolutions with TensorFlow's padding, which depends on the input size."""
     return [part for part in network.modules() if type(part).__name__ == 'Conv2dSame']
 
 
 def _padded_alike(part: Any) -> Callable[[Tensor], Tensor]:
-    """A ``Conv2dSame`` of inputs that its stride divides, where its padding is always the same."""
+    """Return a ``Conv2dSame`` for inputs that its stride divides, where the padding is constant."""
     missing = [
         max((kernel - 1) * dilation + 1 - stride, 0)
         for kernel, dilation, stride in zip(
@@ -294,13 +294,13 @@ def _padded_alike(part: Any) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def exportable(wrapped: Any, multiple: int | None) -> Iterator[None]:
-    """Write some operations in a form that exporters follow at any size."""
+    """Temporarily replace some operations by forms that can be exported with dynamic sizes."""
     network, pool = wrapped.network, F.adaptive_avg_pool2d
     padded = _padded_by_size(network) if multiple == _LARGEST_MULTIPLE else []
     for part in padded:
         part.forward = _padded_alike(part)
     F.adaptive_avg_pool2d = _adaptive_average_pool  # type: ignore[assignment]
-    # mmseg's resizing would turn sizes into numbers, to warn of some of them
+    # for its warnings mmseg's resize would turn symbolic sizes into numbers
     defaults = resize.__defaults__
     resize.__defaults__ = (*defaults[:-1], False)
     if isinstance(network.backbone, DINOv2):
@@ -316,10 +316,10 @@ def exportable(wrapped: Any, multiple: int | None) -> Iterator[None]:
 
 
 def _positions(backbone: DINOv2, grid: tuple[int, int]) -> Tensor:
-    """:meth:`DINOv2.position_embedding` as two matrix products, for stored and other grids alike.
+    """Compute :meth:`DINOv2.position_embedding` as two matrix products, for any patch grid.
 
     Exporters freeze the scale factors of the operator itself, (h + 0.1) / H, to those of the
-    example. On the stored grid they are 1, with which cubic interpolation changes nothing.
+    example. On the stored grid they are 1, and cubic interpolation changes nothing.
     """
     stored, like = backbone.patch_resolution, backbone.pos_embed
     patches = like[0, 1:].unflatten(0, tuple(stored)).permute(2, 0, 1)
@@ -335,9 +335,9 @@ def _positions(backbone: DINOv2, grid: tuple[int, int]) -> Tensor:
 
 
 def _cubic_weights(places: Tensor, factor: Tensor, stored: int) -> Tensor:
-    """Share of each of ``stored`` values in the cubic interpolation at places, (places, stored).
+    """Return the weights of cubic interpolation from ``stored`` values, (places, stored).
 
-    PyTorch's kernel, a = -0.75, with the border repeated.
+    The kernel is PyTorch's (a = -0.75), and the border is repeated.
     """
     centre = (places.to(factor.dtype) + 0.5) / factor - 0.5
     first = centre.floor()
@@ -354,7 +354,7 @@ def _cubic_weights(places: Tensor, factor: Tensor, stored: int) -> Tensor:
 
 
 def _adaptive_average_pool(images: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
-    """:func:`torch.nn.functional.adaptive_avg_pool2d` as two matrix products.
+    """Compute :func:`torch.nn.functional.adaptive_avg_pool2d` as two matrix products.
 
     Exporters freeze the cells of the operator itself to those of the example.
     """
@@ -367,7 +367,7 @@ def _adaptive_average_pool(images: Tensor, output_size: int | Sequence[int | Non
 
 
 def _cell_weights(side: int, cells: int, like: Tensor) -> Tensor:
-    """Share of each of ``side`` places in the mean of each of ``cells`` cells, (cells, side)."""
+    """Return the weight of each of ``side`` places in the mean of each cell, (cells, side)."""
     cell = torch.arange(cells, device=like.device)[:, None]
     place = torch.arange(side, device=like.device)[None]
     first, behind = cell * side // cells, ((cell + 1) * side + cells - 1) // cells
@@ -377,7 +377,7 @@ def _cell_weights(side: int, cells: int, like: Tensor) -> Tensor:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Leave out what exporters say of their own workings."""
+    """Suppress the warnings and log messages of exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -389,7 +389,7 @@ def silence() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The root of an exporter's error, in one line."""
+    """Return the root cause of an exporter's error in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

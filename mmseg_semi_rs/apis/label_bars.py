@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Predictions of many images, and from which probability on a class in them counts as a label."""
+"""Predictions of many images, and confidence thresholds above which they count as labels."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .maps import Layers
 from .prediction import predict_files
 from .predictor import NO_DATA, Predictor
 
-NEVER = 256  # a bar that no probability in 255ths reaches
+NEVER = 256  # a threshold that no probability in 255ths reaches
 
 
 def predict_all(
     predictor: Predictor, images: Sequence[Path], root: Path, out: Path
 ) -> tuple[dict[Path, list[Path]], list[str]]:
-    """Predict images into ``out``; what an earlier run has predicted by the same is kept.
+    """Predict images into a folder, and keep results of an earlier run with the same settings.
 
     Returns:
-        Of each image the files of its classes and of their probability; a sentence for each image
+        The map of classes and the map of confidence of each image; and a message for each image
         that could not be predicted.
     """
     folders: dict[Path, list[Path]] = {}
@@ -52,7 +52,7 @@ def predict_all(
 
 
 def read_prediction(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Class ids and their probability in 255ths, (H, W) uint8 each."""
+    """Read class ids and their confidence in 255ths, (H, W) uint8 each."""
     labels, confidence = (read_mask(path).pixels for path in files[:2])
     return labels, confidence
 
@@ -60,15 +60,15 @@ def read_prediction(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 def surest_share(
     predictions: Mapping[Path, Sequence[Path]], classes: int, keep: float
 ) -> np.ndarray:
-    """The bar of each class above which its surest share lies, in all images together.
+    """Compute a threshold per class that keeps the most confident share of its pixels.
 
     Args:
-        predictions: See :func:`predict_all`.
-        classes: K.
-        keep: Share, in (0, 1].
+        predictions: Prediction files of each image, see :func:`predict_all`.
+        classes: Number of classes K.
+        keep: Share of each class's pixels over all images to keep, in (0, 1].
 
     Returns:
-        Probability in 255ths, (K,) int64; :data:`NEVER` for a class that is nowhere.
+        Lowest confidence that is kept, in 255ths, (K,) int64; :data:`NEVER` for absent classes.
     """
     counts = np.zeros((classes, 256), np.int64)
     for files in predictions.values():
@@ -86,17 +86,17 @@ def trusted(
     classes: int,
     alpha: float,
 ) -> np.ndarray:
-    """The bar of each class from which at most a share of its claims is wrong.
+    """Compute a threshold per class above which at most a given share of its pixels is wrong.
 
     Args:
-        predictions: Of labelled images that none of the networks was trained on.
-        known: Those images as their data set describes them.
-        classes: K.
-        alpha: See :class:`~mmseg_semi_rs.purification.ConformalThresholds`.
+        predictions: Prediction files of labelled images that no network was trained on.
+        known: Data info of those images.
+        classes: Number of classes K.
+        alpha: Allowed share, see :class:`~mmseg_semi_rs.purification.ConformalThresholds`.
 
     Returns:
-        Probability in 255ths, (K,) int64; :data:`NEVER` for a class that is not right often enough
-        from any on.
+        Lowest confidence that counts as a label, in 255ths, (K,) int64; :data:`NEVER` for a class
+        that is too often wrong at any confidence.
     """
 
     def tiles() -> Iterator[tuple[Tensor, Tensor]]:
@@ -117,6 +117,6 @@ def trusted(
 
 
 def own_mask(info: Mapping[str, Any]) -> np.ndarray:
-    """Class ids of a labelled image, (H, W) uint8, as training reads them."""
+    """Read the class ids of a labelled image as training does, (H, W) uint8."""
     mask: np.ndarray = LoadAnnotations()(dict(info, seg_fields=[]))['gt_seg_map']
     return mask

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Predicted maps as files: cloud-optimised GeoTIFF, PNG, polygons, previews."""
+"""Files of predicted maps: cloud-optimised GeoTIFF, PNG, polygons and previews."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from .mosaic import Strip
 from .predictor import NO_DATA
 
 _PREVIEW_SIDE = 1024
-_FEW = 16  # bands in blocks of 512 px: what is read or written at a time is 4 MiB
-_AT_ONCE = 2**22  # pixels of a polygon whose confidence is read at a time
+_FEW = 16  # largest number of bands in blocks of 512 px, which are then at most 4 MiB
+_AT_ONCE = 2**22  # pixels of a polygon whose confidence is averaged at a time
 _RESERVED = ('gpkg', 'rtree', 'sqlite')
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What is written for an image besides its map of classes.
+    """The files to write for an image besides its map of classes.
 
     Attributes:
-        confidence: Probability of the predicted class.
-        probabilities: Of every class.
-        polygons: Outlines of connected pixels of a class.
-        preview: The image beside the map over it, of at most 1024 px each, and a legend.
-        background: Whether polygons and preview show classes that are called background, other or
-            the like, too.
+        confidence: Whether to write the probability of the predicted class.
+        probabilities: Whether to write the probabilities of all classes.
+        polygons: Whether to write outlines of connected regions of a class.
+        preview: Whether to write a picture of the image and of the map laid over it, of at most
+            1024 px each, with a legend.
+        background: Whether polygons and preview include classes called background, other etc.
     """
 
     confidence: bool = False
@@ -52,7 +52,7 @@ class Layers:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One file of pixels."""
+    """How to write one file of pixels."""
 
     suffix: str
     of: Callable[[Strip], np.ndarray]
@@ -63,25 +63,25 @@ class _Layer:
 
 @dataclass(frozen=True)
 class MapWriter:
-    """Writes what is predicted for one image.
+    """Writer of the files of one predicted image.
 
-    ``<name>.tif`` or ``.png`` holds class ids, 255 where the image has no data, with the palette.
-    ``<name>_confidence`` holds the probability of that class in 255ths, 0 without data,
-    ``<name>_probabilities`` one such band for each class; a GeoTIFF carries the scale 1/255. Of a
-    picture the latter is an array (K, H, W) uint8, ``.npy``. ``<name>.gpkg`` holds polygons with
-    ``class_id``, ``class_name``, ``confidence`` (its mean), ``pixels`` (their number) and, where
-    the coordinates are known, ``area_m2``; they are in the raster's coordinates or in pixels.
-    ``<name>_preview.png`` is for looking at.
+    ``<name>.tif`` or ``.png`` holds class ids with the palette, and 255 where the image has no
+    data. ``<name>_confidence`` holds the probability of that class in 255ths, 0 without data.
+    ``<name>_probabilities`` holds one such band per class; a GeoTIFF carries the scale 1/255, and a
+    picture gets an array (K, H, W) uint8, ``.npy``. ``<name>.gpkg`` holds polygons with
+    ``class_id``, ``class_name``, mean ``confidence``, number of ``pixels`` and, where the CRS is
+    known, ``area_m2``; the coordinates are the raster's, or pixels. ``<name>_preview.png`` is a
+    picture to look at.
 
-    Rasters become cloud-optimised GeoTIFFs of their CRS and transform, or of their ground control
-    points, with their rational polynomials (RPC); what was written is read again and compared,
-    since GDAL does not report every failure. Every file is written in a folder of its own and moved
-    when it is whole.
+    Maps of rasters are cloud-optimised GeoTIFFs with the raster's CRS and transform or ground
+    control points, and its rational polynomial coefficients (RPC). Each is read back and compared,
+    since GDAL does not report every failure. Every file is written in a temporary folder and moved
+    to its place when complete.
 
     Attributes:
         classes: Names of the classes.
-        palette: Their RGB colours.
-        layers: What is written.
+        palette: RGB colour of each class.
+        layers: The files to write besides the map.
     """
 
     classes: Sequence[str]
@@ -89,10 +89,10 @@ class MapWriter:
     layers: Layers
 
     def files(self, out: Path) -> list[Path]:
-        """Names of the files, the map first.
+        """List the files of an image, the map first.
 
         Args:
-            out: Name of the map, ``.tif`` or ``.png``.
+            out: Path of the map, ``.tif`` or ``.png``.
         """
         names = [out.with_name(out.stem + layer.suffix + out.suffix) for layer in self._parts()]
         if self.layers.probabilities and _is_picture(out):
@@ -109,15 +109,15 @@ class MapWriter:
         """Write all files of an image.
 
         Args:
-            out: Name of the map; ``.tif`` for rasters, ``.png`` for pictures.
-            strips: All strips of the map; gone through once for each layer.
+            out: Path of the map; ``.tif`` for rasters, ``.png`` for pictures.
+            strips: All strips of the map; iterated once for each layer.
             source: The image.
 
         Returns:
-            The files.
+            The files, the map first.
 
         Raises:
-            OSError: If one cannot be written.
+            OSError: A file cannot be written.
         """
         out.parent.mkdir(parents=True, exist_ok=True)
         files = self.files(out)
@@ -226,12 +226,12 @@ class MapWriter:
                         raise OSError('the file is not what was written')
 
     def _colours(self) -> list[tuple[int, int, int, int]]:
-        """The palette for all 256 values; what is no class is transparent."""
+        """Return the RGBA palette of all 256 values; values without a class are transparent."""
         colours = [(*map(int, colour), 255) for colour in self.palette]
         return [*colours, *[(0, 0, 0, 0)] * (256 - len(colours))]  # type: ignore[list-item]
 
     def _shown(self, value: int) -> bool:
-        """Whether polygons and previews show a value of the map."""
+        """Return whether polygons and preview show a value of the map."""
         if value == NO_DATA:
             return False
         return self.layers.background or not is_background(self.classes[value])
@@ -296,13 +296,13 @@ class MapWriter:
 
 
 def _pixels_in(rings: Sequence[np.ndarray]) -> int:
-    """Number of pixels within an outline (n, 2) in pixels, less those of its holes."""
+    """Count the pixels within the rings (n, 2) of a polygon in pixels, without its holes."""
     areas = [abs(np.dot(r[:-1, 0], r[1:, 1]) - np.dot(r[1:, 0], r[:-1, 1])) / 2 for r in rings]
     return round(areas[0] - sum(areas[1:]))
 
 
 def _mean_in(values: np.ndarray, rings: Sequence[np.ndarray]) -> float:
-    """Mean of values (H, W) within an outline (n, 2) in pixels, some rows at a time."""
+    """Return the mean of values (H, W) within the rings (n, 2) of a polygon in pixels."""
     from rasterio import Affine
     from rasterio.features import rasterize
 
@@ -320,10 +320,10 @@ def _mean_in(values: np.ndarray, rings: Sequence[np.ndarray]) -> float:
 
 
 def layer_name(stem: str) -> str:
-    """Name of a layer of polygons: that of the image, with a word before it where GDAL refuses it.
+    """Return a valid name for the polygon layer: the image's, with a prefix where GDAL refuses it.
 
-    A GeoPackage has no layer whose name begins with a sign, as that of a tile west of Greenwich
-    does, or with a word of its own tables.
+    A GeoPackage layer name must not begin with a sign (as of a tile west of Greenwich) or with a
+    word reserved for the format's own tables.
     """
     refused = not (stem[0].isalnum() or stem[0] == '_') or stem.lower().startswith(_RESERVED)
     return f'map_{stem}' if refused else stem
@@ -331,7 +331,7 @@ def layer_name(stem: str) -> str:
 
 @contextmanager
 def _open_map(path: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """A map as rasterio outlines it, its transform and its CRS."""
+    """Open a map, and yield what rasterio traces, its transform and its CRS."""
     rasterio = import_rasterio(path)
     if _is_picture(path):
         with Image.open(path) as image:
@@ -347,21 +347,21 @@ def _is_picture(path: Path) -> bool:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Let a file be written in a folder of its own, and move it to its place when it is whole.
+    """Let a file be written in a temporary folder, and move it to its place when complete.
 
     Yields:
-        Where to write.
+        The path to write to.
 
     Raises:
-        OSError: Writing failed; nothing is left of it.
+        OSError: Writing failed; no part of the file is left.
     """
     folder = path.with_name(f'.{path.name}.part')
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run
     try:
         folder.mkdir()
         yield folder / path.name
         (folder / path.name).replace(path)
-    except Exception as error:  # GDAL has classes of its own for what it reports
+    except Exception as error:  # GDAL raises exceptions of its own types
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise OSError(
             f'{path} cannot be written ({reason}): check the space on the disk and the permissions.'

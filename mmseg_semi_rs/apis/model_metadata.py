@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What catalogues and other programs read of an exported network.
+"""Metadata of an exported network for model catalogues and other programs.
 
 A STAC item of the Machine Learning Model extension (https://github.com/stac-extensions/mlm), and
-the keys in an ONNX file by which the QGIS plugin Deepness fills in its form
+the keys in an ONNX file from which the QGIS plugin Deepness fills in its form
 (https://github.com/PUTvision/qgis-plugin-deepness).
 """
 
@@ -23,14 +23,14 @@ from .export import ExportedNetwork, TakenNetwork
 from .graph_export import GraphFile, has_bands
 
 MLM_SCHEMA = 'https://stac-extensions.github.io/mlm/v1.4.0/schema.json'
-_OVERLAP = 25  # percent of a window that its neighbour shares, as in rsseg predict
+_OVERLAP = 25  # percent of a window that overlaps its neighbour, as in rsseg predict
 _TASK = 'semantic-segmentation'
-#: Suffix of a file: framework, and function that writes such files.
+#: Framework and writing function of the files of each suffix.
 _GRAPHS = {'.onnx': ('ONNX', 'onnx.save'), '.pt2': ('PyTorch', 'torch.export.save')}
 
 
 def _stretch(taken: TakenNetwork) -> tuple[list[float], list[float]]:
-    """Values of each channel of the file that become 0 and 255."""
+    """Return the file values of each channel that are mapped to 0 and to 255."""
     ends = []
     for key, usual in (('low', 0.0), ('high', 255.0)):
         given = [float(value) for value in taken.raster.get(key) or [usual]]
@@ -39,18 +39,18 @@ def _stretch(taken: TakenNetwork) -> tuple[list[float], list[float]]:
 
 
 def deepness_properties(taken: TakenNetwork, multiple: int | None) -> dict[str, str]:
-    """Keys that Deepness reads in an ONNX file, each value as JSON.
+    """Return the keys that Deepness reads from an ONNX file, with values as JSON.
 
-    The plugin divides pixels by 255 and then subtracts a mean and divides by a deviation. Those
-    given here undo that, since normalisation is inside the network, and bring the values of the
-    config's ``raster`` to 0-255. The resolution is not known, and left to the user.
+    The plugin divides pixels by 255, subtracts a mean and divides by a standard deviation. The
+    values given here undo that, since normalisation is part of the network, and map the values of
+    the config's ``raster`` to 0-255. The resolution is unknown and left to the user.
 
     Args:
         taken: The network.
-        multiple: Height and width may be any multiples of it; None: ``taken.size`` alone.
+        multiple: Height and width may be any multiples of it; None allows ``taken.size`` alone.
 
     Returns:
-        The keys; without a size of tiles, which are square, where the network takes none.
+        The keys. There is no tile size where the network takes no square tiles.
     """
     low, high = _stretch(taken)
     found: dict[str, Any] = {
@@ -75,12 +75,12 @@ def stac_item(
 
     Args:
         taken: The network.
-        network: Its config and checkpoint.
+        network: Its exported config and checkpoint.
         graphs: Its ONNX and PT2 files, at least one.
-        name: Of the item.
+        name: Id of the item.
 
     Returns:
-        The item. It lies nowhere (``geometry`` null), and its files are beside it.
+        The item. It has no location (``geometry`` is null), and paths are relative.
     """
     bands = [{'name': band} for band in _bands(taken)]
     return {
@@ -127,7 +127,7 @@ def stac_item(
 
 
 def _bands(taken: TakenNetwork) -> list[str]:
-    """Names of the channels: red, green and blue, or after the numbers of a file's bands."""
+    """Return the names of the channels: red, green and blue, or numbered bands."""
     if not has_bands(taken):
         return ['red', 'green', 'blue']
     numbers = taken.raster.get('bands') or range(1, taken.channels + 1)
@@ -135,13 +135,13 @@ def _bands(taken: TakenNetwork) -> list[str]:
 
 
 def _model_name(name: str) -> str:
-    """A name of letters, digits, ``_``, ``.`` and ``-`` that begins with a letter."""
+    """Return a valid name of letters, digits, ``_``, ``.`` and ``-`` that begins with a letter."""
     plain = re.sub(r'[^a-zA-Z0-9_.-]+', '-', name).strip('_.-')
     return plain if re.match(r'[a-zA-Z].', plain) else f'model-{plain}'.strip('-')
 
 
 def _shape(graphs: Sequence[GraphFile], channels: int) -> list[int]:
-    """Shape that all files take; -1 is any."""
+    """Return the input shape that all files take, with -1 for dynamic dimensions."""
     if any(graph.multiple is None for graph in graphs):
         return [1, channels, *graphs[0].size]
     return [-1, channels, -1, -1]
@@ -203,7 +203,7 @@ def _model_asset(graph: GraphFile, bands: list[dict[str, str]]) -> dict[str, Any
         'title': f'{framework} ({graph.version})',
         'description': f'Takes {graph.takes}',
         'roles': ['mlm:model'],
-        'bands': bands,  # STAC allows those of the item only beside an asset's
+        'bands': bands,  # STAC allows bands of the item only if an asset has bands too
         'mlm:artifact_type': written_by,
     }
 
@@ -211,7 +211,7 @@ def _model_asset(graph: GraphFile, bands: list[dict[str, str]]) -> dict[str, Any
 def write_stac_item(
     taken: TakenNetwork, network: ExportedNetwork, graphs: Sequence[GraphFile]
 ) -> Path:
-    """Write :func:`stac_item` beside the config, as ``<name>.json``.
+    """Write :func:`stac_item` next to the config, as ``<name>.json``.
 
     Returns:
         The file.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Prediction of images of any size in bounded memory: overlapping windows, strip by strip."""
+"""Prediction of images of any size in bounded memory, by overlapping windows and strip by strip."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..rasters.grid import Axis
 from ..rasters.sources import Source
 from .predictor import NO_DATA, Predictor
 
-MEMORY = 256 * 2**20  # bytes of probabilities that are summed up at a time
+MEMORY = 256 * 2**20  # bytes of probabilities that are accumulated at a time
 
 _T = TypeVar('_T')
 
@@ -27,13 +27,13 @@ class Strip:
     """A finished rectangle of the map.
 
     Attributes:
-        number: Of this strip among all, from 0.
+        number: Number of the strip, from 0.
         top: First row.
         left: First column.
         labels: Class ids, (h, w) uint8; 255 where the image has no data.
-        confidence: Probability of that class times 255, (h, w) uint8, rounded; 0 where the image
+        confidence: Probability of that class in 255ths, rounded, (h, w) uint8; 0 where the image
             has no data.
-        probabilities: Of all classes, times 255, (K, h, w) uint8, if asked for.
+        probabilities: Probabilities of all classes in 255ths, (K, h, w) uint8, if requested.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class _Panel:
-    """Columns ``left`` to ``right`` of the map, and the windows that count in them."""
+    """Columns ``left`` to ``right`` of the map, and the windows that contribute to them."""
 
     left: int
     right: int
@@ -56,24 +56,24 @@ class _Panel:
 class Mosaic:
     """The windows of one image, and the order in which they are predicted.
 
-    Windows go from left to right and from top to bottom. Their probabilities, each weighted as
-    `Axis` says, are summed up on the model's device for one row of
-    windows at a time; what no further window reaches is finished and leaves as a strip. An image so
-    wide that a row needs more than ``memory`` is divided into panels; windows over the border of
-    two panels are predicted for each. So the memory does not depend on the image's size, and a
-    pixel's sum does not depend on the panels. Windows without any data are not predicted.
+    Windows go from left to right and from top to bottom. Their probabilities, weighted as in
+    :class:`~mmseg_semi_rs.rasters.grid.Axis`, are summed up on the model's device for one row of
+    windows at a time; rows of pixels that no further window reaches are finished and leave as a
+    strip. If a row needs more than ``memory``, the image is divided into panels of columns; windows
+    across the border of two panels are predicted for each. So memory does not depend on the size of
+    the image, and the result does not depend on the panels. Windows without data are skipped.
 
     An image smaller than a window is mirrored at its lower and right edge.
 
     Args:
         predictor: Predicts the windows.
-        width: Of the image in pixels.
-        height: Likewise.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
         memory: Bytes for the sums. Defaults to 256 MiB.
 
     Attributes:
         strips: Number of strips.
-        windows: Number of windows that will be predicted, those without data included.
+        windows: Number of windows, including those without data.
     """
 
     def __init__(self, predictor: Predictor, width: int, height: int, memory: int = MEMORY) -> None:
@@ -92,21 +92,21 @@ class Mosaic:
         self.windows = sum(len(panel.windows) for panel in self._panels) * len(self._y.starts)
 
     def windows_of(self, number: int) -> int:
-        """Number of windows that begin with a strip."""
+        """Return the number of windows in the row of windows that completes a strip."""
         return len(self._panels[number // len(self._y.starts)].windows)
 
     def predict(
         self, source: Source, done: Collection[int] = (), probabilities: bool = False
     ) -> Iterator[Strip]:
-        """Predict the strips that are not done yet, bit by bit as if none were.
+        """Predict the strips that are not done yet, bit for bit as in a run over all strips.
 
         Args:
-            source: The image; read by a thread of its own, a row of windows ahead.
+            source: The image, read by a separate thread one row of windows ahead.
             done: Numbers of the strips to leave out. Defaults to none.
-            probabilities: Whether strips have the probabilities of all classes.
+            probabilities: Whether strips hold the probabilities of all classes.
 
         Yields:
-            In order of their numbers.
+            The strips in the order of their numbers.
         """
         rows = len(self._y.starts)
         for index, panel in enumerate(self._panels):
@@ -128,10 +128,10 @@ class Mosaic:
     def _read(
         self, source: Source, sums: _Sums, rows: range
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Read the pixels of rows of windows; each pixel once.
+        """Read rows of windows, and each pixel only once.
 
         Yields:
-            The row's number; its pixels, (window, w, C); and where they have data, (window, w)
+            The row's number; its pixels, (window, w, C); and its mask of valid data, (window, w)
             bool.
         """
         window, below = self._y.window, 0
@@ -154,13 +154,13 @@ def mirror(
     """Enlarge an image to a size by mirroring it at its lower and right edge.
 
     Args:
-        pixels: (h, w, 3).
-        valid: Where there is data, (h, w) bool; False outside the image.
-        height: At least h.
-        width: At least w.
+        pixels: (h, w, C).
+        valid: Mask of valid data, (h, w) bool; extended by False.
+        height: Height of the result, at least h.
+        width: Width of the result, at least w.
 
     Returns:
-        Both, enlarged.
+        The enlarged pixels and mask.
     """
     missing = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]))
     if missing == ((0, 0), (0, 0)):
@@ -169,7 +169,7 @@ def mirror(
 
 
 class _Sums:
-    """Weighted probabilities of one row of windows of a panel, on the model's device."""
+    """Weighted sums of probabilities of one row of windows in a panel, on the model's device."""
 
     def __init__(self, predictor: Predictor, axis: Axis, panel: _Panel) -> None:
         self.predictor = predictor
@@ -184,12 +184,12 @@ class _Sums:
 
     @torch.inference_mode()
     def add(self, pixels: np.ndarray, valid: np.ndarray, weight: np.ndarray) -> None:
-        """Predict a row of windows and add them up.
+        """Predict a row of windows and add their weighted probabilities.
 
         Args:
             pixels: (window, w, C).
-            valid: (window, w) bool.
-            weight: Of each row of pixels, (window,) float32.
+            valid: Mask of valid data, (window, w) bool.
+            weight: Weight of each row of pixels, (window,) float32.
         """
         predictor, side = self.predictor, self.axis.window
         images = torch.from_numpy(pixels).to(predictor.device).permute(2, 0, 1)
@@ -206,21 +206,21 @@ class _Sums:
     def finish(
         self, number: int, top: int, here: slice, valid: np.ndarray, probabilities: bool
     ) -> Strip:
-        """Take the uppermost rows as a strip of the map.
+        """Turn the uppermost rows into a strip of the map.
 
         Args:
-            number: Of the strip.
-            top: First row of the window in the map.
-            here: Rows, from the top.
-            valid: Where the image has data, (window, w) bool.
-            probabilities: Whether the strip has those of all classes.
+            number: Number of the strip.
+            top: First row of the windows in the map.
+            here: Rows of the strip, counted from ``top``.
+            valid: Mask of valid data, (window, w) bool.
+            probabilities: Whether the strip holds the probabilities of all classes.
         """
         columns = slice(self.panel.left - self.left, self.panel.right - self.left)
         sums, nothing = self.sums[:, here, columns], ~valid[here, columns]
         return make_strip(sums, nothing, probabilities, number, top, self.panel.left)
 
     def move(self, down: int) -> None:
-        """Go on to the next row of windows, ``down`` pixels below."""
+        """Move on to the next row of windows, ``down`` pixels below."""
         kept = self.sums[:, down:].clone()
         self.sums[:, : kept.shape[1]] = kept
         self.sums[:, kept.shape[1] :] = 0
@@ -234,13 +234,13 @@ def make_strip(
     top: int = 0,
     left: int = 0,
 ) -> Strip:
-    """Turn probabilities into a piece of the map.
+    """Turn probabilities into a strip of the map.
 
     Args:
         shares: Probabilities, (K, h, w) in [0, 1].
         nothing: Where the image has no data, (h, w) bool.
-        probabilities: Whether the strip has those of all classes.
-        number: See :class:`Strip`, like the next two. Default to 0.
+        probabilities: Whether the strip holds the probabilities of all classes.
+        number: Number of the strip. Like the next two, defaults to 0; see :class:`Strip`.
         top: First row.
         left: First column.
     """
@@ -254,7 +254,7 @@ def make_strip(
 
 
 def _levels(shares: Tensor) -> np.ndarray:
-    """Shares in [0, 1] as whole numbers of 255ths."""
+    """Round probabilities in [0, 1] to whole 255ths."""
     return (shares * 255).round_().clamp_(0, 255).to(torch.uint8).cpu().numpy()
 
 
@@ -265,7 +265,7 @@ def batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
 
 
 def ahead(items: Iterator[_T]) -> Iterator[_T]:
-    """Let a thread make the next item while this one is used."""
+    """Compute the next item in a thread while the current one is used."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, end)

@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One network as an ONNX file, compared with PyTorch before it is kept.
+"""Export of one network as an ONNX file, compared with PyTorch before it is kept.
 
-Its input, output and metadata are those of :mod:`.graph_export`, with the keys that the QGIS plugin
-Deepness reads beside them (:mod:`.model_metadata`).
+Input, output and metadata are described in :mod:`.graph_export`; the metadata also have the keys
+that the QGIS plugin Deepness reads (:mod:`.model_metadata`).
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from .model_metadata import deepness_properties
 
 
 def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None) -> GraphFile:
-    """Write a network as ONNX.
+    """Export a network as ONNX.
 
     Args:
         taken: The network.
         path: The file to write.
-        opset: Version of the operators. Defaults to what ``torch.onnx`` takes.
+        opset: Version of the ONNX operator set. Defaults to that of ``torch.onnx``.
 
     Returns:
-        What was written.
+        The file and the result of the comparison.
 
     Raises:
-        ImportError: If onnx, onnxruntime or onnxscript is missing.
-        ValueError: If the network cannot be exported, or onnxruntime predicts otherwise.
+        ImportError: onnx, onnxruntime or onnxscript is missing.
+        ValueError: The network cannot be exported, or onnxruntime predicts differently.
     """
     for name in needed():
         try:
@@ -56,12 +56,12 @@ def export_onnx(taken: TakenNetwork, path: str | Path, opset: int | None = None)
 
 
 def needed() -> tuple[str, ...]:
-    """What :func:`export_onnx` imports."""
+    """Return the names of the packages that :func:`export_onnx` imports."""
     return ('onnx', 'onnxruntime', *(('onnxscript',) if _follows_shapes() else ()))
 
 
 def _follows_shapes() -> bool:
-    """Whether this torch has the exporter that follows shapes, rather than one example alone."""
+    """Return whether this torch has the exporter with dynamic shapes."""
     return 'dynamic_shapes' in inspect.signature(torch.onnx.export).parameters
 
 
@@ -73,7 +73,7 @@ def _write(
     multiple: int | None,
     path: Path,
 ) -> str:
-    """Run an exporter, with ``multiple`` for any batch and any multiples of it; add metadata."""
+    """Run an exporter and add the metadata; ``multiple`` is as in :func:`.dimensions`."""
     names: dict[str, Any] = {'input_names': ['images'], 'output_names': ['probabilities']}
     if opset is not None:
         names['opset_version'] = opset
@@ -104,7 +104,7 @@ def _write(
 
 @torch.no_grad()
 def _difference(wrapped: Callable[[Tensor], Tensor], path: Path, shapes: Sequence[Shape]) -> float:
-    """Largest difference of the probabilities of random pixels, infinite if a shape differs."""
+    """Return the largest difference of the probabilities, infinite if a shape differs."""
     runtime = importlib.import_module('onnxruntime')
     options = runtime.SessionOptions()
     options.log_severity_level = 4

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Finished strips of a map that is still being predicted, kept on disk."""
+"""Finished strips of a map that is still being predicted, stored on disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FINGERPRINT = 'fingerprint'
 
 
 class PartialMap:
-    """A folder with one file per finished strip, so that a killed prediction goes on.
+    """A folder with one file per finished strip, from which a killed prediction resumes.
 
     Args:
-        folder: Made if it does not exist.
-        fingerprint: Of all that determines the strips. Strips of another one are deleted.
+        folder: The folder, created if missing.
+        fingerprint: Digest of all that determines the strips. Strips of another one are deleted.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -30,17 +30,17 @@ class PartialMap:
         mark = folder / _FINGERPRINT
         if folder.exists() and not (mark.is_file() and mark.read_text('utf-8') == fingerprint):
             self.remove()
-        if not mark.is_file():  # of several processes the first one writes it
+        if not mark.is_file():  # with several processes, the first one writes it
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(mark, fingerprint.encode())
 
     @property
     def done(self) -> set[int]:
-        """Numbers of the strips that are there."""
+        """Numbers of the stored strips."""
         return {int(path.stem) for path in self.folder.glob('[0-9]*.npz')}
 
     def write(self, strip: Strip) -> None:
-        """Keep a strip; a file of that name is never half of it."""
+        """Store a strip atomically."""
         arrays = {name: value for name, value in vars(strip).items() if value is not None}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)

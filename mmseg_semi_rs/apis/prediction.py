@@ -30,20 +30,20 @@ from .predictor import Predictor
 
 JOURNAL = 'predictions.jsonl'
 LOCK = '.predictions.lock'
-_BACKLOG = 2  # strips that wait to be written
+_BACKLOG = 2  # strips that may wait to be written
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass
 class Predicted:
-    """What became of a prediction.
+    """The result of a prediction into files.
 
     Attributes:
-        files: Of each image the files written, the map first.
-        skipped: How many of them were found complete.
-        failed: Of each image that could not be predicted, a sentence that says why.
-        bands: Number of rasters by the bands that were taken of them.
+        files: Files of each image, the map first.
+        skipped: Number of images that were already complete.
+        failed: Message that says why, for each image that could not be predicted.
+        bands: Number of rasters for each choice of bands.
     """
 
     files: dict[Path, list[Path]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Predicted:
 
     @property
     def failures(self) -> list[str]:
-        """The sentences alone."""
+        """Messages of the images that could not be predicted."""
         return list(self.failed.values())
 
 
@@ -62,15 +62,15 @@ def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Stri
 
     Args:
         predictor: See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        image: RGB, shape (H, W, 3), uint8, of any size; of Pillow any mode of 8 bits, whose alpha
-            is left out. For a network of bands (H, W, N), numbers as in its files, the bands in its
-            order.
+        image: RGB, shape (H, W, 3), uint8, of any size; or a Pillow image of any 8-bit mode, whose
+            alpha is ignored. For a network of N bands, shape (H, W, N), with values as in its files
+            and the bands in its order.
 
     Returns:
         The whole map: ``labels``, ``confidence`` (H, W) and ``probabilities`` (K, H, W).
 
     Raises:
-        ValueError: If it is no such image.
+        ValueError: The image is of another kind.
     """
     if isinstance(image, Image.Image):
         if image.mode.startswith(('I', 'F')):
@@ -87,7 +87,7 @@ def predict_image(predictor: Predictor, image: np.ndarray | Image.Image) -> Stri
     if isinstance(to_rgb, RasterToBands):
         image = to_rgb(image.transpose(2, 0, 1)) if image.ndim == 3 else image
     else:
-        to_rgb = RasterToRGB()  # the pixels are RGB already
+        to_rgb = RasterToRGB()  # the pixels are already RGB
     source = PixelSource(image, to_rgb=to_rgb)
     mosaic = Mosaic(predictor, source.width, source.height, memory=2**62)
     strips = list(mosaic.predict(source, probabilities=True))
@@ -110,37 +110,36 @@ def predict_files(
     progress: Progress | None = None,
     asset: str | None = None,
 ) -> Predicted:
-    """Predict an image, a raster or a folder of them into files.
+    """Predict images, rasters or folders of them into files.
 
-    What was finished by an earlier call with the same model and settings is not predicted again: of
-    a folder whole images, of a raster strips. A file that cannot be read is named in the result
+    What an earlier call with the same model and settings finished is not predicted again: whole
+    images, and single strips of large images. A file that cannot be read is reported in the result
     while the others are predicted.
 
-    Where a process group is initialised, all of its processes call this with the same arguments;
-    they share the pictures of a folder and the strips of each raster, over a file system that all
-    see. The files are those of one process, bit by bit.
+    Where a process group is initialised, all its processes call this with the same arguments. They
+    share the pictures of a folder and the strips of each raster, over a file system that all of
+    them see. The files are bit for bit those of a single process.
 
     Args:
         predictor: See :func:`~mmseg_semi_rs.apis.load_predictor`.
-        images: A file, or a folder that is searched with its sub-folders; the address of a raster
+        images: A file; a folder, searched with its sub-folders; the address of a raster
             (``https://``, ``s3://``, ``gs://``, ``az://``, GDAL's ``/vsi...``) or a STAC item
-            (``.json``); or several of them.
+            (``.json``); or several of these.
         out: Folder of the maps, ``<out>/<image>.tif`` for rasters and ``.png`` for pictures. For a
-            single file it may be the map's name instead.
-        layers: What is written besides. Defaults to the map alone.
+            single file it may be the path of the map instead.
+        layers: Files to write besides the map. Defaults to none.
         memory: See :class:`~mmseg_semi_rs.apis.mosaic.Mosaic`. Defaults to 256 MiB.
-        progress: Called with the windows that are done and those there are.
-        asset: Which asset of STAC items is predicted. Defaults to the visual one, or the only
+        progress: Called with the number of finished windows and the total.
+        asset: Name of the asset of STAC items to predict. Defaults to the visual one, or the only
             raster.
 
     Returns:
-        The files, and what failed. What lies elsewhere is named by the VRT in ``<out>/.remote``
-        that stands for it.
+        The files and the failures. A remote raster is named by its VRT in ``<out>/.remote``.
 
     Raises:
-        FileNotFoundError: If there is nothing to predict.
-        RunStoppedError: If another process of the group has ended.
-        ValueError: If ``out`` would overwrite the images, or these are no names of files.
+        FileNotFoundError: There is nothing to predict.
+        RunStoppedError: Another process of the group has ended.
+        ValueError: ``images`` are no file names, or ``out`` would overwrite images or other maps.
     """
     given = [images] if isinstance(images, (str, Path)) else images
     if not isinstance(given, Sequence) or not all(isinstance(i, (str, Path)) for i in given):
@@ -156,7 +155,7 @@ def predict_files(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """An image and the name of its map."""
+    """An image, the path of its map and the windows to predict."""
 
     image: Path
     out: Path
@@ -166,12 +165,12 @@ class _Job:
 
     @property
     def windows(self) -> int:
-        """How many will be predicted."""
+        """Number of windows of the image."""
         return self.mosaic.windows
 
 
 class _Prediction:
-    """One call of :func:`predict_files`."""
+    """State of one call of :func:`predict_files`."""
 
     def __init__(
         self, predictor: Predictor, layers: Layers, memory: int, progress: Progress | None
@@ -186,14 +185,14 @@ class _Prediction:
         )
         self.processes = Processes()
         self.result = Predicted()
-        self.addresses: dict[Path, str] = {}  # of stand-ins
+        self.addresses: dict[Path, str] = {}  # of remote rasters, by their VRT
         self.finished = self.total = 0
 
     def run(self, given: Sequence[str | Path], out: Path, asset: str | None) -> Predicted:
-        """Predict what is not done yet."""
+        """Predict the images that are not done yet."""
         folder, jobs = self._jobs(given, out, asset)
         self.total = sum(job.windows for job in jobs)
-        # Other jobs may predict other images into this folder, and processes of this one parts.
+        # Other jobs may predict other images into this folder; this job's processes share theirs.
         claim: AbstractContextManager[None] = nullcontext()
         first = self.processes.first
         if first:
@@ -217,7 +216,7 @@ class _Prediction:
             parts = self.processes.gather(self.result)
             if first:
                 Journal.merge(folder / JOURNAL)
-        self._advance(self.total - self.finished)  # of images that failed, and of other processes
+        self._advance(self.total - self.finished)  # of failed images and other processes
         files = {image: paths for part in parts for image, paths in part.files.items()}
         return replace(
             self.result,
@@ -228,16 +227,16 @@ class _Prediction:
     def _jobs(
         self, given: Sequence[str | Path], out: Path, asset: str | None
     ) -> tuple[Path, list[_Job]]:
-        """The folder of the maps, which is made, and what is to be predicted into it.
+        """Create the folder of the maps, and return it with the images to predict into it.
 
         Raises:
-            ValueError: A map would lie among the images, on one, or on that of another.
+            ValueError: A map would lie among the images, or replace an image or another map.
         """
         given = expanded(given)
         single = len(given) == 1 and not Path(given[0]).is_dir()
         named = single and out.suffix.lower() in ('.tif', '.tiff', '.png')
         folder = out.parent if named else out
-        roots: dict[Path, Path] = {}  # of each image, what its path in the folder is below
+        roots: dict[Path, Path] = {}  # root of each image's relative path
         for path in (self._local(name, folder, asset) for name in given):
             root = path if path.is_dir() else path.parent
             if path.is_dir() and folder.resolve() == root.resolve():
@@ -276,7 +275,7 @@ class _Prediction:
         return folder, jobs
 
     def _local(self, name: str | Path, folder: Path, asset: str | None) -> Path:
-        """Path of an input; of what lies elsewhere that of a VRT that stands for it."""
+        """Return the path of an input, or of the VRT that stands for a remote one."""
         if str(name).endswith('.json'):
             name = item_asset(name, asset)
         if not is_remote(name):
@@ -286,7 +285,7 @@ class _Prediction:
         return path
 
     def _done(self, jobs: Sequence[_Job], folder: Path) -> set[Path]:
-        """Maps that need not be predicted."""
+        """Return the maps that need not be predicted again."""
         Journal.merge(folder / JOURNAL)
         journal = Journal(folder / JOURNAL, self.fingerprint)
         return {job.out for job in jobs if journal.has(job.image, self.writer.files(job.out))}
@@ -330,7 +329,7 @@ class _Prediction:
         self.result.failed[image] = reason if name in reason else f'{name}: {reason}'
 
     def _attempt(self, job: _Job, action: Callable[[], list[Path]]) -> None:
-        """Let one image fail without the others."""
+        """Run the action of one image, and record its failure instead of stopping the others."""
         try:
             files = action()
         except (ValueError, OSError, ImportError) as error:
@@ -339,7 +338,7 @@ class _Prediction:
             self.result.files[job.image] = files
 
     def _predict_large(self, job: _Job) -> list[Path]:
-        """Predict strip by strip; finished strips are on disk, whichever process made them."""
+        """Predict an image strip by strip; strips that any process finished are on disk."""
         folder = job.out.with_name(f'.{job.out.name}.partial')
         first, together = self.processes.first, self.processes.together
 
@@ -351,7 +350,7 @@ class _Prediction:
             })  # fmt: skip
             return stamp, PartialMap(folder, stamp).done
 
-        # All that may fail is done together: else one process would wait where others do not.
+        # What may fail is done together: else one process would wait for others that have failed.
         stamp, done = together(lambda: begin() if first else ('', set()))[0]
         try:
             together(lambda: self._predict_strips(job, PartialMap(folder, stamp), done))
@@ -362,11 +361,11 @@ class _Prediction:
         return together(lambda: self._write(job, PartialMap(folder, stamp)) if first else [])[0]
 
     def _predict_strips(self, job: _Job, partial: PartialMap, done: set[int]) -> None:
-        """Predict this process's share of the strips that are not done."""
+        """Predict this process's share of the missing strips."""
         self._advance(sum(map(job.mosaic.windows_of, done)))
         rank, count = self.processes.rank, self.processes.count
         missing = sorted(set(range(job.mosaic.strips)) - done)
-        # Neighbours, since the first strip of a share predicts windows of the strips above again.
+        # A share is contiguous, since its first strip predicts windows of the strips above again.
         mine = missing[len(missing) * rank // count : len(missing) * (rank + 1) // count]
         others = set(range(job.mosaic.strips)).difference(mine)
         with (
@@ -389,9 +388,9 @@ class _Prediction:
         return files
 
     def _predict_small(self, jobs: Sequence[_Job], todo: set[_Job]) -> None:
-        """Predict pictures that fit into a window, several at once.
+        """Predict pictures that fit into a window, in batches.
 
-        Batches are made of all pictures, those that are done included, so that a picture's result
+        Batches are made of all pictures, including those already done, so that a picture's result
         does not depend on what was done before.
         """
         wanted = [
@@ -437,15 +436,15 @@ class _Prediction:
 def predict_small(
     predictor: Predictor, sources: Sequence[PixelSource], probabilities: bool = False
 ) -> list[Strip]:
-    """Predict images that fit into a window by one forward.
+    """Predict images that fit into a window in one forward pass.
 
     Args:
         predictor: Predicts the windows.
-        sources: Not larger than a window.
-        probabilities: Whether the strips have those of all classes.
+        sources: Images no larger than a window.
+        probabilities: Whether the strips hold the probabilities of all classes.
 
     Returns:
-        The whole map of each.
+        The whole map of each image.
     """
     side = predictor.window
     read = [source.read(0, source.height, 0, source.width) for source in sources]
@@ -459,7 +458,7 @@ def predict_small(
 
 
 def expanded(given: Sequence[str | Path]) -> list[str | Path]:
-    """Inputs with patterns as ``tiles/*.tif`` replaced by files, where the shell left them."""
+    """Expand patterns such as ``tiles/*.tif`` that the shell has left unexpanded."""
     found: list[str | Path] = []
     for name in given:
         pattern = isinstance(name, str) and '://' not in name and not Path(name).exists()
@@ -469,15 +468,15 @@ def expanded(given: Sequence[str | Path]) -> list[str | Path]:
 
 
 def find_images(given: Path, out: Path) -> list[Path]:
-    """The image itself, or all of a folder and its sub-folders, sorted.
+    """List an image, or all images of a folder and its sub-folders, sorted.
 
     Args:
         given: An image or a folder.
-        out: Folder of the maps, in which no images are looked for.
+        out: Folder of the maps, which is not searched.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If a file has no suffix of an image.
+        FileNotFoundError: There are no images.
+        ValueError: A file does not have the suffix of an image.
     """
     known = IMAGE_SUFFIXES
     if given.is_file():
@@ -498,14 +497,14 @@ def find_images(given: Path, out: Path) -> list[Path]:
 
 
 class Journal:
-    """Which maps of a folder were written, one line each.
+    """Record of the maps written into a folder, one JSON line each.
 
-    Processes that share the work write a file each, and the first one merges them.
+    Each process that shares the work writes its own file, and the first process merges them.
 
     Args:
-        path: The file, in that folder; of each map its last line counts.
-        fingerprint: Of the model and the settings.
-        rank: Of the process that writes.
+        path: The file, in that folder; the last line of each map counts.
+        fingerprint: Digest of the model and the settings.
+        rank: Rank of the writing process.
     """
 
     def __init__(self, path: Path, fingerprint: str, rank: int = 0) -> None:
@@ -518,7 +517,7 @@ class Journal:
                 entry = json.loads(line)
                 self._done[entry['map']] = entry
             except (ValueError, KeyError, TypeError):
-                continue  # the last line of a run that was killed
+                continue  # the last line of a killed run
 
     def __enter__(self) -> Journal:
         self._file = self._own.open('a', encoding='utf-8')
@@ -529,19 +528,19 @@ class Journal:
 
     @staticmethod
     def merge(path: Path) -> None:
-        """Add the lines of all processes to the journal; none writes meanwhile."""
+        """Append the lines of all processes to the journal, while none of them writes."""
         for part in sorted(path.parent.glob(f'{path.stem}.rank*{path.suffix}')):
             with path.open('a', encoding='utf-8') as file:
-                file.write('\n' + part.read_text('utf-8'))  # the last line may be half of one
+                file.write('\n' + part.read_text('utf-8'))  # the last line may be incomplete
             part.unlink()
 
     def has(self, image: Path, files: Sequence[Path]) -> bool:
-        """Whether files, the map first, are there and of an image that has not changed."""
+        """Return whether all files, the map first, exist and their image has not changed since."""
         entry = self._entry(image, files[0])
         return all(file.is_file() for file in files) and self._done.get(entry['map']) == entry
 
     def add(self, image: Path, out: Path) -> None:
-        """Note that all files of an image are written, and the name of its map."""
+        """Record that all files of an image are written; ``out`` is its map."""
         self._file.write(json.dumps(self._entry(image, out)) + '\n')
         self._file.flush()
 
@@ -555,17 +554,17 @@ class Journal:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Changes when a file is replaced."""
+    """Return size and time of modification of a file, which change when it is replaced."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 
 @contextmanager
 def in_background(action: Callable[[Any], None]) -> Iterator[Callable[[Any], None]]:
-    """Let a thread do something with items in turn; a few of them may wait.
+    """Apply an action to items one by one in a thread; a few of them may wait.
 
     Yields:
-        Hands over an item; raises what an earlier one has raised.
+        A function that hands over an item, and raises the error of an earlier one.
     """
     waiting: deque[Future] = deque()
     with ThreadPoolExecutor(1) as pool:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""A trained network that turns windows of pixels into class probabilities."""
+"""A trained network that predicts class probabilities of windows of pixels."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ from ..rasters.levels import RasterToBands, RasterToRGB, raster_conversion
 from ..utils.commands import find_checkpoint_file
 from ..utils.files import file_digest, settings_digest
 
-NO_DATA = 255  # in a map
+NO_DATA = 255  # value of pixels without data in a map
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
 class Predictor:
-    """Class probabilities of windows, by a model's own preprocessing and ``test_cfg``.
+    """Predictor of class probabilities by a model's own preprocessing and ``test_cfg``.
 
     Args:
-        model (nn.Module): A segmentor of mmseg, in eval mode on its device. Its ``inference`` is
-            called, so that teacher, student and fused students, whole and slide inference all work
-            as in ``tools/test.py``.
+        model: A segmentor of mmseg, in eval mode on its device. Its ``inference`` is called, so
+            that teacher, student and fused students, whole and slide inference all work as in
+            ``tools/test.py``.
         classes: Names of its K classes.
-        palette: RGB colour of each, 0-255.
+        palette: RGB colour of each class, 0-255.
         window: Side of the windows, in pixels of the image.
-        input_size: (H, W) to which a window is resized for the network; None leaves it.
-        to_rgb: How the bands of a raster become 8-bit RGB, or channels (``RasterToBands``).
+        input_size: (H, W) to which a window is resized for the network; None does not resize.
+        to_rgb: Conversion of raster bands to 8-bit RGB, or to network channels (``RasterToBands``).
             Defaults to bands 1 to 3 of 8 bits.
-        overlap: Pixels that neighbouring windows share. Defaults to a quarter of ``window``.
-        batch_size: Windows per forward.
-        flips: Whether the probabilities are the mean over the window and its three mirror images.
-        amp: Whether to predict under bfloat16 autocast, CUDA only.
-        calibration: By which its confidence is set right; None leaves it.
-        fingerprint: Of the config and the checkpoint; what is predicted by another is not
-            continued.
+        overlap: Overlap of neighbouring windows in pixels. Defaults to a quarter of ``window``.
+        batch_size: Windows per forward pass.
+        flips: Whether to average the probabilities of the window and its three mirror images.
+        amp: Whether to predict under bfloat16 autocast (CUDA only).
+        calibration: Calibration applied to the logits; None applies none.
+        fingerprint: Digest of the config and the checkpoint; predictions are only resumed by the
+            same one.
 
     Raises:
-        ValueError: If the numbers of classes and colours differ from the model's, or a setting is
-            out of range.
+        ValueError: The number of classes, colours or bands differs from the model's, or a setting
+            is out of range.
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def network(self) -> str:
-        """Name of the network that predicts; '' where there is one only."""
+        """Name of the network that predicts, or '' if there is only one."""
         return network_name(self.model)
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the config, the checkpoint or a setting that changes the result."""
+        """Digest of the config, the checkpoint and all settings that change the result."""
         return settings_digest({
             'model': self._fingerprint,
             'window': [self.window, self.overlap, self.batch_size, self.input_size],
@@ -136,11 +136,11 @@ class Predictor:
         """Predict a batch of windows.
 
         Args:
-            windows: RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device; of a network
-                of bands shape (B, N, h, w), float32.
+            windows: RGB, shape (B, 3, h, w), uint8 or float in 0-255, on any device; for a network
+                of N bands shape (B, N, h, w), float32.
 
         Returns:
-            Shape (B, K, h, w), float32 in [0, 1], which add up to 1 over the classes.
+            Probabilities that sum to 1 over the classes, shape (B, K, h, w), float32 in [0, 1].
         """
         images = windows.to(self.device)
         total = torch.zeros((), device=self.device)
@@ -155,14 +155,14 @@ class Predictor:
         if size != shape:
             images = F.interpolate(images.float(), size, mode='bilinear')
         if not isinstance(self.to_rgb, RasterToBands):
-            images = images[:, [2, 1, 0]]  # as mmcv loads them; the preprocessor turns them back
+            images = images[:, [2, 1, 0]]  # BGR as mmcv loads it; the preprocessor converts it back
         cast = torch.autocast('cuda', torch.bfloat16) if self.amp else nullcontext()
         with cast:
             data = {'inputs': list(images), 'data_samples': [SegDataSample() for _ in images]}
             inputs = self.model.data_preprocessor(data, False)['inputs']
             padded = tuple(inputs.shape[-2:])
             meta = {'ori_shape': shape, 'img_shape': size, 'pad_shape': padded}
-            # not `predict`, whose argmax of every window costs a tenth of a small network
+            # not `predict`, whose argmax costs a tenth of a small network's time
             logits = self.model.inference(inputs, [dict(meta) for _ in images])
         logits = logits[..., : size[0], : size[1]].float()
         if size != shape:
@@ -185,30 +185,30 @@ def load_predictor(
     calibrated: bool = True,
     **settings: Any,
 ) -> Predictor:
-    """Build a :class:`Predictor` from what a training left.
+    """Build a :class:`Predictor` from the config and checkpoint of a training.
 
-    Weights of foundation models are not needed: the checkpoint holds all that predicts.
+    Pretrained weights of foundation models are not needed: the checkpoint holds all weights.
 
     Args:
-        config: The training's config. Of its top-level keys ``window_size`` (else ``crop_size``) is
-            the side of the windows and ``raster`` the arguments of
-            :class:`~mmseg_semi_rs.rasters.levels.RasterToRGB`, with ``rgb`` or ``count`` of
-            ``RasterToBands``. Windows are resized as the ``Resize`` of its test pipeline says.
+        config: Config of the training. Its ``window_size`` (else ``crop_size``) is the side of the
+            windows, and its ``raster`` the arguments of
+            :class:`~mmseg_semi_rs.rasters.levels.RasterToRGB`, or with ``rgb`` or ``count`` of
+            ``RasterToBands``. Windows are resized by the ``Resize`` of its test pipeline.
         checkpoint: Checkpoint file.
-        device: Defaults to the current GPU where there is one, else ``'cpu'``.
-        network: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
-            Defaults to what the config says.
-        window: Side of the windows, instead of the config's.
-        bands: Numbers of the bands that are red, green and blue, from 1, instead of the config's;
-            of a network of bands, those of its channels in their order.
-        raster: Other arguments of ``RasterToRGB`` (``low``, ``high``, ``nodata``), instead of the
+        device: Defaults to the current GPU if there is one, else ``'cpu'``.
+        network: ``'teacher'`` or ``'student'``; for two students the name of one, or ``'fused'``.
+            Defaults to the config's choice.
+        window: Side of the windows in pixels. Defaults to the config's.
+        bands: Numbers, from 1, of the red, green and blue band; for a network of bands, those of
+            its channels in their order. Defaults to the config's.
+        raster: Arguments of ``RasterToRGB`` (``low``, ``high``, ``nodata``) that replace the
             config's.
-        calibrated: Whether the calibration beside the checkpoint is used, if there is one.
+        calibrated: Whether to use the calibration stored with the checkpoint, if there is one.
         **settings: ``overlap``, ``batch_size``, ``flips`` and ``amp`` of :class:`Predictor`.
 
     Raises:
-        FileNotFoundError: If a file does not exist.
-        ValueError: If the checkpoint does not fit the config, or the config cannot predict windows.
+        FileNotFoundError: A file does not exist.
+        ValueError: The checkpoint does not fit the config, or the config cannot predict windows.
     """
     cfg = config if isinstance(config, Config) else load_config(config)
     if network is not None:
@@ -247,7 +247,7 @@ def load_predictor(
 
 
 def _rebanded(raster: Mapping[str, Any], bands: Sequence[int]) -> dict[str, Any]:
-    """Settings that take other bands of a file for the same channels."""
+    """Return raster settings that read other bands of a file into the same channels."""
     changed = {**raster, 'bands': list(bands)}
     before = raster_conversion(raster)
     if not isinstance(before, RasterToBands) or before.bands is None:
@@ -257,26 +257,26 @@ def _rebanded(raster: Mapping[str, Any], bands: Sequence[int]) -> dict[str, Any]
             f'The network takes {len(before.bands)} bands, but --bands names {len(bands)}: give as '
             "many, in the order of the config's raster.bands."
         )
-    changed.pop('count', None)  # the file is another one than those of the training
+    changed.pop('count', None)  # may differ from that of the training's files
     shown = [before.bands[channel] for channel in before.rgb_channels]
     changed['rgb'] = list(dict.fromkeys(bands[before.bands.index(band)] for band in shown))
     return changed
 
 
 def network_name(model: Any) -> str:
-    """Name of the network that a model predicts with; '' where it is the only one."""
+    """Return the name of the network that a model predicts with, or '' if there is only one."""
     return str(getattr(model, 'predict_on', ''))
 
 
 def choose_network(cfg: Config, name: str) -> None:
-    """Let a model predict with one of its networks only.
+    """Set the network that a model predicts with.
 
     Args:
-        cfg: The config; changed in place.
-        name: ``'teacher'`` or ``'student'``; of two students a name of theirs or ``'fused'``.
+        cfg: The config, changed in place.
+        name: ``'teacher'`` or ``'student'``; for two students the name of one, or ``'fused'``.
 
     Raises:
-        ValueError: The model has one network only, or none of that name.
+        ValueError: The model has only one network, or none of that name.
     """
     if 'student' in cfg.model:
         known = ['teacher', 'student'] if cfg.model.get('ema', True) else ['student']
@@ -295,10 +295,10 @@ def choose_network(cfg: Config, name: str) -> None:
 def dataset_meta(
     cfg: Config, meta: Mapping[str, Any], path: Path
 ) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
-    """Class names and palette of a checkpoint, else of the config's test set.
+    """Return class names and palette of a checkpoint, else of the config's test dataset.
 
     Raises:
-        ValueError: If neither says what the classes are.
+        ValueError: Neither names classes and palette.
     """
     found = dict(meta.get('dataset_meta') or {})
     if not found.get('classes') or not found.get('palette'):
@@ -326,19 +326,19 @@ def _class_count(model: Any) -> int:
 
 
 def _side(cfg: Config) -> int:
-    """Side of a window where the config does not name it: that of a training crop."""
+    """Return the side of a training crop, for configs that do not set the window size."""
     size = cfg.get('crop_size') or cfg.model.get('data_preprocessor', {}).get('size') or 512
     return int(size if isinstance(size, int) else min(size))
 
 
 def _resize_of(cfg: Config) -> Any:
-    """What a config's test pipeline makes of the size of a square window.
+    """Return how a config's test pipeline resizes a square window.
 
     Returns:
-        Callable[[int], tuple[int, int] | None]: From the side of a window to (H, W).
+        Function from the side of a window to (H, W), or to None where it is not resized.
 
     Raises:
-        ValueError: If the pipeline does more than to load, to resize and to pack.
+        ValueError: The pipeline does more than load, resize and pack.
     """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while 'pipeline' not in dataset and 'dataset' in dataset:
@@ -374,7 +374,7 @@ def _resize_of(cfg: Config) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what a model says of the pretrained weights that it does not load."""
+    """Suppress warnings about pretrained weights that a model does not load."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         yield

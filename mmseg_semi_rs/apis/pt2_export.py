@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One network as a PT2 file of :func:`torch.export.save`, compared before it is kept.
+"""Export of one network as a PT2 file of :func:`torch.export.save`, compared before it is kept.
 
-It runs with torch alone: ``torch.export.load('net.pt2').module()`` gives a function of what
-:mod:`.graph_export` says. The metadata are its extra file ``metadata.json``.
+The file runs with torch alone: ``torch.export.load('net.pt2').module()`` takes the input and
+returns the output of :mod:`.graph_export`. The metadata are its extra file ``metadata.json``.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from .graph_export import (
 
 #: Name of the extra file with the metadata.
 METADATA = 'metadata.json'
-#: Smallest height and width in pixels where they vary: networks take another way below some size,
-#: and such a file has one way alone.
+#: Smallest height and width in pixels where they are dynamic: below some size networks branch
+#: differently, and a PT2 file holds a single branch.
 SMALLEST = 32
 
 
 def export_pt2(taken: TakenNetwork, path: str | Path) -> GraphFile:
-    """Write a network as PT2.
+    """Export a network as PT2.
 
     Args:
         taken: The network.
         path: The file to write; ends with ``.pt2``.
 
     Returns:
-        What was written.
+        The file and the result of the comparison.
 
     Raises:
-        ImportError: If this torch has no ``torch.export``.
-        ValueError: If the network cannot be exported, or what was written predicts otherwise.
+        ImportError: This torch has no ``torch.export``.
+        ValueError: The network cannot be exported, or the file predicts differently.
     """
     if not hasattr(getattr(torch, 'export', None), 'save'):
         raise ImportError(
@@ -64,7 +64,7 @@ def _write(
     known = inspect.signature(torch.export.export).parameters
     wanted: dict[str, Any] = {
         'strict': False,
-        # what is not known for all sizes is checked when it runs, rather than refused
+        # check at run time, rather than refuse, what cannot be proven for all sizes
         'prefer_deferred_runtime_asserts_over_guards': True,
     }
     settings = {key: value for key, value in wanted.items() if key in known}
@@ -78,6 +78,6 @@ def _write(
 
 @torch.no_grad()
 def _difference(wrapped: WithPixels, path: Path, shapes: Sequence[Shape]) -> float:
-    """Largest difference of the probabilities of random pixels, infinite if a shape differs."""
+    """Return the largest difference of the probabilities, infinite if a shape differs."""
     module: Any = torch.export.load(path).module()
     return max(furthest(wrapped(pixels), module(pixels)) for pixels in map(random_pixels, shapes))

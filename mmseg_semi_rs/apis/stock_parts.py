@@ -1,24 +1,24 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the parts of this package are called in mmseg and mmpretrain, where they have an equal.
+"""Equivalents in mmseg and mmpretrain of the parts of this package.
 
 =========================== ========================================================================
 part                        in a plain config
 =========================== ========================================================================
 ``ValidCrossEntropyLoss``   ``CrossEntropyLoss(avg_non_ignore=True)``
-``DistillEncoderDecoder``   ``EncoderDecoder``, unless its head asks for further looks
+``DistillEncoderDecoder``   ``EncoderDecoder``, unless its head encodes the image at other sizes
 ``MultiTeacherDistillHead`` the head that it wraps, if nothing is fused (weights 1 / 0 / 0). With
-                            fusion there is none, since w_0 F + sum_i w_i P_i(U(T_i(F_i))) is not
-                            linear in F: the translator T_i has a ReLU between its two layers, so
-                            that only the second one and the projection P_i would fold into one
-                            matrix, B_i relu(A_i F_i); and F_i is the encoder's view of the image at
-                            another size, a second pass that no stock segmentor makes
-``DINOv2``                  ``mmpretrain.VisionTransformer``, if the only tap is the last block that
-                            is built: the stock network normalises that one alone. Of another input
-                            size than was trained at, the stored positions are resized in advance.
+                            fusion there is no equivalent, since w_0 F + sum_i w_i P_i(U(T_i(F_i)))
+                            is not linear in F: the translator T_i has a ReLU between its two
+                            layers, so only its second layer and the projection P_i would fold into
+                            one matrix, B_i relu(A_i F_i); and F_i encodes the image at another
+                            size, a second pass that no stock segmentor makes
+``DINOv2``                  ``mmpretrain.VisionTransformer``, if only the output of the last built
+                            block is used: the stock network normalises no other. For another input
+                            size than the training's, the stored positions are resized in advance
 ``CLIPVision``              ``mmpretrain.VisionTransformer``, without ``value_path`` and ``dense``
 =========================== ========================================================================
 
-The other parts have none, among them ``SizeMatchedDPTHead`` and ``VLGHead``, see
+All other parts, such as ``SizeMatchedDPTHead`` and ``VLGHead``, have no equivalent; see
 :data:`NO_STOCK_PART`.
 """
 
@@ -38,7 +38,7 @@ from ..models.decode_heads import MultiTeacherDistillHead
 
 State = dict[str, Tensor]
 
-#: Why a part needs this package; of the parts that are not named here, mmseg has nothing alike.
+#: Why a part has no equivalent; mmseg has nothing similar to parts that are not listed.
 NO_STOCK_PART = {
     'SizeMatchedDPTHead': "mmseg's DPTHead doubles each map, and reads the class tokens that only "
     "mmseg's own VisionTransformer hands out",
@@ -65,7 +65,7 @@ _CLIP_NAMES = (
 
 
 def nodes(tree: Any, without: str = '') -> Iterator[dict[str, Any]]:
-    """All dicts of a config, the outer ones first, and nothing below the key ``without``."""
+    """Yield all dicts of a config, outer ones first, except those below the key ``without``."""
     if isinstance(tree, dict):
         yield tree
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
@@ -74,13 +74,13 @@ def nodes(tree: Any, without: str = '') -> Iterator[dict[str, Any]]:
 
 
 def package_parts(tree: Any) -> list[str]:
-    """Names of the registered parts of this package in a config, each once; teachers do not count.
+    """List the registered parts of this package that a config uses, except in its teachers.
 
     Args:
         tree: A config, or a part of it.
 
     Returns:
-        Sorted.
+        Names of the parts, sorted, each once.
     """
     names = {node['type'] for node in nodes(tree, 'teachers') if 'type' in node}
     found = {name: MODELS.get(name) or TRANSFORMS.get(name) for name in names}
@@ -92,10 +92,10 @@ def package_parts(tree: Any) -> list[str]:
 
 
 def for_prediction(cfg: dict[str, Any]) -> None:
-    """Take out of a network's config what only training needs, weights to start from included.
+    """Remove from a network's config what only training needs, such as initial weights.
 
     Args:
-        cfg: Of an ``EncoderDecoder``; changed in place.
+        cfg: Config of an ``EncoderDecoder``, changed in place.
     """
     for key in ('auxiliary_head', 'train_cfg', 'pretrained', 'init_cfg'):
         cfg.pop(key, None)
@@ -114,15 +114,15 @@ def for_prediction(cfg: dict[str, Any]) -> None:
 
 
 def complete_backbone(cfg: dict[str, Any], state: State, network: Any) -> None:
-    """Make up for stages that were dropped since no head reads them.
+    """Account for backbone stages that were not built because no head reads them.
 
-    Backbones of this package leave them out by their ``out_indices``. A stock one builds them in
-    any case; they are zeros then, which take no room in the file.
+    Backbones of this package omit them by ``out_indices``. Stock backbones always build them; they
+    get zeros, which take no space in the file.
 
     Args:
-        cfg: Config of the network; changed in place.
-        state: Its weights; changed in place.
-        network (nn.Module): The network itself.
+        cfg: Config of the network, changed in place.
+        state: Its weights, changed in place.
+        network: The network itself.
     """
     unread = unread_tensors(network.backbone)
     if isinstance(network.backbone, PretrainedBackbone):
@@ -134,12 +134,12 @@ def complete_backbone(cfg: dict[str, Any], state: State, network: Any) -> None:
 
 
 def unwrap_distillation(cfg: dict[str, Any], state: State, network: Any) -> None:
-    """Take teachers out of a network, and the head around its decode head where it does nothing.
+    """Remove the teachers of a network, and the distillation head where it has no effect.
 
     Args:
-        cfg: Config of the network; changed in place.
-        state: Its weights; changed in place.
-        network (nn.Module): The network itself.
+        cfg: Config of the network, changed in place.
+        state: Its weights, changed in place.
+        network: The network itself.
     """
     head = network.decode_head
     if isinstance(head, MultiTeacherDistillHead):
@@ -151,7 +151,7 @@ def unwrap_distillation(cfg: dict[str, Any], state: State, network: Any) -> None
             wrapper['teachers'] = {name: wrapper['teachers'][name] for name in fused}
             weights = {'student': head.student_weight, **head.fusion_weights}
             wrapper['fusion'] = {'weights': {name: weights[name] for name in ('student', *fused)}}
-            wrapper['loss_distill'] = {'loss_weight': 0.0}  # builds no teacher, ever
+            wrapper['loss_distill'] = {'loss_weight': 0.0}  # so that no teacher is ever built
         else:
             cfg['decode_head'] = wrapper['decode_head']
             _rename(state, partial(re.sub, r'^decode_head\.decode_head\.', 'decode_head.'))
@@ -165,17 +165,17 @@ def unwrap_distillation(cfg: dict[str, Any], state: State, network: Any) -> None
 def use_stock_backbone(
     cfg: dict[str, Any], state: State, network: Any, size: tuple[int, int]
 ) -> bool | None:
-    """Put mmpretrain's vision transformer in the place of ours, where the two are equal.
+    """Replace the backbone by mmpretrain's vision transformer where the two are equivalent.
 
     Args:
-        cfg: Config of the network; changed in place.
-        state: Its weights; changed in place.
-        network (nn.Module): The network itself.
-        size: Height and width in pixels of the images for which it is equal.
+        cfg: Config of the network, changed in place.
+        state: Its weights, changed in place.
+        network: The network itself.
+        size: Height and width in pixels of the images for which they are equivalent.
 
     Returns:
-        Whether the stored positions were resized to ``size``; None if there is no equal backbone,
-            and nothing was changed.
+        Whether the stored positions were resized to ``size``; None if there is no equivalent
+        backbone and nothing was changed.
     """
     backbone = network.backbone
     translate = _BACKBONES.get(cfg['backbone']['type'])
@@ -193,7 +193,7 @@ def use_stock_backbone(
     }
     positions = backbone.position_embedding(grid)
     resized = positions is not getattr(backbone, backbone.position_name)
-    if positions.dim() == 2:  # CLIP's have no batch axis
+    if positions.dim() == 2:  # CLIP's position embedding has no batch axis
         for pattern, name in _CLIP_NAMES:
             _rename(state, partial(_renamed_backbone, pattern, name))
         state['backbone.cls_token'] = state['backbone.cls_token'].reshape(1, 1, -1)
@@ -203,7 +203,7 @@ def use_stock_backbone(
 
 
 def _dinov2(backbone: Any) -> dict[str, Any] | None:
-    """Arguments of mmpretrain's class, of whose parts DINOv2 is made."""
+    """Return the arguments of mmpretrain's class for a DINOv2 backbone, or None."""
     if backbone.out_indices != (len(backbone.blocks) - 1,):
         return None
     swiglu = bool(backbone.name_aliases)

@@ -26,21 +26,21 @@ def plain_config(
     iters: int | None = None,
     labelled_by: Sequence[str] = (),
 ) -> Config:
-    """Make a config that trains one network on masks, by the loops, hooks and losses of mmseg.
+    """Build a config that trains one network on masks with the loops, hooks and losses of mmseg.
 
     Args:
-        cfg: Of a semi-supervised training: geometry, optimiser, length, validation.
-        data: Config of the data set of images and masks, without a pipeline; of several a
-            ``ConcatDataset``.
+        cfg: Config of a semi-supervised training, which gives transforms, optimiser, schedule and
+            validation.
+        data: Config of the dataset of images and masks without a pipeline, or a ``ConcatDataset``.
         classes: Names of the classes.
-        palette: Their colours.
-        student: Config whose network is trained; defaults to the student of ``cfg``.
-        iters: Length; defaults to that of ``cfg``.
-        labelled_by: Checkpoints that made masks, which tells it from training on a person's alone.
+        palette: RGB colour of each class.
+        student: Config whose network is trained. Defaults to ``cfg``.
+        iters: Number of iterations. Defaults to that of ``cfg``.
+        labelled_by: Checkpoints that made the automatic masks, recorded in the config.
 
     Returns:
-        The config. It imports this package where a part is of it. The network is averaged as by
-        ``MeanTeacherHook`` of ``cfg``, and the average is what is validated and saved.
+        The config, which imports this package only if it uses parts of it. For the
+        ``MeanTeacherHook`` of ``cfg`` it has an ``EMAHook``, whose average is validated and saved.
     """
     steps = iters or int(cfg.train_cfg.max_iters)
     pipeline = _pipeline(cfg.train_dataloader.dataset.labelled)
@@ -59,12 +59,12 @@ def plain_config(
         loaders[f'{role}_dataloader'] = cfg[f'{role}_dataloader'].to_dict()
         loaders[f'{role}_evaluator'] = _evaluator(cfg[f'{role}_evaluator'])
     optim = cfg.optim_wrapper.to_dict()
-    if optim.get('constructor') == 'MergedParamGroupsConstructor':  # the same, in fewer groups
+    if optim.get('constructor') == 'MergedParamGroupsConstructor':  # only merges groups
         del optim['constructor']
     interval = min(int(cfg.train_cfg.get('val_interval', steps)), steps)
     kept = dict(type='CheckpointHook', by_epoch=False, interval=interval, max_keep_ckpts=1)
     before = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    if before.get('save_best'):  # else there are too few images to choose by
+    if before.get('save_best'):  # otherwise there are too few images to select by
         kept['save_best'] = 'mIoU'
     schedulers = cfg.param_scheduler
     schedulers = [schedulers] if isinstance(schedulers, dict) else list(schedulers)
@@ -109,14 +109,14 @@ def plain_config(
 
 
 def _evaluator(evaluator: Any) -> dict[str, Any]:
-    """The metric of mmseg itself, unless it cannot leave the classes out that this one does."""
+    """Return mmseg's own metric, unless the given one leaves out classes, which mmseg's cannot."""
     found = dict(evaluator) if isinstance(evaluator, dict) else {}
     subset = any(found.get(key) for key in ('mean_over', 'ignore_gt'))
     return found if subset else dict(type='IoUMetric', iou_metrics=['mIoU'])
 
 
 def _average(cfg: Config, steps: int) -> list[dict[str, Any]]:
-    """The hook of mmengine that averages as much as the training did, if it kept an average."""
+    """Return an ``EMAHook`` that averages as the training's ``MeanTeacherHook``, if it had one."""
     hooks = [hook for hook in cfg.get('custom_hooks') or () if hook['type'] == 'MeanTeacherHook']
     if not hooks:
         return []
@@ -133,13 +133,13 @@ def _average(cfg: Config, steps: int) -> list[dict[str, Any]]:
             momentum=round(min(momentum, 0.999), 6),
             interval=interval,
             update_buffers=True,
-            begin_iter=steps // 10,  # mmengine has no warm-up: nothing of the first weights is kept
+            begin_iter=steps // 10,  # skip the first weights: mmengine has no EMA warm-up
         )
     ]
 
 
 def _model(cfg: Config, owner: Config, classes: int) -> dict[str, Any]:
-    """The network with mmseg's own preprocessing, losses and wrapper."""
+    """Return the network with mmseg's own preprocessor, losses and segmentor."""
     model = owner.model.to_dict()
     network = model.get('student') or next(iter(model.get('students', {}).values()), model)
     front = network.get('data_preprocessor') or model.get('data_preprocessor') or {}
@@ -160,7 +160,7 @@ def _model(cfg: Config, owner: Config, classes: int) -> dict[str, Any]:
 
 
 def _pipeline(labelled: Any) -> list[dict[str, Any]]:
-    """The steps of a labelled source's pipeline, one after the other, as mmseg writes them."""
+    """Return the steps of a labelled source's pipeline as a flat pipeline of mmseg."""
     source = labelled
     while 'pipeline' not in source:
         source = source['dataset'] if 'dataset' in source else source['datasets'][0]
@@ -178,7 +178,7 @@ def _pipeline(labelled: Any) -> list[dict[str, Any]]:
 
 
 def _parts_of_ours(written: dict[str, Any]) -> list[str]:
-    """Names of the parts that this package registers."""
+    """Return the names of the parts in a config that this package registers."""
     registries = (MODELS, DATASETS, TRANSFORMS, METRICS)
     names = {str(node['type']) for node in nodes(written) if 'type' in node}
     kinds = [registry.get(name) for registry in registries for name in names]
@@ -186,7 +186,7 @@ def _parts_of_ours(written: dict[str, Any]) -> list[str]:
 
 
 def mask_datasets(suffixes: Sequence[str], root: Path, out: Path) -> dict[str, Any]:
-    """Config of the images and masks of :mod:`.autolabel`, by mmseg's own data set."""
+    """Return the config of the images and masks of :mod:`.autolabel` as datasets of mmseg."""
     sources = [
         dict(
             type='BaseSegDataset',

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which tiles a person should label: those that stand for most of the others.
+"""Choice of the tiles that a person should label: those that represent most of the others.
 
-With the same number of labels, tiles of many scenes give more than any way of training on tiles of
-few. The choice is greedy facility location: every tile is served by the chosen one that resembles
-it most, and the next to choose is the one that serves all of them best.
+With the same number of labels, tiles of many scenes help more than any method trained on tiles of
+few scenes. The choice is greedy facility location: every tile is represented by the most similar
+chosen tile, and the next tile is the one that improves these similarities most.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .maps import writing
 from .mosaic import Mosaic
 from .predictor import Predictor
 
-#: The backbone whose features tell tiles apart: installs by pip, needs no file.
+#: Backbone whose features compare tiles; installed by pip, without a weight file.
 BACKBONE = dict(type='EfficientNetLite', arch='lite0', out_indices=[2, 3], checkpoint='imagenet')
-_SIDE = 224  # pixels that a tile is shown to the backbone with
-_SERVED = 4000  # tiles that count as to be served, evenly chosen of more
+_SIDE = 224  # side in pixels to which tiles are resized for the backbone
+_SERVED = 4000  # most tiles to be represented, picked evenly if there are more
 _THUMBNAIL = 160
 
 
@@ -42,10 +42,10 @@ class Candidate(NamedTuple):
     """A tile that could be labelled.
 
     Attributes:
-        name: What a list calls it: its path below the folder without suffix, with the window of a
-            large image.
-        path: The image it is in.
-        window: Its part of the image.
+        name: Name in a list: the path below the folder without suffix, and the window in a large
+            image.
+        path: The image that contains the tile.
+        window: Position of the tile in the image.
     """
 
     name: str
@@ -56,15 +56,15 @@ class Candidate(NamedTuple):
 def list_candidates(
     images: Sequence[tuple[str, Path]], tile: int | None, to_rgb: RasterToRGB
 ) -> list[Candidate]:
-    """Cut images into tiles that could be labelled.
+    """Divide images into tiles that could be labelled.
 
     Args:
-        images: Name and file of each.
-        tile: Side of the tiles in pixels; None takes images whole.
-        to_rgb: How bands become RGB.
+        images: Name and file of each image.
+        tile: Side of the tiles in pixels; None takes whole images.
+        to_rgb: Conversion of bands to RGB.
 
     Returns:
-        Image by image, row by row.
+        The tiles, image by image and row by row.
     """
     candidates = []
     for name, path in images:
@@ -77,14 +77,14 @@ def list_candidates(
 
 
 def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
-    """Read the pixels of a tile as a network wants them, see :class:`~.rasters.sources.Source`."""
+    """Read the pixels of a tile as network input, see :class:`~.rasters.sources.Source`."""
     left, top, right, bottom = tile.window
     with open_source(tile.path, to_rgb) as source:
         return source.read(top, min(bottom, source.height), left, min(right, source.width))[0]
 
 
 def see_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
-    """Read what a person sees of a tile, (H, W, 3) uint8, RGB."""
+    """Read a tile as a picture for people, (H, W, 3) uint8, RGB."""
     return to_rgb.picture(read_tile(tile, to_rgb))
 
 
@@ -92,15 +92,15 @@ def see_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
 def tile_features(
     tiles: Sequence[Candidate], to_rgb: RasterToRGB, backbone: dict[str, Any] | None = None
 ) -> np.ndarray:
-    """Describe tiles by mean and spread of a pretrained backbone's features.
+    """Describe tiles by mean and standard deviation of the features of a pretrained backbone.
 
     Args:
-        tiles: N of them.
-        to_rgb: How bands become RGB.
+        tiles: N tiles.
+        to_rgb: Conversion of bands to RGB.
         backbone: Config of a backbone for RGB images in [-1, 1]. Defaults to :data:`BACKBONE`.
 
     Returns:
-        (N, D) float32, each row of length 1.
+        (N, D) float32, standardised per feature, with rows of length 1.
     """
     network = MODELS.build(dict(backbone or BACKBONE))
     network.init_weights()
@@ -120,17 +120,17 @@ def tile_features(
 
 @torch.no_grad()
 def tile_needs(tiles: Sequence[Candidate], predictor: Predictor) -> np.ndarray:
-    """How much a trained network needs to learn about each tile.
+    """Score how much a trained network would learn from each tile.
 
-    The mean over the pixels of their entropy, those of rare classes counted up by the inverse root
-    of the class's predicted share.
+    The score is the mean entropy over the pixels, weighted by the inverse square root of the
+    predicted share of the pixel's class, so that rare classes count more.
 
     Args:
-        tiles: N of them.
+        tiles: N tiles.
         predictor: The network.
 
     Returns:
-        (N,) float64, mean 1.
+        (N,) float64, with mean 1.
     """
     side = predictor.window
     sums = np.zeros((len(tiles), len(predictor.classes)))
@@ -157,27 +157,27 @@ def choose_tiles(
     known: Sequence[int] = (),
     needs: np.ndarray | None = None,
 ) -> list[int]:
-    """Choose tiles that serve all tiles best, and scenes in turn.
+    """Choose the tiles that represent all tiles best, with the scenes in turn.
 
     Greedy facility location: the next tile i maximises the sum over all tiles j of
-    ``needs_j * max(0, s_ij - best_j)``, where s is the cosine of the features and ``best_j`` that
-    of j's nearest chosen tile. So a near duplicate of a chosen tile gains nothing. Only scenes that
-    were chosen from least often are asked.
+    ``needs_j * max(0, s_ij - best_j)``, where s is the cosine similarity of the features and
+    ``best_j`` that of j to its nearest chosen tile, so that near duplicates of chosen tiles gain
+    nothing. Only the scenes with the fewest chosen tiles compete.
 
     Args:
         features: (N, D), rows of length 1.
         scenes: Scene of each tile.
         count: Number of tiles to choose.
-        known: Indices of tiles that are labelled already; they serve too and are not chosen.
-        needs: (N,), weight of each tile. Defaults to 1.
+        known: Indices of tiles that are already labelled; they represent others but are not chosen.
+        needs: Weight of each tile, (N,). Defaults to 1.
 
     Returns:
-        Indices in the order of choice; fewer than ``count`` where there are no more tiles.
+        Indices in the order of choice; fewer than ``count`` if there are not enough tiles.
 
     Examples:
         >>> angle = np.deg2rad([0, 1, 2, 90, 91])
         >>> choose_tiles(np.stack([np.cos(angle), np.sin(angle)], 1), list('aaaaa'), 2)
-        [1, 3]
+        [2, 3]
     """
     number = len(features)
     served = (
@@ -205,7 +205,7 @@ def choose_tiles(
 
 
 def write_contact_sheet(tiles: Sequence[Candidate], to_rgb: RasterToRGB, path: Path) -> Path:
-    """Draw the tiles with their numbers, row by row, for a look."""
+    """Draw thumbnails of the tiles with their numbers, row by row."""
     columns = min(8, max(1, len(tiles)))
     rows = -(-len(tiles) // columns)
     cell = _THUMBNAIL + 4
@@ -230,13 +230,13 @@ def click_points(
     """Choose the pixels of tiles that a person should click.
 
     Args:
-        tiles: N of them.
-        clicks: How many in each, see :func:`~.clicks.count_clicks`.
-        to_rgb: How bands become RGB.
-        predictor: A trained network, whose doubt decides; None lets the colours.
+        tiles: N tiles.
+        clicks: Number or share per tile, see :func:`~.clicks.count_clicks`.
+        to_rgb: Conversion of bands to RGB.
+        predictor: A trained network, whose entropy decides; None uses colours instead.
 
     Returns:
-        Columns and rows of each tile's clicks in its image, (n, 2).
+        Column and row in its image of each click, one array (n, 2) per tile.
     """
     found = []
     with progress_bar() as bar:
@@ -258,23 +258,23 @@ def click_points(
 def write_places(
     tiles: Sequence[Candidate], path: Path, clicks: Sequence[np.ndarray] | None = None
 ) -> Path | None:
-    """Write where tiles of georeferenced images lie as a GeoPackage, in which QGIS can label.
+    """Write the outlines of tiles of georeferenced images as a GeoPackage for labelling in QGIS.
 
-    The layer ``suggested`` has the outlines, ``clicks`` the points to label, and ``areas`` is empty
-    and for drawing. What gets a name in the field ``class`` of the latter two is read by
+    The layer ``suggested`` holds the outlines, ``clicks`` the points to label, and ``areas`` is
+    empty for drawing. Shapes of the latter two with a name in the field ``class`` are read by
     :func:`~mmseg_semi_rs.rasters.drawings.read_drawings`.
 
     Args:
-        tiles: In the order of their rank.
+        tiles: Tiles in the order of their rank.
         path: File to write.
-        clicks: Columns and rows in its image of each tile's points, (n, 2).
+        clicks: Column and row in its image of each tile's points, (n, 2).
 
     Returns:
-        The path; None where no image has a place.
+        The path; None if no image is georeferenced.
 
     Raises:
         ImportError: rasterio or fiona is not installed.
-        ValueError: The images have several coordinate systems.
+        ValueError: The images have different coordinate systems.
     """
     rasterio = import_rasterio(path)
     outlines: list[dict[str, Any]] = []

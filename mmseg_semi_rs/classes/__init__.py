@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What classes are called, and the colours they are drawn in: plain data."""
+"""Class names and the colours they are drawn in, as plain data."""
 
 from .colours import class_colours, is_background
 from .concepts import CONCEPTS, class_concepts

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Colours for classes: those that people expect of a name, and such as are easily told apart."""
+"""Colours for classes: those that people expect for a name, or else easily distinguished ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_NEAR = 60  # of RGB, as the crow flies: closer ones are hard to tell apart
-# Beginnings of words, the first that fits counts; up to three letters are whole words. Roads are
-# darker than the grey of ignored pixels.
+_NEAR = 60  # Euclidean distance in RGB below which colours are hard to tell apart
+# Beginnings of words (up to three letters: whole words), of which the first match counts. Roads
+# are darker than the grey of ignored pixels.
 _EXPECTED: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ('wetland swamp marsh bog', (70, 170, 170)),
     ('water river lake pond sea ocean reservoir canal stream pool', (36, 107, 206)),
@@ -38,7 +38,7 @@ _BLACK = (0, 0, 0)
 
 
 def is_background(name: str) -> bool:
-    """Whether a class is what is none of the others, by its name.
+    """Return whether a class is called background, other or the like.
 
     Examples:
         >>> is_background('Background'), is_background('non-road'), is_background('back yard')
@@ -48,13 +48,13 @@ def is_background(name: str) -> bool:
 
 
 def class_colours(names: Sequence[str]) -> list[list[int]]:
-    """Colours that people expect of classes, by their names, and distinct ones for the others.
+    """Choose the colours that people expect for class names, and distinct ones for other names.
 
     Args:
-        names: Of the classes.
+        names: Names of the classes.
 
     Returns:
-        RGB of each, 0 to 255, all different.
+        RGB of each class, 0 to 255, all different.
 
     Examples:
         >>> class_colours(['water', 'road', 'background'])
@@ -83,7 +83,7 @@ def _expected(name: str) -> tuple[int, int, int] | None:
 
 
 def _shades(colour: Sequence[int]) -> list[tuple[int, ...]]:
-    """A lighter and a darker one, and both once more."""
+    """Return two lighter and two darker shades of a colour."""
     return [
         tuple(round(value + (end - value) * share) for value in colour)
         for share in (0.4, 0.65)
@@ -92,7 +92,7 @@ def _shades(colour: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _apart(colours: Sequence[Sequence[int]], used: Sequence[Sequence[int]]) -> Sequence[int]:
-    """The first colour that differs well from those used, else that which differs most."""
+    """Return the first colour that is far from all used ones, else the farthest."""
     if not used:
         return colours[0]
     gaps = [min(float(np.linalg.norm(np.subtract(c, other))) for other in used) for c in colours]
@@ -103,7 +103,7 @@ def _apart(colours: Sequence[Sequence[int]], used: Sequence[Sequence[int]]) -> S
 
 
 def _distinct(count: int) -> list[list[int]]:
-    """Matplotlib's tab10 or tab20 as far as they reach, else hues around the circle."""
+    """Return the colours of matplotlib's tab10 or tab20, or for more than 20 hues of the circle."""
     from matplotlib import colormaps
 
     if count <= 20:

@@ -1,9 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What people call the classes, for the prompts of vision-language models: plain data, to edit.
+"""Names that people use for the classes, as prompts of vision-language models: plain data, to edit.
 
-One tuple per class, in the order of the data set's ids; the first concept is the class's name in
-words, the others are paraphrases and kinds. The lists of WHDLD, LoveDA and Potsdam are those that
-Co2S trained with (arXiv 2512.23035), doubtful ones included: 'roof' is an impervious surface there.
+There is one tuple per class, in the order of the dataset's ids, which begins with the class's name
+in words; paraphrases and kinds follow. The lists of WHDLD, LoveDA and Potsdam are those that Co2S
+trained with (arXiv 2512.23035), even doubtful ones: 'roof' is an impervious surface there.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ CONCEPTS: dict[str, Concepts] = {
 
 
 def class_concepts(name: str) -> Concepts:
-    """Concepts of each class of a data set.
+    """Return the concepts of each class of a dataset.
 
     Args:
         name: A key of :data:`CONCEPTS`.
 
     Returns:
-        One tuple of concepts per class, the class's name in words first.
+        One tuple of concepts per class, beginning with the name of the class in words.
 
     Raises:
-        ValueError: For an unknown data set.
+        ValueError: The dataset is unknown.
 
     Examples:
         >>> class_concepts('potsdam')[0][0]

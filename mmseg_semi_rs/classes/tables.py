@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Names and colours of the classes of the package's own data sets, in the order of their ids."""
+"""Names and colours of the classes of the package's own datasets, in the order of their ids."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _TABLES: dict[str, dict[str, Any]] = dict(
     msl=dict(classes=_MARS_CLASSES, palette=_MARS_PALETTE),
 )
 
-# What mmseg calls a dataset's METAINFO, with the concepts of each class.
+# METAINFO of each dataset as in mmseg, with the concepts of each class.
 METAINFO: dict[str, dict[str, Any]] = {
     name: dict(table, concepts=[list(names) for names in class_concepts(name)])
     for name, table in _TABLES.items()

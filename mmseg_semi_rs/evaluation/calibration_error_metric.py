@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Whether a confidence of 80 % is right at 80 % of the pixels."""
+"""Calibration of the confidence, that is, whether 80 % of the pixels at 80 % are correct."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 
 def bin_sums(sure: Tensor, right: Tensor, bins: int) -> np.ndarray:
-    """Of each bin the number of pixels, the sum of their probabilities, and how many are right.
+    """Sum up the number of pixels, their confidences and the correct pixels in each bin.
 
     Args:
-        sure: Probabilities of the predicted classes, (N,) in [0, 1].
-        right: Whether they are right, (N,) bool.
-        bins: How many, of equal width.
+        sure: Confidences, that is, probabilities of the predicted classes, (N,) in [0, 1].
+        right: Whether the predictions are correct, (N,) bool.
+        bins: Number of bins of equal width.
 
     Returns:
-        (3, bins), float64.
+        The three sums, (3, bins), float64.
     """
     sure = sure.double()
     places = (sure * bins).ceil().long().clamp(1, bins) - 1
@@ -31,7 +31,7 @@ def bin_sums(sure: Tensor, right: Tensor, bins: int) -> np.ndarray:
 
 
 def expected_calibration_error(sure: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Expected calibration error in percent; see :func:`bin_sums` for the arguments."""
+    """Compute the expected calibration error in percent; see :func:`bin_sums` for the arguments."""
     return _error(bin_sums(sure, right, bins))
 
 
@@ -44,20 +44,22 @@ def _error(sums: np.ndarray) -> float:
 class CalibrationErrorMetric(BaseMetric):
     r"""Expected calibration error (Guo et al., ICML 2017, equation 3) over labelled pixels.
 
-    The pixels are put into bins by the probability :math:`p` of their predicted class, and
+    The pixels are divided into bins by their confidence :math:`p`, the probability of the predicted
+    class, and
 
     .. math:: \mathrm{ECE} = \sum_b \frac{|b|}{n} |\mathrm{acc}(b) - \mathrm{conf}(b)|
 
-    with the share of pixels in bin :math:`b` that are right and the mean of their :math:`p`.
+    with the share of correct pixels in bin :math:`b` and their mean :math:`p`. ``evaluate`` returns
+    ``ECE`` and ``mean_confidence`` in percent; the latter is above the accuracy of an overconfident
+    network.
 
     Args:
-        bins: How many, of equal width.
-        ignore_index: Label of pixels that do not count.
+        bins: Number of bins of equal width.
+        ignore_index: Label of unlabelled pixels, which do not count.
         **kwargs: Passed on to ``BaseMetric``.
 
-    Returns:
-        ``ECE`` in percent, and ``mean_confidence`` in percent: above the accuracy where the network
-        is too sure of itself.
+    Raises:
+        ValueError: ``bins`` is less than 1.
     """
 
     def __init__(self, bins: int = 15, ignore_index: int = 255, **kwargs: Any) -> None:
@@ -71,8 +73,9 @@ class CalibrationErrorMetric(BaseMetric):
 
         Args:
             data_batch: Not used.
-            data_samples: The model's outputs as dicts with ``seg_logits`` (K, H, W), of one channel
-                those of a sigmoid, ``pred_sem_seg`` and ``gt_sem_seg`` (1, H, W).
+            data_samples: Outputs of the model as dicts with ``seg_logits`` (K, H, W), where a
+                single channel is that of a sigmoid, and ``pred_sem_seg`` and ``gt_sem_seg``
+                (1, H, W).
 
         Raises:
             ValueError: A sample has no ground truth.
@@ -94,11 +97,10 @@ class CalibrationErrorMetric(BaseMetric):
             self.results.append(bin_sums(sure[counted], (found == label)[counted], self.bins))
 
     def compute_metrics(self, results: list[np.ndarray]) -> dict[str, float]:
-        """Compute the error of all images together.
+        """Compute ``ECE`` and ``mean_confidence``, in percent, over all images together.
 
         Args:
-            results: Of each image and bin the number of pixels, the sum of their probabilities and
-                the number of those that are right, (3, bins).
+            results: Sums of each image, (3, bins), see :func:`bin_sums`.
         """
         sums: np.ndarray = np.sum(results, axis=0)
         mean = 100 * sums[1].sum() / max(sums[0].sum(), 1.0)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""IoU and its relatives, averaged over chosen classes."""
+"""IoU and related metrics, averaged over chosen classes."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def confusion_matrix(
     """Count pixels by (ground truth, prediction).
 
     Args:
-        prediction: Class ids, any shape, any integer type.
-        label: Ground truth of the same shape; ``ignore_index`` marks pixels that do not count.
+        prediction: Class ids of any shape and integer type.
+        label: Ground truth of the same shape.
         num_classes: Number of classes K.
-        ignore_index: The value that is left out.
+        ignore_index: Label of pixels that do not count.
 
     Returns:
-        (K, K) int64 on the device of ``prediction``; rows are ground truth, columns prediction.
-        Counts are exact, whatever the image size (``torch.histc`` counts in float32 and loses
-        pixels beyond 2**24).
+        (K, K) int64 on the device of ``prediction``; rows are ground truth, columns prediction. The
+        counts are exact for any image size (``torch.histc`` counts in float32 and loses pixels
+        beyond 2**24).
 
     Raises:
         ValueError: The shapes differ, or a counted pixel has an id outside ``0 .. K - 1`` in either
-            map. Such a pixel is never folded into a neighbouring class.
+            map. Such a pixel is never counted as a neighbouring class.
     """
     if prediction.shape != label.shape:
         raise ValueError(
@@ -65,7 +65,7 @@ def confusion_matrix(
 
 
 def scores_per_class(matrix: np.ndarray, beta: float = 1.0) -> dict[str, np.ndarray]:
-    """Scores of each class from a confusion matrix.
+    """Compute the scores of each class from a confusion matrix.
 
     Args:
         matrix: (K, K), rows ground truth, columns prediction.
@@ -73,9 +73,9 @@ def scores_per_class(matrix: np.ndarray, beta: float = 1.0) -> dict[str, np.ndar
 
     Returns:
         ``IoU``, ``Acc`` (recall), ``Dice``, ``Fscore``, ``Precision``, ``Recall``, each (K,)
-        float64 in [0, 1]. A class that neither occurs in the ground truth nor is predicted is NaN
-        in all of them, one that does not occur has no Acc and Recall, one that is never predicted
-        no Precision. The F score is 0 where nothing is hit.
+        float64 in [0, 1]. All are NaN for a class that is neither in the ground truth nor
+        predicted, Acc and Recall for one that is not in the ground truth, Precision for one that is
+        never predicted. The F score is 0 if no pixel is correct.
     """
     hit = np.diag(matrix).astype(np.float64)
     truth = matrix.sum(axis=1).astype(np.float64)
@@ -100,7 +100,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _kappa(matrix: np.ndarray) -> float:
-    """Cohen's kappa: agreement above what the marginals alone would give."""
+    """Compute Cohen's kappa, the agreement beyond that expected from the marginals."""
     total = matrix.sum()
     observed = np.trace(matrix) / total
     expected = float((matrix.sum(axis=0) / total) @ (matrix.sum(axis=1) / total))
@@ -109,39 +109,39 @@ def _kappa(matrix: np.ndarray) -> float:
 
 @METRICS.register_module()
 class SubsetIoUMetric(IoUMetric):
-    """mmseg's ``IoUMetric`` with the mean over named classes and classes left out of the truth.
+    """mmseg's ``IoUMetric`` with a mean over chosen classes, and ignored ground-truth classes.
 
-    The benchmarks disagree on which classes count: Potsdam's mean leaves clutter out and skips the
-    pixels that are clutter, DeepGlobe's does so with unknown, LoveDA's has all seven. The same
-    setting then serves selection on the validation set and the final report.
+    Benchmarks disagree on which classes count: the mean on Potsdam leaves out clutter and ignores
+    pixels that are clutter, DeepGlobe does so with unknown, and LoveDA counts all seven. The same
+    setting then serves model selection on the validation set and the final report.
 
-    * The per-class table is always whole. The row of an ignored class is counted over all labelled
-      pixels, all other rows and every mean without the pixels that belong to an ignored class.
+    * The per-class table always has all classes. The row of an ignored class is counted over all
+      labelled pixels, all other rows and every mean without the pixels of ignored classes.
     * A class that neither occurs nor is predicted is left out of the mean.
-    * Counts are summed over the ranks per image; the copies that a distributed sampler adds to fill
-      the last batch are dropped, so that the result does not depend on the number of processes.
+    * Counts are summed over the ranks per image. Copies that a distributed sampler adds to fill the
+      last batch are dropped, so that the result does not depend on the number of processes.
 
     Args:
-        mean_over: Names of the classes in the mean. None: all that are not in ``ignore_gt``.
-        ignore_gt: Names of classes whose ground-truth pixels are treated as unlabelled. None: none.
+        mean_over: Classes in the mean. None takes all that are not in ``ignore_gt``.
+        ignore_gt: Classes whose ground-truth pixels count as unlabelled. None takes none.
         iou_metrics: Any of ``'mIoU'``, ``'mDice'``, ``'mFscore'``, ``'kappa'``.
         ignore_index: Label of unlabelled pixels.
-        nan_to_num: Value that replaces NaN in per-class scores before the mean, None to leave
-            absent classes out of it.
+        nan_to_num: Value that replaces NaN in per-class scores before the mean. None leaves absent
+            classes out of the mean.
         beta: Weight of recall in the F score.
-        output_dir: Folder that predictions are written to as PNG files, None to write none.
-        format_only: Only write predictions, for test sets without ground truth. Needs
+        output_dir: Folder to write predictions to as PNG files. None writes none.
+        format_only: Whether to only write predictions, for test sets without ground truth. Needs
             ``output_dir``.
         collect_device: ``'cpu'`` (through files) or ``'gpu'`` (through the process group).
-        prefix: Put before each key, as ``prefix/mIoU``.
+        prefix: Prefix of each key, as in ``prefix/mIoU``.
 
     Returns (of ``evaluate``):
         Percentages: ``mIoU``, ``mAcc``, ``aAcc`` and ``IoU.<class>`` for every class, and likewise
         ``mDice``, ``mFscore`` + ``mPrecision`` + ``mRecall``, ``kappa``, where asked for.
 
     Raises:
-        ValueError: A name is no class of the dataset, is both averaged and ignored, or a metric is
-            unknown.
+        ValueError: A name is not a class of the dataset, is both averaged and ignored, or a metric
+            is unknown.
 
     Examples:
         >>> metric = SubsetIoUMetric(ignore_gt=['clutter'])
@@ -150,7 +150,7 @@ class SubsetIoUMetric(IoUMetric):
         ['building', 'tree']
     """
 
-    default_prefix = ''  # keys are plain; mmengine warns of None
+    default_prefix = ''  # keys have no prefix; mmengine warns of None
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class SubsetIoUMetric(IoUMetric):
 
     @property
     def averaged(self) -> list[str]:
-        """Names of the classes that the mean is taken over."""
+        """Names of the classes in the mean."""
         if self.mean_over is not None:
             return self.mean_over
         return [name for name in self.classes if name not in self.ignore_gt]
@@ -236,8 +236,11 @@ class SubsetIoUMetric(IoUMetric):
 
         Args:
             data_batch: Not used.
-            data_samples: The model's outputs as dicts with ``pred_sem_seg`` and, unless
+            data_samples: Outputs of the model as dicts with ``pred_sem_seg`` and, unless
                 ``format_only``, ``gt_sem_seg``, both PixelData with ``data`` (1, H, W).
+
+        Raises:
+            ValueError: A sample has no ground truth, or an id is not a class.
         """
         for sample in data_samples:
             prediction = sample['pred_sem_seg']['data'].squeeze(0)
@@ -260,15 +263,15 @@ class SubsetIoUMetric(IoUMetric):
                 self._write(prediction, sample)
 
     def _write(self, prediction: Tensor, sample: dict) -> None:
-        """Write one map of class ids; ids are raised by one where the label files start at 1."""
+        """Write a map of class ids, increased by one if the label files start at 1."""
         ids = prediction.cpu().numpy()
         if sample.get('reduce_zero_label', False):
             ids = ids + 1
         path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
-        write_png(path, ids.astype(np.uint8), shared=True)  # by two ranks, if it is a copy
+        write_png(path, ids.astype(np.uint8), shared=True)  # two ranks may write copies
 
     def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:
-        """Compute the scores of all images together, and keep a ``record`` of them.
+        """Compute the scores over all images together, and keep them as ``record``.
 
         Args:
             results: Name and (K, K) confusion matrix of each image.
@@ -277,7 +280,7 @@ class SubsetIoUMetric(IoUMetric):
             The scores in percent, see the class.
 
         Raises:
-            ValueError: There is no image.
+            ValueError: There are no images.
         """
         logger: Any = MMLogger.get_current_instance()
         if self.format_only:
@@ -333,7 +336,7 @@ class SubsetIoUMetric(IoUMetric):
         whole: np.ndarray,
         scores: dict[str, np.ndarray],
     ) -> dict[str, Any]:
-        """What a report shows of an evaluation, as plain numbers."""
+        """Return the parts of an evaluation that a report shows, as plain numbers."""
         named = {'IoU': 'IoU', 'F1': 'Dice', 'precision': 'Precision', 'recall': 'Recall'}
         return {
             'classes': self.classes,
@@ -347,14 +350,14 @@ class SubsetIoUMetric(IoUMetric):
         }
 
     def _counts(self, name: str, matrix: np.ndarray) -> dict[str, Any]:
-        """What the scores of any set of images are sums of, for one image."""
+        """Return the counts of one image, whose sums give the scores of any set of images."""
         counted = matrix.copy()
         counted[[self.classes.index(ignored) for ignored in self.ignore_gt]] = 0
         parts = {'hit': counted.diagonal(), 'truth': counted.sum(1), 'predicted': counted.sum(0)}
         return {'name': name, **{part: pixels.tolist() for part, pixels in parts.items()}}
 
     def _table(self, scores: dict[str, np.ndarray], columns: list[str]) -> str:
-        """The table of all classes, with a column that tells which ones the mean is over."""
+        """Format the table of all classes, with a column that tells which are in the mean."""
         table = PrettyTable()
         table.add_column('Class', self.classes)
         for name in columns:

@@ -56,9 +56,9 @@ class EvidenceStore:
         ValueError: The weights are None and there is no such folder, or several.
 
     Examples:
-        >>> store = EvidenceStore('data/evidence/potsdam', verifier.settings())
-        >>> key = store.key('data/potsdam/img_dir/train/2_10_0_0_512_512.png')
-        >>> evidence = store.read(key)
+        >>> store = EvidenceStore('data/evidence/potsdam', {'type': 'CLIPVerifier'})
+        >>> store.read(store.key(__file__)) is None  # nothing was annotated
+        True
     """
 
     def __init__(

@@ -1,2 +1,2 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pixels of image files and rasters, whole or by windows: one reader for all who need them."""
+"""Access to the pixels of image files and rasters, whole or by windows."""

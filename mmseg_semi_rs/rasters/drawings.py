@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Labels that a person has drawn on a map: points and areas with a class, made into masks."""
+"""Points and areas that a person has drawn on a map and labelled, and their conversion to masks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Drawing:
     """A labelled shape.
 
     Attributes:
-        shape: GeoJSON geometry, points or areas.
+        shape: GeoJSON geometry of points or areas.
         label: Name of its class.
-        crs: ``rasterio.crs.CRS`` of the coordinates; None if the file does not say.
+        crs: ``rasterio.crs.CRS`` of the coordinates; None if the file has none.
     """
 
     shape: dict[str, Any]
@@ -36,7 +36,7 @@ class Drawing:
 
 
 def import_fiona(path: Path) -> Any:
-    """Import what reads and writes shapes, or say that it is not installed."""
+    """Import fiona to read or write ``path``, or raise an ImportError that names the extra."""
     try:
         import fiona
     except ImportError as error:
@@ -54,11 +54,11 @@ def read_drawings(path: Path) -> list[Drawing]:
         path: GeoPackage, GeoJSON or shapefile.
 
     Returns:
-        Areas first, so that points are drawn over them.
+        The shapes, areas first, so that points are drawn over them.
 
     Raises:
         ImportError: fiona or rasterio is not installed.
-        ValueError: The file cannot be read, or nothing in it has a class.
+        ValueError: The file cannot be read, a shape is of another type, or no shape has a class.
     """
     fiona = import_fiona(path)
     from rasterio.crs import CRS
@@ -92,16 +92,16 @@ def read_drawings(path: Path) -> list[Drawing]:
 
 
 def rasterise(drawings: Sequence[Drawing], classes: Sequence[str], place: Place) -> np.ndarray:
-    """Draw shapes as class ids on the grid of an image.
+    """Draw shapes as class ids on the pixel grid of an image.
 
     Args:
-        drawings: Later ones over earlier ones.
-        classes: Names in the order of their ids.
-        place: Ground of the image.
+        drawings: The shapes; later ones cover earlier ones.
+        classes: Class names in the order of their ids.
+        place: Georeference of the image.
 
     Returns:
-        (H, W) uint8, :data:`UNLABELLED` where nothing was drawn. A point labels the pixel it is in,
-        an area those whose centres it holds.
+        (H, W) uint8, :data:`UNLABELLED` where nothing is drawn. A point labels the pixel it lies
+        in, an area the pixels whose centres it contains.
     """
     from rasterio.features import rasterize
 
@@ -118,7 +118,7 @@ def rasterise(drawings: Sequence[Drawing], classes: Sequence[str], place: Place)
 
 
 def _carried(drawing: Drawing, place: Place) -> dict[str, Any]:
-    """A shape in the coordinates of an image."""
+    """Transform a shape to the coordinates of an image."""
     if not (drawing.crs and place.crs) or drawing.crs == place.crs:
         return drawing.shape
     from rasterio.warp import transform_geom

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which files are images."""
+"""Search for image files in folders."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PICTURE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.webp')
-RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')  # GDAL reads them
+RASTER_SUFFIXES = ('.tif', '.tiff', '.vrt', '.jp2', '.img')  # read by GDAL
 IMAGE_SUFFIXES = (*PICTURE_SUFFIXES, *RASTER_SUFFIXES)
-# Of images or arrays as well, which nothing here reads.
+# Other formats of images and arrays, which this package does not read.
 _OTHER_SUFFIXES = {
     *('.gif', '.heic', '.heif', '.avif', '.jxl', '.tga', '.ppm', '.pgm', '.psd', '.dng', '.svg'),
     *('.j2k', '.ecw', '.sid', '.asc', '.bil', '.dat', '.hgt', '.nc', '.h5', '.hdf', '.hdf5'),
@@ -21,14 +21,14 @@ _OTHER_SUFFIXES = {
 
 
 def list_images(folder: str | Path) -> dict[str, list[str]]:
-    """Image files of a folder and its sub-folders, by stem.
+    """List the image files of a folder and its sub-folders, grouped by stem.
 
     Args:
-        folder: What is hidden in it (a name with a dot in front) is passed over.
+        folder: Folder to search. Hidden files and folders (names with a leading dot) are skipped.
 
     Returns:
-        Paths below ``folder``, with ``/``, by the path without suffix as :func:`composed` writes
-        it; both sorted. Suffixes are those of :data:`IMAGE_SUFFIXES` in any case.
+        Relative paths with ``/``, keyed by the path without suffix in the form of :func:`composed`;
+        both sorted. Their suffixes are those of :data:`IMAGE_SUFFIXES`, upper or lower case.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for path in _files(folder):
@@ -38,16 +38,16 @@ def list_images(folder: str | Path) -> dict[str, list[str]]:
 
 
 def unread_images(folder: str | Path) -> Counter[str]:
-    """Number of files below a folder by suffix that are images too but of no kind that is read."""
+    """Count, by suffix, the files of image formats below a folder that this package cannot read."""
     suffixes = (path.suffix.lower() for path in _files(folder))
     return Counter(suffix for suffix in suffixes if suffix in _OTHER_SUFFIXES)
 
 
 def _files(folder: str | Path) -> Iterator[Path]:
-    """Files that are not hidden, below ``folder`` and relative to it."""
+    """Yield the files below ``folder`` that are not hidden, as relative paths."""
     for where, folders, names in os.walk(folder, followlinks=True):
         here = Path(where).resolve()
-        folders[:] = [  # without links to what they lie in, which would never end
+        folders[:] = [  # without links to a parent folder, which would never end
             name
             for name in folders
             if not name.startswith('.') and not here.is_relative_to((here / name).resolve())
@@ -57,5 +57,5 @@ def _files(folder: str | Path) -> Iterator[Path]:
 
 
 def composed(name: str) -> str:
-    """A name with accents as one sign each (NFC); macOS writes them as two (NFD)."""
+    """Normalise accents to one character each (NFC); macOS stores them as two (NFD)."""
     return unicodedata.normalize('NFC', name)

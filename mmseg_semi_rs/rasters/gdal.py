@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Rasters by GDAL (rasterio): opening them, and reading bands of them, whole or by windows."""
+"""Access to rasters by GDAL (rasterio): open them and read their bands, whole or by windows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .levels import RasterToBands, RasterToRGB
 
 
 def import_rasterio(path: str | Path) -> ModuleType:
-    """Import rasterio, which this file needs.
+    """Import rasterio to read or write ``path``.
 
     Raises:
-        ImportError: It is not installed; the message names the extra.
+        ImportError: rasterio is not installed; the message names the extra.
     """
     try:
         import rasterio
@@ -27,24 +27,24 @@ def import_rasterio(path: str | Path) -> ModuleType:
         raise ImportError(
             f"{path} needs rasterio, which is not installed: pip install 'mmseg_semi_rs[geo]'."
         ) from error
-    # For good and not for a while: filters are not of a thread but of the process.
+    # Permanently, since warning filters belong to the process and not to a thread.
     warnings.filterwarnings('ignore', category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio
 
 
 @contextmanager
 def open_raster(path: str | Path) -> Iterator[Any]:
-    """Open a raster by rasterio, silent about one that has no place on Earth.
+    """Open a raster with rasterio, without a warning if it is not georeferenced.
 
     Raises:
         ImportError: rasterio is not installed.
-        ValueError: The file cannot be read; the message has the reason.
+        ValueError: The file cannot be read; the message gives the reason.
     """
     rasterio = import_rasterio(path)
     try:
         with rasterio.open(path) as raster:
             yield raster
-    # of rasterio 1.3 the second is no subclass of the first
+    # in rasterio 1.3 the second is not a subclass of the first
     except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError) as error:
         reason = ' '.join(str(error.__cause__ or error).split())
         raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
@@ -53,16 +53,16 @@ def open_raster(path: str | Path) -> Iterator[Any]:
 def read_window(
     raster: Any, bands: Sequence[int], to_rgb: RasterToRGB, window: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a part of a raster that rasterio has open.
+    """Read and convert a window of an open raster.
 
     Args:
         raster: ``rasterio.DatasetReader``.
-        bands: As ``to_rgb`` has chosen them.
-        to_rgb: What becomes of them.
-        window: ``rasterio.windows.Window``; None reads all.
+        bands: Numbers of the bands, as chosen by ``to_rgb``.
+        to_rgb: Conversion of the bands.
+        window: ``rasterio.windows.Window``; None reads the whole raster.
 
     Returns:
-        Pixels as ``to_rgb`` makes them, (h, w, C), and where there is data, (h, w) bool.
+        Converted pixels, (h, w, C), and the mask of valid data, (h, w) bool.
     """
     stored = read_bands(raster, bands, window=window)
     valid = has_data(raster, stored, to_rgb, window)
@@ -70,22 +70,22 @@ def read_window(
 
 
 def count_bands(raster: Any) -> int:
-    """Number of bands of a raster that rasterio has open; a palette makes one band three."""
+    """Return the number of bands of an open raster; a palette counts as three bands."""
     return raster.count if _palette(raster) is None else 3
 
 
 def read_bands(
     raster: Any, bands: Sequence[int], size: tuple[int, int] | None = None, window: Any = None
 ) -> np.ndarray:
-    """Read bands of a raster that rasterio has open, of a paletted one those of the colours.
+    """Read bands of an open raster; for a paletted one, those of its colours.
 
-    Samples of less than 8 bits are widened to 8, as decoders of PNG do.
+    Samples of less than 8 bits are scaled to 8, as PNG decoders do.
 
     Args:
         raster: ``rasterio.DatasetReader``.
-        bands: Their numbers, from 1 to :func:`count_bands`.
-        size: (h, w) to shrink to; None leaves the size.
-        window: ``rasterio.windows.Window`` to read; None reads all.
+        bands: Numbers of the bands, from 1 to :func:`count_bands`.
+        size: Size (h, w) to resample to; None keeps the size.
+        window: ``rasterio.windows.Window`` to read; None reads the whole raster.
 
     Returns:
         Shape (len(bands), h, w).
@@ -103,7 +103,7 @@ def read_bands(
 
 
 def _palette(raster: Any) -> np.ndarray | None:
-    """Colours of the values of a raster's only band, (3, values) uint8; None if it has none."""
+    """Return the colours of a paletted raster's values, (3, values) uint8, or None."""
     if raster.count != 1 or raster.colorinterp[0].name != 'palette':
         return None
     colours = np.zeros((3, np.iinfo(raster.dtypes[0]).max + 1), np.uint8)
@@ -115,10 +115,10 @@ def _palette(raster: Any) -> np.ndarray | None:
 def has_data(
     raster: Any, pixels: np.ndarray, to_rgb: RasterToRGB, window: Any = None
 ) -> np.ndarray:
-    """Where a raster has data, (H, W): GDAL's mask, and :meth:`RasterToRGB.has_data`.
+    """Return where a raster has data, (H, W), by GDAL's mask and :meth:`RasterToRGB.has_data`.
 
-    A band that is read as data is no mask, even where the file marks it as alpha, as GDAL does with
-    the fourth of four bands of 8 bits.
+    A band that is read as data is not used as mask, even if the file marks it as alpha, as GDAL
+    does with the fourth of four 8-bit bands.
     """
     found = to_rgb.has_data(pixels)
     marks = [band.name for band in raster.colorinterp]

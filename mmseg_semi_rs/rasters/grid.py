@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Overlapping windows along one side of an image, and how much each counts at each pixel."""
+"""Overlapping windows along one side of an image, and their blending weights."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .windows import window_starts
 
 @dataclass(frozen=True)
 class Axis:
-    """Windows that cover one side, with weights that add up to 1 at each pixel.
+    """Windows that cover one side of an image, with weights that sum to 1 at each pixel.
 
-    A window counts fully in its middle. Towards a neighbour, of the pixels that both see, the outer
-    quarter does not count (a network sees too little around it), over the half in between the
-    weight grows linearly, and the inner quarter counts fully. At the ends of the side, where there
-    is no neighbour, a window counts fully to its edge. The weights of a window in two dimensions
-    are the products of those of both axes, so nothing is left to divide by.
+    Over the overlap of two windows, the outer quarter of each window has weight 0 (the network has
+    too little context there), the weight rises linearly over the middle half, and is full from the
+    inner quarter on. At the ends of the side, where there is no neighbour, a window has full weight
+    up to its edge. The weights in two dimensions are the products of those of both axes, so no
+    normalisation is needed.
 
     Attributes:
-        length: Pixels to cover, at least one window.
-        window: Pixels of a window.
-        starts: First pixel of each window, growing.
+        length: Length to cover in pixels, at least one window.
+        window: Length of a window in pixels.
+        starts: First pixel of each window, ascending.
         weights: Shape (len(starts), window), float32, in [0, 1].
     """
 
@@ -34,16 +34,16 @@ class Axis:
 
     @classmethod
     def cover(cls, length: int, window: int, overlap: int) -> Axis:
-        """Lay windows; the last one is moved inside.
+        """Place the windows; the last one is moved inside.
 
         Args:
-            length: Pixels to cover; a side shorter than a window is covered by one window, which
-                sticks out.
-            window: Pixels of a window.
-            overlap: Pixels that two neighbours share at least, in [0, window).
+            length: Length to cover in pixels. A side shorter than a window is covered by one window
+                that extends beyond it.
+            window: Length of a window in pixels.
+            overlap: Smallest overlap of two neighbours in pixels, in [0, window).
 
         Raises:
-            ValueError: If the overlap is out of its range.
+            ValueError: The overlap is out of range.
         """
         if not 0 <= overlap < window:
             raise ValueError(
@@ -66,7 +66,7 @@ class Axis:
         return cls(length, window, tuple(starts), weights.astype(np.float32))
 
     def between(self, begin: int, end: int) -> range:
-        """Numbers of the windows that count somewhere in ``begin <= pixel < end``."""
+        """Return the numbers of the windows with weight somewhere in ``begin <= pixel < end``."""
         counting = [
             index
             for index, (start, weight) in enumerate(zip(self.starts, self.weights, strict=True))
@@ -76,6 +76,6 @@ class Axis:
 
 
 def _ramp(overlap: int) -> np.ndarray:
-    """Weights over an overlap, from the edge inwards, shape (overlap,)."""
+    """Return unnormalised weights over an overlap, from the edge inwards, (overlap,)."""
     centres = (np.arange(overlap) + 0.5) / max(overlap, 1)
     return np.clip(2 * centres - 0.5, 0.0, 1.0)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What becomes of the bands of a raster: 8-bit RGB, or any number of channels on that scale."""
+"""Conversion of raster bands to 8-bit RGB, or to any number of channels on the same scale."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ..utils.commands import command
 
 
 class RasterToRGB:
-    """Turns the chosen bands of a raster into 8-bit RGB, the same way in training and prediction.
+    """Conversion of chosen raster bands to 8-bit RGB, the same in training and prediction.
 
     Args:
-        bands: Numbers of the red, green and blue band, from 1 as GDAL counts; one number makes a
-            grey picture. None takes 1, 2, 3, or 1 alone of a raster of one or two bands.
-        low: Value of each chosen band that becomes 0.
-        high: Value of each chosen band that becomes 255; what lies outside is clipped. None for
-            both leaves 8-bit pixels as they are; signed ones are raised by 128.
-        nodata: Value of pixels without data that the files do not declare: where all chosen bands
-            have it there is none.
+        bands: Numbers of the red, green and blue band, from 1 as in GDAL; a single number gives a
+            grey picture. None takes 1, 2, 3, or only 1 of a raster with one or two bands.
+        low: Value of each chosen band that is mapped to 0.
+        high: Value of each chosen band that is mapped to 255; values outside are clipped. None for
+            both keeps 8-bit pixels as they are, and adds 128 to signed ones.
+        nodata: Value of pixels without data that the files do not declare. A pixel has no data if
+            all chosen bands have this value.
 
     Raises:
-        ValueError: Bands are not one or three numbers from 1, or ``low`` and ``high`` do not fit
-            them.
+        ValueError: ``bands`` are not one or three numbers from 1, or ``low`` and ``high`` do not
+            fit them.
 
     Examples:
         >>> to_rgb = RasterToRGB(bands=[4, 3, 2], low=[200, 200, 200], high=[3000, 2500, 2000])
@@ -57,7 +57,7 @@ class RasterToRGB:
         expected: Sequence[int] | None,
         bands: Sequence[int] | None,
     ) -> None:
-        """Take the ends of a stretch, which must be so many numbers; None: any."""
+        """Check and store a stretch; ``expected`` lists allowed numbers of bands (None: any)."""
         if (low is None) != (high is None):
             raise ValueError(
                 f'A stretch needs both ends, not low={low} and high={high}: give both or neither.'
@@ -81,19 +81,19 @@ class RasterToRGB:
         return f'{type(self).__name__}({settings})'
 
     def choose(self, count: int, name: str = 'The raster') -> list[int]:
-        """Numbers of the bands to read.
+        """Return the numbers of the bands to read.
 
         Args:
-            count: Bands that the raster has.
-            name: What to call it in a message.
+            count: Number of bands of the raster.
+            name: Name of the raster in error messages.
 
         Returns:
-            One or three numbers, from 1.
+            Band numbers, from 1.
 
         Raises:
-            ValueError: A band is not there.
+            ValueError: The raster lacks a band.
         """
-        bands = self.bands or ([1, 2, 3] if count >= 3 else [1])
+        bands = self.bands or self._all_of(count)
         if max(bands) > count:
             raise ValueError(
                 f'{name} has {count} bands but bands {bands} are asked for: choose among 1 to '
@@ -101,15 +101,19 @@ class RasterToRGB:
             )
         return bands
 
+    def _all_of(self, count: int) -> list[int]:
+        """Return the bands to read if none are specified."""
+        return [1, 2, 3] if count >= 3 else [1]
+
     def picture(self, pixels: np.ndarray) -> np.ndarray:
-        """What a person sees of pixels that this made: 8-bit RGB of the same (H, W)."""
+        """Return converted pixels as a picture for people, 8-bit RGB of the same (H, W)."""
         return pixels
 
     def check_pixels(self, pixels: np.ndarray) -> None:
-        """Refuse an array that is not what this makes.
+        """Check that an array has the format of converted pixels.
 
         Raises:
-            ValueError: It is not (H, W, 3) of type uint8.
+            ValueError: It is not (H, W, 3) uint8.
         """
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
             raise ValueError(
@@ -118,17 +122,17 @@ class RasterToRGB:
             )
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Stretch bands.
+        """Convert bands to RGB.
 
         Args:
-            pixels: Shape (B, H, W), any numbers: the chosen bands in order, 3 or 1.
+            pixels: The chosen bands in order, shape (3, H, W) or (1, H, W), of any numeric type.
 
         Returns:
-            Shape (H, W, 3), uint8, RGB. NaN becomes 0.
+            RGB, shape (H, W, 3), uint8. NaN becomes 0.
 
         Raises:
-            ValueError: There are other bands than one or three, or than the stretch is for; or the
-                numbers need a stretch and there is none.
+            ValueError: The number of bands is not one or three or differs from the stretch, or the
+                type needs a stretch and there is none.
         """
         wanted = (1, 3) if self.low is None else (len(self.low),)
         if pixels.ndim != 3 or len(pixels) not in wanted:
@@ -145,7 +149,7 @@ class RasterToRGB:
         return np.ascontiguousarray(stretched.transpose(1, 2, 0))
 
     def _levels(self, pixels: np.ndarray) -> np.ndarray:
-        """Bands (B, H, W) on the scale of 8 bits: as they are, or stretched, in float32."""
+        """Return bands (B, H, W) on the 8-bit scale, as uint8, or stretched as float32."""
         if self.low is None or self.high is None:
             if pixels.dtype == np.int8:
                 pixels = (pixels.astype(np.int16) + 128).astype(np.uint8)
@@ -157,14 +161,14 @@ class RasterToRGB:
                 )
             return pixels
         short = pixels.dtype.itemsize <= 2 or pixels.dtype == np.float32
-        kind = np.float32 if short else np.float64  # which has all of their digits
+        kind = np.float32 if short else np.float64  # keeps their digits
         low = np.array(self.low)[:, None, None]
         scale = (255 / (np.array(self.high)[:, None, None] - low)).astype(np.float32)
         levels = (pixels.astype(kind) - low.astype(kind)).astype(np.float32) * scale
         return np.nan_to_num(levels, copy=False, nan=0.0)
 
     def has_data(self, pixels: np.ndarray) -> np.ndarray:
-        """Where chosen bands (B, H, W) are not all NaN or infinite, nor all ``nodata``, (H, W)."""
+        """Return where not all bands (B, H, W) are NaN or infinite, nor all ``nodata``."""
         found = np.ones(pixels.shape[1:], bool)
         if pixels.dtype.kind == 'f':
             found &= np.isfinite(pixels).any(0)
@@ -173,31 +177,31 @@ class RasterToRGB:
         return found
 
     def with_data(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Pixels (H, W, C) of which some have no data, (H, W) bool; these stay as they are."""
+        """Return converted pixels (H, W, C), unchanged also where ``valid`` (H, W) is False."""
         return pixels
 
 
 class RasterToBands(RasterToRGB):
-    """Brings any number of bands of a raster to the scale of 8-bit pixels, in float32.
+    """Conversion of any number of raster bands to the scale of 8-bit pixels, in float32.
 
-    A band becomes ``(value - low) / (high - low) * 255``, neither rounded nor clipped but far
-    outside, below -255 and above 510. So all that follows (statistics, photometry, pictures, frozen
-    RGB networks) has one unit, the grey level, whatever the sensor's. Pixels without data are 0.
+    A band becomes ``(value - low) / (high - low) * 255``, neither rounded nor clipped, except far
+    outside at -255 and 510. So everything that follows (statistics, photometric transforms,
+    pictures, frozen RGB networks) works in grey levels for any sensor. Pixels without data are 0.
 
     Args:
-        bands: Numbers of the bands in the order of the network's channels, from 1 as GDAL counts.
-            None takes all of a file.
-        low: Value of each band that becomes 0.
-        high: Value of each band that becomes 255. None for both leaves 8-bit values as they are;
-            signed ones are raised by 128.
-        nodata: Value of pixels without data that the files do not declare: 0 in each band that has
-            it; where all have it there is none.
-        rgb: Numbers of the red, green and blue band, of those of ``bands``: what pictures show;
-            one number makes them grey. None takes the first three, or the first of two.
-        count: Bands of a file; one that has others is refused. None takes any that has ``bands``.
+        bands: Numbers of the bands in the order of the network's channels, from 1 as in GDAL. None
+            takes all bands of a file.
+        low: Value of each band that is mapped to 0.
+        high: Value of each band that is mapped to 255. None for both keeps 8-bit values as they
+            are, and adds 128 to signed ones.
+        nodata: Value of pixels without data that the files do not declare. A band with this value
+            becomes 0; a pixel has no data if all bands have it.
+        rgb: Numbers of the red, green and blue band for pictures, which must be among ``bands``; a
+            single number gives grey pictures. None takes the first three, or the first of two.
+        count: Number of bands that files must have. None accepts any file that has ``bands``.
 
     Raises:
-        ValueError: Bands are repeated or no numbers from 1, ``rgb`` is not among them, or the
+        ValueError: ``bands`` repeat or are not numbers from 1, ``rgb`` is not among them, or the
             stretch does not fit them.
 
     Examples:
@@ -238,14 +242,14 @@ class RasterToBands(RasterToRGB):
 
     @property
     def rgb_channels(self) -> list[int]:
-        """Positions among the channels, from 0, of red, green and blue of a picture."""
+        """Channel indices, from 0, of red, green and blue for pictures."""
         if self.rgb is None:
             return [0, 1, 2] if self.bands is None or len(self.bands) >= 3 else [0] * 3
         bands = self.bands or list(range(1, max(self.rgb) + 1))
         return [bands.index(band) for band in self.rgb] * (3 // len(self.rgb))
 
     def choose(self, count: int, name: str = 'The raster') -> list[int]:
-        """Numbers of the bands to read; see :meth:`RasterToRGB.choose`.
+        """Return the numbers of the bands to read, see :meth:`RasterToRGB.choose`.
 
         Raises:
             ValueError: The file has another number of bands, or lacks one.
@@ -255,23 +259,20 @@ class RasterToBands(RasterToRGB):
                 f'{name} has {count} bands where files of {self.count} are read: give the same '
                 f'bands as in training, or choose {len(self.bands or ())} of them by --bands.'
             )
-        bands = self.bands or list(range(1, count + 1))
-        if max(bands) > count:
-            raise ValueError(
-                f'{name} has {count} bands but bands {bands} are asked for: choose among 1 to '
-                f'{count} (--bands, or bands of raster in the config).'
-            )
-        return bands
+        return super().choose(count, name)
+
+    def _all_of(self, count: int) -> list[int]:
+        return list(range(1, count + 1))
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
-        """What a person sees of levels (H, W, N): 8-bit RGB of the bands ``rgb``."""
+        """Return levels (H, W, N) as a picture for people: 8-bit RGB of the bands ``rgb``."""
         return levels_to_rgb(pixels, self.rgb_channels)
 
     def check_pixels(self, pixels: np.ndarray) -> None:
-        """Refuse an array that is not what this makes.
+        """Check that an array has the format of converted pixels.
 
         Raises:
-            ValueError: It is not (H, W, N) of type float32.
+            ValueError: It is not (H, W, N) float32.
         """
         wanted = 'N' if self.bands is None else len(self.bands)
         if pixels.ndim != 3 or pixels.dtype != np.float32 or wanted not in ('N', pixels.shape[2]):
@@ -281,16 +282,16 @@ class RasterToBands(RasterToRGB):
             )
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Bring bands to the scale of 8 bits.
+        """Convert bands to the 8-bit scale.
 
         Args:
-            pixels: Shape (N, H, W), any numbers: the chosen bands in order.
+            pixels: The chosen bands in order, shape (N, H, W), of any numeric type.
 
         Returns:
             Shape (H, W, N), float32, mostly in [0, 255]. NaN becomes 0.
 
         Raises:
-            ValueError: There are other bands than the stretch is for, or the numbers need a stretch
+            ValueError: The number of bands differs from the settings, or the type needs a stretch
                 and there is none.
         """
         wanted = self.low or self.bands or pixels
@@ -305,17 +306,17 @@ class RasterToBands(RasterToRGB):
         return np.ascontiguousarray(np.clip(levels, *self.FURTHEST).transpose(1, 2, 0))
 
     def with_data(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Set pixels (H, W, N) without data, (H, W) bool, to 0: they may hold any number."""
+        """Set pixels (H, W, N) to 0 in place where ``valid`` (H, W) is False."""
         pixels[~valid] = 0
         return pixels
 
 
 def levels_to_rgb(levels: np.ndarray, channels: Sequence[int]) -> np.ndarray:
-    """8-bit RGB of three channels of levels.
+    """Convert three channels of levels to 8-bit RGB.
 
     Args:
-        levels: Shape (H, W, N), any numbers on the scale of 8 bits.
-        channels: Positions of red, green and blue.
+        levels: Shape (H, W, N), numbers on the 8-bit scale.
+        channels: Indices of red, green and blue.
 
     Returns:
         Shape (H, W, 3), uint8, rounded and clipped.
@@ -324,17 +325,17 @@ def levels_to_rgb(levels: np.ndarray, channels: Sequence[int]) -> np.ndarray:
 
 
 def raster_conversion(settings: Mapping[str, Any]) -> RasterToRGB:
-    """What the ``raster`` of a config says: :class:`RasterToBands` if it has ``rgb`` or ``count``.
+    """Build a config's ``raster`` conversion: ``RasterToBands`` if it has ``rgb`` or ``count``.
 
     Raises:
-        ValueError: See both classes.
+        ValueError: See :class:`RasterToRGB` and :class:`RasterToBands`.
     """
     kind = RasterToBands if {'rgb', 'count'} & set(settings) else RasterToRGB
     return kind(**settings)
 
 
 def _as(value: float, kind: np.dtype) -> Any:
-    """A number as pixels of a type would hold it."""
+    """Convert a number to how pixels of a type hold it."""
     if kind.kind == 'f':
         return kind.type(value)
     return int(value) if value.is_integer() else value

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Masks as people have them: ids or colours, of any depth, with palettes and names of classes."""
+"""Reader of masks of ids or colours, of any depth, with palettes or class names."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .reader import RasterInfo, raster_info
 
 Colour = tuple[int, int, int]
 
-_SMOOTH = 8  # largest difference of a channel in an area of one colour, after lossy compression
-_COUNTED = 256  # different values of one mask that are counted one by one
-_ALIKE = 0xF8F8F8  # of a colour: what rarer ones, which are counted together, have in common
+_SMOOTH = 8  # largest channel difference within an area of one colour after lossy compression
+_COUNTED = 256  # most frequent values of a mask that are counted one by one
+_ALIKE = 0xF8F8F8  # bits of a colour that rarer ones, which are counted together, have in common
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Mask:
     """A decoded mask.
 
     Attributes:
-        pixels: Shape (H, W), whole numbers, or (H, W, 3), uint8, RGB.
-        valid: Shape (H, W), bool, False where the mask has no data; None where it has everywhere.
-        grey: Whether ``pixels`` are those of a colour picture that happens to be grey.
-        direct: Whether a loader would find the very same numbers in the file: a PNG of one band of
-            8 bits.
+        pixels: Shape (H, W), integers, or (H, W, 3), uint8, RGB.
+        valid: Shape (H, W), bool, False where the mask has no data; None if it has data everywhere.
+        grey: Whether ``pixels`` come from a colour picture whose channels are equal.
+        direct: Whether a plain loader would read the same numbers from the file, as from a PNG with
+            a single 8-bit band.
         lossy: Whether it was compressed lossily, which changes colours.
-        palette: RGB of the values that the file has colours for.
-        names: Names of the values that the file has names for.
-        declared: Value, or colour as 0xRRGGBB, that the file declares as no data although it may
-            well be a class (``gdal_rasterize -a_nodata 0``); pixels of it are not left out.
-        place: Where its pixels lie, if it says.
-        turned: Whether it was drawn on the upright picture and turned to lie as that is stored.
+        palette: RGB of the values for which the file has colours.
+        names: Names of the values for which the file has names.
+        declared: Value, or colour as 0xRRGGBB, that the file declares as no data although it may be
+            a class (``gdal_rasterize -a_nodata 0``); its pixels are not left out.
+        place: Georeference, if the file has one.
+        turned: Whether it was drawn on the upright picture and turned to match the stored one.
     """
 
     pixels: np.ndarray
@@ -56,12 +56,12 @@ class Mask:
 
     @property
     def coloured(self) -> bool:
-        """Whether it holds colours."""
+        """Whether the pixels are colours."""
         return self.pixels.ndim == 3
 
     @property
     def colours(self) -> np.ndarray:
-        """Its pixels as RGB, (H, W, 3) uint8: its own, those of its palette, or grey ones."""
+        """Pixels as RGB, (H, W, 3) uint8, coloured by the palette if there is one."""
         if self.coloured:
             return self.pixels
         if not self.palette:
@@ -72,14 +72,14 @@ class Mask:
         return table[self.pixels]
 
     def count(self, interior: bool = False) -> Counter[int]:
-        """Pixels of each value, of a colour as the number 0xRRGGBB; those without data left out.
+        """Count the pixels with data of each value, or of each colour as 0xRRGGBB.
 
-        Of many colours, as compression and smoothing make them, rare ones are counted as the most
-        frequent that is much like them; of many numbers, rare ones are left out.
+        Rare colours, as from compression and smoothing, are counted as the most frequent similar
+        one; rare ones of many numbers are left out.
 
         Args:
-            interior: Count only those whose right and lower neighbours have nearly their colour, so
-                that mixtures along edges are left out.
+            interior: Whether to count only pixels whose right and lower neighbours have nearly the
+                same colour, which leaves out mixed colours along edges.
         """
         pixels = packed(self.pixels) if self.coloured else self.pixels
         counted = np.ones(pixels.shape, bool) if self.valid is None else self.valid
@@ -107,13 +107,13 @@ class Mask:
 
 
 def packed(rgb: np.ndarray) -> np.ndarray:
-    """Colours (..., 3) uint8 as numbers 0xRRGGBB."""
+    """Convert colours (..., 3) uint8 to numbers 0xRRGGBB."""
     wide = rgb.astype(np.int32)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
 def unpacked(colour: int) -> Colour:
-    """The number 0xRRGGBB as a colour."""
+    """Convert a number 0xRRGGBB to a colour."""
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
@@ -122,22 +122,22 @@ def read_mask(
 ) -> Mask:
     """Read a mask.
 
-    Grey pictures are ids, also when they are stored as RGB; palette images are ids whose colours
-    are kept aside. A lossily compressed picture is one of colours in any case, since its numbers
-    have changed. Pixels are those that are stored, as for images (see :mod:`.reader`).
+    Grey pictures are ids, even if stored as RGB; so are palette images, whose colours are kept
+    separately. A lossily compressed picture is always taken as colours, since its numbers have
+    changed. Pixels stay as they are stored, as for images (see :mod:`.reader`).
 
     Args:
         path: The file.
-        image: What the mask is to lie on; None for nothing.
-        warped: Whether a mask of other ground than its image is laid on that of the image; what it
-            does not cover has no data.
-        upright: Whether it was drawn on the picture as its EXIF turns it. A mask whose sides say so
-            is taken for such a one anyway.
+        image: The image that the mask must fit pixel by pixel; None for any.
+        warped: Whether a mask on other ground than its image is resampled to that of the image;
+            pixels it does not cover have no data.
+        upright: Whether it was drawn on the picture as turned by its EXIF orientation. A mask whose
+            height and width are swapped is always treated so.
 
     Raises:
-        FileNotFoundError: It does not exist.
+        FileNotFoundError: The file does not exist.
         ImportError: rasterio is needed and not installed.
-        ValueError: It cannot be read, holds fractions, or does not lie on its image.
+        ValueError: The file cannot be read, holds fractions, or does not fit its image.
     """
     path = Path(path)
     mask = _read_raster(path) if raster_info(path).by_gdal else _read_picture(path)
@@ -145,7 +145,7 @@ def read_mask(
 
 
 def _fitted(mask: Mask, path: Path, image: RasterInfo, warped: bool, upright: bool) -> Mask:
-    """A mask that lies on its image pixel by pixel."""
+    """Return a mask that fits its image pixel by pixel."""
     if mask.place is not None and image.place is not None:
         other = misfit(mask.place, image.place)
         if other is not None and not warped:
@@ -184,7 +184,7 @@ def _laid(mask: Mask, own: Place, image: Place) -> Mask:
 
 
 def _stored(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels (H, W, ...) of an upright picture as they are stored under an EXIF orientation."""
+    """Turn upright pixels (H, W, ...) back to how an EXIF orientation stores them."""
     if orientation in (5, 7):
         upright = upright.swapaxes(0, 1)
     if orientation in (6, 8):
@@ -209,7 +209,7 @@ def _read_picture(path: Path) -> Mask:
     if grey:
         pixels = pixels[..., 0]
     few_bits = _grey_bits(path)
-    if few_bits is not None:  # which decoders widen to 8
+    if few_bits is not None:  # decoders scale them to 8 bits
         pixels = pixels // (255 // (2**few_bits - 1))
     palette = {k // 3: (table[k], table[k + 1], table[k + 2]) for k in range(0, len(table), 3)}
     direct = mode in ('1', 'L', 'P') and not lossy and few_bits is None
@@ -237,7 +237,7 @@ def _is_lossy_webp(path: Path) -> bool:
 
 
 def _grey_bits(path: Path) -> int | None:
-    """Bits of a sample of a grey PNG of 2 or 4; None for everything else."""
+    """Return the bits per sample, 2 or 4, of such a grey PNG, and None for any other file."""
     with path.open('rb') as file:
         header = file.read(26)
     grey = header.startswith(b'\x89PNG') and header[25:] == b'\0'
@@ -264,12 +264,12 @@ def _read_raster(path: Path) -> Mask:
             bands = raster.read()
             lossy = _is_lossy(raster)
             declared, valid, place = _told(raster)
-        except Exception as error:  # GDAL's own errors, of many kinds
+        except Exception as error:  # GDAL raises many types of errors
             reason = one_line(error.__cause__ or error)
             raise ValueError(f'{path} cannot be read ({reason}): replace the file.') from error
         try:
             table = raster.colormap(1)
-        except ValueError:  # there is none
+        except ValueError:  # no palette
             table = {}
     names = _category_names(path)
     palette = {value: (colour[0], colour[1], colour[2]) for value, colour in table.items()}
@@ -277,7 +277,7 @@ def _read_raster(path: Path) -> Mask:
         known = np.isfinite(bands).all(0)
         valid = known if valid is None else valid & known
         bands = np.where(valid, bands, 0)
-    if lossy and len(bands) == 1:  # as of a picture
+    if lossy and len(bands) == 1:  # as for a lossy picture
         bands = np.repeat(bands, 3, 0)
     rgb = len(bands) > 1 and bands.dtype == np.uint8
     coloured = rgb and (lossy or bool((bands[:3] != bands[0]).any()))
@@ -304,14 +304,14 @@ def _is_lossy(raster: Any) -> bool:
 
 
 def _told(raster: Any) -> tuple[int | None, np.ndarray | None, Place | None]:
-    """What GDAL says of a mask: see ``declared`` and ``valid`` of :class:`Mask`; its place."""
+    """Return ``declared`` and ``valid`` of :class:`Mask` by GDAL, and the georeference."""
     declared = _declared(raster)
     valid = raster.dataset_mask() > 0 if declared is None else None
     return declared, valid, place_of(raster)
 
 
 def _declared(raster: Any) -> int | None:
-    """The no-data value of a raster that might be a class; None if it can be none."""
+    """Return the no-data value of a raster if it might also be a class, else None."""
     flags = {flag.name for band in raster.mask_flag_enums for flag in band}
     values = set(raster.nodatavals)
     if flags != {'nodata'} or len(values) != 1:
@@ -325,7 +325,7 @@ def _partly(valid: np.ndarray | None) -> np.ndarray | None:
 
 
 def _whole(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """Pixels as whole numbers."""
+    """Convert pixels to integers."""
     if pixels.dtype.kind == 'b':
         return pixels.astype(np.uint8)
     if pixels.dtype.kind != 'f':
@@ -337,11 +337,11 @@ def _whole(pixels: np.ndarray, path: Path) -> np.ndarray:
             f'{path} holds fractions, e.g. {example:g}, which are no class ids: write the masks as '
             'whole numbers.'
         )
-    return np.clip(whole, -(2**31), 2**31 - 1).astype(np.int64)  # -3.4e38 is a usual no data
+    return np.clip(whole, -(2**31), 2**31 - 1).astype(np.int64)  # -3.4e38 is a common no-data value
 
 
 def _category_names(path: Path) -> dict[int, str]:
-    """Names of values as GDAL keeps them in a file beside the raster."""
+    """Read the names of values that GDAL stores in an ``.aux.xml`` file next to the raster."""
     aside = path.with_name(f'{path.name}.aux.xml')
     if not aside.is_file():
         return {}

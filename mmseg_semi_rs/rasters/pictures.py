@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pictures by Pillow, and those of 16 bits by OpenCV."""
+"""Decoding of pictures by Pillow, and of 16-bit ones by OpenCV."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 _ORIENTATION_TAG = 0x0112
-#: Modes of Pillow's that hold all of a picture's pixels in 8 bits.
+#: Pillow's modes with at most 8 bits per channel.
 PLAIN_MODES = ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 
 
@@ -24,7 +24,7 @@ def _short(error: Exception) -> str:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open a file by Pillow, which says what is wrong in a dozen ways."""
+    """Open a file with Pillow; whatever is wrong becomes a ValueError with the reason."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
         try:
@@ -38,20 +38,20 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
 
 
 def is_deep_png(path: Path) -> bool:
-    """Whether a PNG has 16 bits, of which Pillow drops half without a word."""
+    """Return whether a PNG has 16 bits per channel, half of which Pillow drops silently."""
     with path.open('rb') as file:
         header = file.read(25)
     return header.startswith(b'\x89PNG') and header[24:25] == b'\x10'
 
 
 def is_transparent(path: Path) -> bool:
-    """Whether a picture may have pixels that show nothing, by alpha or by a value."""
+    """Return whether a picture may have transparent pixels, by alpha or by a value."""
     with open_picture(path) as image:
         return image.mode in ('LA', 'RGBA', 'PA') or 'transparency' in image.info
 
 
 def orientation_of(image: Image.Image, path: Path) -> int:
-    """Orientation in the EXIF of a picture, 1 to 8; 0 for one that is damaged."""
+    """Return the EXIF orientation of a picture, 1 to 8; 0 if the EXIF is damaged."""
     contents = image.info.get('exif') or (_late_exif(path) if image.format == 'PNG' else None)
     if not contents:
         return 1
@@ -59,12 +59,12 @@ def orientation_of(image: Image.Image, path: Path) -> int:
     try:
         exif.load(contents)
         return int(exif.get(_ORIENTATION_TAG, 1))
-    except Exception:  # Pillow raises a dozen kinds for what is no EXIF
+    except Exception:  # Pillow raises errors of a dozen types for damaged EXIF
         return 0
 
 
 def _late_exif(path: Path) -> bytes | None:
-    """EXIF that follows the pixels of a PNG, which Pillow knows only once they are decoded."""
+    """Return EXIF that follows the pixels of a PNG, which Pillow finds only after decoding them."""
     with path.open('rb') as file:
         file.seek(8)
         while len(header := file.read(8)) == 8:
@@ -76,14 +76,14 @@ def _late_exif(path: Path) -> bytes | None:
 
 
 def decode(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a picture.
+    """Decode a picture.
 
     Returns:
-        Bands (1 or 3, H, W) of 8 or 16 bits; where alpha or a value says that it shows something,
-        (H, W) bool, None for everywhere.
+        Bands (1 or 3, H, W) of 8 or 16 bits; and where it is not transparent, (H, W) bool, or None
+        for everywhere.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The file cannot be read.
     """
     with open_picture(path) as image:
         if image.mode in PLAIN_MODES and not is_deep_png(path):

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Where on Earth the pixels of a raster lie, and whether two rasters lie on the same ground."""
+"""Georeference of rasters, and whether two rasters cover the same ground."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-_SAME = 0.5  # pixels by which two rasters of the same ground may differ at a corner
-_TOUCHING = 0.01  # of a side: neighbours that share less only touch each other
+_SAME = 0.5  # pixels by which the corners of two rasters of the same ground may differ
+_TOUCHING = 0.01  # share of a side: neighbours that overlap less only touch
 _TOLD_ASIDE = re.compile(rb'<(NoDataValue|GeoTransform|GCPList|SRS)[ >]|domain="RPC"')
-_AXIS, _FLATNESS = 6378137.0, 0.00669437999  # m, and squared eccentricity, of WGS 84
+_AXIS, _FLATNESS = 6378137.0, 0.00669437999  # semi-major axis (m), squared eccentricity of WGS 84
 _UNITS = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
 
 
 @dataclass(frozen=True)
 class Place:
-    """The ground under a raster.
+    """Georeference of a raster.
 
     Attributes:
-        width: Of the raster in pixels.
-        height: Likewise.
+        width: Width of the raster in pixels.
+        height: Height of the raster in pixels.
         transform: ``affine.Affine`` from (column, row) to coordinates.
-        crs: ``rasterio.crs.CRS`` of the coordinates; None if the file does not say.
+        crs: ``rasterio.crs.CRS`` of the coordinates; None if the file has none.
     """
 
     width: int
@@ -35,18 +35,18 @@ class Place:
     crs: Any = None
 
     def part(self, left: int, top: int, right: int, bottom: int) -> Place:
-        """Ground of a window, in pixels."""
+        """Return the georeference of a window, given in pixels."""
         shifted = self.transform * type(self.transform).translation(left, top)
         return Place(right - left, bottom - top, shifted, self.crs)
 
     def corners(self, crs: Any = None) -> np.ndarray:
-        """Its four corners, in the order in which one walks around it.
+        """Return the four corners in order around the raster.
 
         Args:
-            crs: Of the coordinates that are wanted; None leaves them.
+            crs: CRS to transform the corners to; None keeps their own.
 
         Returns:
-            Shape (4, 2), x and y.
+            x and y of each corner, shape (4, 2); NaN where they cannot be transformed.
         """
         columns, rows = (_UNITS * [self.width, self.height]).T
         xs, ys = self.transform * (columns, rows)
@@ -56,27 +56,27 @@ class Place:
 
             try:
                 xs, ys = transform(self.crs, crs, list(xs), list(ys))[:2]
-            except (RasterioError, ValueError):  # no way from one to the other is known
+            except (RasterioError, ValueError):  # there is no transformation between them
                 xs = ys = np.full(4, np.nan)
         return np.stack([xs, ys], 1)
 
 
 def place_of(raster: Any) -> Place | None:
-    """Place of a raster that rasterio has open, by its transform or its ground control points."""
+    """Return the georeference of an open raster, by transform or control points, or None."""
     transform, crs = raster.transform, raster.crs
     if transform.is_identity and raster.gcps[0]:
         from rasterio.transform import from_gcps
 
         transform, crs = from_gcps(raster.gcps[0]), raster.gcps[1]
-    if transform.is_identity or transform.is_degenerate:  # pixels of no size lie nowhere
+    if transform.is_identity or transform.is_degenerate:  # no georeference, or pixels without size
         return None
     return Place(raster.width, raster.height, transform, crs or None)
 
 
 def is_annotated(path: Path) -> bool:
-    """Whether the place or the no data of a picture stand in a file beside it, as GDAL reads them.
+    """Return whether files next to a picture give its georeference or no data, as GDAL reads them.
 
-    Such files are ``photo.jpg.msk``, world files as ``photo.jgw`` and ``photo.wld``, and
+    Such files are ``photo.jpg.msk``, world files like ``photo.jgw`` and ``photo.wld``, and
     ``photo.jpg.aux.xml`` if it holds more than statistics.
     """
     suffix = path.suffix[1:].lower()
@@ -91,11 +91,10 @@ def is_annotated(path: Path) -> bool:
 
 
 def misfit(mask: Place, image: Place) -> str | None:
-    """How the ground of a mask differs from that of its image.
+    """Describe how the ground of a mask differs from that of its image.
 
     Returns:
-        What the mask does, as the end of a sentence; None if each of its pixels lies on one of the
-        image.
+        Predicate of a sentence about the mask; None if each of its pixels matches one of the image.
     """
     other_crs = bool(mask.crs and image.crs and mask.crs != image.crs)
     columns, rows = ~image.transform * mask.corners(image.crs).T
@@ -119,25 +118,25 @@ def misfit(mask: Place, image: Place) -> str | None:
 
 
 def warp(bands: np.ndarray, source: Place, target: Place, fill: int) -> np.ndarray:
-    """Lay pixels on the ground of another raster, each the nearest of the source.
+    """Resample pixels to the grid of another raster by nearest neighbour.
 
     Args:
-        bands: Shape (B, H, W), whole numbers.
-        source: Their place.
-        target: That of the raster.
-        fill: Value of what lies outside of ``source``.
+        bands: Shape (B, H, W), integers.
+        source: Georeference of ``bands``.
+        target: Georeference of the other raster.
+        fill: Value outside of ``source``.
 
     Returns:
-        Shape (B, H', W') of the target, and the type of ``bands``.
+        Shape (B, H', W') of the target, with the dtype of ``bands``.
     """
     from rasterio.crs import CRS
     from rasterio.warp import Resampling, reproject
 
     crs = source.crs and target.crs
-    anywhere = CRS.from_epsg(3857)  # of both, where one does not say
+    anywhere = CRS.from_epsg(3857)  # for both, where one of them is unknown
     wide = bands.astype(np.int32)
     laid = np.full((len(bands), target.height, target.width), fill, np.int32)
-    nothing = np.iinfo(np.int32).min  # no value of a mask
+    nothing = np.iinfo(np.int32).min  # not a value of a mask
     reproject(
         wide,
         laid,
@@ -154,11 +153,10 @@ def warp(bands: np.ndarray, source: Place, target: Place, fill: int) -> np.ndarr
 
 
 def overlapping(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
-    """Pairs of rasters that share ground; neighbours that only touch do not.
+    """Find pairs of rasters that cover common ground; neighbours that only touch do not count.
 
     Args:
-        places: Those of the rasters; what lies in other coordinates is carried over into those of
-            the first that says which they are.
+        places: Georeferences of the rasters, compared in the CRS of the first that has one.
 
     Yields:
         Two indices, the smaller first.
@@ -180,11 +178,11 @@ def overlapping(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
 
 
 def square_metres(crs: Any, latitude: float) -> float:
-    """Area of a square of one unit of coordinates.
+    """Return the area in m² of a square whose side is one unit of the coordinates.
 
     Args:
-        crs: ``rasterio.crs.CRS`` of them; degrees are taken to be on the ellipsoid of WGS 84.
-        latitude: Where it lies, in degrees, if they are degrees.
+        crs: ``rasterio.crs.CRS``; degrees are taken to be on the WGS 84 ellipsoid.
+        latitude: Latitude of the square in degrees, used if the unit is degrees.
     """
     if not crs.is_geographic:
         return float(crs.linear_units_factor[1]) ** 2 if crs.is_projected else 1.0
@@ -195,7 +193,7 @@ def square_metres(crs: Any, latitude: float) -> float:
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether a side of one of two convex outlines (4, 2) has all of the other one beyond it."""
+    """Return whether two convex outlines (4, 2) are disjoint, by the separating axis theorem."""
     for outline in (first, second):
         sides = np.roll(outline, -1, 0) - outline
         for normal in np.stack([-sides[:, 1], sides[:, 0]], 1):
@@ -206,7 +204,7 @@ def _apart(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _step(place: Place) -> np.ndarray:
-    """Ground that a pixel covers across and down, shape (2,)."""
+    """Return the ground size of a pixel across and down, shape (2,)."""
     return np.hypot([place.transform.a, place.transform.b], [place.transform.d, place.transform.e])
 
 

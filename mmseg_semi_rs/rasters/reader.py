@@ -1,10 +1,10 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Rasters of any depth and number of bands as the 8-bit RGB pixels that networks are trained on.
+"""Reader of rasters of any depth and number of bands as the pixels that networks are trained on.
 
-GDAL (rasterio) reads TIFF and other rasters; Pillow reads pictures of 8 bits, OpenCV those of 16,
-and GDAL adds the place and the no data that stand in files beside a picture. All give pixels as
-they are stored: an orientation in EXIF or in a TIFF is applied to nothing, neither to an image nor
-to its mask nor to its map.
+GDAL (rasterio) reads TIFF and other rasters, Pillow 8-bit pictures and OpenCV 16-bit ones; GDAL
+also reads georeference and no data from files next to a picture. All give pixels as they are
+stored: an orientation in EXIF or TIFF tags is never applied, neither to an image nor to its mask
+nor to its map.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ from .place import Place, is_annotated, place_of
 BYTES = ('uint8', 'int8')
 
 _LOADED_ALIKE = ('PNG', 'JPEG', 'MPO')
-_STRIP = 1024  # rows read at a time: bounds the memory on rasters of many bands and bits
+_STRIP = 1024  # rows read at a time, which bounds the memory for rasters of many bands and bits
 
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """What the header of an image file says.
+    """Header of an image file.
 
     Attributes:
-        width: In pixels, as they are stored.
-        height: Likewise.
-        bands: Number of bands, alpha not counted where Pillow knows that it is alpha.
-        dtype: Name of the numbers' type, e.g. ``'uint16'``.
+        width: Width in pixels, as stored.
+        height: Height in pixels, as stored.
+        bands: Number of bands, without alpha where Pillow identifies it.
+        dtype: Name of the data type, e.g. ``'uint16'``.
         transparent: Whether pixels may be marked as no data, by a value, a mask or alpha.
-        plain: Whether the loaders of mmseg see the very same pixels: a PNG or JPEG of 8 bits that
-            no orientation turns.
-        by_gdal: Whether GDAL reads it.
-        orientation: That of EXIF, 1 to 8, which nothing applies.
-        place: Where its pixels lie, if it says so by a transform or by ground control points.
-        located: Whether it says so at all, rational polynomials (RPC) included.
-        units: Scale and offset of the first band by which its numbers become physical units, which
-            nothing applies; (1, 0) where none are declared.
+        plain: Whether mmseg's loaders read the same pixels: an upright 8-bit PNG or JPEG.
+        by_gdal: Whether GDAL reads the file.
+        orientation: EXIF orientation, 1 to 8 (0 if damaged), which is never applied.
+        place: Georeference by a transform or ground control points, if there is one.
+        located: Whether there is any georeference, including rational polynomials (RPC).
+        units: Scale and offset of the first band to physical units, which are never applied; (1, 0)
+            if none are declared.
     """
 
     width: int
@@ -64,16 +63,16 @@ class RasterInfo:
 
     @property
     def deep(self) -> bool:
-        """Whether a pixel has more than 8 bits, so that a stretch is needed."""
+        """Whether pixels have more than 8 bits, so that a stretch is needed."""
         return self.dtype not in BYTES
 
 
 class RGBPixels(NamedTuple):
-    """A raster as it is trained on.
+    """Pixels of an image as networks are trained on.
 
     Attributes:
-        pixels: Shape (H, W, 3), uint8, RGB; of :class:`RasterToBands` (H, W, N), float32.
-        valid: Shape (H, W), bool, False where the raster has no data; None where it has everywhere.
+        pixels: RGB, shape (H, W, 3), uint8; for :class:`RasterToBands` (H, W, N), float32.
+        valid: Shape (H, W), bool, False where there is no data; None if there is data everywhere.
     """
 
     pixels: np.ndarray
@@ -84,9 +83,9 @@ def raster_info(path: str | Path) -> RasterInfo:
     """Read the header of an image file.
 
     Raises:
-        FileNotFoundError: It does not exist.
+        FileNotFoundError: The file does not exist.
         ImportError: rasterio is needed and not installed.
-        ValueError: It is no image, or holds complex numbers; the message has the reason.
+        ValueError: It is not an image, or holds complex numbers; the message gives the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,7 +95,7 @@ def raster_info(path: str | Path) -> RasterInfo:
     try:
         info = _picture_info(path)
     except ValueError as error:
-        if isinstance(error.__cause__, Image.DecompressionBombError):  # as large
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # too large for Pillow only
             return _raster_info(path)
         raise
     if info is None:
@@ -139,7 +138,7 @@ def _raster_info(path: Path) -> RasterInfo:
 
 
 def _picture_info(path: Path) -> RasterInfo | None:
-    """What Pillow says of a file; None if it does not give all of its pixels in 8 bits."""
+    """Return the header as read by Pillow; None if Pillow cannot decode all bits of the pixels."""
     with open_picture(path) as image:
         if image.mode not in PLAIN_MODES or is_deep_png(path):
             return None
@@ -157,14 +156,14 @@ def _picture_info(path: Path) -> RasterInfo | None:
 
 
 def read_rgb(path: str | Path, to_rgb: RasterToRGB | None = None) -> RGBPixels:
-    """Read an image file of any kind as RGB, or as bands.
+    """Read an image file of any kind as RGB or as bands.
 
     Args:
-        path: PNG, JPEG, TIFF or whatever else Pillow reads.
+        path: PNG, JPEG, TIFF or any other format that Pillow or GDAL reads.
         to_rgb: Chooses and stretches the bands. Defaults to 8-bit pixels as they are.
 
     Raises:
-        FileNotFoundError: It does not exist.
+        FileNotFoundError: The file does not exist.
         ImportError: rasterio is needed and not installed.
         ValueError: It cannot be read, has too few bands, or needs a stretch that ``to_rgb`` lacks.
     """
@@ -183,13 +182,15 @@ def read_rgb(path: str | Path, to_rgb: RasterToRGB | None = None) -> RGBPixels:
 
 
 def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a file that GDAL is not needed for.
+    """Read the pixels of a picture, and its no data from files next to it.
 
     Returns:
-        Bands (1 or 3, H, W) of 8 or 16 bits; where it has data, (H, W) bool, None for everywhere.
+        Bands (1 or 3, H, W) of 8 or 16 bits; and where it has data, (H, W) bool, None for
+        everywhere.
 
     Raises:
-        ValueError: It cannot be read.
+        ImportError: Files next to it need rasterio, which is not installed.
+        ValueError: The file cannot be read.
     """
     bands, valid = decode(path)
     if is_annotated(path):
@@ -200,13 +201,13 @@ def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def read_valid(path: Path) -> np.ndarray | None:
-    """Where an image file says that it has data, without decoding what cannot say so.
+    """Read where an image file has data, without decoding files that cannot declare it.
 
     Args:
-        path: An image file of any kind; a raster that needs rasterio says nothing without it.
+        path: An image file of any kind.
 
     Returns:
-        Shape (H, W), bool; None for everywhere, as for a file that cannot be read.
+        Shape (H, W), bool; None for everywhere, also if the file cannot be read.
     """
     try:
         if path.suffix.lower() in RASTER_SUFFIXES:
@@ -237,10 +238,10 @@ def _read_raster(path: Path, to_rgb: RasterToRGB) -> RGBPixels:
 
 
 def band_marks(path: str | Path) -> list[str]:
-    """What each band of an image file is marked as: ``red``, ``alpha``, ``undefined`` ...
+    """Return the colour interpretation of each band: ``red``, ``alpha``, ``undefined`` ...
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The file cannot be read.
     """
     info = raster_info(path)
     if not info.by_gdal:
@@ -250,12 +251,12 @@ def band_marks(path: str | Path) -> list[str]:
 
 
 def copy_window(path: str | Path, target: str | Path, window: Sequence[int]) -> None:
-    """Write a part of an image file as a GeoTIFF of the same bands, numbers, no data and place.
+    """Write a window of an image as a GeoTIFF of the same bands, values, no data and georeference.
 
     Args:
         path: Any file that :func:`read_rgb` reads.
-        target: The GeoTIFF; it is there when it is whole.
-        window: Left, top, right and lower end in pixels, within the image.
+        target: The GeoTIFF, written atomically.
+        window: Left, top, right and bottom in pixels, within the image.
 
     Raises:
         ImportError: rasterio is not installed.
@@ -281,7 +282,7 @@ def copy_window(path: str | Path, target: str | Path, window: Sequence[int]) -> 
             own = 'per_dataset' in kinds and 'alpha' not in kinds
             mask = raster.dataset_mask(window=part) > 0 if own else None
     settings.update(height=bottom - top, count=len(bands), dtype=bands.dtype)
-    # In memory first, since GDAL is silent about a disk that is full.
+    # In memory first, since GDAL does not report a full disk.
     with rasterio.MemoryFile() as memory:
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),

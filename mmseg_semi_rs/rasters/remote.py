@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Rasters that lie elsewhere: on a web server, in an object store, or named by a STAC item.
+"""Rasters on a web server, in an object store, or named by a STAC item.
 
-Each gets a small local file that stands for it, a GDAL VRT, so that all else works with files. GDAL
-reads the pixels when they are needed, in ranges, and takes credentials as it always does
+Each is represented by a small local file, a GDAL VRT, so that all other code works with files. GDAL
+reads the pixels on demand by range requests, and takes credentials from the environment as usual
 (``AWS_PROFILE``, ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_CONNECTION_STRING`` ...).
 """
 
@@ -24,7 +24,7 @@ from .gdal import import_rasterio
 __all__ = ['gdal_name', 'is_remote', 'item_asset', 'stand_in', 'stand_ins']
 
 _STORES = {'s3': '/vsis3/', 'gs': '/vsigs/', 'az': '/vsiaz/'}
-#: What GDAL is told of web servers, unless the environment variable beside it says otherwise.
+#: GDAL options for web servers, each used unless its environment variable is set.
 _PATIENCE = {
     'max_retry': ('4', 'GDAL_HTTP_MAX_RETRY'),
     'retry_delay': ('1', 'GDAL_HTTP_RETRY_DELAY'),
@@ -32,20 +32,20 @@ _PATIENCE = {
     'low_speed_time': ('60', 'GDAL_HTTP_LOW_SPEED_TIME'),
     'low_speed_limit': ('1000', 'GDAL_HTTP_LOW_SPEED_LIMIT'),
 }
-_PREFERRED = ('visual', 'data', 'image')  # assets of a STAC item, and roles of them
+_PREFERRED = ('visual', 'data', 'image')  # keys or roles of assets of a STAC item
 _SECONDS = 60
 
 
 def is_remote(name: str | Path) -> bool:
-    """Whether a name is an address and no local path: ``https://``, ``s3://``, ``/vsi...``."""
+    """Return whether a name is an address: ``https://``, ``s3://``, ``/vsi...``."""
     return str(name).startswith('/vsi') or '://' in str(name)
 
 
 def gdal_name(address: str) -> str:
-    """Name by which GDAL opens an address.
+    """Return the name by which GDAL opens an address.
 
     Raises:
-        ValueError: It is of an unknown kind.
+        ValueError: The scheme of the address is unknown.
     """
     scheme, _, rest = address.partition('://')
     if address.startswith('/vsi'):
@@ -63,20 +63,20 @@ def gdal_name(address: str) -> str:
 
 
 def stand_in(address: str, folder: Path) -> Path:
-    """Write a VRT that stands for a raster elsewhere.
+    """Write a VRT that represents a remote raster.
 
     Args:
-        address: See :func:`is_remote`.
-        folder: Where it is written to, below ``.remote``. Its path there is another one when the
-            raster has changed, so that what was made of the old one is not taken for it.
+        address: Address of the raster, see :func:`is_remote`.
+        folder: The VRT is written below its ``.remote``. When the raster changes, so does the path,
+            so that results of the old raster are not reused.
 
     Returns:
-        The file; its name is that of the raster.
+        Path of the VRT, which has the stem of the raster.
 
     Raises:
         FileNotFoundError: There is no raster at the address.
         ImportError: rasterio is not installed.
-        ValueError: The address is of an unknown kind.
+        ValueError: The scheme of the address is unknown.
     """
     rasterio = import_rasterio(address)
     from rasterio.shutil import copy
@@ -84,7 +84,7 @@ def stand_in(address: str, folder: Path) -> Path:
     name = gdal_name(address)
     stem = Path(unquote(urlsplit(address).path)).stem
     try:
-        # Not from memory: an earlier look may have been at another file.
+        # Not from GDAL's cache, since the file may have changed since it was last read.
         with (
             rasterio.Env(CPL_VSIL_CURL_NON_CACHED=name.partition('&url=')[0]),
             rasterio.open(name) as raster,
@@ -104,19 +104,19 @@ def stand_in(address: str, folder: Path) -> Path:
 
 
 def stand_ins(addresses: Path, folder: Path) -> list[str]:
-    """Write a VRT for each raster of a list, named as that raster.
+    """Write a VRT for each remote raster of a list.
 
     Args:
-        addresses: Text file with one address a line.
-        folder: Where they are written to; what stood there for another list is removed.
+        addresses: Text file with one address per line.
+        folder: Output folder; VRTs of another list are removed from it.
 
     Returns:
-        One sentence for each address that cannot be opened.
+        A message for each address that cannot be opened.
 
     Raises:
-        FileNotFoundError: None of them can be opened, or there is none.
+        FileNotFoundError: The list is empty, or none of its rasters can be opened.
         ImportError: rasterio is not installed.
-        ValueError: A line is no address, or two rasters have one name.
+        ValueError: A line is not an address, or two rasters have the same name.
     """
     lines = [line.strip() for line in read_text(addresses).splitlines() if line.strip()]
     local = [line for line in lines if not is_remote(line)]
@@ -149,12 +149,12 @@ def stand_ins(addresses: Path, folder: Path) -> list[str]:
         path.unlink()
     for each in found:
         if isinstance(each, Path):
-            shutil.copy2(each, folder / each.name)  # with its time: the raster has not changed
+            shutil.copy2(each, folder / each.name)  # with its time: the raster is the same
     return problems
 
 
 def _fingerprint(raster: Any, address: str) -> str:
-    """Digest of an address, of the header there, and of three blocks of pixels."""
+    """Return a digest of an address, of the raster's header and of three blocks of pixels."""
     found = hashlib.sha256(repr((address, raster.profile, raster.tags())).encode())
     blocks = [window for _, window in raster.block_windows(1)]
     for window in {blocks[0], blocks[len(blocks) // 2], blocks[-1]}:
@@ -163,16 +163,16 @@ def _fingerprint(raster: Any, address: str) -> str:
 
 
 def item_asset(item: str | Path, asset: str | None = None) -> str:
-    """Address of a raster that a STAC item names.
+    """Return the address of a raster that a STAC item names.
 
     Args:
         item: JSON file of the item, local or at ``https://``.
-        asset: Its key among the item's assets. None: the one whose key or role is visual, data or
-            image, or the only raster.
+        asset: Key of the asset. None takes the one whose key or role is visual, data or image, or
+            the only raster.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no item, or which asset is meant is not clear.
+        FileNotFoundError: The file cannot be read.
+        ValueError: It is not a STAC item, or the choice of the asset is ambiguous.
 
     Source: SpatioTemporal Asset Catalog 1.0, https://github.com/radiantearth/stac-spec
     """

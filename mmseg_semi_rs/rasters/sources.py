@@ -16,28 +16,28 @@ from .gdal import count_bands, open_raster, read_bands, read_window
 from .levels import RasterToRGB
 from .reader import BYTES, raster_info, read_rgb
 
-LARGE = 100_000_000  # pixels from which a picture is read by rasterio too
+LARGE = 100_000_000  # pictures with more pixels are read by rasterio
 _CACHE = 64 * 2**20  # bytes; GDAL's default is a share of the machine's memory
 
 
 class Source(Protocol):
-    """Pixels of an image."""
+    """Pixels of an image that can be read by rectangles."""
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width in pixels."""
         ...
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         ...
 
     def read(self, top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read a rectangle; it lies within the image.
+        """Read a rectangle within the image.
 
         Returns:
-            RGB (h, w, 3) uint8, or bands (h, w, N) float32; where there is data, (h, w) bool.
+            RGB (h, w, 3) uint8, or bands (h, w, N) float32; and where there is data, (h, w) bool.
         """
         ...
 
@@ -47,9 +47,9 @@ class PixelSource:
     """An image in memory.
 
     Attributes:
-        pixels: RGB, (H, W, 3) uint8; of bands (H, W, N) float32.
-        valid: Where there is data, (H, W) bool; None: everywhere.
-        to_rgb: What has made the pixels.
+        pixels: RGB, (H, W, 3) uint8, or bands, (H, W, N) float32.
+        valid: Where there is data, (H, W) bool; None for everywhere.
+        to_rgb: Conversion that made the pixels.
     """
 
     pixels: np.ndarray
@@ -61,36 +61,36 @@ class PixelSource:
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width in pixels."""
         return self.pixels.shape[1]
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         return self.pixels.shape[0]
 
     def read(self, top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`Source`."""
+        """Read a rectangle, see :meth:`Source.read`."""
         pixels = self.pixels[top:bottom, left:right]
         if self.valid is None:
             return pixels, np.ones(pixels.shape[:2], bool)
         return pixels, self.valid[top:bottom, left:right]
 
     def shrunk(self, size: tuple[int, int]) -> np.ndarray:
-        """RGB of another size (h, w), for looking at."""
+        """Return an RGB picture of another size (h, w)."""
         picture = self.to_rgb.picture(self.pixels)
         return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 @dataclass(frozen=True)
 class RasterSource:
-    """A raster that rasterio has open; nothing of it is kept in memory.
+    """A raster opened by rasterio, which is not kept in memory.
 
     Attributes:
         dataset: ``rasterio.DatasetReader``.
-        to_rgb: How its bands become RGB.
-        picture: Pixels of a picture, of which the dataset tells the place only: decoders of JPEG
-            differ.
+        to_rgb: Conversion of its bands to RGB.
+        picture: Decoded pixels of a picture for which the dataset only gives the georeference,
+            since JPEG decoders differ.
     """
 
     dataset: Any
@@ -112,16 +112,16 @@ class RasterSource:
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width in pixels."""
         return self.dataset.width
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         return self.dataset.height
 
     def read(self, top: int, bottom: int, left: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-        """See :class:`Source`."""
+        """Read a rectangle, see :meth:`Source.read`."""
         if self.picture is not None:
             return self.picture.read(top, bottom, left, right)
         from rasterio.windows import Window
@@ -130,15 +130,15 @@ class RasterSource:
         return read_window(self.dataset, self.bands, self.to_rgb, window)
 
     def shrunk(self, size: tuple[int, int]) -> np.ndarray:
-        """RGB of another size (h, w), for looking at."""
+        """Return an RGB picture of another size (h, w)."""
         if self.picture is not None:
             return self.picture.shrunk(size)
-        # The nearest pixels: a stretch must not meet the mean of data and no data.
+        # Nearest neighbour, since the mean of data and no data must not be stretched.
         return self.to_rgb.picture(self.to_rgb(read_bands(self.dataset, self.bands, size)))
 
     @property
     def told(self) -> str:
-        """Which bands are taken, e.g. ``'bands 1, 2, 3 of 4; alpha ignored'``."""
+        """Description of the bands that are read, e.g. ``'bands 1, 2, 3 of 4; alpha ignored'``."""
         count = count_bands(self.dataset)
         marks = [band.name for band in self.dataset.colorinterp]
         taken = f'band{"s" if len(self.bands) > 1 else ""} {", ".join(map(str, self.bands))}'
@@ -152,12 +152,12 @@ def open_source(path: Path, to_rgb: RasterToRGB) -> Iterator[PixelSource | Raste
 
     Args:
         path: An image file.
-        to_rgb: How bands become RGB.
+        to_rgb: Conversion of bands to RGB.
 
     Raises:
-        FileNotFoundError: It does not exist.
+        FileNotFoundError: The file does not exist.
         ImportError: rasterio is needed and not installed.
-        ValueError: It cannot be read; the message names it.
+        ValueError: The file cannot be read; the message names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f'The image {path} does not exist: correct the path.')
@@ -175,6 +175,6 @@ def open_source(path: Path, to_rgb: RasterToRGB) -> Iterator[PixelSource | Raste
 
 
 def is_raster(path: Path) -> bool:
-    """Whether the map of an image is written as GeoTIFF: it lies somewhere, or GDAL reads it."""
+    """Return whether an image gets a GeoTIFF map: georeferenced, very large or read by GDAL."""
     info = raster_info(path)
     return info.by_gdal or info.located or info.width * info.height > LARGE

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Estimated from a sample of rasters: which values become 0 and 255, mean and deviation."""
+"""Estimation of stretch, mean and standard deviation from a sample of rasters."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .reader import raster_info, read_picture, read_rgb
 
 PERCENTILES = (2.0, 98.0)
 
-_SAMPLED_SIDE = 512  # pixels of an image's longer side that a stretch is estimated from
-_FILL_SHARE = 1e-3  # of the pixels, from which a lonely value is no accident
-_FILL_GAP = 1.0  # between a lonely value and the others, in spreads of these
-_BORDER_SHARE, _BORDER_GAP = 1e-2, 0.25  # the same where all bands have that value at once
-_EDGE_SHARE = 0.02  # of the pixels, from which 0 or 255 at the edge of 8-bit images is told
-_STEPS = 8  # such a gap is wider than so many of the usual steps between values
+_SAMPLED_SIDE = 512  # larger images are thinned to a longer side of 512 to 1023 px
+_FILL_SHARE = 1e-3  # share of the pixels from which an isolated value is no accident
+_FILL_GAP = 1.0  # gap of an isolated value to the others, relative to their spread
+_BORDER_SHARE, _BORDER_GAP = 1e-2, 0.25  # the same, if all bands have that value at once
+_EDGE_SHARE = 0.02  # share of pixels from which 0 or 255 at the edge of 8-bit images is told
+_STEPS = 8  # smallest such gap, in usual steps between values
 
 
 class UndeclaredFill(ValueError):
-    """A value far from all others that may mean no data; the message asks."""
+    """A value far from all others that may mean no data; the message asks the user."""
 
 
 def estimate_stretch(
@@ -35,21 +35,20 @@ def estimate_stretch(
     ask: bool = True,
     kind: Callable[..., RasterToRGB] = RasterToRGB,
 ) -> RasterToRGB:
-    """Find a stretch for rasters that are not 8-bit: the same for all of them.
+    """Estimate a common stretch to 8 bits for rasters of deeper pixels.
 
     Args:
-        paths: A sample of the images; those that cannot be read are passed over.
+        paths: A sample of the images; damaged or missing files are skipped.
         bands: See :class:`RasterToRGB`.
-        percentiles: Shares of a band's pixels, in percent, that become 0 and that stay below 255;
-            pixels without data are left out.
+        percentiles: Percentiles of a band's pixels with data that are mapped to 0 and 255.
         nodata: See :class:`RasterToRGB`.
         ask: Whether a value far from all others is an error, unless ``nodata`` is given.
-        kind: Makes the result of ``bands``, ``low``, ``high`` and ``nodata``.
+        kind: Builds the result from ``bands``, ``low``, ``high`` and ``nodata``.
 
     Raises:
         ImportError: rasterio is needed and not installed.
-        UndeclaredFill: A value is far from all others, and frequent.
-        ValueError: No image has data, a band is missing, or the percentiles are none.
+        UndeclaredFill: A frequent value is far from all others.
+        ValueError: No image has data, a band is missing, or the percentiles are not a range.
     """
     if not 0 <= percentiles[0] < percentiles[1] <= 100:
         raise ValueError(
@@ -81,14 +80,15 @@ def estimate_stretch(
 def measure_statistics(
     paths: Sequence[str | Path], to_rgb: RasterToRGB
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over the pixels with data of images.
+    """Measure mean and standard deviation of each channel over all pixels with data.
 
     Args:
-        paths: The images, thinned to a side of at most 512 px.
-        to_rgb: How they are read.
+        paths: The images, thinned to a longer side below 1024 px.
+        to_rgb: Conversion of their bands.
 
     Returns:
-        Both on the scale of 8 bits, rounded to hundredths; a deviation is at least 1.
+        Means and standard deviations on the 8-bit scale, rounded to hundredths; the latter are at
+        least 1.
 
     Raises:
         ValueError: No image has data, or one cannot be read.
@@ -115,13 +115,13 @@ def measure_statistics(
 
 
 def border_fill(pixels: np.ndarray) -> tuple[int, float] | None:
-    """Find pixels of 0, or of 255, in all bands that reach inwards from the edge of an image.
+    """Find areas of value 0, or of 255, in all bands that are connected to the edge of an image.
 
     Args:
         pixels: Shape (B, H, W), uint8.
 
     Returns:
-        The value and its share of the pixels, in [0, 1]; None if there is less than 2 % of both.
+        The value and its share of the pixels, in [0, 1]; None if both cover less than 2 %.
     """
     for value in (0, 255):
         filled = (pixels == value).all(0)
@@ -136,9 +136,9 @@ def border_fill(pixels: np.ndarray) -> tuple[int, float] | None:
 
 
 def _ends(band: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:
-    """Two values with just the digits that tell them apart well, which read well in a config."""
+    """Return low and high rounded to few digits, which read well in a config."""
     low, high = map(float, np.percentile(band, percentiles))
-    if low == high:  # nearly all of it is flat
+    if low == high:  # nearly all pixels are equal
         low, high = float(band.min()), float(band.max())
     if low == high:
         return low, low + 1
@@ -147,7 +147,7 @@ def _ends(band: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, fl
 
 
 def _fill(values: np.ndarray) -> float | None:
-    """The lowest or the highest value of a band (of (B, N)) if it looks like no measurement."""
+    """Return the lowest or highest value of a band in (B, N) if it is unlikely to be measured."""
     for band in values:
         finite = band[np.isfinite(band)]
         levels, counts = np.unique(finite, return_counts=True)
@@ -169,11 +169,11 @@ def _fill(values: np.ndarray) -> float | None:
 
 
 def read_small(path: Path) -> np.ndarray:
-    """All bands of a raster, thinned to 512 pixels or so, (B, h, w).
+    """Read all bands of a raster, thinned to a longer side below 1024 px, (B, h, w).
 
     Raises:
         ImportError: rasterio is not installed.
-        ValueError: It cannot be read.
+        ValueError: The file cannot be read.
     """
     with open_raster(path) as raster:
         thin = max(1, max(raster.width, raster.height) // _SAMPLED_SIDE)
@@ -182,7 +182,7 @@ def read_small(path: Path) -> np.ndarray:
 
 
 def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:
-    """Values of the chosen bands with data, thinned, (B, N); None for a file that is damaged."""
+    """Return a sample of the chosen bands' values with data, (B, N), or None for a damaged file."""
     try:
         info = raster_info(path)
         thin = max(1, max(info.width, info.height) // _SAMPLED_SIDE)

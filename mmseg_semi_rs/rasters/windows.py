@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Windows over large images, and the names that mmseg gives to what is cut out of them."""
+"""Windows over large images, and the names that mmseg gives to tiles cut from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 Edge = Literal['shift', 'pad']
 
-# The tiles of mmseg's own Potsdam benchmark: the challenge's training and test areas.
+# Tiles of mmseg's Potsdam benchmark: the training and test areas of the ISPRS challenge.
 POTSDAM_TILES: dict[str, tuple[str, ...]] = {
     'train': (
         *('2_10', '2_11', '2_12', '3_10', '3_11', '3_12', '4_10', '4_11', '4_12', '5_10', '5_11'),
@@ -28,9 +28,9 @@ _WINDOW_SUFFIX = re.compile(r'^(?P<stem>.+)_(\d+)_(\d+)_(\d+)_(\d+)$')
 
 
 class Window(NamedTuple):
-    """A rectangle of an image, in pixels; ``x1`` and ``y1`` are exclusive.
+    """A rectangle of an image in pixels; ``x1`` and ``y1`` are exclusive.
 
-    With ``edge='pad'`` the right and lower ends may lie outside the image.
+    With ``edge='pad'`` it may extend beyond the right and lower edge of the image.
     """
 
     x0: int
@@ -40,7 +40,7 @@ class Window(NamedTuple):
 
 
 def overlap(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether two rectangles (left, upper, right, lower) have an area in common."""
+    """Return whether two rectangles (left, top, right, bottom) have an area in common."""
     return (
         first[0] < second[2]
         and second[0] < first[2]
@@ -50,18 +50,18 @@ def overlap(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def window_starts(length: int, window: int, stride: int, edge: Edge) -> list[int]:
-    """Start positions of the windows that cover one axis.
+    """Return the start positions of the windows that cover one axis.
 
     Args:
-        length: Extent of the image along the axis, in pixels.
-        window: Extent of a window.
-        stride: Distance between two windows, at most ``window``.
-        edge: What the last window does when the stride does not divide the axis: ``'shift'`` moves
-            it inside the image (it then overlaps its neighbour), ``'pad'`` lets it stick out. An
-            image smaller than a window always sticks out.
+        length: Length of the image along the axis, in pixels.
+        window: Length of a window in pixels.
+        stride: Distance between two windows in pixels, at most ``window``.
+        edge: Position of the last window if the stride does not divide the axis: ``'shift'`` moves
+            it inside the image (where it overlaps its neighbour), ``'pad'`` lets it extend beyond
+            the image. A window larger than the image always extends beyond it.
 
     Raises:
-        ValueError: For extents that are not positive, or a stride that would leave gaps.
+        ValueError: A length is not positive, the stride would leave gaps, or ``edge`` is unknown.
     """
     if min(length, window, stride) < 1:
         raise ValueError(
@@ -85,7 +85,7 @@ def window_starts(length: int, window: int, stride: int, edge: Edge) -> list[int
 def tile_windows(
     width: int, height: int, window: int | None, stride: int | None = None, edge: Edge = 'shift'
 ) -> list[Window]:
-    """Windows that cover an image, row by row from the upper left.
+    """Return the windows that cover an image, row by row from the upper left.
 
     Args:
         width: Width of the image in pixels.
@@ -115,7 +115,7 @@ def cut_window(pixels: np.ndarray, window: Window, fill: int) -> np.ndarray:
 
     Args:
         pixels: Image (H, W) or (H, W, C).
-        window: What to cut; it may stick out to the right and below.
+        window: Window to cut; it may extend beyond the right and lower edge.
         fill: Value of the pixels outside the image.
 
     Returns:
@@ -131,14 +131,14 @@ def cut_window(pixels: np.ndarray, window: Window, fill: int) -> np.ndarray:
 
 
 def tile_name(stem: str, window: Window | None) -> str:
-    """Name of a tile, as mmseg's Potsdam converter writes it: ``<stem>_<x0>_<y0>_<x1>_<y1>``."""
+    """Return a tile's name ``<stem>_<x0>_<y0>_<x1>_<y1>``, as in mmseg's Potsdam converter."""
     return stem if window is None else '_'.join((stem, *map(str, window)))
 
 
 def parse_tile_name(name: str) -> tuple[str, Window | None]:
     """Split a tile's name into its stem and window; the window is None for a whole image.
 
-    A folder in front of the name is dropped.
+    A leading folder is dropped.
 
     Examples:
         >>> parse_tile_name('train/2_10_0_512_512_1024')

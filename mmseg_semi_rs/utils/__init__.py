@@ -1,2 +1,2 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Small helpers that any part may use."""
+"""Small utilities for every part of the package."""

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What the command line tools share; neither torch nor mmseg is imported here."""
+"""Shared parts of the command line tools, without any import of torch or mmseg."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import mmseg_semi_rs
 from .commands import COMMANDS, command, find_checkpoint_file, find_config
 from .errors import RunStoppedError
 
-#: Exit code of a tool whose config, data or weights are wrong.
+#: Exit code of a tool for a wrong config, wrong data or wrong weights.
 BAD_INPUT = 2
 _DISK_FAULTS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -31,7 +31,7 @@ _OPENMMLAB = ('mmengine', 'mmcv', 'mmseg', 'mmpretrain', 'mmdet')
 
 
 def command_parser(name: str, description: str | None, **options: Any) -> argparse.ArgumentParser:
-    """An argument parser that calls a command as its user does.
+    """Create an argument parser whose usage names the command as the user has typed it.
 
     Args:
         name: A key of :data:`~mmseg_semi_rs.utils.commands.COMMANDS`, or ``'convert DATASET'``.
@@ -42,7 +42,7 @@ def command_parser(name: str, description: str | None, **options: Any) -> argpar
 
 
 def as_typed(text: str | None) -> str:
-    """Replace ``python tools/<file>.py`` in a text by what this process's user types."""
+    """Replace ``python tools/<file>.py`` in a text by the command as the user types it."""
     names = {file: name for name, (file, _) in COMMANDS.items()}
 
     def typed(match: re.Match[str]) -> str:
@@ -58,18 +58,18 @@ def parse(
     config: bool = True,
     launcher: bool = False,
 ) -> argparse.Namespace:
-    """Add the common options to a tool's own, and read the command line.
+    """Add the common options to a tool's parser, and parse the command line.
 
     Args:
-        parser: With the options of the tool; changed in place.
-        arguments: Words of the command line; None takes those of the process.
-        config: Whether the tool reads a config, and has ``--cfg-options``.
-        launcher: Whether several processes may run it, by ``--launcher``; the local rank that a
-            launcher hands over is then set in the environment.
+        parser: Parser with the tool's own options, changed in place.
+        arguments: Words of the command line. None takes those of the process.
+        config: Whether the tool reads a config, and so has ``--cfg-options``.
+        launcher: Whether several processes may run it, by ``--launcher``. The local rank passed by
+            a launcher is then set in the environment.
 
     Returns:
-        What was given. A config or a checkpoint that does not exist is told at once, before
-        anything that takes seconds is imported.
+        The parsed options. A missing config or checkpoint is reported at once, before any slow
+        import.
     """
     if config:
         parser.add_argument(
@@ -100,14 +100,14 @@ def parse(
 
 
 def _overrides(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, Any]:
-    """Values by the dotted keys of a config, as mmengine reads them."""
+    """Parse ``KEY=VALUE`` words as mmengine does, into values by dotted config key."""
     bare = [word for word in words if '=' not in word]
     if bare:
         parser.error(f'--cfg-options {bare[0]!r} is no KEY=VALUE: write no blanks around the sign')
     try:
         from mmengine.config import DictAction
     except ImportError:
-        mmseg_semi_rs.register_all()  # says what to install
+        mmseg_semi_rs.register_all()  # raises an error that says what to install
         raise
     reader = argparse.ArgumentParser()
     reader.add_argument('--cfg-options', nargs='+', action=DictAction)
@@ -116,10 +116,10 @@ def _overrides(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, A
 
 
 def nodata_value(text: str | None) -> float | None:
-    """Value of an option ``--nodata``; None if it was not given, or is ``none``.
+    """Parse the option ``--nodata``; None if it was not given or is ``none``.
 
     Raises:
-        ValueError: It is no number.
+        ValueError: The text is not a number.
     """
     if text is None or text.lower() == 'none':
         return None
@@ -130,10 +130,10 @@ def nodata_value(text: str | None) -> float | None:
 
 
 def print_next(*commands: Sequence[object]) -> None:
-    """Print what a user may type next.
+    """Print the commands that a user may type next.
 
     Args:
-        *commands: Keys of :data:`~mmseg_semi_rs.utils.commands.COMMANDS`, each with its words.
+        *commands: Keys of :data:`~mmseg_semi_rs.utils.commands.COMMANDS`, each with its arguments.
     """
     print('next:')
     for name, *words in commands:
@@ -141,13 +141,13 @@ def print_next(*commands: Sequence[object]) -> None:
 
 
 def _find_files(args: argparse.Namespace) -> None:
-    """Look for the files that a command reads.
+    """Check that the files which a command reads exist.
 
     Raises:
         FileNotFoundError: A config or checkpoint does not exist.
     """
     config, checkpoints = getattr(args, 'config', None), getattr(args, 'checkpoint', None)
-    if isinstance(config, str):  # a path is one that is written
+    if isinstance(config, str):  # a Path is a config to be written
         find_config(config)
     for checkpoint in [checkpoints] if isinstance(checkpoints, str) else checkpoints or ():
         if '://' not in checkpoint:
@@ -155,18 +155,18 @@ def _find_files(args: argparse.Namespace) -> None:
 
 
 class Faults:
-    """Tells bad input in one sentence on stderr, and leaves with exit code 2.
+    """Context that reports bad input in one sentence on stderr, and exits with code 2.
 
-    Only what this package raises itself, to tell the user about a config, data or weight file, is
-    shortened, which ends with the path, the value and the remedy; and what a part of OpenMMLab's
-    says of the settings that a config gives it. Any other error keeps its traceback, and so does
-    everything after :meth:`begun`, when the training is under way. A disk that is full, a folder
-    that may not be written to and a run that stopped on purpose are always told.
+    Only errors about a config, data or weight file are shortened: those that this package raises,
+    whose message names path, value and remedy, and those of an OpenMMLab part about its settings.
+    Any other error keeps its traceback, and so does every error after :meth:`begun`, once the
+    training is under way. A full disk, a folder without write permission and a deliberately stopped
+    run are always shortened.
 
-    What a console cannot show (``> log.txt`` on Windows) is replaced, not refused.
+    Characters that a console cannot show (``> log.txt`` on Windows) are replaced.
 
     Args:
-        show_traceback: Never shorten.
+        show_traceback: Whether to keep all tracebacks.
         tool: Module name of the tool, whose own errors are shortened too.
 
     Examples:
@@ -182,7 +182,7 @@ class Faults:
                 stream.reconfigure(errors='replace')
 
     def begun(self) -> None:
-        """Say that the training is under way."""
+        """Declare that the training is under way."""
         self.under_way = True
 
     def __enter__(self) -> Faults:
@@ -205,7 +205,7 @@ class Faults:
                 if message is None:
                     return
         message = (message or str(error)).strip()
-        if 'Original Traceback' in message:  # from a data loading worker
+        if 'Original Traceback' in message:  # raised in a data loading worker
             message = message.splitlines()[-1].partition(': ')[2]
         several = int(os.environ.get('WORLD_SIZE', '1')) > 1
         where = f' (rank {os.environ.get("RANK", "0")})' if several else ''
@@ -214,17 +214,17 @@ class Faults:
 
 
 def _disk_fault(error: BaseException) -> str | None:
-    """A sentence on a full disk or a forbidden folder, None for any other error."""
+    """Return a sentence about a full disk or a forbidden folder, or None for any other error."""
     if not isinstance(error, OSError) or error.errno not in _DISK_FAULTS:
         return None
-    if error.strerror is None:  # a sentence already
+    if error.strerror is None:  # already a sentence
         return str(error)
     named = f'{error.filename} cannot be written: ' if error.filename else ''
     return f'{named}{error.strerror}; make room there, or choose another folder.'
 
 
 def _is_told(error: BaseException, tool: str) -> bool:
-    """Whether an error is meant to be read: raised here."""
+    """Return whether this package or the tool raised an error as a message to the user."""
     if not isinstance(error, (ValueError, TypeError, FileNotFoundError, ImportError)):
         return False
     origin = _modules(error)[-1:]
@@ -232,7 +232,7 @@ def _is_told(error: BaseException, tool: str) -> bool:
 
 
 def _refused_settings(error: BaseException) -> str | None:
-    """What a registry, or a part of OpenMMLab's that it builds, says of its settings; else None."""
+    """Return what a registry, or an OpenMMLab part it builds, says of wrong settings, or None."""
     modules, building = _modules(error), 'mmengine.registry.build_functions'
     kinds = (ValueError, KeyError, AssertionError, NotImplementedError)
     by_part = isinstance(error, kinds) and modules[-1:] and modules[-1].split('.')[0] in _OPENMMLAB
@@ -240,12 +240,12 @@ def _refused_settings(error: BaseException) -> str | None:
     if building not in modules or not (by_part or wrong_argument) or not str(error):
         return None
     said = ' '.join(str(error.args[0]).split()).rstrip('.')
-    if isinstance(error, KeyError) and modules[-1] == building:  # a name that is not registered
+    if isinstance(error, KeyError) and modules[-1] == building:  # an unregistered name
         return f'{said}.'
     return f'{said}: correct the config (--traceback shows what refuses it).'
 
 
 def _modules(error: BaseException) -> list[str]:
-    """The modules that an error came through, the one that raised it last."""
+    """Return the modules that an error passed through; the last one raised it."""
     frames = traceback.walk_tb(error.__traceback__)
     return [str(frame.f_globals.get('__name__', '')) for frame, _ in frames]

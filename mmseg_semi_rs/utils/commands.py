@@ -1,7 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """The commands: which file each of them runs, and what a user types to start it.
 
-Nothing but the standard library is imported here, since this runs before any argument is read.
+Only the standard library is imported here, since this runs before any argument is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        file: Below ``tools``, without suffix; of ``convert`` the folder of the converters.
+        file: File below ``tools`` without suffix; for ``convert``, the folder of the converters.
         about: What it does, in one line.
     """
 
@@ -56,16 +56,16 @@ COMMANDS = {
 
 
 def resources() -> Path:
-    """The folder that holds ``configs`` and ``tools``: of a wheel ``.mim``, else the checkout."""
+    """Return the folder with ``configs`` and ``tools``: ``.mim`` of a wheel, else the checkout."""
     installed = PACKAGE / '.mim'
     return installed if installed.is_dir() else PACKAGE.parent
 
 
 def find_config(path: str | Path) -> Path:
-    """A config file; ``configs/...`` may be one that comes with the package.
+    """Find a config file; ``configs/...`` may be one that comes with the package.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The file does not exist.
     """
     path = Path(path)
     if not path.is_file() and (resources() / path).is_file():
@@ -78,10 +78,10 @@ def find_config(path: str | Path) -> Path:
 
 
 def find_checkpoint_file(path: str | Path) -> Path:
-    """A checkpoint that somebody named.
+    """Check that a checkpoint exists, and return its path.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The file does not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -95,19 +95,19 @@ def find_checkpoint_file(path: str | Path) -> Path:
 
 
 def converters() -> list[str]:
-    """Names of the data sets that ``convert`` knows."""
+    """List the names of the datasets that ``convert`` supports."""
     folder = resources() / 'tools' / COMMANDS['convert'].file
     return sorted(path.stem for path in folder.glob('*.py'))
 
 
 def starter() -> str | None:
-    """How this process was started, if by the console script or as a module.
+    """Return how this process was started, if by the console script or as a module.
 
     Returns:
         ``'rsseg'`` or ``'python -m mmseg_semi_rs'``; None for everything else.
     """
     first = (sys.argv or [''])[0]
-    if first == '-m':  # the module is just being looked for, its package is imported for that
+    if first == '-m':  # python is still searching the module, and imports its package for that
         words = sys.orig_argv[1:]
         after = words[words.index('-m') + 1 :] if '-m' in words else []
         return f'python -m {PACKAGE.name}' if after[:1] == [PACKAGE.name] else None
@@ -117,9 +117,9 @@ def starter() -> str | None:
 
 
 def registers_itself() -> bool:
-    """Whether this process is one of the commands, which register the parts if they need them.
+    """Return whether this process is one of the commands, which register parts only if needed.
 
-    So are the processes that it starts by ``multiprocessing``, which have its ``sys.argv``.
+    Processes that a command starts by ``multiprocessing`` count too: they have its ``sys.argv``.
     """
     if starter() is not None:
         return True
@@ -133,13 +133,13 @@ def registers_itself() -> bool:
 
 
 def command(name: str) -> str:
-    """What a user types to start a command.
+    """Return what a user types to start a command.
 
     Args:
-        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is a converter, ``'convert'`` any.
+        name: A key of :data:`COMMANDS`; ``'convert potsdam'`` is one converter, ``'convert'`` any.
 
     Returns:
-        ``'rsseg train'`` if this process was started so, or there is no checkout; else
+        ``'rsseg train'`` if this process was started that way or there is no checkout; else
         ``'python tools/train.py'``.
     """
     first, _, data_set = name.partition(' ')

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Fetches a file over HTTP: goes on where it was interrupted, and checks what came."""
+"""Download of files over HTTP, with resumption and verification."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _BLOCK = 1 << 20
 
 
 def mirrored(url: str, mirrors: Mapping[str, str] | None = None) -> str:
-    """Where a file is fetched from.
+    """Return the address that a file is downloaded from.
 
     Args:
-        url: Where it is published.
-        mirrors: Begin of an address to what takes its place. ``HF_ENDPOINT`` does so for the
-            Hugging Face hub.
+        url: Original address.
+        mirrors: Replacements by prefix of the address. For the Hugging Face hub, the environment
+            variable ``HF_ENDPOINT`` is the default.
 
     Returns:
-        The address with the longest begin that fits replaced.
+        The address with its longest matching prefix replaced.
     """
     places = {HUB: os.environ.get('HF_ENDPOINT') or HUB, **(mirrors or {})}
     for begin in sorted(places, key=len, reverse=True):
@@ -42,24 +42,24 @@ def mirrored(url: str, mirrors: Mapping[str, str] | None = None) -> str:
 
 
 def fetch(url: str, path: Path, sha256: str = '', gated: str = '') -> None:
-    """Fetch a file; it gets its name only when it is whole and the one that was expected.
+    """Download a file; it gets its name only when it is complete and verified.
 
-    What has come of an interrupted transfer stays beside it, in ``<name>.part``, and is gone on
-    with if the server still has the same file. Proxies are taken from the environment, as urllib
-    does, and a token of the Hugging Face hub is shown to the hub alone.
+    An interrupted download is kept in ``<name>.part``, and resumed if the server still has the same
+    file. Proxies are taken from the environment by urllib, and a token of the Hugging Face hub is
+    sent to the hub or its mirror only.
 
     Args:
-        url: Its address, a mirror's where there is one.
-        path: The file; nothing is done if it exists.
-        sha256: Its first digits, or all 64. Empty where it is not known; what the hub says of its
-            own files is then compared.
-        gated: What a user does about a file that is not given to everybody, for the message.
+        url: Address of the file, or of its mirror.
+        path: Target file; nothing is done if it exists.
+        sha256: Expected SHA-256, or its first digits. If empty, the digest that the hub names for
+            its own files is used.
+        gated: What a user can do about a file with restricted access, for the error message.
 
     Raises:
         FileNotFoundError: The server has no such file.
-        ValueError: It does not give it, cannot be reached, broke off, or sent another file.
-        InUseError: Another process fetches it.
-        OSError: It cannot be written.
+        ValueError: The server refuses it, cannot be reached, broke off, or sent another file.
+        InUseError: Another process is downloading it.
+        OSError: The file cannot be written.
     """
     part = path.with_name(f'{path.name}.part')
     note = path.with_name(f'{path.name}.part.json')
@@ -90,7 +90,7 @@ def fetch(url: str, path: Path, sha256: str = '', gated: str = '') -> None:
 
 
 def _receive(url: str, part: Path, note: Path, path: Path, sha256: str) -> str:
-    """Bring the part to its full length; returns the hash that the hub names, if any."""
+    """Complete the partial file, and return the digest that the hub names for it, if any."""
     start, validator = _begun(url, part, note)
     headers = {'User-Agent': 'mmseg_semi_rs', 'Accept-Encoding': 'identity'}
     if start:
@@ -105,12 +105,12 @@ def _receive(url: str, part: Path, note: Path, path: Path, sha256: str) -> str:
     except HTTPError as error:
         if error.code != 416:
             raise
-        if error.headers['Content-Range'] == f'bytes */{start}':  # all of it had come
+        if error.headers['Content-Range'] == f'bytes */{start}':  # it was already complete
             return ''
         del request.headers['Range'], request.headers['If-range']
         answer = opener.open(request, timeout=_TIMEOUT)
     with answer:
-        # Without the header, or if the file has changed, the server sends all of it.
+        # Without a Range header, or if the file has changed, the server sends the whole file.
         goes_on = answer.status == 206
         if goes_on and not str(answer.headers['Content-Range']).startswith(f'bytes {start}-'):
             note.unlink()
@@ -136,18 +136,18 @@ def _receive(url: str, part: Path, note: Path, path: Path, sha256: str) -> str:
 
 
 def _begun(url: str, part: Path, note: Path) -> tuple[int, str]:
-    """How much has come already, and by what the server knows whether its file is still that."""
+    """Return the size of the partial file, and the server's validator (ETag or date) for it."""
     try:
         told: dict[str, Any] = json.loads(note.read_text(encoding='utf-8'))
         if told['url'] == url and told['validator']:
             return part.stat().st_size, told['validator']
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # from the beginning
+        pass  # start from the beginning
     return 0, ''
 
 
 class _HubDigest(HTTPRedirectHandler):
-    """Remembers the SHA-256 that the hub names of a large file before it leads elsewhere."""
+    """Redirect handler that remembers the SHA-256 which the hub names for a large file."""
 
     digest = ''
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Errors that the command line tools tell in one sentence, whenever they come."""
+"""Errors that the command line tools report in one sentence at any time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class RunStoppedError(RuntimeError):
-    """A training that is under way cannot go on, for a reason that its user is to read."""
+    """A run cannot continue, for a reason that the user should read."""
 
 
 class InUseError(ValueError):
-    """Another process works on the same file or folder."""
+    """Another process is working on the same file or folder."""
 
 
 class DiskFaultError(OSError):
@@ -19,7 +19,7 @@ class DiskFaultError(OSError):
 
     Args:
         message: The sentence.
-        errno: The reason, as of :class:`OSError`.
+        errno: Error number, as in :class:`OSError`.
     """
 
     def __init__(self, message: str, errno: int | None) -> None:
@@ -27,9 +27,9 @@ class DiskFaultError(OSError):
         self.errno = errno
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.errno)  # also from process to process
+        return type(self), (str(self), self.errno)  # keeps both when pickled between processes
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error of others, without line breaks; its kind where it says nothing."""
+    """Return the message of an error in one line, or its type if it has no message."""
     return ' '.join(str(error).split()) or type(error).__name__

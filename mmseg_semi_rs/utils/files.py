@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Files that are never half written, and the hashes by which they are known."""
+"""Atomic writing of files, locks, text files and digests."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ from .errors import DiskFaultError, InUseError
 
 @contextmanager
 def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterator[Path]:
-    """Let a file be written such that its name never stands for half of it.
+    """Let a file be written under a temporary name, so that ``path`` is never incomplete.
 
     Args:
-        path: The file; its folder is made.
-        shared: Whether other processes may write it at the same time. If not, what a killed process
-            has left behind is written over by the next.
-        durable: Whether it is on the disk, and not only on its way there, before it takes the place
-            of another one.
+        path: The file; its folder is created.
+        shared: Whether other processes may write it at the same time. If not, the next process
+            overwrites what a killed one has left.
+        durable: Whether to flush the file to disk before it replaces another one.
 
     Yields:
-        Where to write. It takes the place of ``path`` at the end of the block, and is removed where
-        the block fails.
+        The path to write to. It replaces ``path`` at the end of the block, and is removed if the
+        block fails.
 
     Raises:
-        OSError: It cannot be written; another file of that name stays as it was.
+        OSError: The file cannot be written; an existing one stays unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f'.{uuid.uuid4().hex}' if shared else ''
@@ -62,25 +61,25 @@ def replacing(path: Path, shared: bool = False, durable: bool = False) -> Iterat
 
 
 def write_atomic(path: Path, contents: bytes, shared: bool = False, durable: bool = False) -> None:
-    """Write a file whole or not at all, see :func:`replacing`."""
+    """Write a file completely or not at all, see :func:`replacing`."""
     with replacing(path, shared, durable) as partial:
         partial.write_bytes(contents)
 
 
 @contextmanager
 def held(lock: Path, what: str, parts: Collection[str] = ()) -> Iterator[None]:
-    """Keep other processes out while a block runs.
+    """Hold a lock against other processes while a block runs.
 
-    The operating system lets the lock go with the process, however that ends, so that nothing has
-    to be cleared away after a crash. Where it offers none, nobody is kept out.
+    The operating system releases the lock when the process ends, however it ends, so nothing has to
+    be cleaned up after a crash. Where there are no locks, nothing is excluded.
 
     Args:
-        lock: A file of nothing else; its folder is made, and the last to leave removes it.
-        what: What is done, and to what, as the message calls it.
-        parts: What is held under this lock, if not everything, such as names of files.
+        lock: A file for the lock alone. Its folder is created, and the last process removes it.
+        what: What is done, and to what, for the error message.
+        parts: Names of what is locked, such as files. Defaults to everything.
 
     Raises:
-        InUseError: Another process is in such a block, for one of the parts.
+        InUseError: Another process holds the lock, or one of the parts.
     """
     try:
         import fcntl
@@ -90,10 +89,10 @@ def held(lock: Path, what: str, parts: Collection[str] = ()) -> Iterator[None]:
 
     def take(file: TextIO, length: int = 0, start: int = 0) -> bool:
         try:
-            # Of the process and not of the open file, which its data loading workers inherit.
+            # Locks are of the process, not of the open file, which its workers inherit.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
         except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)  # else there are no locks here
+            return error.errno not in (errno.EACCES, errno.EAGAIN)  # True: there are no locks
         return True
 
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +130,7 @@ def read_list(path: Path) -> list[str]:
         path: See :func:`read_text`.
 
     Returns:
-        The lines in their order, without the space around them; blank ones are left out.
+        The lines in order, stripped, without blank ones.
 
     Raises:
         FileNotFoundError: See :func:`read_text`.
@@ -141,17 +140,17 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file that any editor wrote.
+    """Read a text file written by any editor.
 
     Args:
         path: UTF-8 with or without a byte order mark, or UTF-16 with one.
 
     Returns:
-        Its text, without the mark.
+        The text without the mark.
 
     Raises:
-        FileNotFoundError: It does not exist, or is a folder.
-        ValueError: The file is of another encoding, which is named as far as it shows.
+        FileNotFoundError: The file does not exist or is a folder.
+        ValueError: The file has another encoding; the message guesses which.
     """
     if not path.is_file():
         what = 'is a folder' if path.is_dir() else 'does not exist'
@@ -178,9 +177,8 @@ def read_text(path: Path) -> str:
 def write_png(path: Path, pixels: np.ndarray, shared: bool = False) -> None:
     """Write an image (H, W, 3) RGB or (H, W), uint8, losslessly and atomically.
 
-    Photographs are stored uncompressed: they hardly shrink, and training reads each of them many
-    times, in a third of the time. Label maps are compressed. ``shared`` is that of
-    :func:`replacing`.
+    Photographs are stored uncompressed: they hardly shrink, and training reads them many times, in
+    a third of the time. Label maps are compressed. See :func:`replacing` for ``shared``.
     """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, 'PNG', compress_level=0 if pixels.ndim == 3 else 6)
@@ -188,7 +186,7 @@ def write_png(path: Path, pixels: np.ndarray, shared: bool = False) -> None:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """Hash settings that JSON can express, whatever the order of their keys.
+    """Hash JSON-compatible settings, independent of the order of their keys.
 
     Args:
         settings: Nested dicts, sequences, strings and numbers.
@@ -200,10 +198,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hash the content of a file.
-
-    Args:
-        path: An existing file of any size.
+    """Hash the content of a file of any size.
 
     Returns:
         SHA-256, 64 hexadecimal digits.

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Work on many files by threads, with a progress bar where there is a terminal."""
+"""Threaded work on many files, and progress bars for the terminal."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _Result = TypeVar('_Result')
 def progress_bar(
     console: Console | None = None, transient: bool = True, of_bytes: bool = False
 ) -> Progress:
-    """A bar with count and remaining time.
+    """Create a progress bar with count and remaining time.
 
     Args:
-        console: Where it is drawn. Defaults to the standard error.
-        transient: Whether it vanishes when it is done; else its last state is left.
-        of_bytes: Whether bytes are counted.
+        console: Console to draw on. Defaults to standard error.
+        transient: Whether the bar disappears when done; otherwise its last state stays.
+        of_bytes: Whether the count is in bytes.
 
     Returns:
-        A context manager; a transient one draws nothing where the console is no terminal.
+        A context manager. A transient bar is not drawn if the console is not a terminal.
     """
     console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     return Progress(
@@ -53,12 +53,12 @@ def map_threaded(
     description: str | None = None,
     workers: int | None = None,
 ) -> list[_Result]:
-    """Call a function that waits for files with each item, by threads.
+    """Apply an I/O-bound function to each item in threads.
 
     Args:
-        function: May raise; the first error ends the work.
+        function: The function; its first error is raised.
         items: Its arguments.
-        description: Title of the bar. Defaults to no bar.
+        description: Title of the progress bar. Defaults to no bar.
         workers: Number of threads. Defaults to two per core, at most 16.
 
     Returns:

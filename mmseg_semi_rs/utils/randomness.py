@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Randomness as a function of (seed, draw): whatever process runs it, the result is the same."""
+"""Randomness as a function of (seed, draw), so that results do not depend on the process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import torch
 
 
 class Draw(int):
-    """A dataset index that remembers which draw of the whole training it is.
+    """A dataset index that remembers its position among all draws of the training.
 
-    A sampler yields it, the dataset seeds its transforms from ``entropy``. Being an int it passes
-    through any DataLoader, and it survives pickling into worker processes.
+    A sampler yields it, and the dataset seeds its transforms from ``entropy``. Being an int it
+    passes through any DataLoader, and it survives pickling into worker processes.
 
     Args:
         index: Index into the dataset.
-        entropy: What identifies the draw, non-negative integers: (seed, source, position in the
+        entropy: Non-negative integers that identify the draw: (seed, source, position in the
             source's endless sequence), the same for every world size.
     """
 
     entropy: tuple[int, ...]
 
     def __new__(cls, index: int, entropy: tuple[int, ...]) -> Draw:
-        """Make the index."""
+        """Create the index."""
         draw = super().__new__(cls, index)
         draw.entropy = entropy
         return draw
@@ -43,7 +43,7 @@ def derive_seed(*numbers: int) -> int:
         *numbers: Non-negative integers, e.g. (seed, source, draw).
 
     Returns:
-        In [0, 2**63).
+        The seed, in [0, 2**63).
     """
     words = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
@@ -51,10 +51,10 @@ def derive_seed(*numbers: int) -> int:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Seed python, numpy and torch from integers inside the block, and restore them after it.
+    """Seed python, numpy and torch (CPU) inside the block, and restore their states after it.
 
-    The library transforms draw from the global generators; this makes their draws reproducible
-    without touching the state of the process around them.
+    Library transforms draw from the global generators; this makes their draws reproducible without
+    changing the random state of the process.
 
     Args:
         *numbers: Non-negative integers, e.g. (seed, source, draw).
@@ -77,10 +77,10 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def seed_step(*numbers: int) -> None:
-    """Seed python, numpy and torch (all devices) for one training step; makes no host sync.
+    """Seed python, numpy and torch (all devices) for one training step, without a host sync.
 
-    Device-side draws (CutMix, dropout) then depend on the step alone, so a resumed training repeats
-    those of an uninterrupted one without any state in the checkpoint.
+    Draws on the device (CutMix, dropout) then depend on the step alone, so a resumed training
+    repeats those of an uninterrupted one without any state in the checkpoint.
 
     Args:
         *numbers: Non-negative integers, e.g. (seed, iteration, rank).

@@ -1,8 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Serve the files of a folder by HTTP in ranges, as object stores do and http.server does not.
+"""Serve the files of a folder over HTTP with range requests, which http.server does not support.
 
-Run as a script with a folder, it prints its address and serves this machine alone until it is
-ended. By it is measured and tested how rasters are read that lie elsewhere.
+Run as a script with a folder, it prints its address and serves only this machine until it is ended.
+It is used to measure and test the reading of remote rasters.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from urllib.parse import unquote
 
 
 class RangeHandler(BaseHTTPRequestHandler):
-    """Answers HEAD and GET, whole or a range of bytes.
+    """Handler of HEAD and GET, for whole files or ranges of bytes.
 
     Attributes:
-        folder: What is served.
+        folder: Folder with the served files.
     """
 
     folder: Path
     protocol_version = 'HTTP/1.1'
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Suppress the log."""
 
     def do_HEAD(self) -> None:
-        """Tell the size."""
+        """Send the header of a file."""
         self.answer(body=False)
 
     def do_GET(self) -> None:
-        """Send what is asked for."""
+        """Send a file or a range of it."""
         self.answer(body=True)
 
     def answer(self, body: bool) -> None:
-        """Send header and, if asked for, bytes of a file."""
+        """Send the header and, if ``body`` is set, the requested bytes of a file."""
         path = (self.folder / unquote(self.path).lstrip('/')).resolve()
         if not (path.is_file() and path.is_relative_to(self.folder.resolve())):
             self.send_error(404)
@@ -61,7 +61,7 @@ class RangeHandler(BaseHTTPRequestHandler):
 def make_server(
     folder: Path, port: int = 0, handler: type[RangeHandler] = RangeHandler
 ) -> ThreadingHTTPServer:
-    """A server of a folder on this machine; a port of 0 is any free one."""
+    """Create a local server of a folder; port 0 takes any free port."""
     bound = type(handler.__name__, (handler,), {'folder': folder})
     return ThreadingHTTPServer(('127.0.0.1', port), bound)
 

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What hooks ask of a runner."""
+"""Queries of mmengine's runner for hooks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model inside of mmengine's wrappers, for several processes and augmented tests."""
+    """Return the model inside mmengine's wrappers for distribution and test-time augmentation."""
     inner: Any = model
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module
@@ -20,6 +20,6 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def logger_interval(runner: Runner) -> int:
-    """Iterations between two lines of the log; 1 where nothing logs."""
+    """Return the iterations between two log lines; 1 if there is no logger hook."""
     loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
     return min((hook.interval for hook in loggers), default=1)

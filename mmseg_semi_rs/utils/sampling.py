@@ -1,18 +1,18 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Choices without chance."""
+"""Selection without randomness."""
 
 from __future__ import annotations
 
 
 def evenly(count: int, wanted: int) -> list[int]:
-    """Choose some of a number of indices, evenly spaced.
+    """Choose evenly spaced indices.
 
     Args:
-        count: Number of indices.
-        wanted: How many of them, at most.
+        count: Number of indices to choose from.
+        wanted: Largest number of chosen indices.
 
     Returns:
-        Ascending, in ``[0, count)``, none twice.
+        Distinct ascending indices in ``[0, count)``.
 
     Examples:
         >>> evenly(10, 2), evenly(2, 10)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Named parts of a training step, for torch's profiler and for whoever times them."""
+"""Named parts of a training step, for torch's profiler and for timing."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch.profiler import record_function
 
 
 class PartListener(Protocol):
-    """Is told where the parts of a step begin and end."""
+    """A listener for the start and end of the parts of a step."""
 
     def begin(self, part: str) -> None:
-        """A part begins, inside of those that have not ended."""
+        """Handle the start of a part, nested in all parts that have not ended."""
         ...
 
     def end(self) -> None:
-        """The part that began last ends."""
+        """Handle the end of the part that started last."""
         ...
 
 
-#: Who is told; empty but while steps are timed.
+#: Registered listeners; empty unless steps are being timed.
 LISTENERS: list[PartListener] = []
 
 
 @contextmanager
 def step_part(part: str) -> Iterator[None]:
-    """Name what happens inside, as a context or as a decorator.
+    """Name a part of a step, as a context manager or as a decorator.
 
     Args:
-        part: Name of the part, which a trace of torch's profiler shows.
+        part: Name of the part, shown in a trace of torch's profiler.
     """
     listeners = tuple(LISTENERS)
     for listener in listeners:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One HTML file that shows tile by tile what purification changed, and why."""
+"""HTML page that shows tile by tile what purification has changed, and why."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _VERDICTS = ('right', 'wrong', 'neutral')
 
 
 class AuditedTile(PurifiedTile, Protocol):
-    """A tile that can count what was done to it; see ``purification.AuditRecord``."""
+    """A tile with counts of what purification did to it; see ``purification.AuditRecord``."""
 
     def summary(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Counts, rates and the verifier's answer."""
+        """Return counts, rates and the verifier's answer."""
 
 
 def write_audit_page(
@@ -51,30 +51,30 @@ def write_audit_page(
     limit: int = 100,
     side: int = 288,
 ) -> Path:
-    """Write the page: one file with its pictures inside, to be opened from disk.
+    """Write the page as a single file with embedded pictures, to be opened from disk.
 
-    It needs no network and no other file; without scripts it is a plain list. Answers are shown
-    verbatim and cannot bring in markup or scripts: all text is escaped, and the page's own policy
-    forbids any script but the one that sorts.
+    It needs no network and no other file, and without scripts it is a plain list. Answers are shown
+    verbatim but cannot inject markup or scripts: all text is escaped, and the content security
+    policy of the page allows only the script that sorts.
 
     Args:
         records: Tiles to show.
-        path: Where to; folders are made. Written under a temporary name and renamed.
-        classes: The K class names.
-        palette: Their RGB colours, 0-255.
-        totals: Sum over all tiles, as ``purification.totals`` gives it; may cover more tiles than
-            are shown.
+        path: Output file, written atomically; its folder is created.
+        classes: Names of the K classes.
+        palette: RGB colour of each class, 0-255.
+        totals: Sums over all tiles by ``purification.totals``; they may cover more tiles than are
+            shown.
         title: Heading.
-        settings: Shown as name and value: verifier, policy, whatever made the result.
-        limit: Most tiles to show. Of more, those with most changed pixels are taken, and the page
-            says how many were left out. A tile takes 100 to 200 kB.
+        settings: Names and values to show, such as verifier and policy.
+        limit: Largest number of tiles. If there are more, those with most changed pixels are shown,
+            and the page tells how many are left out. A tile takes 100 to 200 kB.
         side: Longer side of a picture in pixels.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: There are not as many colours as classes.
+        ValueError: The numbers of colours and classes differ.
     """
     if len(classes) != len(palette):
         raise ValueError(
@@ -112,7 +112,7 @@ def write_audit_page(
         left_out=max(totals['tiles'], len(summaries)) - len(shown),
         has_truth='truth' in counts,
         longest_answer=_LONGEST_ANSWER,
-        # drawn tile by tile, as the pictures of all may not fit into memory
+        # a generator, as the pictures of all tiles may not fit into memory
         tiles=(
             _tile(number, record, summary, classes, palette, side)
             for number, (record, summary) in enumerate(shown, start=1)
@@ -123,7 +123,7 @@ def write_audit_page(
 def _legend(
     classes: Sequence[str], palette: Palette, has_truth: bool, has_regions: bool
 ) -> dict[str, list[tuple[str, str]]]:
-    """Name and CSS background of what the pictures' colours mean, by group."""
+    """Return name and CSS background of the colours in the pictures, by group."""
     groups = {
         'Classes': [(name, _rgb(colour)) for name, colour in zip(classes, palette, strict=True)],
         'Changes': [(name, _rgb(colour)) for name, colour in ACTION_COLOURS.items()],
@@ -155,7 +155,7 @@ def _tile(
     palette: Palette,
     side: int,
 ) -> dict[str, Any]:
-    """What the template shows of a tile."""
+    """Return what the template shows of a tile."""
     counts, rates = summary['counts'], summary['rates']
     heads = ('', 'class', 'called', 'score', 'left', 'top', 'right', 'bottom')
     boxes = [
@@ -229,7 +229,7 @@ def _classes_table(counts: Mapping[str, Any], classes: Sequence[str]) -> Table:
 
 
 def _corrections_table(counts: Mapping[str, Any]) -> list[Table]:
-    """Which class became which, where any did."""
+    """Tabulate which class was corrected to which, if any was."""
     pairs = [
         (pixels, f'{origin} → {target}')
         for origin, targets in counts.get('corrections', {}).items()
@@ -274,6 +274,6 @@ def _rgb(colour: Sequence[int]) -> str:
 
 
 def _panel(picture: np.ndarray) -> str:
-    """A small PNG: in up to 256 colours exact, else in the 256 that fit best."""
+    """Encode a small PNG, which is exact up to 256 colours and quantised beyond."""
     image = Image.fromarray(picture).quantize(256, method=Image.Quantize.MEDIANCUT)
     return data_uri(image, 'png', optimize=True)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Static pages from the templates beside this file: one look, in light and dark, and no network."""
+"""Static HTML pages from templates, in one style (light and dark) and without network."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..utils.files import replacing
 
 __all__ = ['NONE', 'Cell', 'Table', 'data_uri', 'embed_picture', 'text', 'write_page']
 
-#: Stands for a value that is not there.
+#: Text for a missing value.
 NONE = '\N{EN DASH}'
 
 
 class Cell(NamedTuple):
-    """A cell of a table that is more than text.
+    """A table cell with more than text.
 
     Attributes:
-        text: What it shows.
-        bar: Whether it holds a number, behind which there may be a bar.
-        size: Length of the bar in percent of the cell.
-        best: Whether it is the highest of its row.
-        whole: All of a value of which ``text`` is an outline; unfolds.
+        text: Text of the cell.
+        bar: Whether the cell holds a number that may have a bar behind it.
+        size: Length of the bar in percent of the cell; None for no bar.
+        best: Whether the number is the highest of its row.
+        whole: Full value that ``text`` abbreviates; shown when unfolded.
     """
 
     text: str
@@ -43,10 +43,10 @@ class Table(NamedTuple):
     """A table; the first entry of each row is its header.
 
     Attributes:
-        caption: What it shows.
-        heads: Text over each column; none for a list of names and values.
-        rows: Text, or :class:`Cell`.
-        bars: Columns of numbers.
+        caption: Caption of the table.
+        heads: Header of each column; empty for a list of names and values.
+        rows: Texts or :class:`Cell`.
+        bars: Indices of columns with numbers.
     """
 
     caption: str
@@ -56,7 +56,7 @@ class Table(NamedTuple):
 
 
 def _visible(value: Any) -> Any:
-    """Make control characters of text visible; markup is taken as it is."""
+    """Replace control characters in text by visible ones; keep markup as it is."""
     if isinstance(value, Markup):
         return value
     return ''.join(
@@ -68,7 +68,7 @@ def _visible(value: Any) -> Any:
 
 
 def text(raw: object) -> Markup:
-    """Escape for element content and quoted attributes; control characters become visible."""
+    """Escape text for element content and quoted attributes; control characters become visible."""
     return escape(_visible(raw))
 
 
@@ -85,13 +85,13 @@ _PAGES = Environment(
 def write_page(path: str | Path, template: str, **context: Any) -> Path:
     """Write a page that needs no network and allows no script but its own.
 
-    The page is written piece by piece as an iterable in its context is read; lone surrogates, which
-    a model's answer may hold, become question marks.
+    Iterables in the context are consumed lazily while the page is written. Lone surrogates, which a
+    model's answer may contain, become question marks.
 
     Args:
-        path: Where to; folders are made. Written under a temporary name and renamed.
-        template: Name of a file of ``templates``.
-        **context: What the template reads. Text is escaped.
+        path: Output file, written atomically; its folder is created.
+        template: File name in ``templates``.
+        **context: Variables of the template. Text is escaped.
 
     Returns:
         The path.
@@ -111,12 +111,12 @@ def write_page(path: str | Path, template: str, **context: Any) -> Path:
 
 
 def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
-    """A picture that stands in the page itself.
+    """Encode a picture as a data URI.
 
     Args:
-        image: What it shows.
-        kind: File format, as ``'png'``.
-        **options: Of the format.
+        image: The picture.
+        kind: File format, such as ``'png'``.
+        **options: Options of the format.
     """
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **options)
@@ -124,17 +124,17 @@ def data_uri(image: Image.Image, kind: str, **options: Any) -> str:
 
 
 def embed_picture(path: Path, longest: int) -> tuple[str, tuple[int, int]]:
-    """A picture as a data URI, made smaller.
+    """Shrink a picture and encode it as a data URI.
 
     Args:
-        path: Its file.
-        longest: Most pixels of its longer side.
+        path: File of the picture.
+        longest: Largest length of its longer side in pixels.
 
     Returns:
         The URI and the size (width, height) in pixels.
 
     Raises:
-        OSError: It is no picture, or damaged.
+        OSError: The file is damaged or not a picture.
     """
     with Image.open(path) as opened:
         image = opened.convert('RGB')

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Images, label maps and masks side by side in one picture. Needs no display."""
+"""Pictures of images, label maps and masks side by side, drawn without a display."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GAP = 6
 _TITLE = 22
 _PAPER = 255
 _INK = (20, 20, 20)
-_FRAME = (160, 160, 160)  # so that a white mask stands out from the paper
+_FRAME = (160, 160, 160)  # makes a white mask visible on the white background
 _WRONG, _UNKNOWN = (230, 0, 120), (128, 128, 128)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -43,13 +43,13 @@ def denormalise(
     std: Sequence[float],
     channels: Sequence[int] = (0, 1, 2),
 ) -> np.ndarray:
-    """Turn a normalised image back into pixels.
+    """Convert a normalised image back to pixels.
 
     Args:
         image: (C, H, W), normalised as ``(pixel - mean) / std``.
-        mean: Per channel, 0-255 scale.
-        std: Per channel, 0-255 scale.
-        channels: Positions of R, G, B.
+        mean: Mean of each channel, on the 0-255 scale.
+        std: Standard deviation of each channel, on the 0-255 scale.
+        channels: Indices of red, green and blue.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -65,13 +65,13 @@ def colorize(
     ignore_index: int = 255,
     ignore_colour: Sequence[int] = (128, 128, 128),
 ) -> np.ndarray:
-    """Paint a label map.
+    """Colour a label map.
 
     Args:
         labels: (H, W) class ids.
         palette: RGB colour of each class, 0-255.
-        ignore_index: Id without a class.
-        ignore_colour: RGB colour of it.
+        ignore_index: Id of pixels without a class.
+        ignore_colour: RGB colour of these pixels.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -95,13 +95,13 @@ def colorize(
 def overlay(
     image: np.ndarray, colours: np.ndarray, mask: np.ndarray | None = None, opacity: float = 0.5
 ) -> np.ndarray:
-    """Lay a painted map over an image.
+    """Blend a coloured map with an image.
 
     Args:
         image: (H, W, 3) uint8.
-        colours: (H, W, 3) uint8, as :func:`colorize` gives it.
-        mask: (H, W) bool, where the colours are laid. None: everywhere.
-        opacity: Share of the colours, in [0, 1].
+        colours: (H, W, 3) uint8, as returned by :func:`colorize`.
+        mask: Where to blend, (H, W) bool. None blends everywhere.
+        opacity: Weight of the colours, in [0, 1].
 
     Returns:
         (H, W, 3) uint8.
@@ -119,19 +119,19 @@ def compare_maps(
     name: str = '',
     ignore_index: int = 255,
 ) -> np.ndarray:
-    """Draw an image, its truth, a prediction, and where the two differ, side by side.
+    """Draw an image, ground truth, prediction and errors side by side.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        truth: (H, W) class ids, ``ignore_index`` where there is none.
+        truth: (H, W) class ids, ``ignore_index`` where unknown.
         prediction: (H, W) class ids.
-        classes: Class names.
-        palette: Their RGB colours.
-        name: Stands above, before how much is right.
-        ignore_index: Id without a class.
+        classes: Names of the classes.
+        palette: RGB colour of each class.
+        name: Title, followed by the share of correct pixels.
+        ignore_index: Id of pixels without a class.
 
     Returns:
-        (h, w, 3) uint8, RGB, with the colours of the classes below.
+        (h, w, 3) uint8, RGB, with a legend below.
     """
     known = truth != ignore_index
     wrong = known & (prediction != truth)
@@ -150,14 +150,14 @@ def compare_maps(
 
 
 def _fit(panel: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scale a panel into a cell, aspect kept, on paper."""
+    """Scale a panel into a cell with its aspect ratio kept, on a white background."""
     if panel.ndim == 2:
         grey = panel.astype(np.uint8) * 255 if panel.dtype == bool else panel
         panel = np.repeat(grey[..., None], 3, axis=2)
     scale = min(height / panel.shape[0], width / panel.shape[1])
     size = (max(1, round(panel.shape[1] * scale)), max(1, round(panel.shape[0] * scale)))
     if size != (panel.shape[1], panel.shape[0]):
-        # Enlarged pixels stay sharp, so that small label maps can be read.
+        # Enlarged pixels stay sharp, so that small label maps are readable.
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
         panel = cv2.resize(np.ascontiguousarray(panel), size, interpolation=how)
     cell = np.full((height, width, 3), _PAPER, np.uint8)
@@ -166,7 +166,7 @@ def _fit(panel: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _write(picture: np.ndarray, text: str, left: int, bottom: int, width: int) -> None:
-    """Write one line, shrunk until it fits."""
+    """Write one line of text, shrunk to fit."""
     scale = 0.45
     while scale > 0.25 and cv2.getTextSize(text, _FONT, scale, 1)[0][0] > width:
         scale -= 0.05
@@ -179,20 +179,20 @@ def draw_panels(
     row_titles: Sequence[str] | None = None,
     cell: int | None = None,
 ) -> np.ndarray:
-    """Draw a grid of panels with a title over each column.
+    """Draw a grid of panels with a title above each column.
 
     Args:
-        rows: Panels of each row: (h, w, 3) uint8 RGB, (h, w) uint8 grey or (h, w) bool; sizes may
-            differ. A row may be shorter than the titles.
+        rows: Panels of each row: (h, w, 3) uint8 RGB, (h, w) uint8 grey or (h, w) bool, of any
+            sizes. A row may have fewer panels than there are titles.
         titles: Title of each column.
-        row_titles: Written above each row, at its left. None: nothing.
-        cell: Longer side of a cell in pixels. None: that of the largest panel, 128 to 512.
+        row_titles: Title above each row. None writes none.
+        cell: Longer side of a cell in pixels. None takes that of the largest panel, in 128 to 512.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        ValueError: There is nothing to draw, or a row has more panels than there are titles.
+        ValueError: There are no panels, or a row has more panels than there are titles.
     """
     panels = [panel for row in rows for panel in row]
     if not panels:
@@ -231,11 +231,11 @@ def draw_panels(
 
 
 def legend(classes: Sequence[str], palette: Palette, width: int) -> np.ndarray:
-    """Draw which colour means which class, to stack below a grid.
+    """Draw a legend of the class colours, to be placed below a grid.
 
     Args:
-        classes: Class names.
-        palette: Their RGB colours.
+        classes: Names of the classes.
+        palette: RGB colour of each class.
         width: Width of the picture in pixels.
 
     Returns:
@@ -255,17 +255,17 @@ def legend(classes: Sequence[str], palette: Palette, width: int) -> np.ndarray:
 
 
 def save_picture(picture: np.ndarray, path: str | Path) -> Path:
-    """Write a picture under a temporary name and rename it.
+    """Save a picture as PNG, atomically.
 
     Args:
         picture: (H, W, 3) uint8, RGB.
-        path: Where to; folders are made.
+        path: Output file; its folder is created.
 
     Returns:
         The path.
     """
     path = Path(path)
-    # two ranks may have the same image, of which a distributed sampler makes copies
+    # two ranks may have the same image, since a distributed sampler adds copies
     with replacing(path, shared=True) as partial:
         Image.fromarray(picture).save(partial, format='PNG')
     return path

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Pictures of what purification did to a tile: why a pixel was corrected, and whether rightly."""
+"""Pictures of what purification did to a tile: why pixels were corrected, and whether rightly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .panels import Palette
 
 Colour = tuple[int, int, int]
 
-#: Yellow, sky blue and vermilion of Okabe and Ito, told apart by the colour-blind too.
+#: Yellow, sky blue and vermilion of Okabe and Ito, which colour-blind people can distinguish.
 ACTION_COLOURS: dict[str, Colour] = {
     'corrected': (240, 228, 66),
     'supported': (86, 180, 233),
@@ -25,23 +25,23 @@ ERROR_COLOURS: dict[str, Colour] = {
     'fixed': (0, 114, 178),
     'broken': (213, 94, 0),
 }
-#: The two greys of the hatching where there is nothing to show.
+#: The two greys of the hatching for pixels with nothing to show.
 HATCH: tuple[Colour, Colour] = ((120, 120, 120), (165, 165, 165))
-#: Colour of a seen pixel where no class has a score, or none the highest one alone.
+#: Colour of pixels with evidence where no single class has the highest score.
 NO_SCORE: Colour = (24, 24, 24)
 
-#: Colours of the outlines of regions, and of labels that are not the most frequent of theirs.
+#: Colours of region outlines, and of labels that differ from the most frequent of their region.
 OUTLINE: Colour = (255, 255, 255)
 DISAGREES: Colour = (204, 121, 167)
 
 _STRIPE = 5
-_LEVELS = 15  # Steps of opacity and grey: few colours make small files.
+_LEVELS = 15  # Steps of opacity and grey; few colours make small files.
 _NAMED_BOXES = 12  # With more boxes, only their numbers are written.
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 class PurifiedTile(Protocol):
-    """What the pictures need of a tile; see ``purification.AuditRecord`` for shapes and units."""
+    """Data of a tile for the pictures; see ``purification.AuditRecord`` for shapes and units."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -71,7 +71,7 @@ class PurifiedTile(Protocol):
 
 
 class _Scale:
-    """Brings all maps of a tile to the size of its pictures."""
+    """Resampling of all maps of a tile to the size of its pictures."""
 
     def __init__(self, height: int, width: int, side: int) -> None:
         self.factor = side / max(height, width)
@@ -82,16 +82,16 @@ class _Scale:
         self._pixels = np.ix_(rows, columns)
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
-        """(H, W) of any type -> (h, w), no value invented."""
+        """Resample (H, W) of any type to (h, w) by nearest neighbour."""
         return values[self._pixels]
 
     def smooth(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> (h, w, 3); enlarged pixels stay sharp."""
+        """Resample an image (H, W, 3) uint8 to (h, w, 3); enlarged pixels stay sharp."""
         how = cv2.INTER_AREA if self.factor < 1 else cv2.INTER_NEAREST
         return cv2.resize(np.ascontiguousarray(image), (self.width, self.height), interpolation=how)
 
     def touched(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) bool -> (h, w) bool, true if any pixel below is: no single pixel gets lost."""
+        """Resample a mask (H, W) bool to (h, w), true where any pixel is true."""
         if self.factor >= 1:
             return self.nearest(mask)
         size = (self.width, self.height)
@@ -104,15 +104,15 @@ def purification_row(
     """Draw the pictures of one tile, for the audit page or for :func:`draw_panels`.
 
     Args:
-        tile: What was purified.
-        classes: The K class names, written at boxes.
-        palette: Their RGB colours, 0-255.
+        tile: The purified tile.
+        classes: Names of the K classes, written at boxes.
+        palette: RGB colour of each class, 0-255.
         side: Longer side of each picture in pixels.
 
     Returns:
         Pictures, (h, w, 3) uint8 RGB of one size, and their titles: image, teacher's label and
-        confidence, evidence (or the regions), purified label, changes; and where truth exists,
-        truth and errors before and after. Rows with and without truth fit below the longer one's
+        confidence, evidence (or regions), purified label, changes; and if there is ground truth,
+        the truth and the errors before and after. Rows with and without truth can share the longer
         titles.
     """
     height, width = tile.image.shape[:2]
@@ -149,18 +149,18 @@ def draw_boxes(
     classes: Sequence[str],
     palette: Palette,
 ) -> np.ndarray:
-    """Draw and name the boxes of a verifier, numbered from 1 in their order.
+    """Draw the boxes of a verifier with their names, numbered from 1.
 
     Args:
         image: (h, w, 3) uint8 RGB.
-        boxes: Each with ``label`` (class id) and ``box`` (left, top, right, bottom) in pixels of
-            the unscaled image. What lies outside is not drawn.
+        boxes: Objects with ``label`` (class id) and ``box`` (left, top, right, bottom) in pixels of
+            the unscaled image. Parts outside the image are not drawn.
         factor: Pixels of this image per pixel of the unscaled one.
-        classes: The class names.
-        palette: Their RGB colours.
+        classes: Names of the classes.
+        palette: RGB colour of each class.
 
     Returns:
-        (h, w, 3) uint8, a copy.
+        A copy with boxes, (h, w, 3) uint8.
     """
     picture = image.copy()
     height, width = image.shape[:2]
@@ -193,24 +193,24 @@ def _hatching(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _paint(ids: np.ndarray, palette: Palette, known: np.ndarray) -> np.ndarray:
-    """Colour the known pixels, hatch the others."""
+    """Colour known pixels by their id, and hatch the others."""
     colours = np.asarray(palette, np.uint8)[np.where(known, ids, 0).astype(np.int64)]
     return np.where(known[..., None], colours, _hatching(ids.shape))
 
 
 def _grey(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] from black to white, in few steps."""
+    """Convert values in [0, 1] to grey in few steps, and hatch unknown pixels."""
     steps = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 2 * _LEVELS) / (2 * _LEVELS)
     grey = np.rint(steps * 255).astype(np.uint8)
     return np.where(known[..., None], grey[..., None].repeat(3, 2), _hatching(values.shape))
 
 
 def _evidence(tile: PurifiedTile, scale: _Scale, palette: Palette, valid: np.ndarray) -> np.ndarray:
-    """The one best class in its colour, the more opaque the higher its score."""
+    """Draw the best class in its colour, more opaque for a higher score."""
     if tile.scores is None or tile.seen is None:
         return _hatching(valid.shape)
     highest = tile.scores.max(axis=0)
-    tied = (tile.scores == highest).sum(axis=0) > 1  # No class is the best one there.
+    tied = (tile.scores == highest).sum(axis=0) > 1  # No single class is the best.
     best = scale.nearest(tile.scores.argmax(axis=0))
     score = scale.nearest(np.where(tied, 0, highest))
     opacity = (np.rint(score / 255 * _LEVELS) / _LEVELS)[..., None]
@@ -223,7 +223,7 @@ def _evidence(tile: PurifiedTile, scale: _Scale, palette: Palette, valid: np.nda
 def _regions(
     image: np.ndarray, ids: np.ndarray, tile: PurifiedTile, scale: _Scale, valid: np.ndarray
 ) -> np.ndarray:
-    """The outlines of the regions, and the labels that disagree with the rest of theirs."""
+    """Draw the outlines of regions, and the labels that disagree with their region."""
     edge = np.zeros(ids.shape, bool)
     edge[1:] |= ids[1:] != ids[:-1]
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
@@ -234,11 +234,11 @@ def _regions(
 
 
 def _changes(image: np.ndarray, tile: PurifiedTile, scale: _Scale) -> np.ndarray:
-    """The actions in their colours over a dim grey image."""
+    """Draw the actions in their colours over a dim grey image."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     dim = np.rint(20 + np.rint(grey * 2 * _LEVELS) / (2 * _LEVELS) * 90).astype(np.uint8)
     picture = dim[..., None].repeat(3, 2)
-    numbers = {'supported': 2, 'corrected': 1, 'vetoed': 3}  # The rarer are painted later.
+    numbers = {'supported': 2, 'corrected': 1, 'vetoed': 3}  # Rarer actions are painted later.
     for action, number in numbers.items():
         acted = tile.valid & (tile.actions == number)
         picture[scale.touched(acted)] = ACTION_COLOURS[action]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""One HTML file about finished, running, killed or resumed trainings."""
+"""HTML report on finished, running, killed or resumed trainings."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ _WIDE = ('mIoU', 'loss')
 def write_report(
     folders: Iterable[str | Path], path: str | Path, title: str = 'Training report'
 ) -> tuple[Path, list[str]]:
-    """Write the page: one file with everything inside, to be opened from disk.
+    """Write the report as a single file with everything embedded, to be opened from disk.
 
     Args:
-        folders: ``work_dir`` of a run each, or folders with several below.
-        path: Where to; folders are made. Written under a temporary name and renamed.
+        folders: Folders that are each the ``work_dir`` of a run, or contain several.
+        path: Output file, written atomically; its folder is created.
         title: Heading.
 
     Returns:
-        The path, and one sentence for each thing that was left out.
+        The path, and a message for each fault, such as something that was left out.
 
     Raises:
-        ValueError: There is no run at all.
+        ValueError: There are no runs.
     """
     runs, faults = find_runs(folders)
     if not runs:
@@ -109,7 +109,7 @@ def write_report(
 
 
 def _by_data(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
-    """Groups by the data that they are validated on, each with a name; scores of two differ."""
+    """Group by validation data, with a name for each, since scores on different data differ."""
     found: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         found.setdefault(group.data, []).append(group)
@@ -126,7 +126,7 @@ def _by_data(groups: Sequence[Group]) -> list[tuple[str, list[Group]]]:
 
 
 def _part(name: str, groups: Sequence[Group], faults: list[str]) -> dict[str, Any]:
-    """What the page shows of runs that are validated on the same data."""
+    """Return what the page shows of runs that are validated on the same data."""
     pictures, damaged = _pictures(groups)
     faults += damaged
     tests = []
@@ -155,7 +155,7 @@ def _part(name: str, groups: Sequence[Group], faults: list[str]) -> dict[str, An
 
 
 def _worst_of(path: Path) -> str:
-    """What stands under a picture that ``WorstImagesHook`` named."""
+    """Return the caption of a picture that ``WorstImagesHook`` saved."""
     share, _, name = path.stem.partition('_')
     return f'{name}, {float(share):.0%} right' if share.replace('.', '').isdigit() else path.stem
 
@@ -177,7 +177,7 @@ def _lead(groups: Sequence[Group]) -> str:
 
 
 def _findings(runs: Sequence[Run]) -> Iterator[str]:
-    """What the guards of the pseudo labels said last about each class."""
+    """Yield the last message of the pseudo-label guards on each class."""
     for run in runs:
         last = {found.about: found for found in run.findings}
         for found in sorted(last.values(), key=lambda found: found.step):
@@ -186,7 +186,7 @@ def _findings(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _keys(groups: Sequence[Group]) -> Iterator[tuple[str, str, str]]:
-    """Colour, dashes and name of what the curves' colours and dashes mean."""
+    """Yield colour, dashes and name for the legend of the curves."""
     for index, group in enumerate(groups):
         yield f's{index % COLOURS}', 'none', group.name
     ranks = zip_longest(*map(networks_of, groups))
@@ -198,7 +198,7 @@ def _keys(groups: Sequence[Group]) -> Iterator[tuple[str, str, str]]:
 
 
 def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
-    """The charts by heading; many of one heading are folded away."""
+    """Yield the charts by heading; more than six of one heading are folded."""
     charts = collect_charts(groups)
     for section in _SECTIONS:
         drawn = [chart for chart in charts if chart.section == section]
@@ -220,14 +220,14 @@ def _curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
 
 def _pictures(groups: Sequence[Group]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The last pictures of one run of each group, and what could not be shown."""
+    """Return the latest pictures of one run of each group, and messages on unreadable ones."""
     runs: list[dict[str, Any]] = []
     faults: list[str] = []
     for group in groups:
         run = next((run for run in group.runs if run.pictures), None)
         if run is None:
             continue
-        # What the hook of pseudo labels drew comes first; of validation images there may be many.
+        # Pictures of pseudo labels come first, since there may be many validation images.
         chosen = sorted(run.pictures, key=lambda picture: not picture.name.startswith('pseudo'))
         shown, damaged = _embedded([(p.path, f'{p.name}, iteration {p.step:,}') for p in chosen])
         faults += damaged
@@ -240,7 +240,7 @@ def _pictures(groups: Sequence[Group]) -> tuple[list[dict[str, Any]], list[str]]
 def _embedded(
     pictures: Sequence[tuple[Path, str]],
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """The first pictures that can be read, with what they show; and those that cannot."""
+    """Embed the first readable pictures with captions; return messages on unreadable ones."""
     shown: list[dict[str, Any]] = []
     faults: list[str] = []
     for path, what in pictures:

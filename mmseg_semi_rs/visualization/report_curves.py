@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Curves of several groups of runs as inline SVG that takes its colours from the page."""
+"""Curves of several groups of runs, as inline SVG that takes its colours from the page."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .html_page import text
 from .run_groups import Group, mean_series
 from .run_records import Series
 
-#: Colours of groups, which the page's style defines as ``--s0`` and so on.
+#: Number of colours for groups, which the page's style defines as ``--s0`` and so on.
 COLOURS = 8
-#: Dashes of a group's networks: of the one that is predicted with, and of the others.
+#: Dashes of a group's networks, beginning with the one that predicts.
 DASHES = ('', '5 2', '1.5 1.5', '5 2 1.5 2')
-_MARKERS = ('', 'o', 's', '^', 'D')  # of the groups after the first COLOURS, which share theirs
+_MARKERS = ('', 'o', 's', '^', 'D')  # for each further COLOURS groups, which reuse the colours
 _STEPS = (1, 2, 5, 10)
-_INK, _LINE = '#01fe01', '#01fe02'  # stand-ins for colours of the page
+_INK, _LINE = '#01fe01', '#01fe02'  # placeholders for colours of the page
 _SERIES = tuple(f'#01fd{index:02x}' for index in range(COLOURS))
 _STYLE: dict[Any, Any] = {
-    'svg.fonttype': 'none',  # text stays text
+    'svg.fonttype': 'none',  # keep text as text
     'font.size': 8,
     'axes.edgecolor': _LINE,
     'axes.labelcolor': _INK,
@@ -53,9 +53,9 @@ class Line:
     """One scalar of one network of one group.
 
     Attributes:
-        label: Whose it is.
-        colour: Number of the group.
-        dash: Number of the network.
+        label: Name of the group and network.
+        colour: Index of the group.
+        dash: Index of the network.
         runs: Values of each run.
     """
 
@@ -67,12 +67,12 @@ class Line:
 
 @dataclass
 class Chart:
-    """Lines that belong together.
+    """Lines of one scalar.
 
     Attributes:
-        key: Name of the scalar, without the network's.
-        section: Under which heading it stands, see :func:`section_of`.
-        lines: Its lines.
+        key: Name of the scalar without the network.
+        section: Heading of the chart, see :func:`section_of`.
+        lines: Lines of the chart.
     """
 
     key: str
@@ -80,7 +80,7 @@ class Chart:
     lines: list[Line] = field(default_factory=list)
 
 
-#: Headings of scalars that there is one of for each class, by how their names begin.
+#: Headings of scalars with one value per class, by the prefix of their names.
 _OF_CLASSES = {
     'pseudo_share/': 'Share of each class in the pseudo labels',
     'guard/': 'Kept share of each class over its share of the labels',
@@ -89,15 +89,15 @@ _OF_CLASSES = {
     'pseudo_precision/': 'Precision and recall of each class in the pseudo labels',
     'pseudo_recall/': 'Precision and recall of each class in the pseudo labels',
 }
-_LABELS = 'labelled_share/'  # drawn where the share of the pseudo labels is
+_LABELS = 'labelled_share/'  # drawn in the chart of the pseudo labels' shares
 _LABELS_DASH = len(DASHES) - 1
 
 
 def section_of(key: str, part: str) -> str:
-    """The heading under which a scalar stands.
+    """Return the heading of a scalar's chart.
 
     Args:
-        key: Its name, without the network's.
+        key: Name of the scalar without the network.
         part: ``'train'`` or ``'val'``.
     """
     if part == 'val':
@@ -113,10 +113,10 @@ def section_of(key: str, part: str) -> str:
 
 
 def collect_charts(groups: Sequence[Group]) -> list[Chart]:
-    """Charts of everything that was logged.
+    """Collect the charts of all logged scalars.
 
     Args:
-        groups: In the order of their colours.
+        groups: Groups in the order of their colours.
     """
     charts: dict[tuple[str, str], Chart] = {}
     for colour, group in enumerate(groups):
@@ -127,7 +127,7 @@ def collect_charts(groups: Sequence[Group]) -> list[Chart]:
                 if part == 'val' and (
                     key in ('time', 'data_time') or (group.networks and not network)
                 ):
-                    continue  # what predict_on names is there with the network's name, too
+                    continue  # the network of predict_on is also logged under its own name
                 label = f'{group.name}, {network}' if network else group.name
                 dash = networks.index(network) if network else 0
                 if part == 'train' and name.startswith(_LABELS):
@@ -140,7 +140,7 @@ def collect_charts(groups: Sequence[Group]) -> list[Chart]:
 
 
 def split_key(key: str, networks: Sequence[str]) -> tuple[str, str]:
-    """Network, empty if none is named, and the rest of a scalar's name."""
+    """Split a scalar's name into network (empty if none is named) and the rest."""
     for network in networks:
         if key.startswith((f'{network}/', f'{network}.')):
             return network, key[len(network) + 1 :]
@@ -148,9 +148,9 @@ def split_key(key: str, networks: Sequence[str]) -> tuple[str, str]:
 
 
 def networks_of(group: Group) -> list[str]:
-    """Networks of a group in the order of their dashes.
+    """List the networks of a group in the order of their dashes.
 
-    Those that were validated; students that were not yet are in the config.
+    These are the validated ones, followed by students of the config that are not validated yet.
     """
     students = (group.recipe.get('model') or {}).get('students')
     extra = list(students) if isinstance(students, Mapping) else []
@@ -160,18 +160,18 @@ def networks_of(group: Group) -> list[str]:
 def draw_chart(chart: Chart, wide: bool = False, salt: str = '') -> Markup:
     """Draw a chart.
 
-    Several runs of a group are thin lines, and the mean of those is a thick one.
+    Several runs of a group are thin lines with their mean as a thick line.
 
     Args:
-        chart: What to draw.
-        wide: Twice as wide.
-        salt: Tells its ids from those of the same chart of other runs on the page.
+        chart: The chart.
+        wide: Whether to draw it wider.
+        salt: Text that makes its ids differ from the same chart of other runs on the page.
 
     Returns:
-        An ``svg`` element in colours of the page; its ids are its own, by section and key.
+        An ``svg`` element in colours of the page, with ids that are unique by section and key.
     """
     share = chart.section in ('Pseudo labels', 'Purification') or chart.key.startswith('pseudo_')
-    size: dict[Any, Any] = {'font.size': 7 if wide else 8}  # the wide ones are scaled up more
+    size: dict[Any, Any] = {'font.size': 7 if wide else 8}  # wide charts are scaled up more
     with mpl.rc_context({**_STYLE, **size, 'svg.hashsalt': f'{salt} {chart.section} {chart.key}'}):
         figure = Figure(figsize=(5.6, 3.5) if wide else (3.3, 2.0), layout='constrained')
         axes = figure.add_subplot()
@@ -185,7 +185,7 @@ def draw_chart(chart: Chart, wide: bool = False, salt: str = '') -> Markup:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if share or chart.key.startswith('guard/'):
             top = max(axes.get_ylim()[1], 0.1)
-            axes.set_ylim(-0.02 * top, top)  # a line at 0 is seen as thick as the others
+            axes.set_ylim(-0.02 * top, top)  # shows a line at 0 in full width
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
         figure.savefig(buffer, format='svg', transparent=True, metadata=nothing)
@@ -217,7 +217,7 @@ def _draw_line(axes: mpl.axes.Axes, line: Line, marked: bool) -> None:
 
 
 def _describe(chart: Chart) -> str:
-    """A chart in words, for those who do not see it."""
+    """Describe a chart in words for screen readers."""
     parts = []
     for line in chart.lines:
         if mean := [pair for pair in mean_series(line.runs).items() if pair[1] == pair[1]]:
@@ -227,7 +227,7 @@ def _describe(chart: Chart) -> str:
 
 
 def _adopt(svg: str, description: str) -> str:
-    """Make matplotlib's file a part of a page: colours by variables, no ids of its own, no size."""
+    """Make matplotlib's SVG part of a page: CSS colours, no shared ids, no fixed size."""
     body = svg[svg.index('<svg') :]
     body = re.sub(r'<defs>\s*<style.*?</style>\s*</defs>', '', body, flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', body)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What recipes are worth against supervised training, by tests of both on the same images."""
+"""Gains of recipes over supervised training, from tests of both on the same images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Gain:
-    """mIoU of a recipe minus that of supervised training, in points.
+    """mIoU of a recipe minus that of supervised training, in percentage points.
 
     Attributes:
-        recipe: Its name.
+        recipe: Name of the recipe.
         bar: Name of the supervised recipe.
         score: mIoU of the recipe in percent, mean over its runs.
-        mean: The difference, mean over the pairs of runs.
-        low: Lower end of the 95 % interval.
-        high: Its upper end.
-        classes: Difference of each class's IoU, by name.
-        pairs: Difference of each pair of runs.
-        images: How many were tested.
+        mean: Gain, mean over the pairs of runs.
+        low: Lower bound of the 95 % interval.
+        high: Upper bound of the 95 % interval.
+        classes: Gain in IoU of each class, by name.
+        pairs: Gain of each pair of runs.
+        images: Number of tested images.
     """
 
     recipe: str
@@ -54,13 +54,13 @@ class Gain:
 
 
 def find_gains(groups: Sequence[Group]) -> list[Gain]:
-    """Compare each tested recipe with the best supervised one, on the images of both's tests.
+    """Compare each tested recipe with the best supervised one, on images that both were tested on.
 
     Args:
-        groups: Of runs on the same data.
+        groups: Groups of runs on the same data.
 
     Returns:
-        The largest gain first; empty without supervised training or anything else beside it.
+        The gains, largest first; empty if there is no supervised training or nothing to compare.
     """
     tests = {
         group.name: [
@@ -82,28 +82,27 @@ def find_gains(groups: Sequence[Group]) -> list[Gain]:
 
 
 def paired_gain(recipe: str, bar: str, pairs: Sequence[tuple[Tested, Tested]]) -> Gain:
-    """Difference of mIoU and its interval, by a paired bootstrap.
+    """Compute the difference of mIoU and its interval by a paired bootstrap.
 
-    Images are drawn again with replacement, the same for both tests of all pairs; of several pairs
-    of runs (seeds), these are drawn again as well (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993).
+    Images are resampled with replacement, identically for both tests of all pairs; several pairs of
+    runs (seeds) are resampled too (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 
     Args:
-        recipe: Name of what is compared.
-        bar: Name of what it is compared with.
+        recipe: Name of the recipe.
+        bar: Name of the recipe that it is compared with.
         pairs: Tests of both on the same images.
     """
     names, classes = list(pairs[0][0].images), pairs[0][0].classes
     chosen = [classes.index(name) for name in pairs[0][0].averaged]
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(names))), drawn])  # first the images as they are
+    weights = np.concatenate([np.ones((1, len(names))), drawn])  # first the original sample
     scores = np.stack([[_ious(test, names, weights) for test in pair] for pair in pairs])
     means = 100 * _nan_mean(scores[..., chosen])  # (pairs, 2, 1 + resamples)
     differences = means[:, 0] - means[:, 1]
     runs = rng.integers(len(pairs), size=(_RESAMPLES, len(pairs)))
     again = differences[runs.T, np.arange(1, _RESAMPLES + 1)].mean(0)
-    low, high = np.nanpercentile(again, [2.5, 97.5])  # NaN: images without any class
+    low, high = np.nanpercentile(again, [2.5, 97.5])  # NaN: no class at all
     by_class = 100 * (scores[:, 0, 0] - scores[:, 1, 0]).mean(0)
     return Gain(
         recipe,
@@ -119,7 +118,7 @@ def paired_gain(recipe: str, bar: str, pairs: Sequence[tuple[Tested, Tested]]) -
 
 
 def gains_table(gains: Sequence[Gain]) -> Table | None:
-    """The gains with their classes; nothing without any."""
+    """Tabulate the gains with their classes; None if there are none."""
     if not gains:
         return None
     classes = list(gains[0].classes)
@@ -143,7 +142,7 @@ def gains_table(gains: Sequence[Gain]) -> Table | None:
 def _pairs(
     ours: Sequence[tuple[Run, Tested]], bar: Sequence[tuple[Run, Tested]]
 ) -> list[tuple[Tested, Tested]]:
-    """Tests of one seed, where both have it; else in the order of the runs."""
+    """Pair the tests by seed if possible, else in the order of the runs."""
     by_seed = {run.seed: test for run, test in bar if run.seed is not None}
     pairs = [(test, by_seed[run.seed]) for run, test in ours if run.seed in by_seed]
     if not pairs:
@@ -163,12 +162,12 @@ def _mean_score(tests: Sequence[Tested]) -> float:
 
 
 def _ious(test: Tested, names: Sequence[str], weights: np.ndarray) -> np.ndarray:
-    """IoU of each class by sets of images, (sets, K) in [0, 1]; NaN where nothing is of a class.
+    """Compute the IoU of each class on sets of images, (sets, K) in [0, 1]; NaN for absent classes.
 
     Args:
         test: The test.
-        names: Of its images, (N,).
-        weights: How often each image is in each set, (sets, N).
+        names: Names of its images, (N,).
+        weights: Number of times that each image is in each set, (sets, N).
     """
     counts = np.array([test.images[name] for name in names], np.float64)
     shape = (len(weights), 3, len(test.classes))
@@ -180,7 +179,7 @@ def _ious(test: Tested, names: Sequence[str], weights: np.ndarray) -> np.ndarray
 
 
 def _nan_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without NaN; NaN where there is nothing else."""
+    """Return the mean over the last axis without NaN, or NaN if all values are NaN."""
     known = ~np.isnan(values)
     total, count = np.where(known, values, 0).sum(-1), known.sum(-1)
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)

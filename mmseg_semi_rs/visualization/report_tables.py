@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""The tables of a report: scores, classes, configs and facts of the runs."""
+"""Tables of a report: scores, classes, configs and facts of the runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FOLD = re.compile(r'fold[_=-]?(\d+)')
 
 
 def results_table(groups: Sequence[Group]) -> Table | None:
-    """The mIoU of each network of each recipe; nothing without validation."""
+    """Tabulate the mIoU of each network of each recipe; None without validation."""
     scores = []
     for group in groups:
         if group.headline is None:
@@ -41,7 +41,7 @@ def results_table(groups: Sequence[Group]) -> Table | None:
 
 
 def class_tables(groups: Sequence[Group]) -> list[Table]:
-    """IoU of each class at the last and at the best validation; empty without them."""
+    """Tabulate the IoU of each class at the last and at the best validation; empty without any."""
     judged = [group for group in groups if group.headline]
     names = dict.fromkeys(
         key.removeprefix('IoU.')
@@ -67,7 +67,7 @@ def class_tables(groups: Sequence[Group]) -> list[Table]:
 
 
 def _bar(score: Statistic | None, scale: float, best: bool = False) -> Cell:
-    """A cell with a bar as long as the score."""
+    """Return a cell with a bar proportional to the score."""
     if score is None:
         return Cell(NONE, bar=True)
     size = min(100.0, max(0.0, score.mean * scale))
@@ -75,7 +75,7 @@ def _bar(score: Statistic | None, scale: float, best: bool = False) -> Cell:
 
 
 def spread(score: Statistic) -> str:
-    """Mean, and with several runs the standard deviation."""
+    """Format mean and, with several runs, standard deviation."""
     return f'{score.mean:.2f}' + ('' if score.deviation is None else f' ± {score.deviation:.2f}')
 
 
@@ -98,7 +98,7 @@ def _progress(group: Group) -> str:
 
 
 def tested_tables(test: Tested) -> tuple[Table, Table]:
-    """Scores of each class in a test; and which class was taken for which."""
+    """Tabulate the scores of each class in a test, and the confusion matrix."""
     heads = ('class', 'pixels', *(f'{name}, %' for name in test.scores))
     total = max(1, sum(map(sum, test.matrix)))
     rows: list[list[Any]] = [
@@ -135,7 +135,7 @@ def _single(value: float | None) -> Statistic | None:
 
 
 def difference_table(groups: Sequence[Group]) -> Table | None:
-    """Where the recipes differ; nothing if there is only one."""
+    """Tabulate where the recipes differ; None if there are fewer than two."""
     if len(groups) < 2:
         return None
     rows = [
@@ -155,7 +155,7 @@ def _setting(value: Any) -> Cell | str:
 
 
 def _outline(value: Any) -> str:
-    """The types in a long setting, else how it begins."""
+    """Abbreviate a long setting to its types, or to its beginning."""
     if isinstance(value, Mapping) and 'type' in value:
         return f'{value["type"]}(…)'
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
@@ -165,7 +165,7 @@ def _outline(value: Any) -> str:
 
 
 def run_tables(groups: Sequence[Group]) -> tuple[Table, Table]:
-    """What each run was and took; and what it logged last."""
+    """Tabulate the facts of each run, and its last logged values."""
     runs = [(group, run) for group in groups for run in group.runs]
     versions = [
         name

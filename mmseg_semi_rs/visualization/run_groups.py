@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Runs of one recipe with several seeds, their means, and how recipes differ."""
+"""Groups of runs of one recipe with several seeds, their means, and differences of recipes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from .run_records import Run, Series
 
-# What mmengine's Runner reads of a config for training; other top-level keys only help to write it.
+# Config keys that mmengine's Runner reads for training; other top-level keys are only variables.
 _READ = (
     'model',
     'train_dataloader',
@@ -35,7 +35,7 @@ _READ = (
 _SEED = re.compile(r'((?:seed|fold)[_=-]?)\d+', re.IGNORECASE)
 _ENDING = re.compile(r'[\W_]*(?:seed|fold)[\W_]*\d*$|[\W_]+\d*$', re.IGNORECASE)
 ABSENT = object()
-"""Stands for a key that a config does not have."""
+"""Marks a key that a config does not have."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Statistic:
     """Mean and sample standard deviation over runs.
 
     Attributes:
-        mean: Over the runs that have a value.
-        deviation: With n - 1; None for fewer than two values.
+        mean: Mean over the runs that have a value.
+        deviation: Standard deviation with n - 1; None for fewer than two values.
         count: Number of values.
     """
 
@@ -55,12 +55,12 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose configs differ in seeds and folders only.
+    """Runs whose configs differ only in seeds and folders.
 
     Attributes:
-        name: Unique among the groups.
-        runs: At least one.
-        recipe: What they share; empty if their configs are not known.
+        name: Name, unique among the groups.
+        runs: The runs, at least one.
+        recipe: Common part of their configs; empty if these are unknown.
     """
 
     name: str
@@ -69,28 +69,28 @@ class Group:
 
     @property
     def data(self) -> tuple[str, ...]:
-        """What tells the data that its runs are validated on from others."""
+        """Identification of the validation data, without seeds and folds."""
         return tuple(_SEED.sub(r'\1*', part) for part in self.runs[0].data)
 
     @property
     def networks(self) -> list[str]:
-        """Of its runs, that which is predicted with first."""
+        """Networks of its runs, beginning with the one that predicts."""
         return list(dict.fromkeys(name for run in self.runs for name in run.networks))
 
     @property
     def headline(self) -> str | None:
-        """See :attr:`Run.headline`."""
+        """Name of the scalar to judge by, see :attr:`Run.headline`."""
         return next((run.headline for run in self.runs if run.headline), None)
 
     def score(self, key: str, best: bool = False) -> Statistic | None:
-        """A validation scalar over the runs.
+        """Summarise a validation scalar over the runs.
 
         Args:
-            key: Its name.
-            best: Of each run's validation with the highest mIoU instead of its last.
+            key: Name of the scalar.
+            best: Whether to take each run's validation with the highest mIoU instead of its last.
 
         Returns:
-            None if no run has it.
+            Mean and deviation; None if no run has the scalar.
         """
         values = []
         for run in self.runs:
@@ -100,13 +100,13 @@ class Group:
         return summarise(values)
 
     def series(self, part: str, key: str) -> list[Series]:
-        """A scalar of each run that has it; ``part`` is ``'train'`` or ``'val'``."""
+        """Return a scalar of each run that has it; ``part`` is ``'train'`` or ``'val'``."""
         found = (getattr(run, part).get(key) for run in self.runs)
         return [kept for kept in found if kept]
 
 
 def summarise(values: Iterable[float]) -> Statistic | None:
-    """Mean and standard deviation, NaN left out; None if nothing is left."""
+    """Return mean and standard deviation without NaN; None if there are no values."""
     known = [value for value in values if value == value]
     if not known:
         return None
@@ -115,13 +115,13 @@ def summarise(values: Iterable[float]) -> Statistic | None:
 
 
 def mean_series(runs: Sequence[Series]) -> Series:
-    """Mean at the iterations that all runs have."""
+    """Return the mean at the iterations that all runs have."""
     shared = set(runs[0]).intersection(*runs[1:])
     return {step: statistics.fmean(run[step] for run in runs) for step in sorted(shared)}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Put runs of one recipe together, in the order in which they come."""
+    """Group runs by recipe, in the order of their first runs."""
     found: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in runs:
         recipe = recipe_of(run)
@@ -144,10 +144,10 @@ def _common_start(names: Sequence[str]) -> str:
 
 
 def recipe_of(run: Run) -> dict[str, Any]:
-    """What decides over a run, without seeds and folders of its own.
+    """Return the settings that determine a run, without its seeds and folders.
 
     Args:
-        run: The run. Of a resumed one, the checkpoint it went on from is none of the recipe.
+        run: The run. If it was resumed, the checkpoint it resumed from does not count.
     """
     config = {key: run.config[key] for key in _READ if key in run.config}
     if run.config.get('resume'):
@@ -170,15 +170,16 @@ def _without_seeds(node: Any, work_dir: str) -> Any:
 
 
 def differences(recipes: Sequence[Any], at: str = '') -> list[tuple[str, list[Any]]]:
-    """Where configs differ.
+    """Find where configs differ.
 
     Args:
-        recipes: Of at least one group; plain dicts, lists and values.
-        at: Dotted key of them.
+        recipes: Configs of at least one group, as plain dicts, lists and values.
+        at: Dotted key of ``recipes``.
 
     Returns:
-        Dotted keys, each with the value in every recipe, ``ABSENT`` where it has none. Dicts of one
-        ``type`` are looked into, and lists of one length; anything else is given as a whole.
+        Dotted keys, each with the value in every recipe, or ``ABSENT``. Dicts of the same ``type``
+        are compared by key, and lists of the same length by item; anything else is given as a
+        whole.
     """
     first = recipes[0]
     if all(recipe == first for recipe in recipes):

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What a training left in its folder: scalars, config, pictures, and the log's facts."""
+"""Records that a training leaves in its folder: scalars, config, pictures and log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Series = dict[int, float]
 """Values of one scalar by iteration."""
 
 GUARD = 'Pseudo label guard'
-"""How what ``PseudoLabelGuardHook`` says in a log begins."""
+"""Beginning of the messages of ``PseudoLabelGuardHook`` in a log."""
 
 _FINDING = re.compile(rf"- {GUARD}(?: of '(.+)')? at iteration (\d+): (.+)$")
 _STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine - ')
@@ -32,10 +32,10 @@ _PICTURE = re.compile(r'^(.+)_(\d+)$')
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of a run's visualizer.
+    """A picture saved by a run's visualizer.
 
     Attributes:
-        name: What was drawn, without the iteration.
+        name: Name without the iteration.
         step: Iteration.
         path: The file.
     """
@@ -47,12 +47,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that ``PseudoLabelGuardHook`` said.
+    """A message of ``PseudoLabelGuardHook``.
 
     Attributes:
-        network: Whose pseudo labels; empty if there is but one.
+        network: Network whose pseudo labels it is about; empty if there is only one.
         step: Iteration.
-        said: The sentence, which begins with the class it is about, if it is about one.
+        said: The sentence, which begins with the class it is about, if any.
     """
 
     network: str
@@ -61,25 +61,25 @@ class Finding:
 
     @property
     def about(self) -> tuple[str, str]:
-        """Network and class; what is said later about the same is what holds."""
+        """Network and class; later messages about the same supersede earlier ones."""
         return self.network, self.said.split(' is ')[0]
 
 
 @dataclass(frozen=True)
 class Tested:
-    """What ``tools/test.py`` found.
+    """Result of ``tools/test.py``.
 
     Attributes:
-        checkpoint: Name of its file.
-        network: That which predicts; empty if there is but one.
-        data: List, or folder, of the images.
-        classes: Names.
-        averaged: Names of the classes that the mean is over.
-        matrix: Pixels by truth (rows) and prediction.
-        scores: IoU, F1, precision, recall of each class in percent; None where there is none.
-        images: Of each by its name, pixels of each class: right ones, true ones, predicted ones,
-            (3, K); those of classes that are ignored in the truth do not count.
-        pictures: Of the worst images, the worst first.
+        checkpoint: File name of the checkpoint.
+        network: Network that predicts; empty if there is only one.
+        data: List or folder of the images.
+        classes: Names of the K classes.
+        averaged: Names of the classes in the mean.
+        matrix: Number of pixels by ground truth (rows) and prediction (columns).
+        scores: IoU, F1, precision and recall of each class in percent; None where undefined.
+        images: Correct, true and predicted pixels of each class, (3, K), by image name, without the
+            pixels of classes that are ignored in the ground truth.
+        pictures: Pictures of the worst images, worst first.
     """
 
     checkpoint: str
@@ -98,20 +98,20 @@ class Run:
     """A finished, running, killed or resumed training.
 
     Attributes:
-        folder: Its ``work_dir``.
-        name: Unique among the runs that were read together.
-        config: Of the latest start, as plain dicts and lists. Empty if there is none.
-        train: Scalars of the training by name.
-        val: Scalars of the validations by name.
-        findings: What the guard of the pseudo labels said, oldest first.
-        pictures: Of each name the latest, newest first.
-        starts: How often it was started; 2 or more if it was resumed.
-        duration: Wall clock from the first to the last line of the logs, over all starts. None
-            without logs.
-        environment: ``device`` and versions, as the log says.
+        folder: ``work_dir`` of the run.
+        name: Name, unique among the runs that were read together.
+        config: Config of the latest start, as plain dicts and lists; empty if there is none.
+        train: Training scalars by name.
+        val: Validation scalars by name.
+        findings: Messages of the pseudo-label guard, oldest first.
+        pictures: Latest picture of each name, newest first.
+        starts: Number of starts; 2 or more if it was resumed.
+        duration: Wall-clock time from the first to the last line of each log, summed over all
+            starts; None without logs.
+        environment: ``device`` and versions from the log.
         checkpoint: Iteration of the latest checkpoint, 0 if there is none.
-        tests: What its checkpoints were found to be worth, the latest test last.
-        faults: One sentence for each thing that could not be read.
+        tests: Tests of its checkpoints, oldest first.
+        faults: A message for each thing that could not be read.
     """
 
     folder: Path
@@ -130,13 +130,13 @@ class Run:
 
     @property
     def seed(self) -> int | None:
-        """Of the latest start."""
+        """Seed of the latest start."""
         found = (self.config.get('randomness') or {}).get('seed')
         return found if isinstance(found, int) else None
 
     @property
     def data(self) -> tuple[str, ...]:
-        """What tells its validation data from others: folders, list, classes."""
+        """Identification of the validation data: type, folders, list and classes."""
         found: Any = (self.config.get('val_dataloader') or {}).get('dataset') or {}
         while isinstance(found.get('dataset'), dict):  # a wrapper
             found = found['dataset']
@@ -146,38 +146,38 @@ class Run:
 
     @property
     def supervised(self) -> bool:
-        """Whether it learns from a person's labels alone, as its config says."""
+        """Whether the config trains on a person's labels alone."""
         data = (self.config.get('train_dataloader') or {}).get('dataset') or {}
         return bool(data) and not (data.get('unlabelled') or self.config.get('labelled_by'))
 
     @property
     def planned(self) -> int | None:
-        """Iterations the config asks for."""
+        """Number of iterations in the config."""
         found = (self.config.get('train_cfg') or {}).get('max_iters')
         return found if isinstance(found, int) else None
 
     @property
     def reached(self) -> int:
-        """The last iteration that left a trace."""
+        """Last iteration with a log entry or a checkpoint."""
         steps = [step for part in (self.train, self.val) for kept in part.values() for step in kept]
         return max([*steps, self.checkpoint])
 
     @property
     def networks(self) -> list[str]:
-        """Whose validation is logged, that which ``predict_on`` names first; empty if one is."""
+        """Validated networks, that of ``predict_on`` first; empty if there is only one."""
         found = [key.removesuffix('/mIoU') for key in self.val if key.endswith('/mIoU')]
         return found[::-1]
 
     @property
     def headline(self) -> str | None:
-        """Name of the scalar that the run is judged by; None without validation."""
+        """Name of the scalar to judge the run by; None without validation."""
         if 'mIoU' in self.val:
             return 'mIoU'
         return next((key for key in self.val if key.endswith('mIoU')), None)
 
     @property
     def diverged(self) -> int | None:
-        """The first iteration whose loss is no finite number; None if all are."""
+        """First iteration whose loss is not finite; None if all are."""
         steps = sorted(self.train.get('loss', {}).items())
         return next((step for step, value in steps if not math.isfinite(value)), None)
 
@@ -188,7 +188,7 @@ class Run:
 
     @property
     def best_step(self) -> int | None:
-        """Iteration of the validation with the highest mIoU, the first of equals."""
+        """Iteration of the first validation with the highest mIoU."""
         if self.headline is None:
             return None
         scores = self.val[self.headline]
@@ -199,10 +199,10 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     """Read the runs in some folders.
 
     Args:
-        folders: ``work_dir`` of a run each, or folders with several below.
+        folders: Folders that are each the ``work_dir`` of a run, or contain several.
 
     Returns:
-        The runs, and one sentence for each folder without one.
+        The runs, and a message for each folder without one.
     """
     paths: dict[Path, Path] = {}
     faults = []
@@ -214,7 +214,7 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             {file.parents[2] for file in folder.rglob('*/vis_data/scalars.json')}
             | {file.parents[1] for file in folder.rglob('test/*.json')}
         )
-        for path in found:  # a run is one, however often and by whatever path it is named
+        for path in found:  # a run counts once, however often and by whatever path it is named
             paths.setdefault(path.resolve(), path)
         if not found:
             faults.append(
@@ -228,12 +228,12 @@ def find_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
 def read_run(folder: str | Path, name: str | None = None) -> Run:
     """Read one run, leaving out what is damaged.
 
-    Of a run that was killed and resumed, what the first start logged after the checkpoint is
-    replaced by what the second logged.
+    If a run was killed and resumed, what the first start logged after the checkpoint is replaced by
+    the log of the second.
 
     Args:
-        folder: Its ``work_dir``.
-        name: Defaults to the folder's.
+        folder: ``work_dir`` of the run.
+        name: Name of the run. Defaults to that of the folder.
     """
     folder = Path(folder)
     run = Run(folder, name or folder.resolve().name)
@@ -263,7 +263,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """As few last parts of each path as tell them apart."""
+    """Return the shortest ends of the paths that are all different."""
     parts = 1
     while True:
         names = ['/'.join(path.parts[-parts:]) for path in paths]
@@ -273,7 +273,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read_scalars(path: Path, faults: list[str]) -> tuple[dict[str, Series], dict[str, Series]]:
-    """Scalars of one start: of the training, whose lines have ``iter``, and of validations."""
+    """Read the scalars of one start: of training (lines with ``iter``), and of validation."""
     train: dict[str, Series] = {}
     val: dict[str, Series] = {}
     damaged = []
@@ -305,18 +305,18 @@ def _read_scalars(path: Path, faults: list[str]) -> tuple[dict[str, Series], dic
 
 
 def _of_trainings(folder: Path, pattern: str) -> list[Path]:
-    """Files of the starts that trained, the oldest first; of all if there is none.
+    """Return the files of the starts that trained, oldest first, or of all starts if none did.
 
-    A test leaves a config and a log too, in which nothing is trained, but no scalars.
+    A test also leaves a config and a log, but no scalars.
     """
     starts = [file.parents[1] for file in folder.glob('*/vis_data/scalars.json')]
     return sorted(file for start in starts or folder.glob('*') for file in start.glob(pattern))
 
 
 def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
-    """The config of the latest training, as mmengine dumped it; else one beside the checkpoints.
+    """Return the config dumped by the latest training, else one next to the checkpoints.
 
-    A config is Python, and none is run here: whoever is sent a folder may look at it.
+    A config is Python but is not executed, so that folders from others can be read safely.
     """
     files = [*_of_trainings(folder, 'vis_data/config.py')[::-1], *folder.glob('*.py')]
     for file in files:
@@ -336,7 +336,7 @@ def _read_config(folder: Path, faults: list[str]) -> dict[str, Any]:
 
 
 def _plain(node: ast.expr) -> Any:
-    """What an expression says: dicts, lists and values; as text what is none of these."""
+    """Evaluate an expression of dicts, lists and literals; anything else becomes text."""
     if isinstance(node, ast.Dict) and None not in node.keys:
         return {
             str(_plain(key)): _plain(value)
@@ -357,14 +357,14 @@ def _plain(node: ast.expr) -> Any:
 
 
 def _whole(pixels: Any, classes: Sequence[str]) -> list[int]:
-    """Pixels of each class."""
+    """Check and return the number of pixels of each class."""
     if len(pixels) != len(classes):
         raise ValueError(f'{len(classes)} classes and {len(pixels)} counts of an image')
     return [int(number) for number in pixels]
 
 
 def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
-    """What was written of tests, the latest last."""
+    """Yield the records of tests, oldest first."""
     for file in sorted(folder.glob('test/*.json'), key=lambda file: file.stat().st_mtime):
         try:
             about = json.loads(file.read_text(encoding='utf-8'))
@@ -395,7 +395,7 @@ def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
 
 
 def _find_pictures(folder: Path) -> list[Picture]:
-    """Newest of each picture that a training drew; a test has its worst images instead."""
+    """Return the latest picture of each name that a training, not a test, has drawn."""
     latest: dict[str, Picture] = {}
     for file in sorted(folder.glob('*/vis_data/vis_image/**/*.png')):
         parts = _PICTURE.match(file.stem)
@@ -408,7 +408,7 @@ def _find_pictures(folder: Path) -> list[Picture]:
 
 
 def _read_log(path: Path, run: Run) -> None:
-    """Take the time and the environment from a text log."""
+    """Read duration and environment from a text log."""
     begin = end = None
     environment: dict[str, str] = {}
     with path.open(encoding='utf-8', errors='replace') as file:
@@ -431,7 +431,7 @@ def _read_log(path: Path, run: Run) -> None:
 
 
 def _read_findings(start: Path) -> list[Finding]:
-    """What the guard of the pseudo labels said in one start."""
+    """Return the messages of the pseudo-label guard in one start."""
     return [
         Finding(found[1] or '', int(found[2]), found[3])
         for log in sorted(start.glob('*.log'))

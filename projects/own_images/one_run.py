@@ -55,13 +55,17 @@ def main() -> None:
 
 
 def student_of_masks(asked: Config) -> Config:
-    """Let `rsseg autolabel` make masks and a student's config; seed and folder are of the run."""
+    """Let `rsseg autolabel` make masks and a student's config.
+
+    Seed, folder and the metrics, which give the IoU of each class too, are those of the run.
+    """
     subprocess.run(
         [sys.executable, '-m', 'mmseg_semi_rs', 'autolabel', *asked.autolabel], check=True
     )
     cfg = Config.fromfile(Path(asked.autolabel[-1]) / 'student.py')
     for key in ('work_dir', 'experiment_name', 'randomness', 'resume', 'look_at_val'):
         cfg[key] = asked[key]
+    cfg.val_evaluator = cfg.test_evaluator = asked.test_evaluator
     return cfg
 
 

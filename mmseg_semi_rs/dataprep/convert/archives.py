@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Files of a public data set as they were downloaded: in folders, in zip archives, or both."""
+"""Files of a public dataset as downloaded: in folders, in zip archives, or both."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 from ...rasters.windows import Window, cut_window
 from ...utils.files import write_png
 
-# What Pillow and zipfile raise for files that are cut off, overwritten or not what they claim.
+# Errors of Pillow and zipfile for truncated, overwritten or mislabelled files.
 _READ_ERRORS = (
     OSError,
     SyntaxError,
@@ -35,11 +35,11 @@ _READ_ERRORS = (
 )
 
 
-_LARGEST = 2**30  # bytes; the largest scene of all data sets has a seventh of it
+_LARGEST = 2**30  # bytes; the largest scene of all datasets has a seventh of this
 
 
 class SourceError(ValueError):
-    """One downloaded file that cannot be used; the message names it."""
+    """A downloaded file cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class SourceFile:
     Attributes:
         root: The folder, or the zip archive.
         member: Path below ``root``, with ``/``.
-        size: Bytes, uncompressed.
-        stamp: Checksum (archive) or modification time in ns (folder).
+        size: Uncompressed size in bytes.
+        stamp: Checksum (in an archive) or modification time in ns (in a folder).
     """
 
     root: Path
@@ -64,14 +64,14 @@ class SourceFile:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the file is replaced."""
+        """Text that changes when the file is replaced."""
         return f'{self.member}:{self.size}:{self.stamp}'
 
     def read(self) -> bytes:
-        """Contents of the file.
+        """Read the contents of the file.
 
         Raises:
-            SourceError: If it is missing, damaged or encrypted.
+            SourceError: The file is missing, damaged, encrypted or too large.
         """
         if self.size > _LARGEST:
             raise SourceError(
@@ -89,10 +89,10 @@ class SourceFile:
             ) from error
 
     def open_image(self) -> Image.Image:
-        """The file as a decoded image.
+        """Decode the file as an image.
 
         Raises:
-            SourceError: If it is missing, damaged or no image.
+            SourceError: The file is missing, damaged or not an image.
         """
         contents = self.read()
         try:
@@ -106,14 +106,14 @@ class SourceFile:
 
     @property
     def suffix(self) -> str:
-        """Of the tiles that are cut out of it."""
+        """Suffix of the tiles cut from the file."""
         return '.png'
 
     def read_pixels(self) -> Any:
-        """The image, of which tiles are cut: anything that has the ``shape`` of (H, W, ...).
+        """Read the image to cut tiles from, as any object with a ``shape`` of (H, W, ...).
 
         Raises:
-            SourceError: It is missing, damaged or no 8-bit image.
+            SourceError: The file is missing, damaged or not an 8-bit image.
         """
         image = self.open_image()
         if image.mode not in ('RGB', 'RGBA', 'L', 'P'):
@@ -124,7 +124,7 @@ class SourceFile:
         return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
 
     def write_tile(self, path: Path, pixels: Any, window: Window) -> None:
-        """Write a window of what :meth:`read_pixels` gave."""
+        """Write a window of the result of :meth:`read_pixels`."""
         write_png(path, cut_window(pixels, window, 0))
 
 
@@ -134,7 +134,7 @@ def _reason(error: BaseException) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _open_archive(path: str, changed: int, process: int) -> zipfile.ZipFile:
-    # One handle for each process: forked ones would share the position in the file.
+    # One handle per process, since forked processes would share the position in the file.
     return zipfile.ZipFile(path)
 
 
@@ -154,7 +154,7 @@ def _list_archive(path: Path) -> Iterator[SourceFile]:
 def find_sources(
     locations: Iterable[Path], pattern: re.Pattern[str]
 ) -> tuple[list[tuple[re.Match[str], SourceFile]], list[str]]:
-    """Find files by name in folders and in the zip archives that lie in them.
+    """Find files by name in folders and in the zip archives inside them.
 
     Args:
         locations: Folders or zip archives.
@@ -162,11 +162,11 @@ def find_sources(
             use folder names whether or not the archive repeats them.
 
     Returns:
-        Match and file, sorted by location and then by path; and a sentence for each zip archive
-        that cannot be opened.
+        Match and file, sorted by location and then by path; and a message for each zip archive that
+        cannot be opened.
 
     Raises:
-        FileNotFoundError: If a location is absent.
+        FileNotFoundError: A location does not exist.
     """
     matches: list[tuple[re.Match[str], SourceFile]] = []
     broken: list[str] = []
@@ -177,7 +177,7 @@ def find_sources(
             )
         sources = _list_location(location, broken)
         for source in sorted(sources, key=lambda item: (item.root, item.member)):
-            if Path(source.member).name.startswith('._'):  # litter of macOS archives
+            if Path(source.member).name.startswith('._'):  # macOS metadata
                 continue
             root = source.root.stem if source.root.suffix.lower() == '.zip' else source.root.name
             match = pattern.search(f'{root}/{source.member}')

@@ -1,10 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Cutting of downloaded data sets into mmseg's ``img_dir`` / ``ann_dir`` layout.
+"""Conversion of downloaded datasets into tiles in mmseg's ``img_dir`` / ``ann_dir`` layout.
 
-Every tile is written to a temporary name and renamed; a finished image is noted in
-``conversion_journal.jsonl``. A run that was killed goes on where it stopped, and a file that was
-downloaded again is cut again. A damaged or missing file is named at the end while the others are
-converted.
+Every tile is written under a temporary name and renamed, and every finished image is recorded in
+``conversion_journal.jsonl``: a killed run resumes where it stopped, and a file that was downloaded
+again is converted again. Damaged or missing files are reported at the end.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ SUMMARY = 'conversion.json'
 
 @dataclass(frozen=True)
 class Cut:
-    """How images are cut.
+    """How images are cut into tiles.
 
     Args:
         window: Side of a tile in pixels; None keeps whole images.
         stride: Distance between tiles. Defaults to ``window``.
-        edge: ``'shift'`` moves the last row and column inside the image (mmseg), ``'pad'`` lets
-            them stick out: image 0, label ignored.
+        edge: ``'shift'`` moves the last row and column inside the image, as mmseg does; ``'pad'``
+            lets them extend beyond it, with image pixels 0 and ignored labels.
     """
 
     window: int | None = 512
@@ -53,20 +52,20 @@ class Cut:
     def __post_init__(self) -> None:
         if self.window is None and self.stride is not None:
             raise ValueError(f'A stride ({self.stride}) needs a window.')
-        if self.window is not None:  # says what is wrong with the values
+        if self.window is not None:  # raises a ValueError for invalid values
             window_starts(self.window, self.window, self.stride or self.window, self.edge)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image of a data set and its label.
+    """One image of a dataset and its label.
 
     Attributes:
-        key: First part of the names of its tiles.
+        key: Beginning of the names of its tiles.
         subset: Folder below ``img_dir`` and ``ann_dir``.
-        images: Where the image is found; the first that can be read is taken.
-        labels: The same for the label; None for an image that was published without one.
-        whole: Whether an uncut image is called ``key`` (otherwise ``key_0_0_<width>_<height>``).
+        images: Copies of the image, of which the first readable one is used.
+        labels: Copies of the label; None for an image that was published without one.
+        whole: Whether an uncut image is named ``key`` (otherwise ``key_0_0_<width>_<height>``).
     """
 
     key: str
@@ -77,17 +76,17 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when one of the files is replaced, added or removed."""
+        """Text that changes when one of the files is replaced, added or removed."""
         return '|'.join(source.fingerprint for source in (*self.images, *(self.labels or ())))
 
 
 @dataclass
 class Converted:
-    """What became of one job.
+    """Result of one job.
 
     Attributes:
         names: Names of the tiles, without folder and suffix.
-        pixels: Labelled pixels of each id, overlaps counted twice.
+        pixels: Number of labelled pixels of each id, with overlaps counted twice.
         notes: Remarks for the log.
         failure: Why there are no tiles; None if there are.
     """
@@ -104,12 +103,12 @@ class Converted:
 
 @dataclass
 class Report:
-    """What became of a data set.
+    """Result of the conversion of a dataset.
 
     Attributes:
-        done: Converted in this run or found complete.
-        skipped: How many of ``done`` were found complete.
-        failures: One sentence for each image that could not be converted or was not found.
+        done: Images converted in this run or already complete.
+        skipped: Number of images in ``done`` that were already complete.
+        failures: A message for each image that could not be converted or found.
     """
 
     done: list[Converted]
@@ -118,12 +117,12 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks of all images, in order of their names."""
+        """Remarks on all images, ordered by name."""
         return [note for item in self.done for note in item.notes]
 
 
 def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Converted:
-    """Cut one image and its label; a file that cannot be used becomes a ``failure``."""
+    """Convert one image and its label; an unusable file is returned as a ``failure``."""
     result = Converted(job.key, job.subset, job.fingerprint, job.labels is not None)
     try:
         if not job.images:
@@ -165,7 +164,7 @@ def convert_one(job: Job, out_dir: Path, cut: Cut, decoder: LabelDecoder) -> Con
     height, width = pixels.shape[:2]
     for window in tile_windows(width, height, cut.window, cut.stride, cut.edge):
         name = tile_name(job.key, None if whole_name else window)
-        # the label first: an image whose label is missing would pass for an unlabelled one
+        # the label first, since an image without label would be taken as unlabelled
         if ids is not None:
             tile = cut_window(ids, window, decoder.ignore_id)
             counts += np.bincount(tile.ravel(), minlength=256)
@@ -186,20 +185,21 @@ def convert(
     missing: Iterable[str] = (),
     console: Console | None = None,
 ) -> Report:
-    """Convert a data set.
+    """Convert a dataset.
 
     Args:
-        jobs: Its images.
-        out_dir: Gets ``img_dir/<subset>``, ``ann_dir/<subset>``, a journal and a summary.
-        cut: Windows.
-        decoder: Reads its labels.
-        workers: Processes; each holds one image and its label in memory.
-        missing: Sentences about what was expected and not found, counted as failures.
-        console: Shows the progress. Defaults to standard error.
+        jobs: Images of the dataset.
+        out_dir: Output folder for ``img_dir/<subset>``, ``ann_dir/<subset>``, a journal and a
+            summary.
+        cut: How to cut tiles.
+        decoder: Decoder of the labels.
+        workers: Number of processes; each holds one image and its label in memory.
+        missing: Messages about files that were not found, counted as failures.
+        console: Console for the progress bar. Defaults to standard error.
 
     Raises:
-        ValueError: If ``out_dir`` is a file or holds tiles that were cut otherwise, or two jobs
-            have one name.
+        ValueError: ``out_dir`` is a file or holds other tiles, two jobs have one name, or a worker
+            was killed.
     """
     twice = [item for item, count in Counter((j.subset, j.key) for j in jobs).items() if count > 1]
     if twice:
@@ -248,7 +248,7 @@ def _run(
         for job in jobs:
             yield convert_one(job, out_dir, cut, decoder)
         return
-    # fork, where there is one, spares each worker the import of the package
+    # fork, where available, saves each worker the import of the package
     fork = 'fork' in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context('fork' if fork else 'spawn')
     pool = ProcessPoolExecutor(
@@ -273,7 +273,7 @@ def _run(
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let a worker end when its parent was killed; it would wait for work for ever."""
+    """Let a worker exit when its parent was killed, instead of waiting for work forever."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -296,7 +296,7 @@ def _complete(out_dir: Path, job: Job, finished: dict[tuple[str, str], Converted
 
 
 def _read_journal(out_dir: Path, options: dict[str, Any]) -> dict[tuple[str, str], Converted]:
-    """Finished images of earlier runs with the same options."""
+    """Return the finished images of earlier runs with the same options."""
     journal = out_dir / JOURNAL
     if not journal.is_file():
         if any((out_dir / 'img_dir').glob('*/*')):
@@ -309,7 +309,7 @@ def _read_journal(out_dir: Path, options: dict[str, Any]) -> dict[tuple[str, str
     for line in journal.read_text(encoding='utf-8').splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:  # the run was killed while it wrote this line
+        except json.JSONDecodeError:  # the run was killed while writing this line
             continue
         if 'options' in entry:
             changed = [key for key in options if entry['options'].get(key) != options[key]]
@@ -332,7 +332,7 @@ def _read_journal(out_dir: Path, options: dict[str, Any]) -> dict[tuple[str, str
 
 
 def _open_journal(out_dir: Path, options: dict[str, Any]) -> TextIO:
-    """The journal, to be added to; begun where there is none."""
+    """Open the journal for appending, and create it if missing."""
     journal = out_dir / JOURNAL
     if not journal.exists():
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Reading of published label images: colours or numbers in, class ids out, nothing guessed."""
+"""Decoding of published label images, from colours or numbers to class ids, without guessing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .archives import SourceError
 
 UnknownColours = Literal['error', 'nearest', 'ignore']
 
-_SNAPPED = 64  # added to a palette index when the colour was not exactly the palette's
+_SNAPPED = 64  # added to the index of a legend colour for pixels that only resemble it
 _UNKNOWN = 255
-_STRIP = 512  # rows decoded at a time: bounds the memory on 6000 x 6000 labels
+_STRIP = 512  # rows decoded at a time, which bounds the memory for 6000 x 6000 labels
 
 
 @dataclass
@@ -25,8 +25,8 @@ class DecodedLabel:
     """Class ids of one label image.
 
     Attributes:
-        ids: (H, W) uint8, ids as they are written to disk.
-        notes: What a reader of the log should know, e.g. that colours were rounded.
+        ids: Ids as written to disk, (H, W) uint8.
+        notes: Remarks for the log, e.g. that colours were rounded.
     """
 
     ids: np.ndarray
@@ -34,35 +34,39 @@ class DecodedLabel:
 
 
 class LabelDecoder(Protocol):
-    """Turns a published label image into ids."""
+    """Decoder of published label images."""
 
     @property
     def ignore_id(self) -> int:
-        """Id of pixels that belong to no class, padding included."""
+        """Id of pixels that belong to no class, including padding."""
 
     def decode(self, image: Image.Image, name: str) -> DecodedLabel:
-        """Decode one image; ``name`` stands in messages.
+        """Decode an image, called ``name`` in messages.
 
         Raises:
-            SourceError: If the image holds what the data set does not define.
+            SourceError: The image has values that the dataset does not define.
         """
 
 
 @dataclass(frozen=True)
 class ColourLabels:
-    """Labels in the colours of a legend.
+    """Decoder of labels in the colours of a legend.
 
     Published labels are not always clean: Potsdam's ``top_potsdam_6_7_label.tif`` has most of its
     cars in (252, 255, 0), ``top_potsdam_4_12_label.tif`` was compressed lossily, and DeepGlobe asks
-    to cut each channel at 128. So a colour within ``tolerance`` of a legend colour in every channel
-    is taken for it, and said so; 127 is a cut at 128 when the legend uses 0 and 255 only.
+    users to threshold each channel at 128. So a colour within ``tolerance`` of a legend colour in
+    every channel counts as that colour, which is reported; a tolerance of 127 thresholds at 128 if
+    the legend only uses 0 and 255.
 
     Args:
         legend: Pairs of RGB colour and id on disk.
         ignore_id: Id of pixels without a class.
         tolerance: Largest difference in any channel, 0 to 255.
-        unknown: What happens to pixels of other colours: the file is refused, they are given the
-            nearest colour's id, or ``ignore_id``.
+        unknown: For pixels of other colours, ``'error'`` refuses the file, ``'nearest'`` takes the
+            nearest colour and ``'ignore'`` gives ``ignore_id``.
+
+    Raises:
+        ValueError: ``tolerance`` or ``unknown`` is invalid.
     """
 
     legend: tuple[tuple[tuple[int, int, int], int], ...]
@@ -115,13 +119,13 @@ class ColourLabels:
 
 @dataclass(frozen=True)
 class IdLabels:
-    """Labels that hold class ids already.
+    """Decoder of labels that already hold class ids.
 
     Args:
-        ids: The ids that the data set defines.
+        ids: Ids that the dataset defines.
         ignore_id: Id of pixels without a class.
-        may_ignore: Whether that id may occur in the source. Where it never does, it tells of a
-            copy that counts otherwise.
+        may_ignore: Whether that id may occur in the source. If it never does, its presence shows
+            that a copy is numbered differently.
     """
 
     ids: frozenset[int]
@@ -152,16 +156,16 @@ class IdLabels:
 
 @dataclass(frozen=True)
 class ColourOrIdLabels:
-    """Labels that one copy of a data set paints and another stores as ids.
+    """Decoder of labels that are colours in one copy of a dataset and ids in another.
 
-    A grey image is one of ids; a palette image is one of colours, whatever its indices are.
+    A grey image holds ids; a palette image holds colours, whatever its indices are.
 
     Args:
-        colours: Reads coloured labels.
-        ids: Reads ids.
+        colours: Decoder of coloured labels.
+        ids: Decoder of ids.
 
     Raises:
-        ValueError: If the two ignore different ids.
+        ValueError: The decoders differ in ``ignore_id``.
     """
 
     colours: ColourLabels
@@ -185,7 +189,7 @@ class ColourOrIdLabels:
 
 
 def _examples(rgb: np.ndarray, mask: np.ndarray, limit: int = 3) -> str:
-    """The most frequent colours under a mask, judged from a sample of each strip."""
+    """List the most frequent colours under a mask, estimated from a sample of each strip."""
     samples = []
     for top in range(0, len(rgb), _STRIP):
         chosen = rgb[top : top + _STRIP][mask[top : top + _STRIP]]
@@ -197,7 +201,7 @@ def _examples(rgb: np.ndarray, mask: np.ndarray, limit: int = 3) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _colour_table(labels: ColourLabels) -> tuple[np.ndarray, np.ndarray]:
-    """Code of each of the 2^24 colours, and the id of each code."""
+    """Return the code of each of the 2^24 colours, and the id of each code."""
     palette = np.array([colour for colour, _ in labels.legend], np.int32)
     table = np.empty(1 << 24, np.uint8)
     channel = np.arange(256, dtype=np.int32)

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Command lines of the converters: what ``tools/dataset_converters/*.py`` have in common."""
+"""Shared parts of the converters' command lines, ``tools/dataset_converters/*.py``."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Key = TypeVar('Key', bound=Hashable)
 
 @dataclass
 class Pair:
-    """The files of one image; several where a download holds copies.
+    """Files of one image; several if a download holds copies.
 
     Attributes:
-        images: Where the image is found.
-        labels: Where its label is found.
+        images: Copies of the image.
+        labels: Copies of its label.
     """
 
     images: list[SourceFile] = field(default_factory=list)
     labels: list[SourceFile] = field(default_factory=list)
 
     def job(self, key: str, subset: str, labelled: bool = True, whole: bool = True) -> Job:
-        """The job that cuts these files; ``labelled`` is False where no labels were published."""
+        """Create the job for these files; ``labelled`` is False if no labels were published."""
         labels = tuple(self.labels) if labelled else None
         return Job(key, subset, tuple(self.images), labels, whole)
 
@@ -43,9 +43,9 @@ class Plan(NamedTuple):
     """What a converter is going to do.
 
     Attributes:
-        jobs: Images to cut.
-        decoder: Reads their labels.
-        missing: Sentences about what was expected and not found.
+        jobs: Images to convert.
+        decoder: Decoder of their labels.
+        missing: Messages about files that were not found.
     """
 
     jobs: Sequence[Job]
@@ -62,12 +62,12 @@ def tool_parser(
     stride: int | None = None,
     edge: Edge = 'shift',
 ) -> argparse.ArgumentParser:
-    """Options that all converters have, with a data set's own defaults.
+    """Create a parser with the options of all converters and the defaults of one dataset.
 
     Args:
-        data_set: Name of the tool's file.
-        description: The tool's docstring.
-        out_dir: Default folder of the tiles; None makes it a required option.
+        data_set: File name of the tool without suffix.
+        description: Docstring of the tool.
+        out_dir: Default output folder; None makes the option required.
         every: What must be there unless ``--allow-missing`` is given, e.g. ``'all 38 tiles'``.
         window: Default side of a tile in pixels, or ``'whole'``.
         stride: Default distance between tiles; None takes the window.
@@ -122,7 +122,7 @@ def tool_parser(
 
 
 def add_unknown_colours(parser: argparse.ArgumentParser) -> None:
-    """The option of converters that read coloured labels."""
+    """Add the option for converters that read coloured labels."""
     parser.add_argument(
         '--unknown-colours',
         choices=('error', 'nearest', 'ignore'),
@@ -145,13 +145,13 @@ def find_pairs(
     Args:
         locations: Folders or zip archives.
         pattern: See :func:`find_sources`.
-        describe: Key of the image that a match belongs to, and whether it is the label.
+        describe: Returns the key of the image that a match belongs to, and whether it is the label.
 
     Returns:
-        Files by key, and a sentence for each archive that cannot be opened.
+        Files by key, and a message for each archive that cannot be opened.
 
     Raises:
-        FileNotFoundError: If a location is absent.
+        FileNotFoundError: A location does not exist.
     """
     found, broken = find_sources(locations, pattern)
     pairs: dict[Key, Pair] = {}
@@ -163,13 +163,13 @@ def find_pairs(
 
 
 def too_few(args: argparse.Namespace, there: int, published: int, images: str) -> list[str]:
-    """A sentence if images are missing and ``--allow-missing`` does not excuse it.
+    """Return a message if images are missing, unless ``--allow-missing`` was given.
 
     Args:
         args: Command line.
-        there: Number of images that were found; none at all is never excused.
-        published: Number of images that ought to be there.
-        images: What to call them, e.g. ``'labelled images'``.
+        there: Number of images found; 0 is always an error.
+        published: Number of images expected.
+        images: Name of the images, e.g. ``'labelled images'``.
     """
     if there >= published or (args.allow_missing and there):
         return []
@@ -180,14 +180,15 @@ def too_few(args: argparse.Namespace, there: int, published: int, images: str) -
 
 
 def run_tool(args: argparse.Namespace, plan: Callable[[argparse.Namespace], Plan]) -> int:
-    """Convert a data set and print what came out.
+    """Convert a dataset and print the result.
 
     Args:
         args: Command line, see :func:`tool_parser`.
-        plan: Finds the files and says how to read them.
+        plan: Finds the files and the decoder.
 
     Returns:
-        Exit status: 0, 1 if an image failed or is missing, 2 for a wrong option.
+        Exit status: 1 if an image failed or is missing, 2 for bad input or disk errors, 130 if
+        interrupted, else 0.
     """
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
@@ -204,7 +205,7 @@ def run_tool(args: argparse.Namespace, plan: Callable[[argparse.Namespace], Plan
     except (ValueError, FileNotFoundError) as error:
         console.print(f'error: {error}', style='red')
         return 2
-    except OSError as error:  # the disk is full, the folder is not ours
+    except OSError as error:  # full disk or missing permission
         console.print(f'error: {error}; what is finished is kept.', style='red')
         return 2
     except KeyboardInterrupt:

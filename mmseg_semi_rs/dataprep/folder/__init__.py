@@ -1,2 +1,2 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Somebody's own images and masks: surveyed, converted, split, and a config written for them."""
+"""Preparation of a user's own images and masks: survey, conversion, split and config."""

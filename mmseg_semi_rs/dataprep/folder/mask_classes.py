@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which values or colours of masks are classes: what the user says, or a proposal with reasons."""
+"""Which values or colours of masks are classes: as the user says, or a proposal with reasons."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ..convert.raw_labels import ColourLabels
 IGNORED = 255
 Zero = Literal['auto', 'class', 'ignore']
 
-_TOLERANCE = 32  # of a channel: how far lossy compression and smoothed edges carry a colour
-_RARE = 1e-3  # share of pixels below which one of many colours is an accident
-_FEW_COLOURS = 32  # more in lossless masks come from smoothed edges
+_TOLERANCE = 32  # largest channel difference caused by lossy compression and smoothed edges
+_RARE = 1e-3  # share of pixels below which one of many colours is accidental
+_FEW_COLOURS = 32  # more colours in lossless masks come from smoothed edges
 _MAX_CLASSES = 60
-_PEAK = 1e-2  # of the pixels away from edges, from which a grey level is more than a mixture
-_MIXED = 1e-2  # of these pixels, up to which all other levels may be mixtures
-_NEAR = 8  # of a grey level: what smoothing leaves close to it
-_FEW_BETWEEN = 12  # levels between, up to which they may well be classes
+_PEAK = 1e-2  # share of pixels off edges from which a grey level is no mixture
+_MIXED = 1e-2  # share of these pixels up to which all other levels may be mixtures
+_NEAR = 8  # distance to a grey level that smoothing may cause
+_FEW_BETWEEN = 12  # number of levels in between up to which they may be classes
 _NO_CLASS = re.compile(
     r'(un(label|classif|annotat|defin)\w*|no[ _-]?data|ignored?|void|nan|none|null)', re.IGNORECASE
 )
@@ -35,17 +35,17 @@ _NO_CLASS = re.compile(
 
 @dataclass(frozen=True)
 class MaskValues:
-    """What the masks of a folder hold, all together.
+    """Values in all masks of a folder.
 
     Attributes:
-        counts: Pixels of each value; colours as 0xRRGGBB.
-        interior: The same without pixels along edges, whose mixtures are no classes; empty where
-            values need no such count.
+        counts: Number of pixels of each value; colours as 0xRRGGBB.
+        interior: The same without pixels along edges, whose mixed values are no classes; empty if
+            no such count is needed.
         coloured: Whether values are colours.
         lossy: Whether masks were compressed lossily.
-        palette: Colours that the files have for their values.
-        names: Names that the files have for their values.
-        declared: Number of masks by the value that they declare as no data.
+        palette: Colours that the files assign to their values.
+        names: Names that the files assign to their values.
+        declared: Number of masks that declare a value as no data, by that value.
     """
 
     counts: Counter[int]
@@ -61,8 +61,8 @@ class WantedClass(NamedTuple):
     """A class that the user asked for.
 
     Attributes:
-        name: Of the class.
-        value: Number, or colour as 0xRRGGBB, that it has in the masks; None if it was not said.
+        name: Name of the class.
+        value: Its number, or colour as 0xRRGGBB, in the masks; None if not given.
         coloured: Whether ``value`` is a colour.
     """
 
@@ -73,17 +73,17 @@ class WantedClass(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassPlan:
-    """How masks become class ids.
+    """Conversion of masks to class ids.
 
     Attributes:
         classes: Names in the order of their ids.
-        palette: RGB of each.
-        values: What each is in the masks: a number, or a colour as 0xRRGGBB.
+        palette: RGB colour of each class.
+        values: Value of each class in the masks: a number, or a colour as 0xRRGGBB.
         coloured: Whether values are colours.
-        tolerance: Largest difference, of a channel, of what is taken for a value near it.
-        threshold: Grey level from which pixels are of the second of two classes; None if values
-            tell the classes.
-        ignored: Pixels of each value that is no class.
+        tolerance: Largest channel difference at which a value counts as the nearest class.
+        threshold: Grey level from which pixels are of the second of two classes; None if classes
+            are given by values.
+        ignored: Number of pixels of each value that is no class.
         reasons: Sentences on how this was decided.
     """
 
@@ -97,7 +97,7 @@ class ClassPlan:
     reasons: tuple[str, ...] = ()
 
     def with_colours(self, wanted: Sequence[str]) -> ClassPlan:
-        """The same with other colours of some classes.
+        """Return the plan with other colours for some classes.
 
         Args:
             wanted: ``name=#RRGGBB`` or ``name=red``.
@@ -124,7 +124,7 @@ class ClassPlan:
 
     @property
     def as_stored(self) -> bool:
-        """Whether masks hold the class ids already, and 255 where there is none."""
+        """Whether masks already hold the class ids, and 255 for pixels without a class."""
         return (
             not self.coloured
             and self.threshold is None
@@ -135,12 +135,12 @@ class ClassPlan:
 
     @property
     def legend(self) -> ColourLabels:
-        """Reader of coloured masks."""
+        """Decoder of coloured masks."""
         pairs = tuple((unpacked(value), index) for index, value in enumerate(self.values))
         return ColourLabels(pairs, IGNORED, self.tolerance, 'ignore')
 
     def encode(self, mask: Mask) -> np.ndarray:
-        """Class ids of a mask, (H, W) uint8; 255 where there is none."""
+        """Convert a mask to class ids, (H, W) uint8, with 255 for pixels without a class."""
         if self.threshold is not None:
             grey = mask.pixels.mean(-1) if mask.coloured else mask.pixels
             ids = (grey >= self.threshold).astype(np.uint8)
@@ -158,7 +158,7 @@ class ClassPlan:
         return ids
 
     def tally(self, counts: Mapping[int, int]) -> dict[int, int]:
-        """Pixels of each class id out of those of each value, near ones included."""
+        """Convert pixel counts of values to those of class ids, including values near a class."""
         totals: Counter[int] = Counter()
         for value, pixels in counts.items():
             index = self._index(value)
@@ -176,17 +176,17 @@ class ClassPlan:
         return index if distance <= self.tolerance else None
 
     def show(self, value: int) -> str:
-        """A value as the user knows it."""
+        """Format a value of :attr:`values` for the user."""
         if self.threshold is not None:
             return f'{"from" if value else "below"} {self.threshold}'
         return f'#{value:06x}' if self.coloured else str(value)
 
 
 def parse_class(text: str) -> WantedClass:
-    """Read one of ``--classes``: ``name``, ``name=3`` or ``name=#RRGGBB``.
+    """Parse one of ``--classes``: ``name``, ``name=3`` or ``name=#RRGGBB``.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The text has none of these forms.
 
     Examples:
         >>> parse_class('road=#ff0000')
@@ -215,13 +215,13 @@ def propose_classes(
     """Decide which values of masks are classes.
 
     Args:
-        masks: What they hold.
-        wanted: What the user says; all with a value, or all without.
+        masks: Values in the masks.
+        wanted: Classes that the user names, either all with a value or all without.
         zero: Whether 0 (black) is a class. ``'auto'`` decides by names and says why.
         ignore: Values that are no class.
-        threshold: Grey level that separates two classes; None lets values tell them.
-        tolerance: Largest difference, of a channel, of what is taken for a class near it. Defaults
-            to 0, and to 32 for colours that compression has changed.
+        threshold: Grey level that separates two classes; None uses the values.
+        tolerance: Largest channel difference at which a value counts as the nearest class. Defaults
+            to 0, and to 32 for lossy or smoothed colours.
 
     Raises:
         ValueError: The names do not fit the values, or fewer than two classes are left.
@@ -232,7 +232,7 @@ def propose_classes(
 
 
 def _two_grey_levels(masks: MaskValues, threshold: int, wanted: Sequence[WantedClass]) -> ClassPlan:
-    """Two classes: what is darker than a threshold, and the rest."""
+    """Plan two classes: pixels darker than a threshold, and the rest."""
     names = [one.name for one in wanted] or ['background', 'foreground']
     if len(set(names)) != 2 or any(one.value is not None for one in wanted):
         raise ValueError(
@@ -321,13 +321,13 @@ class _ClassPlanner:
 
     @property
     def tolerance(self) -> int:
-        """Largest difference of what is taken for a class near it."""
+        """Largest difference up to which a value counts as the nearest class."""
         if self.asked_tolerance is not None:
             return self.asked_tolerance
         return _TOLERANCE if self.coloured and self.lossy else 0
 
     def tell_declared(self, pairs: Sequence[tuple[int, str]]) -> None:
-        """Say what became of values that masks declare as no data."""
+        """Explain what happens to values that masks declare as no data."""
         chosen = dict(pairs)
         for value, masks in self.masks.declared.items():
             shown = f'{self.show(value)} is declared as no data in {masks} masks'
@@ -343,9 +343,9 @@ class _ClassPlanner:
         return f'#{value:06x}' if self.coloured else str(value)
 
     def named(self, wanted: list[WantedClass]) -> list[tuple[int, str]]:
-        """Classes of which the user gave the values."""
+        """Return the classes whose values the user gave."""
         if self.coloured and all(len(set(unpacked(value))) == 1 for value in self.counts):
-            wanted = [  # numbers of what is grey and a colour by its compression alone
+            wanted = [  # grey masks that are colours only because of their compression
                 w if w.coloured else WantedClass(w.name, (w.value or 0) * 0x010101, True)
                 for w in wanted
             ]
@@ -364,7 +364,7 @@ class _ClassPlanner:
         return pairs
 
     def unnamed(self, names: list[str]) -> list[tuple[int, str]]:
-        """Classes by the values that occur, with or without names for them."""
+        """Derive classes from the values that occur, with or without given names."""
         if not self.coloured:
             self.refuse_smoothed()
         values = self.colours() if self.coloured else sorted(self.counts)
@@ -395,7 +395,7 @@ class _ClassPlanner:
         ]
 
     def is_ignored(self, value: int) -> bool:
-        """Whether ``--ignore`` names a value or one near it, or the masks say so."""
+        """Return whether ``--ignore`` names a value or one near it, or it is declared no data."""
         if value in self.masks.declared and not (value == 0 and self.zero == 'class'):
             return True
         return any(
@@ -403,7 +403,7 @@ class _ClassPlanner:
         )
 
     def refuse_smoothed(self) -> None:
-        """Stop where numbers are two or a few grey levels and the mixtures along their edges."""
+        """Raise an error if the values are a few grey levels and their mixtures along edges."""
         total = sum(self.interior.values())
         peaks: list[int] = []
         mixed = 0
@@ -433,7 +433,7 @@ class _ClassPlanner:
         )
 
     def colours(self) -> list[int]:
-        """Colours that are classes: all of a few, else the frequent ones."""
+        """Return the colours that are classes: all if they are few, else the frequent ones."""
         if len(self.counts) <= _FEW_COLOURS and not self.lossy:
             self.reasons.append(f'each of the {len(self.counts)} colours is a class')
             return sorted(self.counts)
@@ -457,7 +457,7 @@ class _ClassPlanner:
         return sorted(kept)
 
     def without_marks(self, values: list[int]) -> list[int]:
-        """Values without 255, 65535 and negative ones, which mark pixels without a class."""
+        """Remove 255, 65535 and negative values, which mark pixels without a class."""
         if self.coloured:
             return values
         if min(values, default=0) < 0:
@@ -472,7 +472,7 @@ class _ClassPlanner:
         return values
 
     def judged_zero(self, values: list[int]) -> list[int]:
-        """Values with or without 0."""
+        """Remove 0 from the values if it is not a class."""
         if 0 not in values:
             return values
         what = 'black' if self.coloured else '0'
@@ -488,7 +488,7 @@ class _ClassPlanner:
         return [value for value in values if value != 0]
 
     def by_names(self, values: list[int], names: list[str]) -> list[tuple[int, str]]:
-        """Match names with values; 0 is none of the classes if the values count from 1."""
+        """Assign names to values; 0 is no class if the values count from 1."""
         count = len(names)
         top = max(values, default=0)
         if self.zero != 'ignore' and top < count and self.ignore.isdisjoint(range(count)):
@@ -513,12 +513,12 @@ class _ClassPlanner:
 
 
 def _distance(first: int, second: int, coloured: bool = True) -> int:
-    """Largest difference of two colours in a channel, or of two numbers."""
+    """Return the largest channel difference of two colours, or the difference of two numbers."""
     if not coloured:
         return abs(first - second)
     return max(abs(a - b) for a, b in zip(unpacked(first), unpacked(second), strict=True))
 
 
 def _grey(value: int, coloured: bool) -> float:
-    """Grey level of a number or a colour."""
+    """Return the grey level of a number or a colour."""
     return sum(unpacked(value)) / 3 if coloured else value

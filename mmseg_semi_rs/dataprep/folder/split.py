@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which of somebody's images are trained on and which are validated on."""
+"""Division of a user's images into training and validation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..splits.draw import check_scene_regex, group_by_scene
 
 VAL_PERCENT = 20
 
-_MIN_SCENES = 4  # with fewer, one scene is too much of the data to be set aside
+_MIN_SCENES = 4  # with fewer, one scene is too large a share of the data to set aside
 _MAX_PARTS = 6
 _DRAWS = 100
-_FOLDER_MARK = '|'  # stands for the / of sub-folders, which may tell scenes too
+_FOLDER_MARK = '|'  # replaces the / of sub-folders, whose names may identify scenes too
 _RARE_SHARE, _RARE_IMAGES = 0.02, 3
-_ENOUGH = (0.1, 0.5)  # share of a class's pixels that validation is to have
-_UNEVEN = (0.5, 2.0)  # of the wanted share: beyond it scenes that share ground are divided
-_TOUCHING = 0.01  # of a side: neighbours that share less only touch each other
+_ENOUGH = (0.1, 0.5)  # wanted share of a class's pixels in validation
+_UNEVEN = (0.5, 2.0)  # times the wanted share; outside, scenes on common ground are divided
+_TOUCHING = 0.01  # share of a side: neighbours that overlap less only touch
 
 _Box = tuple[float, float, float, float]
 
@@ -32,12 +32,12 @@ class FolderSplit:
     """Disjoint lists of names.
 
     Attributes:
-        train: Labelled, trained on.
-        val: Labelled, validated on.
-        unlabelled: Trained on without labels.
-        left_out: In no list: they show places that are validated on.
-        reason: How it was divided.
-        scenes: Number of scenes that the labelled training images are of.
+        train: Labelled images for training.
+        val: Labelled images for validation.
+        unlabelled: Unlabelled images for training.
+        left_out: Images in no list, since they show places of the validation images.
+        reason: How the images were divided.
+        scenes: Number of scenes of the labelled training images.
     """
 
     train: list[str]
@@ -55,22 +55,22 @@ def split_folder(
     scene_regex: str | None = None,
     places: Mapping[str, Place] | None = None,
 ) -> FolderSplit:
-    """Draw validation images by scene, so that no place is on both sides where it can be avoided.
+    """Draw validation images by scene, so that training and validation share no place if possible.
 
     Args:
-        presence: Class ids that each labelled image or tile shows, by its name without suffix;
-            with the pixels of each, or without.
-        unlabelled: Names of the others.
-        seed: Same seed, same lists.
-        scene_regex: Searched in a name whose folders are joined by ``|``, without a tile's window;
-            group 1, or all that matched, is the scene. Defaults to the first parts of the names
-            that several images share and that divide the labelled ones into four scenes or more,
-            or into as many as there are images.
-        places: Ground of the images that say where they lie, by name without suffix, of tiles by
-            that of their image. Images that share ground are of one scene; where nearly all do, so
-            that scenes cannot be divided, the ground at one end is validated on and what overlaps
-            it left out. Where all images show one place, they are divided as without, and the
-            reason says so.
+        presence: Class ids in each labelled image or tile, by its name without suffix, with or
+            without their numbers of pixels.
+        unlabelled: Names of the other images.
+        seed: The same seed gives the same lists.
+        scene_regex: Searched for in a name whose folders are joined by ``|``, without the window of
+            a tile; the scene is group 1, or the whole match. Defaults to the shortest leading parts
+            of the names that are shared by several images and give at least four labelled scenes,
+            or as many as there are labelled images if these are fewer.
+        places: Georeferences of the images that have one, by name without suffix; for tiles, that
+            of their image. Images on common ground form one scene. If scenes cannot be divided
+            because nearly all overlap, one end of the ground is used for validation and what
+            overlaps it is left out. If all images show one place, they are divided as if there were
+            no georeference, which the reason mentions.
 
     Raises:
         ValueError: There are fewer than two labelled images, or the pattern is wrong.
@@ -139,18 +139,18 @@ def split_folds(
     scene_regex: str | None = None,
     places: Mapping[str, Place] | None = None,
 ) -> list[FolderSplit]:
-    """Divide the labelled images into folds, each of which is validated on once.
+    """Divide the labelled images into folds, each of which is used for validation once.
 
-    A scene is in one fold. Scenes go, the largest first, to the fold that has least of what they
-    show, so that each class is spread over the folds as far as its scenes allow.
+    A scene belongs to one fold. Scenes are assigned, largest first, to the fold that has least of
+    their classes, so that each class is spread over the folds as far as its scenes allow.
 
     Args:
-        presence: See :func:`split_folder`, like the next and the last three.
-        unlabelled: Names of the others.
+        presence: See :func:`split_folder`, as for all but ``count``.
+        unlabelled: Names of the other images.
         count: Number of folds.
-        seed: Likewise.
-        scene_regex: Likewise.
-        places: Likewise.
+        seed: The same seed gives the same folds.
+        scene_regex: Pattern that finds the scene in a name.
+        places: Georeferences of images.
 
     Raises:
         ValueError: There are fewer scenes than folds, or fewer than two folds.
@@ -197,16 +197,16 @@ def split_folds(
 def rare_classes(
     presence: Mapping[str, Mapping[int, int]], names: Sequence[str]
 ) -> dict[int, tuple[float, int]]:
-    """Classes with few pixels that show in a few images, which are worth being drawn more often.
+    """Find classes with few pixels in a few images, which are worth sampling more often.
 
-    A class of one or two images is none of them: it would be learned by heart from these.
+    Classes in only one or two images do not count: these images would be memorised.
 
     Args:
-        presence: Pixels of each class id that each labelled image shows.
-        names: Images that are trained on.
+        presence: Number of pixels of each class id in each labelled image.
+        names: Names of the training images.
 
     Returns:
-        By id the share of all labelled pixels, in [0, 1], and the number of images.
+        Share of all labelled pixels, in [0, 1], and number of images, by class id.
     """
     total = sum((Counter(presence[name]) for name in names), Counter())
     images = Counter(k for name in names for k, pixels in presence[name].items() if pixels)
@@ -221,18 +221,18 @@ def rare_classes(
 def _scenes(
     names: Sequence[str], pattern: str, ground: Mapping[str, Place]
 ) -> tuple[dict[str, str], int]:
-    """The scene of each name, one for all whose images share ground; and how many pairs do.
+    """Find the scene of each name, where images on common ground share one; and count such pairs.
 
     Args:
-        names: Without folders; one in which the pattern does not occur is a scene of its own.
+        names: Names without folders; one in which the pattern does not occur is its own scene.
         pattern: Finds the scene in a name.
-        ground: Place by name or by the stem of a tile's image.
+        ground: Georeference by name, or by the stem of a tile's image.
     """
     unnamed = {name for name in names if not re.search(pattern, parse_tile_name(name)[0])}
     by_scene = group_by_scene(set(names) - unnamed, pattern)
     own = {name: name for name in unnamed}
     own |= {name: scene for scene, members in by_scene.items() for name in members}
-    owner: dict[str, str] = {}  # of a place, its scene
+    owner: dict[str, str] = {}  # scene of each place
     for name, scene in own.items():
         stem = name if name in ground else parse_tile_name(name)[0]
         if stem in ground:
@@ -259,10 +259,11 @@ def _draw_scenes(
     shown: Mapping[str, Counter[int]],
     rng: random.Random,
 ) -> set[str]:
-    """Scenes for validation, of the best of many draws.
+    """Choose the scenes for validation from the best of many draws.
 
-    Best is what shows most classes on both sides, then what has enough pixels of most, and then
-    what comes nearest to the wanted share, from which it takes no less where half of all is left.
+    The best draw has most classes on both sides, then enough pixels of most classes, and then a
+    size closest to the wanted share. After its first scene, a draw adds scenes up to half of all
+    images.
     """
     pixels = {key: sum((shown[name] for name in names), Counter()) for key, names in scenes.items()}
     total = sum(pixels.values(), Counter())
@@ -289,7 +290,7 @@ def _draw_scenes(
 def _pattern(
     names: Sequence[str], unlabelled: Sequence[str], wanted: str | None
 ) -> tuple[str, str]:
-    """A pattern that finds the scene in a name, and why."""
+    """Return a pattern that finds the scene in a name, and the reason for it."""
     if wanted is not None:
         return check_scene_regex(wanted), f'scenes are what {wanted!r} finds in the names'
     stems = {parse_tile_name(name)[0] for name in names}
@@ -307,14 +308,14 @@ def _pattern(
 
 
 def _windows(names: Sequence[str]) -> dict[str, _Box]:
-    """Windows of the tiles among names that were cut from the image of the first."""
+    """Return the windows of all tiles that were cut from the same image as the first."""
     parts = {name: parse_tile_name(name.replace('/', _FOLDER_MARK)) for name in names}
     image = parts[names[0]][0]
     return {n: window for n, (stem, window) in parts.items() if window and stem == image}
 
 
 def _grounds(names: Sequence[str], ground: Mapping[str, Place]) -> dict[str, _Box]:
-    """Bounds of names, of tiles those of their windows, in the coordinates of the first place."""
+    """Return the bounds of images or tiles in the CRS of the first place that has one."""
     crs = next((place.crs for place in ground.values() if place.crs), None)
     boxes: dict[str, _Box] = {}
     for name in names:
@@ -338,21 +339,21 @@ def _at_one_end(
     boxes: Mapping[str, _Box],
     on_ground: bool = False,
 ) -> FolderSplit:
-    """Validate on the last fifth of what lies together, and leave out what overlaps it.
+    """Use the last fifth of contiguous ground for validation, and leave out what overlaps it.
 
     Args:
-        labelled: Names, all with a box.
+        labelled: Names, all of which have a box.
         unlabelled: Names; those without a box lie elsewhere.
-        boxes: Left, upper, right and lower end of names.
-        on_ground: Whether these are coordinates, whose y grows to the north; then there may be
-            nothing left to train on.
+        boxes: Left, upper, right and lower bound of each name.
+        on_ground: Whether bounds are coordinates, with y growing to the north; then it is no error
+            if no training images are left.
     """
     own = [boxes[name] for name in labelled]
     extent = [max(b[k + 2] for b in own) - min(b[k] for b in own) for k in (0, 1)]
     axis = int(extent[0] < extent[1])
     starts = sorted(box[axis] for box in own)
     limit = starts[min(len(starts) - 1, len(starts) * (100 - VAL_PERCENT) // 100)]
-    if limit == starts[0]:  # one row of tiles: divided along the other axis
+    if limit == starts[0]:  # a single row of tiles is divided along the other axis
         axis = 1 - axis
         starts = sorted(box[axis] for box in own)
         limit = starts[min(len(starts) - 1, len(starts) * (100 - VAL_PERCENT) // 100)]

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""What is in somebody's folders of images and masks: sizes, bands, values, what does not fit."""
+"""Survey of a user's folders of images and masks: sizes, bands, values and unusable files."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ...rasters.stretch import border_fill, read_small
 from ...utils.progress import map_threaded
 from .mask_classes import IGNORED, ClassPlan, MaskValues
 
-_FEW_VALUES = 6  # more may be the mixtures of a smoothed mask
-_DECODED = 4096**2  # pixels up to which an image is decoded to see whether all of it is there
+_FEW_VALUES = 6  # more values may be mixtures in a smoothed mask
+_DECODED = 4096**2  # pixels up to which an image is decoded to check that it is complete
 
 _Item = TypeVar('_Item')
 _Result = TypeVar('_Result')
@@ -30,14 +30,14 @@ _Result = TypeVar('_Result')
 
 @dataclass(frozen=True)
 class Picture:
-    """An image that can be read.
+    """A readable image.
 
     Attributes:
         name: Path below the image folder.
-        stem: The same without suffix: what a mask shares with it.
-        info: Its header.
-        fill: 0 or 255 where 8-bit pixels have it from the edge inwards although the file declares
-            no data, and their share; None if there are none, or few.
+        stem: The path without suffix, by which masks are matched.
+        info: Header of the file.
+        fill: Value (0 or 255) and share of 8-bit pixels that look like undeclared no data at the
+            edges; None if there are few or none.
     """
 
     name: str
@@ -48,20 +48,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class MaskSummary:
-    """A mask that fits its image.
+    """A mask that fits its image; see :class:`~.rasters.masks.Mask` for what is not listed.
 
     Attributes:
         name: Path below the mask folder.
-        counts: Pixels of each value, of a colour as 0xRRGGBB; those without data left out.
-        interior: The same of colours away from edges; empty for numbers.
-        coloured: See :class:`~.rasters.masks.Mask`.
-        grey: See :class:`~.rasters.masks.Mask`.
-        direct: See :class:`~.rasters.masks.Mask`; False too if it has another name than its image.
-        lossy: See :class:`~.rasters.masks.Mask`.
-        palette: See :class:`~.rasters.masks.Mask`.
-        names: See :class:`~.rasters.masks.Mask`.
-        declared: See :class:`~.rasters.masks.Mask`.
-        turned: See :class:`~.rasters.masks.Mask`.
+        counts: Number of pixels with data of each value, or of each colour as 0xRRGGBB.
+        interior: The same for pixels off edges; empty for a mask of a few numbers.
+        direct: As in ``Mask``, and False too if its name differs from the image's.
     """
 
     name: str
@@ -77,7 +70,7 @@ class MaskSummary:
     turned: bool = False
 
     def as_colours(self) -> MaskSummary:
-        """The same of a mask whose values are colours: those of its palette, or grey ones."""
+        """Return the summary with colours as values: those of the palette, or grey ones."""
 
         def colour(value: int) -> int:
             r, g, b = self.palette.get(value, (0, 0, 0)) if self.palette else (value,) * 3
@@ -102,22 +95,22 @@ class MaskSummary:
 
     @property
     def used_palette(self) -> dict[int, Colour]:
-        """Colours of the values that it shows."""
+        """Colours of the values that occur."""
         return {value: self.palette[value] for value in self.counts if value in self.palette}
 
 
 @dataclass
 class Survey:
-    """What was found.
+    """Result of a survey.
 
     Attributes:
         image_dir: Folder of the images.
         mask_dir: Folder of the masks, if there is one.
         pictures: Images by stem.
         masks: Masks by the stem of their image.
-        problems: One sentence for each file that is left out.
+        problems: A message for each file that is left out.
         notes: Remarks.
-        warp_masks: Whether masks of other ground than their images are laid on that.
+        warp_masks: Whether masks on other ground than their images are resampled to these.
     """
 
     image_dir: Path
@@ -135,7 +128,7 @@ class Survey:
 
     @property
     def values(self) -> MaskValues:
-        """What the masks hold, all together."""
+        """Values in all masks."""
         masks = self.masks.values()
         return MaskValues(
             sum((mask.counts for mask in masks), Counter()),
@@ -149,22 +142,22 @@ class Survey:
 
     @property
     def places(self) -> dict[str, Place]:
-        """Ground of the images that say where they lie, by stem."""
+        """Georeferences of the images that have one, by stem."""
         return {k: p.info.place for k, p in self.pictures.items() if p.info.place is not None}
 
     @property
     def needs_stretch(self) -> bool:
-        """Whether an image has other pixels than 8 bits."""
+        """Whether an image has more than 8 bits."""
         return any(picture.info.deep for picture in self.pictures.values())
 
     @property
     def longest_side(self) -> int:
-        """Of all images, in pixels."""
+        """Longest side of all images, in pixels."""
         return max(max(p.info.width, p.info.height) for p in self.pictures.values())
 
     @property
     def typical_side(self) -> int:
-        """The longer side in the middle of all images, in pixels."""
+        """Median of the images' longer sides, in pixels."""
         sides = sorted(max(p.info.width, p.info.height) for p in self.pictures.values())
         return sides[len(sides) // 2]
 
@@ -175,7 +168,7 @@ class Survey:
 
     @property
     def kinds(self) -> Counter[str]:
-        """Number of images of each kind of pixels."""
+        """Number of images by number of bands and data type."""
         return Counter(
             f'{p.info.bands} band{"s" if p.info.bands > 1 else ""} of {p.info.dtype}'
             for p in self.pictures.values()
@@ -183,7 +176,7 @@ class Survey:
 
     @property
     def fills(self) -> list[str]:
-        """A sentence on each fill value at the edges of 8-bit images that nothing declares."""
+        """Remarks on undeclared fill values at the edges of 8-bit images."""
         found: dict[int, list[tuple[float, str]]] = defaultdict(list)
         for picture in self.pictures.values():
             if picture.fill is not None:
@@ -198,7 +191,7 @@ class Survey:
         ]
 
     def presence(self, plan: ClassPlan) -> dict[str, dict[int, int]]:
-        """Pixels of each class id that each mask shows, by the stem of its image."""
+        """Return the number of pixels of each class id in each mask, by the stem of its image."""
         return {stem: plan.tally(mask.counts) for stem, mask in self.masks.items()}
 
 
@@ -211,23 +204,23 @@ def survey_folder(
     workers: int | None = None,
     progress: bool = True,
 ) -> Survey:
-    """Look at every image and every mask; what cannot be used is named and left out.
+    """Examine every image and every mask; unusable ones are reported and left out.
 
     Args:
         image_dir: Folder of images, with sub-folders.
-        mask_dir: Folder of masks, which have the paths of their images, with any suffix.
-        bands: The bands that will be asked for; images that lack one are left out.
-        mask_name: How the names of masks follow from those of images, see :func:`mask_namer`.
+        mask_dir: Folder of masks with the same paths as their images, and any suffix.
+        bands: Bands that will be read; images that lack one are left out.
+        mask_name: How names of masks are derived from those of images, see :func:`mask_namer`.
             Defaults to the same names.
-        warp_masks: Whether a mask of other ground than its image is laid on that; otherwise it is
-            left out.
-        workers: Threads. Defaults to the number of processors.
-        progress: Whether to show a progress bar where there is a terminal.
+        warp_masks: Whether masks on other ground than their images are resampled to these;
+            otherwise they are left out.
+        workers: Number of threads. Defaults to two per core, at most 16.
+        progress: Whether to show a progress bar on a terminal.
 
     Raises:
-        FileNotFoundError: A folder does not exist, or there is no image.
+        FileNotFoundError: A folder does not exist, or has no images or masks.
         ImportError: rasterio is needed and not installed.
-        ValueError: No image can be read, or no mask fits one.
+        ValueError: No image or no mask can be used, or both are in the same folder.
     """
     for role, folder in (('images', image_dir), ('masks', mask_dir)):
         if folder is not None and not folder.is_dir():
@@ -272,13 +265,13 @@ def survey_folder(
 
 @dataclass(frozen=True)
 class BandChoice:
-    """Which bands of images a network is to see.
+    """Bands that a network reads.
 
     Attributes:
-        bands: Their numbers, from 1, in the order of its channels.
-        rgb: Those of red, green and blue among them, for pictures and for what knows colours only;
-            one where there are not three.
-        count: Bands of each file.
+        bands: Band numbers, from 1, in the order of the network's channels.
+        rgb: Numbers of the red, green and blue band among them, for pictures and RGB networks; a
+            single number if there are not three.
+        count: Number of bands of each file.
         notes: Remarks.
     """
 
@@ -289,23 +282,23 @@ class BandChoice:
 
     @property
     def reader(self) -> Callable[..., RasterToBands]:
-        """:class:`~.rasters.levels.RasterToBands` of these bands, but for a stretch."""
+        """Constructor of :class:`~.rasters.levels.RasterToBands` with ``rgb`` and ``count`` set."""
         return partial(RasterToBands, rgb=self.rgb, count=self.count)
 
 
 def choose_bands(
     survey: Survey, asked: Sequence[int] | None, rgb: Sequence[int] | None
 ) -> BandChoice:
-    """Decide which bands are read; images of another number of bands are left out.
+    """Decide which bands are read; images with another number of bands than most are left out.
 
     Args:
-        survey: What was found; images with other bands than most are moved to its problems.
-        asked: Numbers of bands; None for all that are no transparency.
-        rgb: Numbers of red, green and blue. Defaults to what the files mark as such, else to the
-            first three, else to the first.
+        survey: Survey, changed in place: images that are left out are moved to its problems.
+        asked: Band numbers; None for all but alpha.
+        rgb: Numbers of red, green and blue. Defaults to the bands that the files mark as such, else
+            to the first three, else to the first.
 
     Raises:
-        ValueError: A band is not there, or ``rgb`` are not one or three of the bands.
+        ValueError: A band does not exist, or ``rgb`` are not one or three of the bands.
     """
     counts = Counter(picture.info.bands for picture in survey.pictures.values())
     count = counts.most_common(1)[0][0]
@@ -337,7 +330,7 @@ def choose_bands(
 
 
 def unread_bands(survey: Survey) -> list[str]:
-    """A remark on bands of images that a picture of red, green and blue leaves out, if any."""
+    """Return a remark on the bands that RGB leaves out, if there are any."""
     first = max(survey.pictures.values(), key=lambda picture: picture.info.bands)
     measured = [mark for mark in band_marks(survey.image_dir / first.name) if mark != 'alpha']
     if len(measured) in (1, 3):
@@ -351,14 +344,14 @@ def unread_bands(survey: Survey) -> list[str]:
 
 
 def mask_namer(pattern: str | None) -> Callable[[str], str]:
-    """How the stem of a mask follows from that of its image.
+    """Return a function from the stem of an image to that of its mask.
 
     Args:
-        pattern: ``'{stem}_mask'`` puts something around the name of the image; ``'patch=mask'``
-            takes ``mask`` for ``patch`` in it. Folders are the same. None for the same name.
+        pattern: ``'{stem}_mask'`` adds to the name of the image; ``'patch=mask'`` replaces
+            ``patch`` in it by ``mask``. Folders stay the same. None keeps the name.
 
     Raises:
-        ValueError: The pattern is neither.
+        ValueError: The pattern has neither form.
 
     Examples:
         >>> mask_namer('{stem}_mask')('north/a'), mask_namer('patch=mask')('a_patch_3')
@@ -382,7 +375,7 @@ def mask_namer(pattern: str | None) -> Callable[[str], str]:
 
 
 def _keep_one_depth(survey: Survey) -> None:
-    """Leave out 8-bit images among deeper ones, or the reverse: one stretch cannot fit both."""
+    """Leave out 8-bit images among deeper ones or vice versa: one stretch cannot fit both."""
     deep = Counter(picture.info.deep for picture in survey.pictures.values())
     if len(deep) < 2:
         return
@@ -397,7 +390,7 @@ def _keep_one_depth(survey: Survey) -> None:
 
 
 def _other_units(survey: Survey) -> list[str]:
-    """A remark where files declare different units, so that one number means different things."""
+    """Return a remark if files declare different units, so that values differ in meaning."""
     first: dict[tuple[float, float], str] = {}
     for picture in survey.pictures.values():
         first.setdefault(picture.info.units, picture.name)
@@ -424,7 +417,7 @@ def _survey_masks(
     masks = _listed('mask', mask_dir, survey.image_dir, survey.problems)
     owners = {name_of(stem): stem for stem in survey.pictures}
     wanted = {name_of(stem) for stem in _left_out(survey)}
-    alike = Counter(name.lower() for name in owners)  # as file systems of Windows see names
+    alike = Counter(name.lower() for name in owners)  # Windows ignores the case of names
     folded = {name.lower(): stem for name, stem in owners.items() if alike[name.lower()] == 1}
     paired = []
     for stem, names in masks.items():
@@ -468,7 +461,7 @@ def _survey_masks(
 
 
 def _pattern(mask: str, images: Iterable[str]) -> str:
-    """How the name of a mask may follow from that of an image: the longest that it has in it."""
+    """Suggest a pattern for the name of a mask, by the longest image name that it contains."""
     name = PurePosixPath(mask).name
     parts = {PurePosixPath(image).name for image in images}
     longest = max((part for part in parts if part in name), key=len, default='')
@@ -476,7 +469,7 @@ def _pattern(mask: str, images: Iterable[str]) -> str:
 
 
 def _turn_alike(survey: Survey) -> None:
-    """Take all masks as drawn on upright pictures where the sides of some say so."""
+    """Treat all masks as drawn on upright pictures if the sides of some of them show it."""
     told = [stem for stem, mask in survey.masks.items() if mask.turned]
     by_exif = [stem for stem in survey.masks if survey.pictures[stem].info.orientation > 1]
     if by_exif and told:
@@ -495,7 +488,7 @@ def _turn_alike(survey: Survey) -> None:
 
 
 def _let_colours_decide(survey: Survey) -> None:
-    """Take colours for classes where values mean other ones from file to file."""
+    """Use colours as values if numbers mean different colours from file to file."""
     coloured = survey.coloured
     if not coloured:
         colours: dict[int, set[Colour]] = defaultdict(set)
@@ -523,13 +516,13 @@ def _let_colours_decide(survey: Survey) -> None:
         survey.notes.append(
             'palettes differ from mask to mask: their colours tell the classes, not their numbers'
         )
-    for stem, mask in survey.masks.items():  # what is all black is a colour as well
+    for stem, mask in survey.masks.items():  # black is a colour as well
         if not mask.coloured and (not coloured or mask.grey or mask.palette):
             survey.masks[stem] = mask.as_colours()
 
 
 def _left_out(survey: Survey) -> Iterator[str]:
-    """Stems of images that were found and cannot be used."""
+    """Yield the stems of images that cannot be used."""
     for stem in list_images(survey.image_dir):
         if stem not in survey.pictures:
             yield stem
@@ -538,7 +531,7 @@ def _left_out(survey: Survey) -> Iterator[str]:
 def _listed(
     role: str, folder: Path, other: Path | None, problems: list[str]
 ) -> dict[str, list[str]]:
-    """Files of a folder by stem, without those of the other folder where that lies in it."""
+    """List the files of a folder by stem, without those of ``other`` if that lies inside."""
     listed = list_images(folder)
     inner = other and other.resolve()
     if inner and inner.is_relative_to(folder.resolve()):
@@ -565,7 +558,7 @@ def _listed(
 
 
 def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) -> Picture | str:
-    """An image, or what is wrong with it."""
+    """Examine an image; return a message if it cannot be used."""
     path = image_dir / name
     try:
         info = raster_info(path)
@@ -578,7 +571,7 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
         fill = None
         if pixels.size and pixels.dtype == np.uint8 and not info.transparent:
             fill = border_fill(pixels)
-    except (ValueError, FileNotFoundError) as error:  # a link to nothing is listed
+    except (ValueError, FileNotFoundError) as error:  # dangling links are listed too
         return str(error)
     if bands is not None and max(bands) > info.bands:
         return f'{path} has {info.bands} bands, not {max(bands)}: choose others by --bands.'
@@ -586,7 +579,7 @@ def _look(image_dir: Path, stem: str, name: str, bands: Sequence[int] | None) ->
 
 
 def _examine(mask_dir: Path, picture: Picture, name: str, warped: bool) -> MaskSummary | str:
-    """A mask, or why it does not fit its image."""
+    """Examine a mask; return a message if it does not fit its image."""
     try:
         mask = read_mask(mask_dir / name, picture.info, warped)
     except (ValueError, FileNotFoundError) as error:

@@ -1,12 +1,12 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Which tiles are labelled, unlabelled, validated and tested on: pure functions, no files.
+"""Drawing of labelled, unlabelled, validation and test tiles by pure functions, without files.
 
-A *scene* is the image that tiles were cut from. Tiles of one scene look alike, so a split that
-deals out single tiles lets a model be tested on places that it was trained on: with random tiles
-all 38 Potsdam tiles and nearly all DeepGlobe images are on both sides. Here whole scenes go to
-training, validation or test, unless a published protocol is asked for.
+A *scene* is the image that tiles were cut from. Tiles of one scene look alike, so a split of single
+tiles tests a model on places that it was trained on: with random tiles, all 38 Potsdam tiles and
+nearly all DeepGlobe images are on both sides. Here whole scenes go to training, validation or test,
+unless a published protocol is requested.
 
-Labelled sets are prefixes of one order of the training tiles, hence nested.
+Labelled sets are prefixes of one order of the training tiles, and hence nested.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SCENE_REGEX = {
     'potsdam': r'(\d+_\d+)',
     'loveda': r'(\d+)',
     'deepglobe': r'(\d+)',
-    'whdld': r'.+',  # numbers tell no neighbourhood: every tile is a scene
+    'whdld': r'.+',  # numbers do not tell neighbours, so every tile is a scene
     'gid15': r'.+',
-    # NASA's names hold the place as site and drive, 4 characters; both rovers count alike
+    # NASA's names give the place as site and drive, 4 characters; both rovers number alike
     'mer': r'^(?:[12][A-Z]\d{9}[A-Z]{3}(.{4})[A-Z]\d{4}|.+)',
     'msl': r'.+',
 }
-# Ids on disk that a labelled set is to show; what is ignored or unknown is not among them.
+# Ids on disk that a labelled set should contain; ignored and unknown ones are left out.
 CLASS_IDS = {
     'potsdam': dict(
         enumerate(('impervious_surface', 'building', 'low_vegetation', 'tree', 'car', 'clutter'), 1)
@@ -56,11 +56,11 @@ CLASS_IDS = {
 
 @dataclass(frozen=True)
 class TileProtocol:
-    """A published division of single tiles, with one list for selection and report.
+    """A published division of single tiles, with the same list for validation and test.
 
     Attributes:
         tiles: Published number of tiles.
-        percent: Share of training, rounded down to whole tiles.
+        percent: Training share in percent, rounded down to whole tiles.
         ratios: Published labelled shares.
     """
 
@@ -79,13 +79,13 @@ CO2S = {
     'msl': TileProtocol(3927, 80, ('1-8', '1-4')),
 }
 
-# A labelled set of fewer whole scenes than this is no sample of the data: then tiles are dealt out,
-# spread over all training scenes (evaluation stays apart from them either way).
+# A labelled set of fewer whole scenes than this does not represent the data. Then tiles are drawn
+# from all training scenes instead (validation and test have other scenes in either case).
 MIN_LABELLED_SCENES = 8
 MAX_DRAWS = 1000
 
 Unit = Literal['scene', 'tile']
-# Ids that occur in a tile's label, by the tile's name.
+# Ids in each tile's label, by the tile's name.
 Presence = Mapping[str, Collection[int]]
 
 
@@ -94,10 +94,10 @@ class Partition:
     """Disjoint lists of tile names.
 
     Attributes:
-        train: Labelled and unlabelled together; order has no meaning.
-        val: For selection.
-        test: For the report. May equal ``val`` where a protocol has only one of them.
-        attempt: Number of draws that were thrown away for want of a class.
+        train: Labelled and unlabelled training tiles; the order has no meaning.
+        val: Validation tiles.
+        test: Test tiles. May equal ``val`` if a protocol has only one list.
+        attempt: Number of draws that were discarded because a class was missing.
     """
 
     train: list[str]
@@ -112,9 +112,9 @@ class LabelledOrder:
 
     Attributes:
         order: All training tiles; a labelled set is a prefix.
-        unit: What was dealt out.
-        reason: Why, in a sentence.
-        attempt: Number of draws that were thrown away for want of a class.
+        unit: Unit of the draw.
+        reason: Reason for this unit, as a sentence.
+        attempt: Number of draws that were discarded because a class was missing.
         missing: Ids that the smallest labelled set still lacks.
     """
 
@@ -126,14 +126,14 @@ class LabelledOrder:
 
 
 def parse_ratio(text: str) -> Fraction:
-    """Share of labelled tiles from its name.
+    """Parse the name of a labelled share.
 
     Examples:
         >>> parse_ratio('1-16'), parse_ratio('5pct')
         (Fraction(1, 16), Fraction(1, 20))
 
     Raises:
-        ValueError: For anything but ``<n>-<m>`` or ``<p>pct`` above 0 and at most 1.
+        ValueError: The text is not ``<n>-<m>`` or ``<p>pct``, above 0 and at most 1.
     """
     match = re.fullmatch(r'(\d+)-(\d+)|(\d+(?:\.\d+)?)pct', text)
     if match is not None:
@@ -151,12 +151,12 @@ def parse_ratio(text: str) -> Fraction:
 
 
 def labelled_count(tiles: int, ratio: Fraction) -> int:
-    """Number of labelled tiles: rounded down, as the published lists are, and at least one."""
+    """Return the number of labelled tiles, rounded down as in published lists, at least one."""
     return max(1, tiles * ratio.numerator // ratio.denominator)
 
 
 def check_scene_regex(pattern: str) -> str:
-    """Return a pattern that can be searched for; else a ValueError says why not."""
+    """Return the pattern if it is a valid regular expression, else raise a ValueError."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -167,13 +167,13 @@ def check_scene_regex(pattern: str) -> str:
 
 
 def scene_of(name: str, pattern: str) -> str:
-    """Scene of a tile: group 1 of a pattern (or all that it matched), searched in the tile's stem.
+    """Return the scene of a tile: group 1 of a pattern (or the whole match) in the tile's stem.
 
-    The stem is the name without folder and without the window's coordinates, so that in
-    ``train/2_10_0_512_512_1024`` the pattern sees ``2_10``.
+    The stem is the name without folder and without the coordinates of the window: in
+    ``train/2_10_0_512_512_1024`` the pattern is searched for in ``2_10``.
 
     Raises:
-        ValueError: If the pattern does not occur.
+        ValueError: The pattern does not occur.
     """
     stem, _ = parse_tile_name(name)
     match = re.search(pattern, stem)
@@ -186,7 +186,7 @@ def scene_of(name: str, pattern: str) -> str:
 
 
 def group_by_scene(names: Iterable[str], pattern: str) -> dict[str, list[str]]:
-    """Tiles of each scene; both sorted."""
+    """Group tiles by scene; both are sorted."""
     scenes: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
         scenes[scene_of(name, pattern)].append(name)
@@ -194,7 +194,7 @@ def group_by_scene(names: Iterable[str], pattern: str) -> dict[str, list[str]]:
 
 
 def _rng(seed: int, purpose: str, attempt: int) -> random.Random:
-    # a text seed is hashed by Random itself, the same on every Python
+    # Random hashes a text seed itself, identically on every Python version
     return random.Random(f'{seed}/{purpose}/{attempt}')
 
 
@@ -203,7 +203,7 @@ def _ids_of(names: Iterable[str], presence: Presence) -> set[int]:
 
 
 def missing_ids(names: Iterable[str], presence: Presence, wanted: Collection[int]) -> list[int]:
-    """Ids out of ``wanted`` that no tile of ``names`` shows."""
+    """Return the ids in ``wanted`` that no tile of ``names`` contains."""
     return sorted(set(wanted) - _ids_of(names, presence))
 
 
@@ -212,7 +212,7 @@ def _first_covering(
     covered: Callable[[list[list[str]]], int],
     wanted: int,
 ) -> tuple[list[list[str]], int]:
-    """The first draw that covers all that is wanted, else the earliest of the best."""
+    """Return the first draw that covers all, else the first of the best, and its number."""
     best: tuple[int, list[list[str]], int] | None = None
     for attempt in range(MAX_DRAWS):
         drawn = draw(attempt)
@@ -239,15 +239,15 @@ def draw_partition(
     Args:
         names: Labelled tiles.
         scene_regex: See :func:`scene_of`.
-        seed: Same seed, same partition, whatever the order of ``names``.
+        seed: The same seed gives the same partition, whatever the order of ``names``.
         shares: Relative sizes of the three parts; a part of 0 stays empty.
         unit: ``'scene'`` keeps the tiles of a scene together, ``'tile'`` does not.
-        presence: Ids in each tile; a draw that leaves one of ``wanted`` out of a part is repeated
-            with the next attempt's numbers, at most 1000 times.
-        wanted: Ids that every part is to show.
+        presence: Ids in each tile. A draw without one of ``wanted`` in some part is repeated, at
+            most 1000 times.
+        wanted: Ids that every part should contain.
 
     Raises:
-        ValueError: If there are fewer scenes (or tiles) than parts.
+        ValueError: There are fewer scenes (or tiles) than parts.
     """
     check_shares(shares)
     scenes = group_by_scene(names, scene_regex)
@@ -278,10 +278,10 @@ def draw_partition(
 
 
 def check_shares(shares: Sequence[int]) -> None:
-    """Make sure that shares are those of train, val and test.
+    """Check the shares of training, validation and test.
 
     Raises:
-        ValueError: If they are not three, or train gets nothing.
+        ValueError: They are not three non-negative numbers, the first above 0.
     """
     if len(shares) != 3 or min(shares) < 0 or shares[0] == 0:
         raise ValueError(
@@ -291,9 +291,9 @@ def check_shares(shares: Sequence[int]) -> None:
 
 
 def _part_sizes(units: int, shares: Sequence[int], round_down: bool) -> list[int]:
-    """Sizes of the three parts, in units; every part with a share gets one."""
+    """Return the sizes of the three parts, in units; every part with a share gets at least one."""
     total = sum(shares)
-    if round_down:  # as the published tile-wise splits: int(.6 N), int(.2 N), the rest
+    if round_down:  # as in the published tile-wise splits: int(.6 N), int(.2 N), the rest
         sizes = [units * share // total for share in shares[:2]]
         sizes.append(units - sum(sizes))
         if not shares[2]:
@@ -320,22 +320,22 @@ def order_labelled(
     presence: Presence | None = None,
     wanted: Collection[int] = (),
 ) -> LabelledOrder:
-    """Put training tiles into the order in which they become labelled.
+    """Order training tiles by when they become labelled.
 
     Args:
         train: Training tiles with labels.
         scene_regex: See :func:`scene_of`.
-        ratios: Shares that will be cut off; the smallest decides about ``'auto'`` and coverage.
-        seed: Same seed, same order.
+        ratios: Labelled shares; the smallest decides ``'auto'`` and must cover the classes.
+        seed: The same seed gives the same order.
         unit: ``'scene'`` labels one scene after the other, as an annotator would; ``'tile'`` takes
-            one tile of every scene in turn; ``'any'`` shuffles tiles whatever their scene, as the
-            published protocols do. ``'auto'`` chooses ``'scene'`` if the smallest labelled set
-            then holds at least eight scenes, and scenes have more than one tile, else ``'tile'``.
+            one tile of every scene in turn; ``'any'`` shuffles tiles whatever their scene, as
+            published protocols do. ``'auto'`` chooses ``'scene'`` if the smallest labelled set then
+            has at least eight scenes and scenes have more than one tile, else ``'tile'``.
         presence: Ids in each tile, see :func:`draw_partition`.
-        wanted: Ids that the smallest labelled set is to show.
+        wanted: Ids that the smallest labelled set should contain.
 
     Raises:
-        ValueError: If there are no training tiles.
+        ValueError: There are no training tiles.
     """
     if not train:
         raise ValueError('There are no labelled training tiles: check --data-root and --preset.')
@@ -386,10 +386,10 @@ def _choose_unit(
 
 
 def semiearth_partition(tiles: int) -> Partition:
-    """The Potsdam partition of SemiEarth's release, as running numbers 1..``tiles``.
+    """Return the Potsdam partition of SemiEarth's release, as running numbers 1..``tiles``.
 
     The numbers are sorted as text, shuffled by Python's ``random`` with seed 42 and cut at 60 and
-    80 percent; a labelled set is the first ``int(p * 3283)`` of ``train``, whose order counts.
+    80 percent; a labelled set is the first ``int(p * 3283)`` of ``train``, whose order matters.
     """
     numbers = sorted(str(number) for number in range(1, tiles + 1))
     random.Random(42).shuffle(numbers)
@@ -401,12 +401,12 @@ def semiearth_partition(tiles: int) -> Partition:
 def labelled_sets(
     order: Sequence[str], ratios: Mapping[str, Fraction], extra: Sequence[str] = ()
 ) -> dict[str, tuple[list[str], list[str]]]:
-    """Labelled and unlabelled names of each ratio.
+    """Return the labelled and unlabelled names of each ratio.
 
     Args:
         order: Training tiles, see :class:`LabelledOrder`.
-        ratios: Shares by name.
-        extra: Training tiles without labels; they join every unlabelled list.
+        ratios: Labelled shares by name.
+        extra: Training tiles without labels, which are added to every unlabelled list.
     """
     sets = {}
     for name, ratio in ratios.items():
@@ -417,11 +417,11 @@ def labelled_sets(
 
 @dataclass(frozen=True)
 class Leak:
-    """How far the tiles of an evaluation list are known from training, as shares in [0, 1].
+    """Overlap of an evaluation list with training, as shares of its tiles in [0, 1].
 
     Attributes:
         scene_in_training: Tiles whose scene has training tiles.
-        pixels_in_training: Tiles that overlap a training tile; None if names carry no windows.
+        pixels_in_training: Tiles that overlap a training tile; None if names have no windows.
         scene_labelled: Tiles whose scene has labelled tiles, by ratio.
     """
 
@@ -436,12 +436,12 @@ def leak_report(
     evaluation: Sequence[str],
     scene_regex: str,
 ) -> Leak:
-    """Measure what an evaluation list shares with training.
+    """Measure how much an evaluation list shares with training.
 
     Args:
         train: All training tiles, labelled or not.
         labelled: Labelled tiles by ratio.
-        evaluation: Tiles of the list.
+        evaluation: Tiles of the evaluation list.
         scene_regex: See :func:`scene_of`.
     """
     total = max(1, len(evaluation))

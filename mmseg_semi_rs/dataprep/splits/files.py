@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Splits on disk: finding tiles, reading which classes they show, writing lists and manifest."""
+"""Splits on disk: find tiles, read their classes, write and verify lists and manifest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tiles:
     """Converted tiles.
 
     Attributes:
-        labelled: Names (folder below ``img_dir``, no suffix) of images with a label file; sorted.
+        labelled: Names (path below ``img_dir``, no suffix) of images with a label file; sorted.
         unlabelled: Names of images without one; sorted.
         labels: Label file of each labelled name.
     """
@@ -45,10 +45,10 @@ def find_tiles(
     img_suffix: str = '.png',
     seg_map_suffix: str = '.png',
 ) -> Tiles:
-    """List the images of a data set, and which of them have a label.
+    """List the images of a dataset, and which of them have a label.
 
     Raises:
-        FileNotFoundError: If there is no image, or no label of one.
+        FileNotFoundError: There are no images, or none has a label.
     """
     images = data_root / img_dir
     names = sorted(
@@ -74,17 +74,17 @@ def find_tiles(
 def scan_labels(
     labels: Mapping[str, Path], workers: int | None = None, progress: bool = True
 ) -> dict[str, frozenset[int]]:
-    """Ids that occur in each label.
+    """Read which ids occur in each label.
 
     Raises:
-        ValueError: Names a label that cannot be read or has several channels.
+        ValueError: A label cannot be read or is not an image of 8-bit ids; the message names it.
     """
 
     def ids_of(path: Path) -> frozenset[int]:
         try:
             with Image.open(path) as image:
                 ids = np.asarray(image)
-        except Exception as error:  # Pillow raises a dozen kinds for damaged files
+        except Exception as error:  # Pillow raises errors of a dozen types for damaged files
             raise ValueError(
                 f'{path} cannot be read ({error}): convert the data set again.'
             ) from error
@@ -111,20 +111,20 @@ def _package_version() -> str:
 def write_split(
     folder: Path, lists: Mapping[str, Sequence[str]], recipe: Mapping[str, Any], overwrite: bool
 ) -> dict[str, Any]:
-    """Write lists and their manifest; the manifest comes last, so its presence means completeness.
+    """Write lists and, last, their manifest, whose presence thus means that they are complete.
 
     Args:
         folder: ``<data_root>/splits/<name>``.
         lists: Names by path below ``folder`` without suffix, e.g. ``'1-4/labeled'``.
-        recipe: How the lists came about; stands in the manifest.
-        overwrite: Whether another split in ``folder`` may be replaced; lists that only its manifest
-            names are deleted.
+        recipe: How the lists were made, stored in the manifest.
+        overwrite: Whether to replace another split in ``folder``. Lists that only the old manifest
+            names are then deleted.
 
     Returns:
         The manifest.
 
     Raises:
-        ValueError: If ``folder`` holds other lists.
+        ValueError: ``folder`` holds other lists.
     """
     texts = {f'{path}.txt': ''.join(f'{name}\n' for name in lists[path]) for path in lists}
     entries = {
@@ -159,7 +159,7 @@ def write_split(
             'numpy': np.__version__,
         },
     }
-    if before != entries:  # what lies there from now on is not what its manifest says
+    if before != entries:  # from here on the lists do not match the old manifest
         (folder / MANIFEST).unlink(missing_ok=True)
         for path in set(before) - set(texts):
             (folder / path).unlink(missing_ok=True)
@@ -185,14 +185,14 @@ def _read_manifest(folder: Path, forgive: bool = False) -> dict[str, Any]:
 
 
 def verify_split(folder: Path) -> dict[str, Any]:
-    """Compare lists on disk with the hashes of their manifest.
+    """Compare lists on disk with the hashes in their manifest.
 
     Returns:
         The manifest.
 
     Raises:
-        FileNotFoundError: If the manifest or a list is absent.
-        ValueError: If a list was changed; the message names it.
+        FileNotFoundError: The manifest or a list does not exist.
+        ValueError: A list was changed; the message names it.
     """
     manifest = _read_manifest(folder)
     if not manifest:
@@ -217,13 +217,13 @@ def verify_split(folder: Path) -> dict[str, Any]:
 
 
 def changed_originals(folder: Path) -> str | None:
-    """Look whether images or masks are newer than the lists that were made of them.
+    """Check whether images or masks are newer than the lists made from them.
 
     Args:
-        folder: With the manifest, which names the ``originals``: folders, or a file.
+        folder: Folder of the manifest, which names the ``originals``: folders, or a file.
 
     Returns:
-        A sentence for each of them, None if nothing is newer, or nothing is known.
+        A message for those that have newer files; None if nothing is newer or known.
     """
     manifest = _read_manifest(folder, forgive=True)
     told = []

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Draws or imports a split as ``tools/make_splits.py`` is asked to, and checks it."""
+"""Drawing or import of a split for ``tools/make_splits.py``, with checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Sets = dict[str, tuple[list[str], list[str]]]
 
 @dataclass
 class SplitOptions:
-    """What a split shall be like; ``tools/make_splits.py --help`` explains each."""
+    """Options of a split; ``tools/make_splits.py --help`` explains each."""
 
     dataset: str
     data_root: Path
@@ -39,15 +39,15 @@ class SplitOptions:
 
 @dataclass
 class Split:
-    """Lists, how they came about, and what a user should be told.
+    """Lists of a split, how they were made, and warnings for the user.
 
     Attributes:
         train: Training tiles, labelled or not.
-        val: Tiles for selection.
-        test: Tiles for the report.
+        val: Validation tiles.
+        test: Test tiles.
         sets: Labelled and unlabelled tiles by ratio.
-        recipe: Goes into the manifest.
-        warnings: Sentences.
+        recipe: Description for the manifest.
+        warnings: Sentences for the user.
     """
 
     train: list[str]
@@ -59,7 +59,7 @@ class Split:
 
     @property
     def lists(self) -> dict[str, list[str]]:
-        """The lists that are written, by path below the split's folder."""
+        """Lists to write, by path below the split's folder."""
         lists = {'train': self.train, 'val': self.val, 'test': self.test}
         for ratio, (labelled, unlabelled) in self.sets.items():
             lists[f'{ratio}/labeled'] = labelled
@@ -71,13 +71,13 @@ def make_split(options: SplitOptions, tiles: files.Tiles, progress: bool = True)
     """Draw or import a split, check it and measure its leaks.
 
     Args:
-        options: What is wanted.
-        tiles: What was converted.
+        options: Options of the split.
+        tiles: The converted tiles.
         progress: Whether to show a progress bar while labels are read.
 
     Raises:
-        ValueError: If it cannot be made from these tiles, or imported lists contradict each other.
-        FileNotFoundError: If a list to be imported is absent.
+        ValueError: The split cannot be made from these tiles, or imported lists are inconsistent.
+        FileNotFoundError: A list to be imported does not exist.
     """
     maker = _SplitMaker(options, tiles, progress)
     split = maker.imported() if options.import_list else maker.draw()
@@ -106,14 +106,14 @@ class _SplitMaker:
 
     @functools.cached_property
     def presence(self) -> dict[str, frozenset[int]] | None:
-        """Ids in each labelled tile; read when first asked for, which takes a while."""
+        """Ids in each labelled tile, read on first access, which takes a while."""
         if self.options.no_coverage:
             return None
         return files.scan_labels(self.tiles.labels, progress=self.progress)
 
     @functools.cached_property
     def class_names(self) -> dict[int, str]:
-        """Names of the ids that ought to be in every list."""
+        """Names of the ids that every list should contain."""
         known = draw.CLASS_IDS.get(self.options.dataset)
         if known is not None:
             return known
@@ -123,17 +123,17 @@ class _SplitMaker:
         }
 
     def wanted(self, names: Sequence[str]) -> list[int]:
-        """Classes that occur in ``names`` at all, hence can be asked for."""
+        """Return the classes that occur in ``names`` and so can be required."""
         if self.presence is None:
             return []
         absent = draw.missing_ids(names, self.presence, self.class_names)
         return [class_id for class_id in self.class_names if class_id not in absent]
 
     def in_folder(self, folder: str) -> list[str]:
-        """Labelled tiles of one folder below ``img_dir``.
+        """Return the labelled tiles of one folder below ``img_dir``.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: There are none.
         """
         names = [name for name in self.tiles.labelled if name.startswith(f'{folder}/')]
         if not names:
@@ -144,7 +144,7 @@ class _SplitMaker:
         return names
 
     def partition(self) -> tuple[draw.Partition, str]:
-        """Training, validation and test tiles, and how they came about."""
+        """Return training, validation and test tiles, and how they were chosen."""
         options = self.options
         if options.preset == 'official':
             val = self.in_folder('val')
@@ -179,7 +179,7 @@ class _SplitMaker:
         return drawn, f'{unit}s drawn at random, {shown}'
 
     def semiearth(self) -> tuple[draw.Partition, str]:
-        """SemiEarth's partition of Potsdam; the order of its training tiles counts."""
+        """Return SemiEarth's partition of Potsdam; the order of its training tiles matters."""
         if self.options.dataset != 'potsdam':
             raise ValueError(
                 f"--preset semiearth is for potsdam, not {self.options.dataset!r}: the release's "
@@ -202,7 +202,7 @@ class _SplitMaker:
         )
 
     def co2s(self) -> tuple[draw.Partition, str]:
-        """A partition as Co2S divides single tiles; the list for selection is the reported one."""
+        """Return a partition of single tiles as in Co2S, whose test list is the validation list."""
         if self.protocol is None:
             raise ValueError(
                 f'--preset co2s is for {", ".join(draw.CO2S)}, not {self.options.dataset!r}: '
@@ -223,7 +223,7 @@ class _SplitMaker:
         )
 
     def draw(self) -> Split:
-        """A split by the preset."""
+        """Draw a split by the preset."""
         options, ratios = self.options, self.ratios
         partition, how = self.partition()
         if options.preset == 'semiearth':
@@ -270,7 +270,7 @@ class _SplitMaker:
         return split
 
     def extra(self, evaluated: Sequence[str]) -> list[str]:
-        """Images without a label whose scene is not evaluated."""
+        """Return the images without a label whose scene is neither validated nor tested on."""
         known = {draw.scene_of(name, self.scene_regex) for name in evaluated}
         return [
             name
@@ -279,7 +279,7 @@ class _SplitMaker:
         ]
 
     def imported(self) -> Split:
-        """A split out of published lists."""
+        """Build a split from published lists."""
         every = [*self.tiles.labelled, *self.tiles.unlabelled]
         index = release_lists.TileIndex(self.options.dataset, every, self.options.tile_order)
         lists: dict[str, list[str]] = {}

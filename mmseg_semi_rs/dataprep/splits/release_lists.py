@@ -1,11 +1,11 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Names that published lists use, translated into the names of converted tiles.
+"""Translation of names in published lists to the names of converted tiles.
 
-Releases number the windows of an image from 1, row by row, or number all tiles of a data set. Our
-tiles carry their coordinates, so a number is found again from the grid that the data set spans,
-even where single tiles are absent. The numbers follow row-major order, and running numbers the
-natural order of the images, which the manifest repeats; the seed by which the releases drew them
-was not published. The lists of GID-15 tell row and column, counted from 0.
+Releases number the windows of an image from 1, row by row, or number all tiles of a dataset. Our
+tiles carry their coordinates, so a number is resolved by the grid of the dataset, even if single
+tiles are missing. Window numbers follow row-major order, and running numbers the natural order of
+the images, as the manifest states. The releases did not publish the seed of their draws. The lists
+of GID-15 give row and column, counted from 0.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ...rasters.windows import POTSDAM_TILES, parse_tile_name
 
 TileOrder = Literal['natural', 'lexicographic']
 
-# (scene, number) of a release's file name
+# (scene, number) in the file names of a release
 _NUMBERED = {
     'potsdam': re.compile(r'^(?:top_potsdam_)?(\d+_\d+)_(\d+)(?:_RGB|_IRRG|_label)?$'),
     'loveda': re.compile(r'^(\d+)_(\d+)$'),
     'deepglobe': re.compile(r'^(\d+)_(?:sat_|mask_)?(\d+)$'),
 }
-# (scene, row, column) of a release's file name
+# (scene, row, column) in the file names of a release
 _IN_GRID = {'gid15': re.compile(r'^(GF2_.+)_(\d+)_(\d+)$')}
 
 
 class TileIndex:
-    """Finds a converted tile by the name a release gave it.
+    """Lookup of converted tiles by their names in a release.
 
     Args:
-        dataset: ``'potsdam'``, ``'loveda'``, ``'deepglobe'``, ``'gid15'`` or another name, which
-            then knows plain file names only.
+        dataset: ``'potsdam'``, ``'loveda'``, ``'deepglobe'`` or ``'gid15'``; for any other name,
+            only plain file names are known.
         names: Converted tiles, with folder and without suffix.
         tile_order: Order of the images in running numbers: by their numbers (2_10 ... 6_7, 6_8) or
             as text (6_10 before 6_7).
@@ -66,23 +66,23 @@ class TileIndex:
 
     @property
     def windows(self) -> int:
-        """Windows of one image."""
+        """Number of windows of one image."""
         return len(self._columns) * len(self._rows)
 
     def numbered(self, scene: str, number: int) -> str | None:
-        """Tile by the number of its window, from 1, row by row."""
+        """Return the tile by the number of its window, from 1, row by row."""
         if not 1 <= number <= self.windows:
             return None
         return self.in_grid(scene, *divmod(number - 1, len(self._columns)))
 
     def in_grid(self, scene: str, row: int, column: int) -> str | None:
-        """Tile by row and column of its window, from 0."""
+        """Return the tile by row and column of its window, from 0."""
         if row >= len(self._rows) or column >= len(self._columns):
             return None
         return self._by_position.get((scene, self._rows[row], self._columns[column]))
 
     def running(self, number: int) -> str | None:
-        """Tile by its number in the whole data set, from 1, image by image."""
+        """Return the tile by its number in the whole dataset, from 1, image by image."""
         if self.windows == 0:
             return None
         scene, window = divmod(number - 1, self.windows)
@@ -91,10 +91,10 @@ class TileIndex:
         return self.numbered(self.scenes[scene], window + 1)
 
     def check_running_numbers(self, images: int = 38, windows: int = 144) -> None:
-        """Make sure that running numbers mean what the release meant by them.
+        """Check that running numbers mean the same as in the release.
 
         Raises:
-            ValueError: If the data set is not whole, or was cut into other windows.
+            ValueError: The dataset is incomplete, or was cut into other windows.
         """
         expected = [tile for tiles in POTSDAM_TILES.values() for tile in tiles]
         absent = sorted(set(expected) - set(self.scenes), key=self._order_key)
@@ -108,7 +108,7 @@ class TileIndex:
         )
 
     def find(self, entry: str) -> str | None:
-        """Tile by the path in a release's list, e.g. ``images/top_potsdam_6_11_28_RGB.tif``."""
+        """Return the tile by its path in a release, e.g. ``images/top_potsdam_6_11_28_RGB.tif``."""
         base = entry.strip().replace('\\', '/').rsplit('/', 1)[-1]
         base = re.sub(r'\.(png|jpe?g|tiff?)$', '', base, flags=re.IGNORECASE)
         if base in self._by_base:
@@ -133,13 +133,13 @@ def read_release_list(text: str, index: TileIndex, source: str) -> list[str]:
     Args:
         text: Contents of the list.
         index: The converted tiles.
-        source: What to call the list in messages.
+        source: Name of the list in messages.
 
     Returns:
-        Names of converted tiles, in the list's order; the label column is dropped.
+        Names of converted tiles in the order of the list; labels are dropped.
 
     Raises:
-        ValueError: If the list is empty, a line has other columns, or samples are not found.
+        ValueError: The list is empty, a line has other columns, or samples are not found.
     """
     names: list[str] = []
     unknown: list[str] = []
@@ -169,10 +169,10 @@ def read_release_list(text: str, index: TileIndex, source: str) -> list[str]:
 
 
 def semiearth_names(numbers: Sequence[str], index: TileIndex) -> list[str]:
-    """Tiles of SemiEarth's running numbers.
+    """Return the tiles of SemiEarth's running numbers.
 
     Raises:
-        ValueError: If a number has no tile.
+        ValueError: A number has no tile.
     """
     names = [index.running(int(number)) for number in numbers]
     absent = [number for number, name in zip(numbers, names, strict=True) if name is None]
