@@ -1,8 +1,9 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Commands one after the other, those that are done already left out."""
+"""Run commands in sequence, and skip those already done."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -15,19 +16,19 @@ from .errors import RunStoppedError
 from .files import write_atomic
 
 RSSEG = 'rsseg'
-"""Stands for the package's command, however it is started."""
+"""Placeholder for the package's command, however it is started."""
 
-_INTERRUPTED = 130  # exit status, as of a shell
+_INTERRUPTED = 130  # exit status of a shell after an interrupt
 
 
 class Step(NamedTuple):
-    """A command, and how to see that it has done its work.
+    """A command, and how to tell that it is done.
 
     Attributes:
-        name: What is said of it.
-        words: The command; :data:`RSSEG` stands for the package's.
-        done: Whether it need not be done again.
-        mark: File that is written when it has ended well.
+        name: Name of the step in messages.
+        words: The command; :data:`RSSEG` stands for the package's own.
+        done: Returns whether the step is already done.
+        mark: File to create when the command has succeeded.
     """
 
     name: str
@@ -37,21 +38,23 @@ class Step(NamedTuple):
 
 
 def shown(words: Sequence[str]) -> str:
-    """A command as a user types it."""
+    """Format a command as a user types it."""
     words = list(words)
     if RSSEG in words:
         at = words.index(RSSEG)
         name = words[at + 1 : at + (3 if words[at + 1] == 'convert' else 2)]
         words[at : at + 1 + len(name)] = command(' '.join(name)).split()
-    return ' '.join(w if set('*~') & set(w) else shlex.quote(w) for w in words)
+    return ' '.join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word except for what a shell shall expand: ``*`` and a leading ``~/``."""
+    parts = re.split(r'(\*|^~/)', word)
+    return ''.join(p if p in ('', '*', '~/') else shlex.quote(p) for p in parts) or "''"
 
 
 def start(words: Sequence[str]) -> int:
-    """Run a command to its end.
-
-    Returns:
-        Its exit status.
-    """
+    """Run a command, wait for its end and return its exit status."""
     found: list[str] = []
     for word in words:
         if word == RSSEG:
@@ -62,10 +65,10 @@ def start(words: Sequence[str]) -> int:
 
 
 def expanded(words: Iterable[str]) -> list[str]:
-    """Words whose patterns are replaced by the newest file that fits, as ``~`` by the home.
+    """Replace patterns by the newest matching file, and ``~`` by the home folder.
 
     Raises:
-        FileNotFoundError: None fits.
+        FileNotFoundError: No file matches a pattern.
     """
     found = []
     for word in words:
@@ -82,16 +85,16 @@ def expanded(words: Iterable[str]) -> list[str]:
 
 
 def overriding(options: Mapping[str, Any]) -> list[str]:
-    """The words by which a command overrides settings, by dotted key."""
+    """Return the words that override settings, given by dotted key, on a command line."""
     return ['--cfg-options', *(f'{k}={v}' for k, v in options.items())] if options else []
 
 
 def trained(folder: Path, iters: int) -> Callable[[], bool]:
-    """Whether a training has come to its end, to be asked later.
+    """Return a function that tells whether a training has finished.
 
     Args:
-        folder: Its ``work_dir``.
-        iters: Its length.
+        folder: ``work_dir`` of the training.
+        iters: Number of iterations of the training.
     """
 
     def done() -> bool:
@@ -105,7 +108,7 @@ def trained(folder: Path, iters: int) -> Callable[[], bool]:
 
 
 def carry_out(steps: Sequence[Step]) -> None:
-    """Do what is not done yet. An interruption ends the process, with the shell's exit status.
+    """Run the steps that are not done. An interrupt exits the process with a shell's status.
 
     Raises:
         RunStoppedError: A command failed.
