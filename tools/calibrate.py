@@ -66,9 +66,11 @@ def calibrate(args: argparse.Namespace) -> None:
     found = fit_calibration(logits, labels, predictor.network, args.checkpoint)
     path = found.write(args.checkpoint)
     before, one, each = found.ece
-    print(f'calibration error {before} %; with one temperature ({found.temperature}) {one} %; with')
     kept = ', so all keep the one' if each >= one else ''
-    print(f'one of each class {each} %{kept}, on {found.pixels} pixels of {len(dataset)} images:')
+    print(
+        f'calibration error {before} %; with one temperature ({found.temperature}) {one} %; with '
+        f'one of each class {each} %{kept}, on {found.pixels} pixels of {len(dataset)} images:'
+    )
     for name, value in zip(predictor.classes, found.by_class, strict=True):
         print(f'  {name}: {value}')
     for doubt in doubts(found, len(dataset)):

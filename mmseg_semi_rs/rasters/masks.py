@@ -20,7 +20,8 @@ from .reader import RasterInfo, raster_info
 Colour = tuple[int, int, int]
 
 _SMOOTH = 8  # largest channel difference within an area of one colour after lossy compression
-_COUNTED = 256  # most frequent values of a mask that are counted
+_COUNTED = 256  # most frequent values of a mask that are counted one by one
+_ALIKE = 0xF8F8F8  # bits of a colour that rarer ones, which are counted together, have in common
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Mask:
     def count(self, interior: bool = False) -> Counter[int]:
         """Count the pixels with data of each value, or of each colour as 0xRRGGBB.
 
+        Rare colours, as from compression and smoothing, are counted as the most frequent similar
+        one; rare ones of many numbers are left out.
+
         Args:
             interior: Whether to count only pixels whose right and lower neighbours have nearly the
                 same colour, which leaves out mixed colours along edges.
@@ -89,8 +93,17 @@ class Mask:
             every = np.bincount(pixels.ravel(), minlength=256)
             return Counter({int(value): int(every[value]) for value in np.flatnonzero(every)})
         values, counts = np.unique(pixels, return_counts=True)
-        order = np.argsort(-counts, kind='stable')[:_COUNTED]
-        return Counter({int(values[k]): int(counts[k]) for k in order})
+        order = np.argsort(-counts, kind='stable')
+        values, counts = values[order], counts[order]
+        totals = Counter(
+            dict(zip(values[:_COUNTED].tolist(), counts[:_COUNTED].tolist(), strict=True))
+        )
+        if self.coloured:
+            rare, pixels = values[_COUNTED:], counts[_COUNTED:]
+            _, first, alike = np.unique(rare & _ALIKE, return_index=True, return_inverse=True)
+            summed = np.bincount(alike, pixels, minlength=len(first)).astype(int)
+            totals.update(dict(zip(rare[first].tolist(), summed.tolist(), strict=True)))
+        return totals
 
 
 def packed(rgb: np.ndarray) -> np.ndarray:

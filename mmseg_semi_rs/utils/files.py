@@ -133,6 +133,7 @@ def read_list(path: Path) -> list[str]:
         The lines in order, stripped, without blank ones.
 
     Raises:
+        FileNotFoundError: See :func:`read_text`.
         ValueError: See :func:`read_text`.
     """
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
@@ -148,8 +149,12 @@ def read_text(path: Path) -> str:
         The text without the mark.
 
     Raises:
+        FileNotFoundError: The file does not exist or is a folder.
         ValueError: The file has another encoding; the message guesses which.
     """
+    if not path.is_file():
+        what = 'is a folder' if path.is_dir() else 'does not exist'
+        raise FileNotFoundError(f'The list {path} {what}: give a text file, one name a line.')
     raw = path.read_bytes()
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -43,7 +44,13 @@ def shown(words: Sequence[str]) -> str:
         at = words.index(RSSEG)
         name = words[at + 1 : at + (3 if words[at + 1] == 'convert' else 2)]
         words[at : at + 1 + len(name)] = command(' '.join(name)).split()
-    return ' '.join(w if set('*~') & set(w) else shlex.quote(w) for w in words)
+    return ' '.join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word except for what a shell shall expand: ``*`` and a leading ``~/``."""
+    parts = re.split(r'(\*|^~/)', word)
+    return ''.join(p if p in ('', '*', '~/') else shlex.quote(p) for p in parts) or "''"
 
 
 def start(words: Sequence[str]) -> int:

@@ -401,6 +401,11 @@ def test_other_windows_are_not_mixed_in(tmp_path):
     convert(jobs_in(source), tmp_path / 'out', Cut(64), ColourLabels(LEGEND, 0))
     with pytest.raises(ValueError, match='cut with window 64, not window 32: choose another'):
         convert(jobs_in(source), tmp_path / 'out', Cut(32), ColourLabels(LEGEND, 0))
+    with pytest.raises(ValueError, match='as of another data set: choose another'):
+        convert(jobs_in(source), tmp_path / 'out', Cut(64), ColourLabels(LEGEND, 0, tolerance=9))
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match='file is no folder'):
+        convert(jobs_in(source), tmp_path / 'file', Cut(64), ColourLabels(LEGEND, 0))
 
 
 def test_foreign_tiles_are_not_mixed_in(tmp_path):

@@ -1,6 +1,7 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """Folders of images and masks with files as people have them, from the survey to ready masks."""
 
+import re
 import unicodedata
 
 import numpy as np
@@ -361,6 +362,27 @@ def test_jpeg_masks_of_two_grey_levels(tmp_path):
     assert (found == (grey >= 128)).all()
     near = Prepared(tmp_path, ['rest=0', 'roof=255'], tolerance=127).masks()[0]
     assert (near == (grey >= 128)).all()
+
+
+def test_pixels_of_jpeg_masks_with_smoothed_edges_are_all_counted(tmp_path):
+    rgb = np.array([[60, 16, 152], [226, 169, 41], [110, 193, 228]], np.uint8)
+
+    def write(path, ids, k):
+        large = Image.fromarray(rgb[ids]).resize((SIDE * 4, SIDE * 4), Image.Resampling.BICUBIC)
+        large.rotate(7 + k).save(path.with_suffix('.jpg'), quality=85)
+
+    def image(path, colours, k):
+        write_png(path, np.zeros((SIDE * 4, SIDE * 4, 3), np.uint8))
+
+    pairs(tmp_path, write, image)
+    found = Prepared(tmp_path, [f'c{k}=#{r:02x}{g:02x}{b:02x}' for k, (r, g, b) in enumerate(rgb)])
+    masks = np.stack(found.masks())
+    assert (ignored := (masks == 255).mean()) > 0.02
+    told = float(re.search(r'ignored, ([\d.]+)% of the masks', found.told)[1]) / 100
+    assert told == pytest.approx(ignored, abs=0.02)
+    for k in range(3):
+        counted = sum(ids.get(k, 0) for ids in found.ready.presence.values())
+        assert counted == pytest.approx((masks == k).sum(), rel=0.05)
 
 
 @pytest.mark.parametrize('value', [-9999, -3.4028234663852886e38, 1e20])

@@ -532,6 +532,9 @@ def test_tiles_and_their_classes_are_found(tmp_path):
 def test_no_tiles(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'no \*\.png below .*img_dir: convert'):
         find_tiles(tmp_path)
+    converted(tmp_path, ['train/a'])
+    with pytest.raises(FileNotFoundError, match=r'nowhere.train.a\.png: correct --ann-dir'):
+        find_tiles(tmp_path, ann_dir='nowhere')
 
 
 def test_damaged_label_is_named(tmp_path):

@@ -123,3 +123,9 @@ def test_what_cannot_be_compared_is_told(compare, configs, tmp_path):
     assert code == 2 and not begun and 'is tested on val.txt of' in said and 'x.txt' in said
     code, begun, said = compare(bar, method, '--seeds', 0)
     assert code == 2 and '--seeds 0: give at least 1' in said
+
+
+def test_commands_are_shown_as_a_shell_reads_them():
+    words = ['rm', "work dirs/l'été_seed0/iter_*.pth", '~/a b/c', 'plain', '', 'a~b']
+    told = "rm 'work dirs/l'\"'\"'été_seed0/iter_'*.pth ~/'a b/c' plain '' 'a~b'"
+    assert steps.shown(words) == told

@@ -333,14 +333,17 @@ def release_lists(folder: Path) -> dict[str, str]:
     return {role: str(folder / f'{role}.txt') for role in texts}
 
 
-def test_release_lists_are_imported(potsdam, tmp_path):
+def test_release_lists_are_imported(potsdam, tmp_path, capsys):
     paths = release_lists(tmp_path / 'lists')
+    with Path(paths['val']).open('a') as listed:
+        listed.write(Path(paths['val']).read_text())
     roles = {'1pct/labeled': 'labeled', '1pct/unlabeled': 'unlabeled', 'val': 'val', 'test': 'test'}
     items = [f'{role}={paths[name]}' for role, name in roles.items()]
     assert run('potsdam', potsdam, '--import-list', *items) == 0
     folder = potsdam / 'splits' / 'import'
     assert read(folder / '1pct' / 'labeled.txt') == ['train/2_10_0_0_8_8', 'train/2_11_8_8_16_16']
-    assert read(folder / 'val.txt') == ['val/2_13_16_16_24_24']
+    assert read(folder / 'val.txt') == ['val/2_13_16_16_24_24'] * 2
+    assert 'warning: val repeats tiles on 1 of its 2 lines' in capsys.readouterr().err
     assert len(read(folder / 'train.txt')) == 11
     leak = verify_split(folder)['leak']
     assert leak['val']['scene_in_training'] == 0
@@ -370,7 +373,8 @@ def test_co2s_lists_of_two_columns_are_imported(tmp_path):
         (['1pct/labeled={labeled}'], 'has only one of 1pct/labeled and 1pct/unlabeled'),
         (['train={labeled}'], 'is not ROLE=FILE'),
         (['val={val}'], 'has no labelled and unlabelled list'),
-        (['1pct/labeled=nowhere.txt'], 'nowhere.txt (--import-list 1pct/labeled) does not exist'),
+        (['1pct/labeled=nowhere.txt'], 'nowhere.txt does not exist: give a text file'),
+        (['1pct/labeled={folder}'], 'lists is a folder: give a text file'),
         (
             ['a/labeled={labeled}', 'a/unlabeled={labeled}'],
             '2 tiles are in the labelled and in the unlabelled list of a',
@@ -383,7 +387,7 @@ def test_co2s_lists_of_two_columns_are_imported(tmp_path):
 )
 def test_bad_import_is_one_sentence(potsdam, tmp_path, items, message, capsys):
     paths = release_lists(tmp_path / 'lists')
-    filled = [item.format(**paths) for item in items]
+    filled = [item.format(**paths, folder=tmp_path / 'lists') for item in items]
     assert run('potsdam', potsdam, '--import-list', *filled) == 2
     told = capsys.readouterr().err.strip()
     assert message in told and told.startswith('error: ') and len(told.splitlines()) == 1

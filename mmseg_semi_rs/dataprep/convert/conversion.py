@@ -198,13 +198,16 @@ def convert(
         console: Console for the progress bar. Defaults to standard error.
 
     Raises:
-        ValueError: ``out_dir`` holds other tiles, two jobs have one name, or a worker was killed.
+        ValueError: ``out_dir`` is a file or holds other tiles, two jobs have one name, or a worker
+            was killed.
     """
     twice = [item for item, count in Counter((j.subset, j.key) for j in jobs).items() if count > 1]
     if twice:
         raise ValueError(
             f'Two images are called {"/".join(twice[0])}: give one copy of the data set.'
         )
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f'{out_dir} is no folder, for tiles to go to: choose another --out-dir.')
     options = {**asdict(cut), 'labels': repr(decoder)}
     finished = _read_journal(out_dir, options)
     done = [
@@ -310,6 +313,11 @@ def _read_journal(out_dir: Path, options: dict[str, Any]) -> dict[tuple[str, str
             continue
         if 'options' in entry:
             changed = [key for key in options if entry['options'].get(key) != options[key]]
+            if 'labels' in changed:
+                raise ValueError(
+                    f'{out_dir} holds tiles of labels that mean something else, as of another data '
+                    'set: choose another --out-dir, or delete that one.'
+                )
             if changed:
                 before = ', '.join(f'{key} {entry["options"].get(key)}' for key in changed)
                 now = ', '.join(f'{key} {options[key]}' for key in changed)

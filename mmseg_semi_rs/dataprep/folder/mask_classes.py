@@ -308,8 +308,8 @@ class _ClassPlanner:
         total = max(1, sum(self.counts.values()))
         if near:
             self.reasons.append(
-                f'{near:,} pixels ({near / total:.2%}) of colours near these are taken for '
-                'the nearest'
+                f'{near:,} pixels ({near / total:.2%}) of colours near these are taken for the '
+                f'nearest, up to {self.tolerance} away (--tolerance)'
             )
         if ignored:
             shown = sorted(ignored, key=lambda value: -ignored[value])

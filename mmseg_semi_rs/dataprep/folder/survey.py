@@ -182,8 +182,9 @@ class Survey:
             if picture.fill is not None:
                 found[picture.fill[0]].append((picture.fill[1], picture.name))
         return [
-            f'{len(filled)} images have {value} in all bands from an edge inwards, up to '
-            f'{max(filled)[0]:.0%} of {max(filled)[1]}, and declare no such no data: '
+            f'{len(filled)} image{"s have" if len(filled) > 1 else " has"} {value} in all bands '
+            f'from an edge inwards, up to {max(filled)[0]:.0%} of {max(filled)[1]}, without '
+            'declaring that as no data: '
             f'--nodata={value} leaves it out of masks and pseudo labels, --nodata=none says that '
             'it was measured'
             for value, filled in sorted(found.items())

@@ -48,7 +48,7 @@ def find_tiles(
     """List the images of a dataset, and which of them have a label.
 
     Raises:
-        FileNotFoundError: There are no images.
+        FileNotFoundError: There are no images, or none has a label.
     """
     images = data_root / img_dir
     names = sorted(
@@ -63,6 +63,11 @@ def find_tiles(
         )
     labels = {name: data_root / ann_dir / f'{name}{seg_map_suffix}' for name in names}
     there = {name: path for name, path in labels.items() if path.is_file()}
+    if not there:
+        raise FileNotFoundError(
+            f'None of the {len(names)} images below {images} has a label, such as '
+            f'{labels[names[0]]}: correct --ann-dir or --seg-map-suffix.'
+        )
     return Tiles(sorted(there), [name for name in names if name not in there], there)
 
 

@@ -290,8 +290,6 @@ class _SplitMaker:
                     f'--import-list {item!r} is not ROLE=FILE with a role of val, test, '
                     '<ratio>/labeled or <ratio>/unlabeled.'
                 )
-            if not Path(path).is_file():
-                raise FileNotFoundError(f'{path} (--import-list {role}) does not exist.')
             text = read_text(Path(path))
             lists[role] = release_lists.read_release_list(text, index, path)
         sets: Sets = {}
@@ -342,6 +340,13 @@ class _SplitMaker:
         lists = {
             role: names for role, names in split.lists.items() if not role.endswith('/unlabeled')
         }
+        for role, names in split.lists.items():
+            repeated = len(names) - len(set(names))
+            if repeated:
+                split.warnings.append(
+                    f'{role} repeats tiles on {repeated} of its {len(names)} lines, which count '
+                    'several times'
+                )
         split.recipe['scene_regex'] = self.scene_regex
         split.recipe['scenes'] = {
             role: len({draw.scene_of(name, self.scene_regex) for name in names})
