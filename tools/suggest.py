@@ -21,7 +21,13 @@ import argparse
 from pathlib import Path
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.utils.command_line import Faults, command_parser, nodata_value, parse
+from mmseg_semi_rs.utils.command_line import (
+    Faults,
+    command_parser,
+    nodata_value,
+    parse,
+    print_next,
+)
 
 _SAMPLED = 30  # images that the stretch of deep ones is estimated from
 
@@ -118,6 +124,11 @@ def suggest(args: argparse.Namespace) -> None:
         f'{len(best)} of {len(tiles)} tiles, of {chosen_scenes} of {len(set(scenes))} scenes: '
         f'{", ".join(map(str, written))}'
     )
+    images = args.images if args.images.is_dir() else args.images.parent
+    print(
+        'draw their masks, as class ids or colours in files of the same names, into a folder; then'
+    )
+    print_next(('init', images, 'MASKS'), *([('init', images, places)] if places else []))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .commands import command
+from .commands import PACKAGE, SCRIPT, command, starter
 from .errors import RunStoppedError
 from .files import write_atomic
 
@@ -57,8 +57,8 @@ def start(words: Sequence[str]) -> int:
     """Run a command, wait for its end and return its exit status."""
     found: list[str] = []
     for word in words:
-        if word == RSSEG:
-            found += [sys.executable, '-m', 'mmseg_semi_rs']
+        if word == RSSEG:  # as this process was started, whose name the command will print
+            found += [sys.argv[0]] if starter() == SCRIPT else [sys.executable, '-m', PACKAGE.name]
         else:
             found.append(word)
     return subprocess.run(found).returncode

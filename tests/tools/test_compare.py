@@ -3,8 +3,10 @@
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,6 +94,26 @@ def test_a_student_of_automatic_masks_is_compared_too(compare, configs, tmp_path
     labelled = json.loads((root / 'labelled_all' / 'labels.json').read_text())
     made = Path(labelled['made_by']['networks'][0][0])
     assert made == Path('work_dirs/compare/tiny_seed0/iter_4.pth') and labelled['made_by']['flips']
+
+
+@pytest.mark.parametrize(
+    'argv, first',
+    [
+        (['/env/bin/rsseg', 'compare'], ['/env/bin/rsseg', 'train']),
+        (['tools/compare.py'], [sys.executable, '-m', 'mmseg_semi_rs', 'train']),
+    ],
+)
+def test_steps_are_started_as_the_user_started(monkeypatch, argv, first):
+    """Their own words say then what to type next."""
+    started = []
+    monkeypatch.setattr(sys, 'argv', argv)
+    monkeypatch.setattr(
+        steps.subprocess,
+        'run',
+        lambda words: started.extend(words) or SimpleNamespace(returncode=3),
+    )
+    assert steps.start([steps.RSSEG, 'train', 'a.py']) == 3
+    assert started == [*first, 'a.py']
 
 
 def test_what_failed_is_gone_on_with(compare, configs):

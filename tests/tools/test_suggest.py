@@ -94,7 +94,9 @@ def test_the_tool_writes_a_list_and_a_picture(images, tmp_path, capsys):
     names = (tmp_path / 'out' / 'suggested.txt').read_text().split()
     assert {name[:2] for name in names} == {'s0', 's1', 's2'}
     assert Image.open(tmp_path / 'out' / 'suggested.png').width > 3 * 160
-    assert '3 of 12 tiles, of 3 of 3 scenes' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert '3 of 12 tiles, of 3 of 3 scenes' in told
+    assert told.endswith(f'next:\n  python tools/init_dataset.py {images} MASKS\n')
     listed = tmp_path / 'known.txt'
     listed.write_text(f'{names[0]}\n')
     tool.main(
