@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
+_EACH_CLASS = overriding({'val_evaluator.type': 'SubsetIoUMetric'})  # mmseg's logs only means
 BY_MASKS = '_autolabel'
 """Follows the name of a config in the folder of the student of its masks."""
 
@@ -128,7 +129,7 @@ def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
                 steps.append(
                     Step(f'label by {folder.name}', [*words, str(masks), *options], student.is_file)
                 )
-                steps += train_and_test(str(student), cfg, made, seed)
+                steps += train_and_test(str(student), cfg, made, seed, _EACH_CLASS)
     return steps
 
 

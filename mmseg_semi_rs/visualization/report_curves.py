@@ -79,6 +79,12 @@ class Chart:
     section: str
     lines: list[Line] = field(default_factory=list)
 
+    @property
+    def has_values(self) -> bool:
+        """Whether there is a number to draw; the score of an absent class is NaN."""
+        series = (run for line in self.lines for run in line.runs)
+        return any(value == value for run in series for value in run.values())
+
 
 #: Headings of scalars with one value per class, by the prefix of their names.
 _OF_CLASSES = {
@@ -117,6 +123,9 @@ def collect_charts(groups: Sequence[Group]) -> list[Chart]:
 
     Args:
         groups: Groups in the order of their colours.
+
+    Returns:
+        The charts that have a number to draw.
     """
     charts: dict[tuple[str, str], Chart] = {}
     for colour, group in enumerate(groups):
@@ -136,7 +145,7 @@ def collect_charts(groups: Sequence[Group]) -> list[Chart]:
                 section = section_of(name, part)
                 chart = charts.setdefault((section, name), Chart(name, section))
                 chart.lines.append(Line(label, colour, dash, group.series(part, key)))
-    return list(charts.values())
+    return [chart for chart in charts.values() if chart.has_values]
 
 
 def split_key(key: str, networks: Sequence[str]) -> tuple[str, str]:
@@ -183,8 +192,10 @@ def draw_chart(chart: Chart, wide: bool = False, salt: str = '') -> Markup:
         axes.margins(x=0.02)
         if share:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        if share or chart.key.startswith('guard/'):
-            top = max(axes.get_ylim()[1], 0.1)
+        low, high = axes.get_ylim()
+        of_class = chart.section == 'Each class'  # in percent
+        if share or chart.key.startswith('guard/') or (of_class and low < 0):
+            top = max(high, 10 if of_class else 0.1)
             axes.set_ylim(-0.02 * top, top)  # shows a line at 0 in full width
         buffer = io.StringIO()
         nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))

@@ -615,6 +615,15 @@ def test_a_chart_has_a_thin_line_for_each_run_and_a_thick_one_for_their_mean():
     assert 'stroke-dasharray' in svg
 
 
+def test_a_class_at_zero_has_an_axis_from_zero_and_an_absent_one_no_chart():
+    svg = draw_chart(Chart('IoU.road', 'Each class', [Line('x', 0, 0, [{5: 0.0, 10: 0.0}])]))
+    assert '\u2212' not in svg  # no number below 0
+    absent = Chart('IoU.roof', 'Each class', [Line('x', 0, 0, [{5: math.nan}, {}])])
+    assert not absent.has_values
+    absent.lines.append(Line('y', 1, 0, [{5: 0.0}]))
+    assert absent.has_values
+
+
 # ------------------------------------------------------------------------------------ real runs
 
 
