@@ -145,6 +145,7 @@ def _model(cfg: Config, owner: Config, classes: int) -> dict[str, Any]:
     front = network.get('data_preprocessor') or model.get('data_preprocessor') or {}
     front = {**cfg.model.to_dict().get('data_preprocessor', {}), **front}
     front['type'] = 'SegDataPreProcessor'
+    front.pop('rgb', None)  # only for pictures and for networks that know three bands
     head = network['decode_head']
     if head['type'] == 'MultiTeacherDistillHead':
         network['decode_head'] = head = head['decode_head']

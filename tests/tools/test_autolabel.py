@@ -189,6 +189,15 @@ def test_the_student_is_averaged_as_the_training_is(trained, hook, momentum):
     assert found.begin_iter == 40
 
 
+def test_a_student_of_five_bands_is_built_by_mmseg(trained):
+    cfg = Config.fromfile(trained[0])
+    front = cfg.model.data_preprocessor
+    front.update(mean=[1.0] * 5, std=[2.0] * 5, rgb=[2, 1, 0], bgr_to_rgb=False)
+    cfg.model.student.backbone.in_channels = 5
+    model = MODELS.build(plain_config(cfg, {}, ['a', 'b'], [[0, 0, 0]] * 2).model)
+    assert model.data_preprocessor.mean.shape == (5, 1, 1)
+
+
 def test_the_student_leaves_out_what_the_training_leaves_out(trained):
     cfg = Config.fromfile(trained[0])
     left_out = dict(type='SubsetIoUMetric', ignore_gt=['roof'])
