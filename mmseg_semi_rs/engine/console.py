@@ -27,8 +27,9 @@ _FOR_THE_FILE = (
     *('\n' + '-' * 60, 'Config:', 'Hooks will be executed', 'Distributed training is not used'),
     *('"FileClient" will be', '"HardDiskBackend" is', 'Checkpoints will be saved', 'Exp name:'),
     *('Saving checkpoint at', 'Load checkpoint from', 'Iter(', 'Epoch('),
-    'The prefix is not set',
+    *('The prefix is not set', 'paramwise_options -- '),
 )
+_OF_EACH_PARAMETER = ' is skipped since its requires_grad=False'
 _WARNINGS = (
     '``build_loss`` would be',
     'Default ``avg_non_ignore``',
@@ -49,7 +50,8 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         message = record.getMessage()
-        if record.levelno < logging.ERROR and message.startswith(self.left_out):
+        left_out = message.startswith(self.left_out) or message.endswith(_OF_EACH_PARAMETER)
+        if record.levelno < logging.ERROR and left_out:
             return
         style = 'yellow' if record.levelno == logging.WARNING else None
         style = 'red' if record.levelno > logging.WARNING else style

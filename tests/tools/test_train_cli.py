@@ -301,7 +301,10 @@ def test_training_leaves_checkpoints_and_says_its_batch(trained):
 def test_the_console_is_short_and_says_what_comes_next(config, tmp_path, capsys):
     work = tmp_path / 'work'
     images = f'image_dir={tmp_path / "mine"}'
-    run_here('train', config, '--work-dir', work, '--cfg-options', images)
+    # mmengine's own constructor tells the rate of each parameter
+    rates = 'optim_wrapper.paramwise_cfg.bias_lr_mult=2'
+    own = 'optim_wrapper.constructor=DefaultOptimWrapperConstructor'
+    run_here('train', config, '--work-dir', work, '--cfg-options', images, rates, own)
     told = capsys.readouterr().out.splitlines()
     assert len(told) < 30
     steps = [line for line in told if line.startswith('step ')]
