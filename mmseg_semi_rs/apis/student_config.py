@@ -62,29 +62,16 @@ def plain_config(
     if optim.get('constructor') == 'MergedParamGroupsConstructor':  # only merges groups
         del optim['constructor']
     interval = min(int(cfg.train_cfg.get('val_interval', steps)), steps)
-    kept = dict(type='CheckpointHook', by_epoch=False, interval=interval, max_keep_ckpts=1)
-    before = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    if before.get('save_best'):  # otherwise there are too few images to select by
-        kept['save_best'] = 'mIoU'
-    schedulers = cfg.param_scheduler
-    schedulers = [schedulers] if isinstance(schedulers, dict) else list(schedulers)
     written = dict(
         default_scope='mmseg',
         model=_model(cfg, student or cfg, len(classes)),
         **loaders,
         optim_wrapper=optim,
-        param_scheduler=[{**scheduler.to_dict(), 'end': steps} for scheduler in schedulers],
+        param_scheduler=_schedulers(cfg, steps),
         train_cfg=dict(type='IterBasedTrainLoop', max_iters=steps, val_interval=interval),
         val_cfg=dict(type='ValLoop'),
         test_cfg=dict(type='TestLoop'),
-        default_hooks=dict(
-            timer=dict(type='IterTimerHook'),
-            logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-            param_scheduler=dict(type='ParamSchedulerHook'),
-            checkpoint=kept,
-            sampler_seed=dict(type='DistSamplerSeedHook'),
-            visualization=dict(type='SegVisualizationHook'),
-        ),
+        default_hooks=_hooks(cfg, interval),
         custom_hooks=_average(cfg, steps),
         env_cfg=copy.deepcopy(cfg.get('env_cfg') or {}),
         visualizer=dict(
@@ -100,12 +87,40 @@ def plain_config(
     )
     if labelled_by:
         written['labelled_by'] = list(labelled_by)
-    for key in ('crop_size', 'window_size', 'raster'):
+    for key in ('crop_size', 'window_size', 'raster', 'image_dir'):
         if key in cfg:
             written[key] = copy.deepcopy(cfg[key])
     if _parts_of_ours(written):
         written['custom_imports'] = dict(imports=[_OURS], allow_failed_imports=False)
     return Config(written)
+
+
+def _schedulers(cfg: Config, steps: int) -> list[dict[str, Any]]:
+    """The schedulers of the training; those that last to its end last to that of the student."""
+    given = cfg.param_scheduler
+    found = [dict(one) for one in ([given] if isinstance(given, dict) else given)]
+    for scheduler in found:
+        end = scheduler.get('end')
+        if end is None or end >= int(cfg.train_cfg.max_iters):
+            end = steps
+        scheduler['end'] = min(end, steps)
+    return found
+
+
+def _hooks(cfg: Config, interval: int) -> dict[str, Any]:
+    """The default hooks of mmseg, with a checkpoint and a validation at the same steps."""
+    kept = dict(type='CheckpointHook', by_epoch=False, interval=interval, max_keep_ckpts=1)
+    before = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if before.get('save_best'):  # otherwise there are too few images to select by
+        kept['save_best'] = 'mIoU'
+    return dict(
+        timer=dict(type='IterTimerHook'),
+        logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+        param_scheduler=dict(type='ParamSchedulerHook'),
+        checkpoint=kept,
+        sampler_seed=dict(type='DistSamplerSeedHook'),
+        visualization=dict(type='SegVisualizationHook'),
+    )
 
 
 def _evaluator(evaluator: Any) -> dict[str, Any]:

@@ -189,6 +189,18 @@ def test_the_student_is_averaged_as_the_training_is(trained, hook, momentum):
     assert found.begin_iter == 40
 
 
+def test_a_warm_up_keeps_its_length_and_what_lasts_to_the_end_does(trained):
+    cfg = Config.fromfile(trained[0])
+    cfg.train_cfg.max_iters = 2000
+    warm = dict(type='LinearLR', start_factor=0.1, begin=0, end=150, by_epoch=False)
+    cfg.param_scheduler = [warm, dict(type='PolyLR', begin=150, end=2000, by_epoch=False)]
+    found = plain_config(cfg, {}, ['a'], [[0, 0, 0]], iters=400).param_scheduler
+    assert [(one.type, one.end) for one in found] == [('LinearLR', 150), ('PolyLR', 400)]
+    cfg.param_scheduler = dict(type='PolyLR', by_epoch=False)
+    (only,) = plain_config(cfg, {}, ['a'], [[0, 0, 0]], iters=400).param_scheduler
+    assert only.end == 400
+
+
 def test_a_student_of_five_bands_is_built_by_mmseg(trained):
     cfg = Config.fromfile(trained[0])
     front = cfg.model.data_preprocessor
