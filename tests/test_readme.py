@@ -58,7 +58,8 @@ def test_own_images_from_masks_to_maps_a_report_and_an_export(tmp_path, monkeypa
     named = [line.split()[3] for line in lines]
     assert named == ['suggest', 'init', 'train', 'predict', 'report', 'export']
     # The first page has the same commands, with fewer options.
-    short = [line.split() for line in commands(README) if 'mmseg_semi_rs' in line]
+    told = [line for line in commands(README) if not any(word in line for word in left_out)]
+    short = [line.split() for line in told if 'mmseg_semi_rs' in line]
     assert [line[3] for line in short] == named[:4]
     for line, whole in zip(short, lines, strict=False):
         assert set(line) <= set(whole.split()), line
