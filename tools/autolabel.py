@@ -108,13 +108,12 @@ def autolabel(args: argparse.Namespace) -> int:
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     known, images = labels.sources_of(DATASETS.build(cfg.train_dataloader.dataset))
-    pairs = [*((args.config, path) for path in args.checkpoint), *args.also]
-    configs = [*(copy.deepcopy(cfg) for _ in args.checkpoint), *(one for one, _ in args.also)]
+    pairs = [*((copy.deepcopy(cfg), path) for path in args.checkpoint), *args.also]
     predictor = PredictorEnsemble([
         load_predictor(
             config, path, network=args.network, window=args.window, flips=args.flips
         )
-        for config, (_, path) in zip(configs, pairs, strict=True)
+        for config, path in pairs
     ])  # fmt: skip
     root = labels.common_root([*known, *images])
     with held(args.out / '.autolabel.lock', f'Labelling into {args.out}'):

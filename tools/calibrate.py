@@ -16,7 +16,6 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mmseg_semi_rs import register_all
-from mmseg_semi_rs.dataprep.folder.config import ENOUGH_TO_CHOOSE
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse, print_next
 
 if TYPE_CHECKING:
@@ -81,26 +80,23 @@ def calibrate(args: argparse.Namespace) -> None:
 
 def doubts(found: Calibration, images: int) -> list[str]:
     """Why the temperatures may not hold for other images."""
+    from mmseg_semi_rs.dataprep.folder.config import ENOUGH_TO_CHOOSE
     from mmseg_semi_rs.engine.calibration import TEMPERATURES
 
-    said = []
+    said, (low, high) = [], TEMPERATURES
     if images < ENOUGH_TO_CHOOSE:
         said.append(
             f'{images} validation images are few, and temperatures vary with them: from '
             f'{ENOUGH_TO_CHOOSE} on they are steadier.'
         )
-    extreme = [t for t in (found.temperature, *found.by_class) if not_within(t, TEMPERATURES)]
+    fitted = (found.temperature, *found.by_class)
+    extreme = [value for value in fitted if not low * 1.001 < value < high * 0.999]
     if extreme:
         said.append(
             f'the temperature {extreme[0]:g} is at the end of what is tried, as where a network is '
             'always right, always wrong or trained on these images: check val_dataloader.'
         )
     return said
-
-
-def not_within(value: float, ends: tuple[float, float]) -> bool:
-    """Whether a fitted value is at an end of its range, to a thousandth."""
-    return not ends[0] * 1.001 < value < ends[1] * 0.999
 
 
 def main(arguments: list[str] | None = None) -> None:

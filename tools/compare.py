@@ -124,7 +124,14 @@ def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
             if makes_masks(args, cfg):
                 made = run_folder(args, path, seed, BY_MASKS)
                 masks = made / 'labelled_all'
-                words = [RSSEG, 'autolabel', path, newest(cfg, folder), '--flips', '--out']
+                words = [
+                    RSSEG,
+                    'autolabel',
+                    path,
+                    tested_checkpoint(cfg, folder),
+                    '--flips',
+                    '--out',
+                ]
                 student = masks / 'student.py'
                 steps.append(
                     Step(f'label by {folder.name}', [*words, str(masks), *options], student.is_file)
@@ -140,14 +147,14 @@ def train_and_test(
     begun = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
     words = [RSSEG, 'train', path, '--work-dir', str(folder), '--seed', str(seed)]
     done = trained(folder, cfg.train_cfg.max_iters)
-    test = [RSSEG, 'test', path, newest(cfg, folder), '--work-dir', str(folder)]
+    test = [RSSEG, 'test', path, tested_checkpoint(cfg, folder), '--work-dir', str(folder)]
     return [
         Step(f'train {folder.name}', [*words, *begun, *options], done),
         Step(f'test {folder.name}', [*test, *options], tested(folder)),
     ]
 
 
-def newest(cfg: Config, folder: Path) -> str:
+def tested_checkpoint(cfg: Config, folder: Path) -> str:
     """Pattern of the checkpoint that is tested."""
     hooks = cfg.get('default_hooks') or {}
     best = 'best_*' if (hooks.get('checkpoint') or {}).get('save_best') else 'iter_*'

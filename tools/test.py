@@ -212,8 +212,9 @@ def test(args: argparse.Namespace) -> dict[str, float]:
 def count_by_image(cfg: Config) -> None:
     """Replace mmseg's metric of mIoU by this package's, which gives the same and keeps a record."""
     evaluators = cfg.test_evaluator
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-        if evaluator['type'] == 'IoUMetric' and evaluator.get('iou_metrics') == ['mIoU']:
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators or {}]:
+        asked = evaluator.get('iou_metrics', ['mIoU'])
+        if evaluator.get('type') == 'IoUMetric' and list(asked) == ['mIoU']:
             evaluator['type'] = 'SubsetIoUMetric'
 
 

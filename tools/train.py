@@ -109,19 +109,19 @@ def train(args: argparse.Namespace, faults: Faults) -> None:
         else:
             runner.train()
     if is_main_process():
-        data = cfg.train_dataloader.dataset
-        unlabelled = bool(isinstance(data, dict) and data.get('unlabelled'))
-        show_next(args.config, cfg, unlabelled)
+        show_next(args.config, cfg)
     leave_process_group()
 
 
-def show_next(config: str, cfg: Config, unlabelled: bool) -> None:
+def show_next(config: str, cfg: Config) -> None:
     """Print what to do with the newest checkpoint; the best one if the training chose one."""
     work_dir, images = Path(cfg.work_dir), cfg.get('image_dir', '')  # as rsseg init writes it
     age = lambda path: path.stat().st_mtime  # noqa: E731
     found = sorted(work_dir.glob('best_*.pth'), key=age) or sorted(work_dir.glob('*.pth'), key=age)
     if not found:
         return
+    data = cfg.train_dataloader.dataset
+    unlabelled = isinstance(data, dict) and data.get('unlabelled')
     words, masks = (config, found[-1]), work_dir / 'labelled_all'
     shown = images if Path(images).is_absolute() else 'IMAGES'
     print_next(

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 
 from mmseg_semi_rs.utils import steps
 from mmseg_semi_rs.utils.commands import COMMANDS
@@ -151,3 +152,19 @@ def test_commands_are_shown_as_a_shell_reads_them():
     words = ['rm', "work dirs/l'été_seed0/iter_*.pth", '~/a b/c', 'plain', '', 'a~b']
     told = "rm 'work dirs/l'\"'\"'été_seed0/iter_'*.pth ~/'a b/c' plain '' 'a~b'"
     assert steps.shown(words) == told
+
+
+@pytest.mark.parametrize(
+    'evaluator, counted',
+    [
+        (dict(type='IoUMetric'), True),
+        (dict(type='IoUMetric', iou_metrics=['mIoU']), True),
+        (dict(type='IoUMetric', iou_metrics=['mDice']), False),
+        (dict(type='CityscapesMetric'), False),
+    ],
+)
+def test_tests_of_plain_mmseg_configs_count_by_image(evaluator, counted):
+    cfg = Config(dict(test_evaluator=[evaluator]))
+    load_tool('test').count_by_image(cfg)
+    assert (cfg.test_evaluator[0].type == 'SubsetIoUMetric') == counted
+    load_tool('test').count_by_image(Config(dict(test_evaluator=None)))
