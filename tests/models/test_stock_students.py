@@ -480,11 +480,16 @@ def test_crops_without_a_labelled_pixel_cost_nothing(name):
     data['sup'][0].gt_sem_seg.data[:, 1:] = 255
     data['sup'][0].gt_sem_seg.data[:, 0, ::16] = 1  # clicks
     losses, steepest = step()
+    names = list(losses)
     assert total(losses) > 0 and steepest > 0
     for sample in data['sup']:
         sample.gt_sem_seg.data.fill_(255)
+    data['sup'][0].gt_sem_seg.data[:, 5, 5] = 1
+    assert list(step()[0]) == names, "a single click, which mmseg's LovaszLoss cannot index"
+    data['sup'][0].gt_sem_seg.data.fill_(255)
     losses, steepest = step()
     assert all(value == 0 for value in losses.values()) and steepest == 0
+    assert list(losses) == names, 'another rank may have labels, and logs are averaged by name'
 
 
 def test_a_head_that_ignores_another_label_than_is_padded_is_refused():
@@ -522,10 +527,13 @@ def test_a_head_with_its_own_loss_is_spared_crops_without_a_labelled_pixel():
     del cfg['decode_head']['num_convs'], cfg['decode_head']['concat_input']
     model = MODELS.build(dict(type='MeanTeacherSegmentor', student=cfg)).train()
     inputs, data = single.batch(2)
+    names = []
     for sample, expected in zip(data['sup'], (True, False), strict=True):
         sample.gt_sem_seg.data.fill_(255)
         found = model.loss({'sup': inputs['sup']}, {'sup': data['sup']})
         assert total(found).isfinite() and bool(total(found) > 0) == expected
+        names = names or list(found)
+        assert list(found) == names
     total(found).backward()
     assert all(param.grad is not None for param in model.student.parameters())
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
+from mmengine.structures import PixelData
 from mmseg.models.decode_heads import (
     DAHead,
     DDRHead,
@@ -78,10 +79,6 @@ def _take(outputs: Any, rows: slice | Tensor) -> Any:
     if isinstance(outputs, Tensor):
         return outputs[rows]
     return [_take(output, rows) for output in outputs]
-
-
-def _total(outputs: Any) -> Any:
-    return outputs.sum() if isinstance(outputs, Tensor) else sum(map(_total, outputs))
 
 
 _OF_A_STUDENT = (
@@ -397,22 +394,32 @@ def _losses_of(head: Any) -> list[Any]:
     return list(losses) if isinstance(losses, nn.ModuleList) else [losses]
 
 
+def _with_two_labels(sample: SegDataSample, ignore_index: int) -> SegDataSample:
+    """Copy a sample, and label its first two pixels."""
+    labels = sample.gt_sem_seg.data.clone()
+    labels[..., 0, :2] = int(ignore_index == 0)
+    copy = sample.clone()
+    copy.gt_sem_seg = PixelData(data=labels)
+    return copy
+
+
 def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> dict[str, Tensor]:
     """Compute a decode head's supervised losses.
 
     For heads that keep mmseg's ``loss_by_feat``, its steps are repeated here without its boolean
-    indexing, which makes the host wait for the device; other heads are called. Images without any
-    labelled pixel (crops of sparse labels) are left out for losses and samplers that would fail or
-    return NaN on them.
+    indexing, which makes the host wait for the device; other heads are called. Images with fewer
+    than two labelled pixels (crops of sparse labels) are left out for losses and samplers that
+    would fail or return NaN on them.
     """
     inner: Any = getattr(head, 'decode_head', head)
     parts, first = _losses_of(inner), _first_stage(inner)
     if first.sampler is not None or not all(isinstance(part, _PIXELWISE) for part in parts):
         labels = torch.stack([sample.gt_sem_seg.data for sample in samples])
-        labelled = (labels != first.ignore_index).flatten(1).any(1)
-        if not labelled.any():
-            nothing = 0.0 * _total(outputs)
-            return {f'{prefix}.{part.loss_name}': nothing for part in parts}
+        labelled = (labels != first.ignore_index).flatten(1).sum(1) > 1
+        if not labelled.any():  # 0, by the same names as on other ranks, which average their logs
+            samples = [_with_two_labels(sample, first.ignore_index) for sample in samples]
+            losses = _head_losses(head, outputs, samples, prefix)
+            return {name: 0.0 * value for name, value in losses.items()}
         outputs = _take(outputs, labelled)
         samples = [sample for sample, kept in zip(samples, labelled, strict=True) if kept]
     own = type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat
