@@ -477,3 +477,16 @@ def test_the_fixed_gate_is_the_default_and_conf_thresh_its_short_form():
     torch.testing.assert_close(gate.threshold, torch.tensor([0.5, 0.6, 0.7]))
     assert not gate.state_dict()
     assert all(GATES[name](3).needs_burn_in for name in GATES if name != 'fixed')
+
+
+def test_an_untrained_teacher_misleads_the_alignment_so_that_any_gate_with_it_needs_a_burn_in():
+    labels = torch.zeros(1, 64, 64, dtype=torch.long)
+    labels[:, :2] = 1
+    logits, valid = 0.1 * batch(0)[0], torch.ones(2, 12, 11, dtype=torch.bool)
+    gates = [FixedGate(4, align=align) for align in (False, True)]
+    for gate in gates:
+        gate.observe(samples(1, labels))
+    whims = [gate(logits, valid) for gate in gates]
+    assert not whims[0].weight.any()
+    assert whims[1].weight.mean() > 0.8 and not whims[1].labels[whims[1].weight > 0].any()
+    assert [gate.needs_burn_in for gate in gates] == [False, True]

@@ -26,7 +26,7 @@ class ConformalGate(Gate):
         momentum: See :class:`Gate`; used by the alignment only.
     """
 
-    needs_burn_in = False  # an untrained teacher keeps nothing
+    needs_burn_in = False  # held-out labels vouch for an untrained teacher, too
     threshold: Tensor
 
     def __init__(self, num_classes: int, align: bool = False, momentum: float = 0.99) -> None:

@@ -28,7 +28,6 @@ class FixedGate(Gate):
         ValueError: If a threshold is out of range, or their count is neither 1 nor K.
     """
 
-    needs_burn_in = False
     threshold: Tensor
 
     def __init__(
@@ -39,6 +38,7 @@ class FixedGate(Gate):
         momentum: float = 0.99,
     ) -> None:
         super().__init__(num_classes, align, momentum)
+        self.needs_burn_in = align  # the average of the alignment follows the teacher
         listed = list(threshold) if isinstance(threshold, Sequence) else [threshold]
         if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in listed):
             raise ValueError(f'semi_train_cfg.conf_thresh={threshold} must be within [0, 1].')
