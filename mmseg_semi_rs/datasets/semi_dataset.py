@@ -183,7 +183,7 @@ class SemiDataset(JoinedDatasets):
         try:
             return super().__getitem__(index)
         except Exception as error:  # each decoder raises its own errors
-            fault = _damaged_file(self.get_data_info(index))
+            fault = _damaged_file(self.get_data_info(index), index < len(self.labelled))
             if fault is None:
                 raise
             first, count = (0, n) if index < (n := len(self.labelled)) else (n, len(self) - n)
@@ -201,9 +201,12 @@ class SemiDataset(JoinedDatasets):
         return self._load(first + (index - first + 1) % count, skipped + 1)
 
 
-def _damaged_file(info: dict) -> str | None:
+def _damaged_file(info: dict, labelled: bool) -> str | None:
     """Describe the file of a sample that cannot be read; None if all can."""
-    for path in (info.get('img_path'), info.get('seg_map_path')):
+    image, mask = info.get('img_path'), info.get('seg_map_path')
+    if mask and not labelled and not Path(mask).exists():
+        mask = None  # an unlabelled image need not have one
+    for path in (image, mask):
         if path and '://' not in str(path):
             try:
                 with Image.open(path) as image:

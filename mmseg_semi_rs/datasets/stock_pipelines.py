@@ -52,14 +52,12 @@ def branch_pipeline(
     Raises:
         ValueError: If a transform moves pixels in a way that cannot be tracked.
     """
-    built = [(step, TRANSFORMS.build(step)) for step in pipeline]
-    steps = built
-    own = any(isinstance(part, MultiBranch) for _, part in built)
+    own = any(isinstance(TRANSFORMS.build(step), MultiBranch) for step in pipeline)
     if not labelled and not (own and has_masks):
-        steps = [(_without_labels(step), part) for step, part in built if not _is_of_labels(part)]
-    parts = [part for _, part in steps]
-    if own or not (parts and isinstance(parts[-1], PackSegInputs)):
-        return [step for step, _ in steps]
+        pipeline = _without_labels(pipeline)
+    steps = [(step, TRANSFORMS.build(step)) for step in pipeline]
+    if own or not (steps and isinstance(steps[-1][1], PackSegInputs)):
+        return list(pipeline)
     first: list[dict] = []
     geometry: list[dict] = []
     then: list[dict] = []
@@ -93,19 +91,25 @@ def branch_pipeline(
     ]
 
 
-def _is_of_labels(part: Any) -> bool:
-    """Whether a transform loads annotations or derives something from them."""
-    return 'Annotation' in type(part).__name__ or isinstance(part, (GenerateEdge, LabelWarp))
+def _is_of_labels(step: Any) -> bool:
+    """Whether the transform of a config loads annotations or derives something from them."""
+    kind = step.get('type') if isinstance(step, dict) else None
+    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    return isinstance(kind, type) and (
+        'Annotation' in kind.__name__ or issubclass(kind, (GenerateEdge, LabelWarp))
+    )
 
 
-def _without_labels(step: dict) -> dict:
-    """Remove ``cat_max_ratio``, which needs labels, from a transform's or a wrapper's config."""
+def _without_labels(step: Any) -> Any:
+    """Remove what needs labels from a config of a transform, or of a list of them."""
+    if isinstance(step, (list, tuple)):
+        return [_without_labels(inside) for inside in step if not _is_of_labels(inside)]
+    if not isinstance(step, dict):
+        return step
+    # cat_max_ratio of a crop counts labels
     kept = {key: value for key, value in step.items() if key != 'cat_max_ratio'}
-    if isinstance(kept.get('transforms'), (list, tuple)):
-        kept['transforms'] = [
-            _without_labels(inside) if isinstance(inside, dict) else inside
-            for inside in kept['transforms']
-        ]
+    if 'transforms' in kept:  # of a wrapper, such as KeepInMemory
+        kept['transforms'] = _without_labels(kept['transforms'])
     return kept
 
 

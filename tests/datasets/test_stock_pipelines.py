@@ -121,6 +121,23 @@ def test_what_needs_masks_is_left_out_of_an_unlabelled_pipeline_of_ones_own(sour
     assert SemiDataset(source(True), joined)[Draw(4, (1,))]['inputs']['weak'] is not None
 
 
+def test_masks_of_unlabelled_images_are_not_read_inside_of_a_wrapper_either(source, tmp_path):
+    kept = [dict(type='KeepInMemory', transforms=STOCK[:2]), *STOCK[2:]]
+    for index in (2, 3):
+        (tmp_path / f'ann/{index}.png').unlink()
+    for name, lines in (('labelled', '0\n1\n'), ('unlabelled', '2\n3\n')):
+        (tmp_path / f'{name}.txt').write_text(lines)
+    tiles = source(True, kept)
+    unlabelled = dict(tiles, ann_file='unlabelled.txt')
+    dataset = SemiDataset(dict(tiles, ann_file='labelled.txt'), unlabelled)
+    assert 'gt_sem_seg' not in dataset[Draw(2, (1,))]['data_samples']['weak']
+    assert 'gt_sem_seg' in dataset[Draw(0, (0,))]['data_samples']['sup']
+    # Nor is a mask that is not there blamed for the mistake of a transform.
+    dataset.unlabelled.pipeline.transforms.append(lambda results: results['mistake'])
+    with pytest.raises(KeyError, match='mistake'):
+        dataset[2]
+
+
 def test_what_is_done_to_every_image_is_done_to_every_view(source):
     steps = [*STOCK[:5], dict(type='CLAHE'), STOCK[5], dict(type='GenerateEdge'), STOCK[-1]]
     dataset = SemiDataset(source(True, steps), source(False, steps))
