@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmseg_semi_rs.models.segmentors.strong_views import draw_views
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.structures import PseudoLabel
 
@@ -17,12 +18,17 @@ def batch(count=4, size=16):
     return images, target
 
 
+def mix(cutmix, images, target):
+    (view,) = draw_views({'strong': images}, cutmix)
+    return view.images, view.mix(target)
+
+
 @pytest.mark.parametrize('partner', ['roll', 'reverse'])
 @pytest.mark.parametrize('count', [2, 3, 4, 5])
 def test_I6_image_label_weight_and_valid_move_together(partner, count):
     random.seed(0)
     images, target = batch(count)
-    mixed, moved = CutMix(prob=1.0, partner=partner)(images, target)
+    mixed, moved = mix(CutMix(prob=1.0, partner=partner), images, target)
     origin = mixed[:, 0].long()
     assert (mixed == mixed[:, :1]).all()
     assert torch.equal(moved.labels, origin)
@@ -43,7 +49,7 @@ def test_I6_R10_partner_is_never_the_own_image(count):
 def test_I6_every_image_really_receives_foreign_pixels():
     random.seed(0)
     images, target = batch(3)
-    mixed, _ = CutMix(prob=1.0)(images, target)
+    mixed, _ = mix(CutMix(prob=1.0), images, target)
     for index in range(3):
         share = (mixed[index, 0] != index).float().mean()
         assert 0.01 < share < 0.45
@@ -52,14 +58,14 @@ def test_I6_every_image_really_receives_foreign_pixels():
 def test_R10_reversed_partner_of_an_odd_batch_leaves_the_middle_image_alone():
     random.seed(0)
     images, target = batch(3)
-    mixed, _ = CutMix(prob=1.0, partner='reverse')(images, target)
+    mixed, _ = mix(CutMix(prob=1.0, partner='reverse'), images, target)
     assert torch.equal(mixed[1], images[1])
     assert (mixed[0] != images[0]).any() and (mixed[2] != images[2]).any()
 
 
 def test_R10_single_image_is_not_mixed():
     images, target = batch(1)
-    mixed, moved = CutMix(prob=1.0)(images, target)
+    mixed, moved = mix(CutMix(prob=1.0), images, target)
     assert torch.equal(mixed, images) and torch.equal(moved.labels, target.labels)
 
 
@@ -67,7 +73,7 @@ def test_inputs_are_not_changed():
     random.seed(0)
     images, target = batch()
     before = images.clone(), target.labels.clone()
-    CutMix(prob=1.0)(images, target)
+    mix(CutMix(prob=1.0), images, target)
     assert torch.equal(images, before[0]) and torch.equal(target.labels, before[1])
 
 

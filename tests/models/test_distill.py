@@ -20,7 +20,7 @@ from mmseg_semi_rs.models.decode_heads.feature_distillation import (
 from mmseg_semi_rs.models.decode_heads.translators import resample_tokens
 from mmseg_semi_rs.models.losses import RankSum
 from mmseg_semi_rs.models.protocols import HeadWithFeatureLosses
-from tests._support.distillation import DPT, TEACHERS, WIDTH, PatchBackbone, PatchColourTeacher
+from tests._support.distillation import DPT, TEACHERS, WIDTH, PatchColourTeacher
 from tests._support.processes import on_ranks
 
 NORM = dict(type='BN')
@@ -730,22 +730,6 @@ def test_R6_view_is_resized_with_antialias_unless_told(options):
     )
     expected = model.backbone(resized)[3]
     assert torch.equal(model.extract_feat(images).views[32, 32], expected)
-
-
-def test_backbone_may_offer_a_cheap_deepest_pass(monkeypatch):
-    calls = []
-
-    def forward_deepest(self, images):
-        calls.append(tuple(images.shape[2:]))
-        return self(images)[-1]
-
-    monkeypatch.setattr(PatchBackbone, 'forward_deepest', forward_deepest, raising=False)
-    head = dict(type='FCNHead', in_channels=WIDTH, channels=4, num_classes=3, num_convs=0)
-    head['concat_input'] = False
-    head['channels'] = WIDTH
-    model = build_segmentor(decode_head=head).train()
-    model.extract_feat(make_images())
-    assert calls == [(32, 32)]
 
 
 def test_plain_head_gets_no_extra_pass():

@@ -9,6 +9,7 @@ import torch
 
 from mmseg_semi_rs.models.gates import FixedGate
 from mmseg_semi_rs.models.losses import RankSum, consistency_loss
+from mmseg_semi_rs.models.segmentors.strong_views import draw_views
 from mmseg_semi_rs.models.utils import CutMix
 from mmseg_semi_rs.structures import SoftLabel
 from tests._support import dual_student as dual
@@ -75,7 +76,8 @@ def test_I6_cutmix_moves_them_with_the_labels():
     random.seed(0)
     target = labelled()
     images = target.labels[:, None].expand(2, 3, 5, 6).float()
-    mixed, moved = CutMix(prob=1.0, area=(0.3, 0.5))(images, target)
+    (view,) = draw_views({'strong': images}, CutMix(prob=1.0, area=(0.3, 0.5)))
+    mixed, moved = view.images, view.mix(target)
     assert not torch.equal(moved.labels, target.labels)
     assert torch.equal(moved.soft.classes[:, 0].long(), moved.labels)
     assert torch.equal(mixed[:, 0].long(), moved.labels)

@@ -32,9 +32,7 @@ class DistillEncoderDecoder(EncoderDecoder):
         view_resize: How normalised images are resized for the extra passes. Defaults to
             ``dict(antialias=True, align_corners=False)``; the released code uses the opposite
             values.
-        **kwargs: Arguments of ``EncoderDecoder``. If ``backbone`` has a method
-            ``forward_deepest(images) -> Tensor``, the extra passes call it, provided that there is
-            no neck and the head reads the last level.
+        **kwargs: Arguments of ``EncoderDecoder``.
 
     Raises:
         ValueError: If ``view_resize`` has an unknown key, or the backbone outputs class tokens.
@@ -78,9 +76,5 @@ class DistillEncoderDecoder(EncoderDecoder):
         their running statistics, which belong to the main size.
         """
         resized = F.interpolate(images, size, mode='bilinear', **self.view_resize)
-        deepest = self.decode_head.deepest_index
-        cheap = getattr(self.backbone, 'forward_deepest', None)
         with keep_running_statistics(self):
-            if cheap is not None and not self.with_neck and deepest == -1:
-                return cheap(resized)
-            return super().extract_feat(resized)[deepest]
+            return super().extract_feat(resized)[self.decode_head.deepest_index]

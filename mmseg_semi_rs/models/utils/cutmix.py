@@ -9,11 +9,9 @@ import random
 import torch
 from torch import Tensor
 
-from ...structures import PseudoLabel
-
 
 class CutMix:
-    """Pastes a box of another image of the batch, targets included (Yun et al., ICCV 2019).
+    """Draws which box of which other image each image receives (Yun et al., ICCV 2019).
 
     Box and partner are drawn on the host with Python's ``random``. Drawing therefore needs no
     device synchronisation and follows the per-step seeding of ``SemiTrainLoop``.
@@ -130,19 +128,6 @@ class CutMix:
             partners.to(images.device, non_blocking=True),
             mask.to(images.device, non_blocking=True),
         )
-
-    def __call__(self, images: Tensor, target: PseudoLabel) -> tuple[Tensor, PseudoLabel]:
-        """Mix a batch with itself.
-
-        Args:
-            images: Strong views, shape (B, C, H, W).
-            target: Pseudo labels of the same images, (B, H, W).
-
-        Returns:
-            Mixed images and targets; neither input is changed.
-        """
-        partners, mask = self.draw(images)
-        return paste(images, partners, mask), target.mix(partners, mask)
 
 
 def paste(images: Tensor, partners: Tensor, mask: Tensor) -> Tensor:
