@@ -505,3 +505,19 @@ def test_a_stock_network_trains_two_steps_or_is_refused_in_one_sentence(name, me
     }
     predicted = model.eval().predict(images['weak'], data['weak'])
     assert predicted[0].pred_sem_seg.shape == images['weak'].shape[-2:]
+
+
+def test_of_two_passes_the_one_without_distilled_images_counts_as_zero():
+    """As the docstring of ``norm`` says; without batch norm nothing else differs."""
+    images, data = batch('distillation', SIZE)
+    losses = {}
+    for norm in ('joint', 'separate'):
+        torch.manual_seed(0)
+        cfg = distilled(network(fcn(in_channels=10, norm_cfg=None), dict(type='PatchBackbone')))
+        cfg['student']['decode_head']['loss_distill'] = dict(views=('sup',))
+        cfg['semi_train_cfg'].update(norm=norm, cutmix=None)
+        losses[norm] = MODELS.build(cfg).train().loss(images, data)
+    assert losses['joint']['loss_distill_colour'] > 0
+    for name, value in losses['separate'].items():
+        share = 0.5 if 'distill' in name else 1.0
+        torch.testing.assert_close(value, share * losses['joint'][name])

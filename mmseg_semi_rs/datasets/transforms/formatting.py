@@ -28,7 +28,8 @@ class AddValidMask(BaseTransform):
     If the file of the image marks pixels without data (alpha, an internal or external mask, a
     no-data value), they are not trained on, in labelled and unlabelled views alike. The map is
     listed in ``seg_fields``, so every mmseg transform moves it like a label map and pads it with
-    255.
+    255. It must come before the first of them: marks of a file that has another size than the image
+    are not used.
 
     Added keys: ``valid_map`` (H, W), uint8, 0 = pixel of the tile, 255 = padding or no data.
     """

@@ -17,8 +17,9 @@ class KeepInMemory(BaseTransform):
     times. Each worker process keeps its own copy.
 
     Args:
-        transforms: Transforms that run once: loading, and resizing to a fixed size. They must not
-            be random, since a random result would be kept for the whole training.
+        transforms: Transforms that run once: loading, and resizing to a fixed size, with
+            ``AddValidMask`` between both. They must not be random, since a random result would be
+            kept for the whole training.
 
     Raises:
         ValueError: If a sample has no file.

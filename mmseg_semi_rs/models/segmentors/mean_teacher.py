@@ -41,7 +41,9 @@ class MeanTeacherSettings(SemiSettings):
         norm: ``'joint'``: one forward pass; batch norm layers normalise and track labelled and
             strong images as one batch. ``'separate'``: two passes, each with its own batch
             statistics; running statistics, which evaluation and the EMA teacher use, follow the
-            clean labelled images only. No difference for students without batch norm.
+            clean labelled images only. Without batch norm only feature losses differ: they are the
+            mean over all tokens that are distilled, or the mean of both passes weighted by their
+            images, where a pass without such tokens (``loss_distill.views``) counts as 0.
     """
 
     loss_reduce: str = 'mean'
