@@ -16,7 +16,7 @@ def tiny(tmp_path_factory):
     return write_training(tmp_path_factory.mktemp('purify') / 'data')
 
 
-def test_I2_S1_evidence_changes_the_training_and_its_use_is_logged(tiny, tmp_path):
+def test_I2_S1_S13_evidence_changes_the_training_and_its_use_is_logged(tiny, tmp_path):
     _, plain = train(config(tiny, tmp_path / 'plain'))
     cfg = truth_pipeline(config(tiny, tmp_path / 'told', hook=dict(budget=2)))
     runner, told = train(cfg)

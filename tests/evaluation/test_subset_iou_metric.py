@@ -237,7 +237,7 @@ def shard(count: int, folder: Path) -> None:
         torch.save(scores, 'scores.pth')
 
 
-def test_R15_two_processes_and_an_odd_number_of_images_give_the_scores_of_one(tmp_path):
+def test_R15_C13_S20_two_processes_and_an_odd_number_of_images_give_the_scores_of_one(tmp_path):
     """Five images on two ranks: the sampler doubles one, the sum must not."""
     count = 5
     on_ranks(2, shard, count, tmp_path, folder=tmp_path)

@@ -322,8 +322,7 @@ def test_nothing_is_read_before_load(tmp_path, monkeypatch):
         verifier.verify([tile()])
 
 
-def test_weights_are_those_of_the_file_after_load(clip, weights):
-    """S26: no initialisation runs over loaded weights."""
+def test_S26_weights_are_those_of_the_file_after_load(clip, weights):
     verifier = loaded(weights)
     verifier.load()
     similarity = similarity_of(verifier)
