@@ -418,8 +418,8 @@ def _head_losses(head: Any, outputs: Any, samples: SampleList, prefix: str) -> d
         labelled = (labels != first.ignore_index).flatten(1).sum(1) > 1
         if not labelled.any():  # 0, by the same names as on other ranks, which average their logs
             samples = [_with_two_labels(sample, first.ignore_index) for sample in samples]
-            losses = _head_losses(head, outputs, samples, prefix)
-            return {name: 0.0 * value for name, value in losses.items()}
+            found = _head_losses(head, outputs, samples, prefix)
+            return {name: 0.0 * value for name, value in found.items()}
         outputs = _take(outputs, labelled)
         samples = [sample for sample, kept in zip(samples, labelled, strict=True) if kept]
     own = type(inner).loss_by_feat is not BaseDecodeHead.loss_by_feat
