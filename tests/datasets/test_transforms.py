@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmseg.datasets.transforms import Albu
 from mmseg.registry import TRANSFORMS
+from PIL import Image
 
 from mmseg_semi_rs.datasets.transforms import GeometryStep, homography, replay
 from mmseg_semi_rs.datasets.transforms.geometry import moving_parts
@@ -210,6 +211,16 @@ def test_valid_mask_follows_the_geometry_and_marks_padding():
     valid = packed['data_samples'].valid.data
     assert valid.shape == (1, 20, 20) and valid.dtype == torch.bool
     assert not valid[0, 0, 0] and valid[0, 10, 10]
+
+
+def test_marks_of_a_file_are_not_forgotten_after_a_mosaic_that_begins_with_it(tmp_path):
+    picture = np.full((20, 20, 4), 255, np.uint8)
+    picture[:5, :, 3] = 0
+    Image.fromarray(picture).save(tmp_path / 'tile.png')
+    add = TRANSFORMS.build(dict(type='AddValidMask'))
+    for side, marked in ((20, 100), (40, 0), (20, 100)):  # 40: a mosaic of four tiles
+        results = dict(sample(side, side), img_path=str(tmp_path / 'tile.png'))
+        assert (add(results)['valid_map'] == 255).sum() == marked
 
 
 def test_R27_only_the_views_that_are_used_are_computed_and_they_share_geometry():

@@ -51,8 +51,10 @@ class AddValidMask(BaseTransform):
         valid = results.pop('has_data', None)  # from a loader of rasters
         if valid is None and path not in self._whole:
             valid = read_valid(Path(path)) if Path(path).is_file() else None
-            if valid is None or valid.shape != shape or valid.all():
+            if valid is None or valid.all():
                 self._whole.add(path)
+                valid = None
+            elif valid.shape != shape:  # this time it is not the file's image alone: a mosaic
                 valid = None
         if valid is not None:
             results['valid_map'][~valid] = PADDED
