@@ -62,14 +62,11 @@ def branch_pipeline(
     geometry: list[dict] = []
     then: list[dict] = []
     colours: list[dict] = []
-    masks: list[dict] = []
     for step, part in steps[:-1]:
         if type(part).__name__.startswith(('Load', 'KeepInMemory')) or isinstance(
             part, RandomMosaic
         ):
             first.append(step)
-        elif isinstance(part, LabelWarp):
-            masks.append(step)
         elif moving_parts(part):
             geometry.append(step)
         elif isinstance(part, _FIXED):
@@ -78,7 +75,7 @@ def branch_pipeline(
             colours.append(step)
     pack = dict(type='PackSemiInputs')
     views: dict[str, list[dict]] = (
-        dict(sup=[*colours, *masks, pack])
+        dict(sup=[*colours, pack])
         if labelled
         else dict(weak=[pack], strong=[*(colours or [dict(type='Photometry')]), pack])
     )

@@ -93,10 +93,12 @@ def test_a_stock_pipeline_warps_masks_of_labelled_images_alone():
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations'),
         dict(type='LabelWarp'),
+        dict(type='GenerateEdge'),
         dict(type='PackSegInputs'),
     ]
     assert [step['type'] for step in branch_pipeline(stock, True)[-1]['sup']] == [
         'LabelWarp',
+        'GenerateEdge',  # of the labels as they are then
         'PackSemiInputs',
     ]
     strong = branch_pipeline(stock, False)[-1]['strong']
