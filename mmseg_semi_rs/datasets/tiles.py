@@ -92,7 +92,7 @@ def band_reading(dataset: Any) -> str | None:
         A text that changes with the bands and their stretch; None if ``LoadBands`` is not used.
     """
     leaf, _ = _leaf(dataset, 0)
-    found = [repr(step) for step in _loading(leaf.pipeline.transforms)]
+    found = [repr(step) for step in loading_steps(leaf.pipeline.transforms)]
     return next((text for text in found if text.startswith('LoadBands')), None)
 
 
@@ -124,17 +124,18 @@ def _leaf(dataset: Any, index: int) -> tuple[Any, int]:
             return dataset, index
 
 
-def _loading(transforms: Iterable[BaseTransform]) -> Iterator[BaseTransform]:
+def loading_steps(transforms: Iterable[BaseTransform]) -> Iterator[BaseTransform]:
+    """Yield the transforms of a pipeline that load something, also from inside ``KeepInMemory``."""
     for transform in transforms:
         if isinstance(transform, KeepInMemory):
-            yield from _loading(transform.transforms.transforms)
+            yield from loading_steps(transform.transforms.transforms)
         elif type(transform).__name__.startswith('Load') or isinstance(transform, LoadAnnotations):
             yield transform
 
 
 def _load(dataset: Any, info: dict, path: str, with_labels: bool) -> dict:
     """Run the loading transforms, which do not depend on the transforms between them."""
-    for transform in _loading(dataset.pipeline.transforms):
+    for transform in loading_steps(dataset.pipeline.transforms):
         if isinstance(transform, LoadAnnotations) and not with_labels:
             continue
         reads = info.get('seg_map_path') if isinstance(transform, LoadAnnotations) else path

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..datasets.semi_dataset import SemiDataset, fill_split
+from ..datasets.tiles import loading_steps
 from ..rasters.gdal import open_raster
 from ..utils.commands import command
 from ..utils.errors import RunStoppedError, one_line
@@ -423,7 +424,8 @@ def _samples(leaf: Any, with_labels: bool) -> Iterator[_Sample]:
         leaf.full_init()
     label_map = getattr(leaf, 'label_map', None)
     reduces = getattr(leaf, 'reduce_zero_label', False)
-    for step in getattr(getattr(leaf, 'pipeline', None), 'transforms', ()) if with_labels else ():
+    pipeline = getattr(getattr(leaf, 'pipeline', None), 'transforms', ()) if with_labels else ()
+    for step in loading_steps(pipeline):
         if getattr(step, 'reduce_zero_label', None) not in (None, reduces):
             raise ValueError(
                 f'{_title(leaf)} has reduce_zero_label={reduces}, but {type(step).__name__} in its '

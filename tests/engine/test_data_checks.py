@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset, LoveDADataset, PotsdamDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from PIL import Image
@@ -106,6 +107,16 @@ def test_class_ids_are_those_of_mmseg(tmp_path, kwargs):
     expected = [int((loaded == k).sum()) for k in range(len(dataset.metainfo['classes']))]
     assert list(summary.class_pixels.values()) == expected
     assert summary.ignored_pixels == (loaded == 255).sum()
+
+
+def test_a_loader_that_is_kept_in_memory_reads_labels_as_its_data_set_does(tmp_path):
+    fabricate(tmp_path, 'a')
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=False)]
+    kept = [dict(type='KeepInMemory', transforms=load)]
+    init_default_scope('mmseg')
+    for pipeline in (load, kept):
+        with pytest.raises(ValueError, match='but LoadAnnotations in its pipeline False: leave it'):
+            check(potsdam(tmp_path, pipeline=pipeline))
 
 
 def test_wrappers_are_looked_through(tmp_path):
