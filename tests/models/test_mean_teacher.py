@@ -1,4 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
+import math
 import random
 from copy import deepcopy
 
@@ -284,6 +285,10 @@ def test_cutmix_moves_labels_with_images(monkeypatch):
         (dict(semi_train_cfg=dict(norm='both')), "norm='both'"),
         (dict(semi_train_cfg=dict(loss_reduce='max')), "loss_reduce='max'"),
         (dict(semi_train_cfg=dict(loss_weight=dict(dist=1))), 'dist'),
+        (dict(semi_train_cfg=dict(loss_weight=dict(unsup=math.nan))), 'loss_weight.unsup=nan'),
+        (dict(semi_train_cfg=dict(loss_weight=2)), 'loss_weight=2 must be None or a dict'),
+        (dict(semi_train_cfg=dict(cutmix=True)), 'cutmix=True must be None or a dict'),
+        (dict(semi_train_cfg=dict(cutmix=dict(areas=1))), 'cutmix has unknown keys .*areas'),
         (dict(semi_test_cfg=dict(predict_on='both')), "predict_on='both'"),
         (dict(semi_test_cfg=dict(predict_on='teacher'), ema=False), 'needs ema=True'),
         (

@@ -62,8 +62,6 @@ class MeanTeacherSettings(SemiSettings):
         settings, name = self.feature_dropout, 'semi_train_cfg.feature_dropout'
         if settings is None:
             return None
-        if not isinstance(settings, Mapping):
-            raise ValueError(f'{name}={settings!r} must be None or a dict such as dict(keep=0.5).')
         return ComplementaryDropout(**read_cfg(settings, {'keep': 0.5, 'shared': True}, name))
 
 

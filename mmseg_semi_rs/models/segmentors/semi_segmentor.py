@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,8 @@ class SemiSettings:
                 f'semi_train_cfg.soft_labels={soft!r} must be a number of classes, 2 or more, or 0 '
                 'for hard labels.'
             )
+        if self.cutmix is not None:
+            self.cutmix = read_cfg(self.cutmix, vars(CutMix()), 'semi_train_cfg.cutmix')
         name = 'semi_train_cfg.loss_weight'
         self.loss_weight = read_cfg(self.loss_weight, self.LOSS_WEIGHT, name)
         for group, weight in self.loss_weight.items():
@@ -93,7 +96,8 @@ class SemiSettings:
 
 def check_weight(value: Any, name: str) -> None:
     """Raise ValueError unless ``value``, the setting ``name``, is a number of 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:
         raise ValueError(f'semi_train_cfg.{name}={value!r} must be a number of 0 or more.')
 
 

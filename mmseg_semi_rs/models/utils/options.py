@@ -26,8 +26,10 @@ def read_cfg(cfg: Mapping | None, defaults: Mapping[str, Any], name: str) -> dic
         name: Name of the setting, for the message.
 
     Raises:
-        ValueError: If there is a key without a default.
+        ValueError: If it is no dict, or has a key without a default.
     """
+    if not isinstance(cfg, Mapping | None):
+        raise ValueError(f'{name}={cfg!r} must be None or a dict of {sorted(defaults)}.')
     cfg = dict(cfg or {})
     unknown = sorted(set(cfg) - set(defaults))
     if unknown:
