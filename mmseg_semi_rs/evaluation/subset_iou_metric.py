@@ -197,6 +197,7 @@ class SubsetIoUMetric(IoUMetric):
         self.output_dir = output_dir
         self.format_only = format_only
         self.record: dict[str, Any] | None = None
+        self._written: dict[str, str] = {}
         if output_dir is not None and is_main_process():
             Path(output_dir).mkdir(parents=True, exist_ok=True)
 
@@ -240,7 +241,8 @@ class SubsetIoUMetric(IoUMetric):
                 ``format_only``, ``gt_sem_seg``, both PixelData with ``data`` (1, H, W).
 
         Raises:
-            ValueError: A sample has no ground truth, or an id is not a class.
+            ValueError: A sample has no ground truth, an id is not a class, or two images would be
+                written to the same file.
         """
         for sample in data_samples:
             prediction = sample['pred_sem_seg']['data'].squeeze(0)
@@ -267,7 +269,14 @@ class SubsetIoUMetric(IoUMetric):
         ids = prediction.cpu().numpy()
         if sample.get('reduce_zero_label', False):
             ids = ids + 1
-        path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
+        source = str(sample['img_path'])
+        path = Path(str(self.output_dir)) / f'{Path(source).stem}.png'
+        other = self._written.setdefault(path.name, source)
+        if other != source:
+            raise ValueError(
+                f'The maps of {other} and {source} would both be {path}: rename one of the images, '
+                'or test without writing maps.'
+            )
         write_png(path, ids.astype(np.uint8), shared=True)  # two ranks may write copies
 
     def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:
