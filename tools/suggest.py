@@ -95,6 +95,8 @@ def suggest(args: argparse.Namespace) -> None:
         sample = [found[index][1] for index in evenly(len(found), _SAMPLED)]
         to_rgb = estimate_stretch(sample, args.bands, nodata=nodata, ask=args.nodata is None)
     tiles = suggestion.list_candidates(found, args.tile, to_rgb)
+    if not tiles:
+        raise ValueError(f'No pixel of {args.images} has data: correct --nodata, or the images.')
     names = {tile.name: index for index, tile in enumerate(tiles)}
     known = read_list(args.labelled) if args.labelled else []
     known = [composed(name) for name in known]

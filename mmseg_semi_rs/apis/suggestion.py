@@ -22,7 +22,8 @@ from torch import Tensor
 from ..rasters.drawings import CLASS_FIELD, import_fiona
 from ..rasters.gdal import import_rasterio
 from ..rasters.levels import RasterToRGB
-from ..rasters.sources import PixelSource, is_raster, open_source
+from ..rasters.reader import raster_info
+from ..rasters.sources import PixelSource, Source, is_raster, open_source
 from ..rasters.windows import Window, tile_name, tile_windows
 from ..utils.progress import progress_bar
 from ..visualization import save_picture
@@ -56,7 +57,7 @@ class Candidate(NamedTuple):
 def list_candidates(
     images: Sequence[tuple[str, Path]], tile: int | None, to_rgb: RasterToRGB
 ) -> list[Candidate]:
-    """Divide images into tiles that could be labelled.
+    """Divide images into tiles that could be labelled, without those that have no data.
 
     Args:
         images: Name and file of each image.
@@ -68,24 +69,30 @@ def list_candidates(
     """
     candidates = []
     for name, path in images:
+        partly = to_rgb.nodata is not None or raster_info(path).transparent
         with open_source(path, to_rgb) as source:
-            width, height = source.width, source.height
-        whole = tile is None or max(width, height) <= tile
-        for window in tile_windows(width, height, None if whole else tile):
-            candidates.append(Candidate(tile_name(name, None if whole else window), path, window))
+            whole = tile is None or max(source.width, source.height) <= tile
+            for window in tile_windows(source.width, source.height, None if whole else tile):
+                if not partly or _read(source, window)[1].any():
+                    stem = tile_name(name, None if whole else window)
+                    candidates.append(Candidate(stem, path, window))
     return candidates
 
 
-def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
-    """Read the pixels of a tile as network input, see :class:`~.rasters.sources.Source`."""
-    left, top, right, bottom = tile.window
+def _read(source: Source, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    left, top, right, bottom = window
+    return source.read(top, min(bottom, source.height), left, min(right, source.width))
+
+
+def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> tuple[np.ndarray, np.ndarray]:
+    """Read a tile as network input and where it has data, see :meth:`~.rasters.sources.Source`."""
     with open_source(tile.path, to_rgb) as source:
-        return source.read(top, min(bottom, source.height), left, min(right, source.width))[0]
+        return _read(source, tile.window)
 
 
 def see_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
     """Read a tile as a picture for people, (H, W, 3) uint8, RGB."""
-    return to_rgb.picture(read_tile(tile, to_rgb))
+    return to_rgb.picture(read_tile(tile, to_rgb)[0])
 
 
 @torch.no_grad()
@@ -137,7 +144,7 @@ def tile_needs(tiles: Sequence[Candidate], predictor: Predictor) -> np.ndarray:
     shares = np.zeros(len(predictor.classes))
     with progress_bar() as bar:
         for index, tile in enumerate(bar.track(tiles, description='predicting tiles')):
-            image = cv2.resize(read_tile(tile, predictor.to_rgb), (side, side))
+            image = cv2.resize(read_tile(tile, predictor.to_rgb)[0], (side, side))
             window = torch.from_numpy(image).permute(2, 0, 1)[None].to(predictor.device)
             probabilities = predictor.probabilities(window)[0].flatten(1).double().cpu()
             entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(0)
@@ -241,16 +248,16 @@ def click_points(
     found = []
     with progress_bar() as bar:
         for tile in bar.track(tiles, description='choosing clicks'):
-            image = read_tile(tile, to_rgb)
+            image, valid = read_tile(tile, to_rgb)
             height, width = image.shape[:2]
             probabilities = None
             if predictor is not None:
                 mosaic = Mosaic(predictor, width, height, memory=2**62)
-                strips = mosaic.predict(PixelSource(image, to_rgb=to_rgb), probabilities=True)
+                strips = mosaic.predict(PixelSource(image, valid, to_rgb), probabilities=True)
                 parts = [np.asarray(strip.probabilities) for strip in strips]
                 probabilities = np.concatenate(parts, axis=1) / 255
             count = count_clicks(clicks, height * width)
-            rows_columns = choose_clicks(to_rgb.picture(image), count, probabilities)
+            rows_columns = choose_clicks(to_rgb.picture(image), count, probabilities, valid)
             found.append(rows_columns[:, ::-1] + tile.window[:2])
     return found
 

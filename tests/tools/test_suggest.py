@@ -127,6 +127,21 @@ def test_tiles_of_a_raster_have_a_place(tmp_path):
         assert min(xs) == 500000 + 2 * left and max(xs) - min(xs) == 128
 
 
+def test_what_has_no_data_is_neither_suggested_nor_clicked(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    pytest.importorskip('skimage')
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 64, 128)).astype(np.uint8)
+    pixels[:, :, :80] = 0
+    path, to_rgb = tmp_path / 'a.tif', RasterToRGB(nodata=0)
+    with rasterio.open(path, 'w', 'GTiff', 128, 64, 3, dtype='uint8') as raster:
+        raster.write(pixels)
+    (tile,) = list_candidates([('a', path)], 64, to_rgb)
+    assert tile.name == 'a_64_0_128_64'
+    (clicks,) = click_points([tile], '20', to_rgb)
+    assert len(clicks) == 20 and clicks[:, 0].min() >= 80
+    assert len(list_candidates([('a', path)], 64, RasterToRGB())) == 2
+
+
 def quarters(noise=4):
     """Four fields of a colour each, the last one small."""
     image = np.zeros((64, 64, 3), np.uint8)
