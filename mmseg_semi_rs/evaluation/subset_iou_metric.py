@@ -17,6 +17,7 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from ..utils.commands import command
 from ..utils.files import write_png
 
 __all__ = ['SubsetIoUMetric', 'confusion_matrix', 'scores_per_class']
@@ -195,6 +196,7 @@ class SubsetIoUMetric(IoUMetric):
         self.nan_to_num = nan_to_num
         self.beta = beta
         self.output_dir = output_dir
+        self._written: dict[Path, str] = {}  # image of each map
         self.format_only = format_only
         self.record: dict[str, Any] | None = None
         if output_dir is not None and is_main_process():
@@ -268,6 +270,12 @@ class SubsetIoUMetric(IoUMetric):
         if sample.get('reduce_zero_label', False):
             ids = ids + 1
         path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
+        owner = self._written.setdefault(path, sample['img_path'])
+        if owner != sample['img_path']:
+            raise ValueError(
+                f'{path} would be written for {owner} and for {sample["img_path"]}: write maps by '
+                f'{command("predict")}, which keeps their folders.'
+            )
         write_png(path, ids.astype(np.uint8), shared=True)  # two ranks may write copies
 
     def compute_metrics(self, results: list[tuple[str, np.ndarray]]) -> dict[str, float]:

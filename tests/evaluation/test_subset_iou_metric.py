@@ -222,6 +222,9 @@ def test_format_only_writes_and_does_not_score(tmp_path, reduce_zero_label):
     written = np.asarray(Image.open(tmp_path / 'tile.png'))
     assert np.array_equal(written, prediction.numpy() + reduce_zero_label)
     assert [path.name for path in tmp_path.iterdir()] == ['tile.png']
+    other = dict(sample(prediction, label), img_path='south/tile.png')
+    with pytest.raises(ValueError, match=r'tile\.png would be written for .* and for south/tile'):
+        metric.process(None, [other])
 
 
 def shard(count: int, folder: Path) -> None:
