@@ -127,10 +127,16 @@ def suggest(args: argparse.Namespace) -> None:
         f'{", ".join(map(str, written))}'
     )
     images = args.images if args.images.is_dir() else args.images.parent
+    cut = any(tile.name not in dict(found) for tile in best)
     print(
-        'draw their masks, as class ids or colours in files of the same names, into a folder; then'
+        'draw masks of their images, of the same names and sizes, with 255 outside these tiles, '
+        'into a folder; then'
+        if cut
+        else 'draw their masks, as class ids or colours in files of the same names, into a folder; '
+        'then'
     )
-    print_next(('init', images, 'MASKS'), *([('init', images, places)] if places else []))
+    tile = ['--tile', args.tile] if cut else []
+    print_next(*(('init', images, masks, *tile) for masks in ('MASKS', places) if masks))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -268,7 +268,8 @@ def write_places(
     """Write the outlines of tiles of georeferenced images as a GeoPackage for labelling in QGIS.
 
     The layer ``suggested`` holds the outlines, ``clicks`` the points to label, and ``areas`` is
-    empty for drawing. Shapes of the latter two with a name in the field ``class`` are read by
+    empty for drawing. Images of different coordinate systems are given in longitude and latitude.
+    Shapes of the latter two with a name in the field ``class`` are read by
     :func:`~mmseg_semi_rs.rasters.drawings.read_drawings`.
 
     Args:
@@ -281,34 +282,36 @@ def write_places(
 
     Raises:
         ImportError: rasterio or fiona is not installed.
-        ValueError: The images have different coordinate systems.
     """
     rasterio = import_rasterio(path)
     outlines: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
-    systems: dict[str, Path] = {}
+    systems: list[Any] = []
     for rank, tile in enumerate(tiles, start=1):
         if not is_raster(tile.path):
             continue
         with rasterio.open(tile.path) as raster:
             if raster.crs is None:
                 continue
-            systems[raster.crs.to_wkt()] = tile.path
-            to_ground = raster.transform
+            crs, to_ground = raster.crs, raster.transform
+        systems.append(crs)
         x0, y0, x1, y1 = tile.window
         corners = [to_ground * corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
         known = {'rank': rank, 'tile': tile.name}
-        outlines.append(_feature('Polygon', [[*corners, corners[0]]], known))
+        outlines.append(_feature('Polygon', [[*corners, corners[0]]], known, crs))
         for column, row in clicks[rank - 1].tolist() if clicks is not None else ():
             ground = to_ground * (column + 0.5, row + 0.5)
-            points.append(_feature('Point', ground, {**known, CLASS_FIELD: ''}))
+            points.append(_feature('Point', ground, {**known, CLASS_FIELD: ''}, crs))
     if not outlines:
         return None
-    if len(systems) > 1:
-        raise ValueError(
-            f'{" and ".join(map(str, list(systems.values())[:2]))} have different coordinate '
-            'systems: suggest tiles of one system at a time, or warp the images to one.'
-        )
+    from rasterio.warp import transform_geom
+
+    same = all(crs == systems[0] for crs in systems)
+    common = systems[0] if same else rasterio.crs.CRS.from_epsg(4326)
+    for feature in (*outlines, *points):
+        crs = feature.pop('crs')
+        if crs != common:
+            feature['geometry'] = transform_geom(crs, common, feature['geometry'])
     named, labelled = {'rank': 'int', 'tile': 'str'}, {CLASS_FIELD: 'str'}
     with writing(path) as partial:
         for layer, kind, fields, rows in (
@@ -317,15 +320,16 @@ def write_places(
             ('areas', 'Polygon', labelled, []),
         ):
             schema = {'geometry': kind, 'properties': fields}
-            options = dict(driver='GPKG', layer=layer, schema=schema, crs_wkt=next(iter(systems)))
+            options = dict(driver='GPKG', layer=layer, schema=schema, crs_wkt=common.to_wkt())
             with import_fiona(path).open(partial, 'w', **options) as sink:
                 sink.writerecords(rows)
     return path
 
 
-def _feature(kind: str, coordinates: Any, properties: dict[str, Any]) -> dict[str, Any]:
+def _feature(kind: str, coordinates: Any, properties: dict[str, Any], crs: Any) -> dict[str, Any]:
     return {
         'type': 'Feature',
+        'crs': crs,
         'geometry': {'type': kind, 'coordinates': coordinates},
         'properties': properties,
     }
