@@ -297,3 +297,11 @@ def test_an_autolabelled_run_is_the_student_that_the_command_writes(project, fol
     assert student.train_cfg.max_iters == 7 and student.work_dir == str(run)
     assert student.randomness.seed == 2 and student.resume and 'autolabel' not in student
     assert student.val_evaluator == student.test_evaluator == cfg.test_evaluator
+
+
+def test_the_picture_shows_the_student_of_automatic_masks(project, tmp_path):
+    picture = project('picture')
+    (tmp_path / 'config.py').write_text("model = 'asked for'\n")
+    assert picture.trained_config(tmp_path).model == 'asked for'
+    (tmp_path / 'student.py').write_text("model = 'trained'\n")
+    assert picture.trained_config(tmp_path).model == 'trained'

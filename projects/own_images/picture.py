@@ -56,8 +56,7 @@ class Tiles:
 
     def predict(self, run: Path) -> dict[str, np.ndarray]:
         """Classes of every tile by a run's best checkpoint, (H, W) uint8, by id."""
-        cfg = Config.fromfile(run / 'config.py')
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(trained_config(run).model)
         load_weights(model, str(run / 'best.pth'))
         model.eval()
         maps = {}
@@ -66,6 +65,12 @@ class Tiles:
                 (result,) = model.test_step(pseudo_collate([self.dataset[index]]))
             maps[name] = result.pred_sem_seg.data[0].numpy().astype(np.uint8)
         return maps
+
+
+def trained_config(run: Path) -> Config:
+    """Read the config that a run has trained: of the method autolabel, the one for its student."""
+    student = run / 'student.py'
+    return Config.fromfile(student if student.is_file() else run / 'config.py')
 
 
 def mean_iou(
