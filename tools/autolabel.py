@@ -18,7 +18,6 @@ same command is given again. Then:
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -103,35 +102,28 @@ def autolabel(args: argparse.Namespace) -> int:
     from mmseg_semi_rs.apis.predictor import load_predictor
     from mmseg_semi_rs.apis.student_config import mask_datasets, plain_config
     from mmseg_semi_rs.engine.launch import load_config
-    from mmseg_semi_rs.utils.files import file_digest, held, read_list, write_atomic
+    from mmseg_semi_rs.utils.files import file_digest, held, write_atomic
 
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     known, images = labels.sources_of(DATASETS.build(cfg.train_dataloader.dataset))
-    pairs = [*((copy.deepcopy(cfg), path) for path in args.checkpoint), *args.also]
+    pairs = [*((cfg, path) for path in args.checkpoint), *args.also]
     predictor = PredictorEnsemble([
         load_predictor(
-            config, path, network=args.network, window=args.window, flips=args.flips
+            labels.of_training_images(config if config is cfg else load_config(config)),
+            path, network=args.network, window=args.window, flips=args.flips,
         )
         for config, path in pairs
     ])  # fmt: skip
-    root = labels.common_root([*known, *images])
     with held(args.out / '.autolabel.lock', f'Labelling into {args.out}'):
+        root = labels.common_root([*known, *images], args.out)
         found, failures = label_bars.predict_all(predictor, images, root, args.out / 'predicted')
         count = len(predictor.classes)
         if args.calibrate:
-            names = set(read_list(args.calibrate))
-            held_out = {path: info for path, info in known.items() if path.stem in names}
-            if not held_out:
-                raise ValueError(
-                    f'--calibrate {args.calibrate} names none of the labelled images of '
-                    f'{args.config}: list names without folder and suffix.'
-                )
-            claimed, more = label_bars.predict_all(
-                predictor, list(held_out), root, args.out / 'held_out'
-            )
+            held_out = labels.find_listed(known, args.calibrate)
+            claimed, more = label_bars.predict_all(predictor, held_out, root, args.out / 'held_out')
             failures += more
-            bars = label_bars.trusted(claimed, held_out, count, args.alpha)
+            bars = label_bars.trusted(claimed, known, count, args.alpha)
         else:
             bars = label_bars.surest_share(found, count, args.keep)
         done = labels.write_masks(known, found, bars, root, args.out)

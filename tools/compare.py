@@ -10,6 +10,7 @@ the config keeps no best. With --autolabel, each method that uses unlabelled ima
 of them once, and a student trained on these masks is compared too. The differences of mIoU, with
 an interval, are printed and stand first on the page <work-dir>/report.html. What is finished is not
 done again: the same command goes on where it stopped, and a larger --seeds adds to what there is.
+Results of other settings, lists or masks in the same folder are refused.
 Trainings of your own, on a cluster, are compared in the same way by tools/report.py, if they were
 tested.
 """
@@ -17,18 +18,22 @@ tested.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseg_semi_rs.dataprep.splits.files import MANIFEST
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
-from mmseg_semi_rs.utils.steps import RSSEG, Step, carry_out, overriding, shown, trained
+from mmseg_semi_rs.utils.files import settings_digest, write_atomic
+from mmseg_semi_rs.utils.steps import RSSEG, Step, carry_out, expanded, overriding, shown, trained
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
 _EACH_CLASS = overriding({'val_evaluator.type': 'SubsetIoUMetric'})  # mmseg's logs only means
+_DECIDE = ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'custom_hooks')
 BY_MASKS = '_autolabel'
 """Follows the name of a config in the folder of the student of its masks."""
 
@@ -114,6 +119,32 @@ def run_folders(args: argparse.Namespace, configs: dict[str, Config]) -> list[Pa
     ]
 
 
+def check_unchanged(args: argparse.Namespace, configs: dict[str, Config]) -> None:
+    """Note what the results in the folders come from, and refuse those of anything else.
+
+    Raises:
+        ValueError: A folder has results of other settings, lists or masks.
+    """
+    for path, cfg in configs.items():
+        loader, tests = cfg.train_dataloader, (cfg.get('test_dataloader') or {}).get('dataset', {})
+        manifest = Path(tests.get('data_root') or '') / 'splits' / MANIFEST
+        lists = json.loads(manifest.read_text('utf-8')) if manifest.is_file() else {}
+        settings = [loader.dataset, loader.batch_size, tests, *map(cfg.get, _DECIDE)]
+        made_of = settings_digest({
+            'lists': {key: lists.get(key) for key in ('lists', 'classes', 'values', 'pixels')},
+            'config': repr(settings),
+        })  # fmt: skip
+        for seed in range(args.seeds):
+            mark = run_folder(args, path, seed) / 'made_of'
+            if mark.is_file() and mark.read_text('utf-8') != made_of:
+                raise ValueError(
+                    f'{mark.parent} is of other settings, lists or masks than {path} is of now: '
+                    'choose another --work-dir, or delete this one.'
+                )
+            if not args.dry_run:
+                write_atomic(mark, made_of.encode())
+
+
 def plan(args: argparse.Namespace, configs: dict[str, Config]) -> list[Step]:
     """All commands, in their order: seed by seed, so that the first answer comes early."""
     steps, options = [], overriding(args.cfg_options or {})
@@ -147,10 +178,11 @@ def train_and_test(
     begun = ['--resume'] if (folder / 'last_checkpoint').is_file() else []
     words = [RSSEG, 'train', path, '--work-dir', str(folder), '--seed', str(seed)]
     done = trained(folder, cfg.train_cfg.max_iters)
-    test = [RSSEG, 'test', path, tested_checkpoint(cfg, folder), '--work-dir', str(folder)]
+    checkpoint = tested_checkpoint(cfg, folder)
+    test = [RSSEG, 'test', path, checkpoint, '--work-dir', str(folder)]
     return [
         Step(f'train {folder.name}', [*words, *begun, *options], done),
-        Step(f'test {folder.name}', [*test, *options], tested(folder)),
+        Step(f'test {folder.name}', [*test, *options], tested(checkpoint)),
     ]
 
 
@@ -161,9 +193,17 @@ def tested_checkpoint(cfg: Config, folder: Path) -> str:
     return str(folder / f'{best}.pth')
 
 
-def tested(folder: Path) -> Callable[[], bool]:
-    """Whether a training was tested, to be asked later."""
-    return lambda: any(folder.glob('test/*.json'))
+def tested(pattern: str) -> Callable[[], bool]:
+    """Whether the newest checkpoint was tested, to be asked later."""
+
+    def done() -> bool:
+        try:
+            (checkpoint,) = map(Path, expanded([pattern]))
+        except FileNotFoundError:  # not trained yet, or tested and then deleted
+            return any(Path(pattern).parent.glob('test/*.json'))
+        return (checkpoint.parent / 'test' / f'{checkpoint.stem}.json').is_file()
+
+    return done
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -171,6 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     with Faults(args.traceback, __name__):
         configs = read_configs(args)
+        check_unchanged(args, configs)
         steps = plan(args, configs)
         if args.dry_run:
             print('\n'.join(shown(step.words) for step in steps if not step.done()))

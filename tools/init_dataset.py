@@ -39,6 +39,7 @@ from mmseg_semi_rs.dataprep.folder.config import (
     SIZES,
     FolderConfig,
     check_method,
+    check_unedited,
     default_method,
     fold_config,
     method_of,
@@ -78,6 +79,7 @@ from mmseg_semi_rs.rasters.remote import is_remote, stand_ins
 from mmseg_semi_rs.rasters.stretch import PERCENTILES, measure_statistics
 from mmseg_semi_rs.utils.command_line import Faults, command_parser, nodata_value, parse
 from mmseg_semi_rs.utils.commands import command, resources
+from mmseg_semi_rs.utils.files import settings_digest
 from mmseg_semi_rs.utils.sampling import evenly
 from mmseg_semi_rs.visualization import colorize, draw_panels, legend, overlay, save_picture
 
@@ -322,6 +324,7 @@ def write_lists(
         'classes': list(plan.classes),
         'values': [plan.show(value) for value in plan.values],
         'recipe': split.reason,
+        'pixels': settings_digest(ready.presence),  # changes with the masks
     }
     return write_split(folder, lists, recipe, overwrite=True)
 
@@ -395,11 +398,21 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     if to_rgb.low is not None:
         origin = '--low, --high' if args.low else '{:g} and {:g} percent'.format(*args.percentiles)
         console.print(f'  stretch {to_rgb.low} .. {to_rgb.high} ({origin}) to 0..255', markup=False)
+
+    def config_of(unlabelled: int) -> tuple[str, Path]:
+        method = args.method or default_method(unlabelled, args.student_weights, to_rgb)
+        size = '-small' if args.size == 'small' else ''
+        return method, args.config or out / f'{name}_{method}{size}.py'
+
+    path = config_of(len(survey.pictures) - len(survey.masks))[1]
+    for each in (path, *fold_paths(path, args.folds)):  # before masks are written
+        check_unedited(each, args.force)
     ready = prepare_folder(survey, plan, to_rgb, conversion, out, args.workers, console)
     scenes = (args.seed, args.scene_regex, survey.places)
     split = split_folder(ready.presence, ready.unlabelled, *scenes)
+    method, path = config_of(len(split.unlabelled))
     config = FolderConfig(
-        args.method or default_method(len(split.unlabelled), args.student_weights, to_rgb),
+        method,
         plan.classes,
         plan.palette,
         out,
@@ -421,12 +434,9 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     folds = []
     if args.folds is not None:
         folds = split_folds(ready.presence, ready.unlabelled, args.folds, *scenes)
-    small = '-small' if args.size == 'small' else ''
-    path = args.config or out / f'{name}_{config.method}{small}.py'
     written = write_config(path, config.text(CONFIGS), args.force)
     bar = write_bar(path.with_name(f'{name}_supervised.py'), config, ready, args.force)
-    for number, _ in enumerate(folds, 1):
-        leaf = path.with_name(f'{path.stem}_fold{number}.py')
+    for number, leaf in enumerate(fold_paths(path, args.folds), 1):
         write_config(leaf, fold_config(path, number, bool(config.recipe.unlabelled)), args.force)
     now = write_lists(args, ready, plan, split, out / 'splits', folds)
     if before and any(before.get(key) != now[key] for key in ('classes', 'values', 'lists')):
@@ -448,8 +458,13 @@ def initialise(args: argparse.Namespace, console: Console) -> int:
     show_notes(console, [*survey.notes, *fills, *ready.notes])
     problems = [*survey.problems, *ready.problems]
     show_problems(console, problems)
-    show_next(console, path, config, args.images, len(folds), bar)
+    show_next(console, path, config, args.images, args.folds, bar)
     return len(problems)
+
+
+def fold_paths(path: Path, folds: int | None) -> list[Path]:
+    """Where the configs of folds lie."""
+    return [path.with_name(f'{path.stem}_fold{number}.py') for number in range(1, 1 + (folds or 0))]
 
 
 def place(args: argparse.Namespace) -> tuple[str, Path]:
@@ -718,7 +733,7 @@ def show_next(
     path: Path,
     config: FolderConfig,
     images: Path,
-    folds: int = 0,
+    folds: int | None = None,
     bar: Path | None = None,
 ) -> None:
     """Print what to do with the config."""
@@ -746,9 +761,8 @@ def show_next(
         console.print(f'  {command("compare")} {both}', markup=False)
     if folds:
         console.print(f'  over {folds} folds, for a mean and its spread:')
-        for number in range(1, folds + 1):
-            leaf = shlex.quote(str(path.with_name(f'{path.stem}_fold{number}.py')))
-            console.print(f'  {command("train")} {leaf}', markup=False)
+        for leaf in fold_paths(path, folds):
+            console.print(f'  {command("train")} {shlex.quote(str(leaf))}', markup=False)
         console.print(f'  {command("report")} {shlex.quote(str(run))}_fold*', markup=False)
 
 

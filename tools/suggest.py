@@ -95,6 +95,8 @@ def suggest(args: argparse.Namespace) -> None:
         sample = [found[index][1] for index in evenly(len(found), _SAMPLED)]
         to_rgb = estimate_stretch(sample, args.bands, nodata=nodata, ask=args.nodata is None)
     tiles = suggestion.list_candidates(found, args.tile, to_rgb)
+    if not tiles:
+        raise ValueError(f'No pixel of {args.images} has data: correct --nodata, or the images.')
     names = {tile.name: index for index, tile in enumerate(tiles)}
     known = read_list(args.labelled) if args.labelled else []
     known = [composed(name) for name in known]
@@ -125,10 +127,16 @@ def suggest(args: argparse.Namespace) -> None:
         f'{", ".join(map(str, written))}'
     )
     images = args.images if args.images.is_dir() else args.images.parent
+    cut = any(tile.name not in dict(found) for tile in best)
     print(
-        'draw their masks, as class ids or colours in files of the same names, into a folder; then'
+        'draw masks of their images, of the same names and sizes, with 255 outside these tiles, '
+        'into a folder; then'
+        if cut
+        else 'draw their masks, as class ids or colours in files of the same names, into a folder; '
+        'then'
     )
-    print_next(('init', images, 'MASKS'), *([('init', images, places)] if places else []))
+    tile = ['--tile', args.tile] if cut else []
+    print_next(*(('init', images, masks, *tile) for masks in ('MASKS', places) if masks))
 
 
 def main(arguments: list[str] | None = None) -> None:

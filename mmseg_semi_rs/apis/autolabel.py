@@ -8,19 +8,22 @@ proportion to the weight of its mask, so the weights act with any loss and a pla
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.config import Config
 from PIL import Image
 
-from ..utils.files import write_atomic
+from ..rasters.levels import RasterToBands, raster_conversion
+from ..utils.files import read_list, write_atomic
 from .label_bars import own_mask, read_prediction
 from .predictor import NO_DATA
 
@@ -77,9 +80,63 @@ def sources_of(dataset: Any) -> tuple[dict[Path, dict[str, Any]], list[Path]]:
     return known, unlabelled
 
 
-def common_root(images: Sequence[Path]) -> Path:
-    """Return the deepest folder that contains all images; masks are named relative to it."""
-    return Path(os.path.commonpath([path.parent for path in images]))
+def of_training_images(cfg: Config) -> Config:
+    """Return a copy of a config whose network predicts the images of its training as these are.
+
+    They are RGB already, and must not be made of bands once more by the config's ``raster``, which
+    is for the original files. Only a network of bands is trained on these.
+    """
+    cfg = copy.deepcopy(cfg)
+    if not isinstance(raster_conversion(cfg.get('raster') or {}), RasterToBands):
+        cfg.raster = None
+    return cfg
+
+
+def find_listed(images: Collection[Path], listed: Path) -> list[Path]:
+    """Find the images of a list, whose names may leave out the suffix and leading folders.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: The list is empty, or a name fits no image, or several.
+    """
+    found = []
+    for name in read_list(listed):
+        ends = f'/{name}'
+        same = [p for p in images if p.as_posix().endswith((ends, ends + p.suffix))]
+        if len(same) != 1:
+            raise ValueError(
+                f'{listed} names {name}, which fits {len(same)} of the labelled images: write '
+                "names as in the lists of the config's training."
+            )
+        found += same
+    if not found:
+        raise ValueError(f'{listed} is empty: write a name of a labelled image a line.')
+    return found
+
+
+def common_root(images: Sequence[Path], out: Path) -> Path:
+    """Return the deepest folder that contains all images, those of an earlier run too.
+
+    Masks are named relative to it. If images were added outside the folder of the earlier run, the
+    masks in ``out`` are moved to their new names.
+    """
+    root = Path(os.path.commonpath([path.parent for path in images]))
+    manifest = out / _MANIFEST
+    told = json.loads(manifest.read_text('utf-8')) if manifest.is_file() else {}
+    before = Path(told.get('root', root))
+    root = Path(os.path.commonpath([root, before]))
+    if root != before:
+        earlier = [Path(entry['image']) for entry in told['images']]
+        for image in sorted(earlier, key=lambda path: -len(path.parts)):  # none is in the way
+            old, new = (_mask_file(out, image, folder) for folder in (before, root))
+            if old.is_file() and not new.exists():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                old.rename(new)
+    return root
+
+
+def _mask_file(out: Path, image: Path, root: Path) -> Path:
+    return (out / 'masks' / image.relative_to(root)).with_suffix('.png')
 
 
 def write_masks(
@@ -109,7 +166,7 @@ def write_masks(
     out.mkdir(parents=True, exist_ok=True)
     with record.open('a', encoding='utf-8') as log:
         for image in [*known, *predictions]:
-            target = (out / 'masks' / image.relative_to(root)).with_suffix('.png')
+            target = _mask_file(out, image, root)
             entry = LabelledImage(str(image), str(target), 'person')
             if image in known:
                 mask = own_mask(known[image])
@@ -169,7 +226,7 @@ def write_lists(
     suffixes = sorted(suffix for suffix, listed in lines.items() if listed)
     for suffix in suffixes:
         write_atomic(out / f'train{suffix}.txt', ''.join(lines[suffix]).encode())
-    told = {'made_by': made_by, 'images': [asdict(image) for image in images]}
+    told = {'made_by': made_by, 'root': str(root), 'images': [asdict(i) for i in images]}
     manifest = json.dumps(told, indent=1)
     write_atomic(out / _MANIFEST, manifest.encode())
     return suffixes

@@ -37,7 +37,10 @@ def count_clicks(text: str, pixels: int) -> int:
 
 
 def choose_clicks(
-    image: np.ndarray, count: int, probabilities: np.ndarray | None = None
+    image: np.ndarray,
+    count: int,
+    probabilities: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
     """Choose the pixels of a tile whose labels tell most about the rest of the tile.
 
@@ -51,10 +54,11 @@ def choose_clicks(
         image: RGB, (H, W, 3) uint8.
         count: Number of clicks.
         probabilities: Class probabilities predicted by a network, (K, H, W).
+        valid: Where the tile has data, (H, W) bool; None for everywhere.
 
     Returns:
         Row and column of each click in the order of choice, (n, 2) int64. n is less than ``count``
-        where the tile has fewer superpixels.
+        where the tile has fewer superpixels with data.
 
     Raises:
         ImportError: scikit-image is not installed.
@@ -63,10 +67,14 @@ def choose_clicks(
     number = int(regions.max()) + 1
     flat = regions.ravel()
     areas = np.bincount(flat, minlength=number)
+    places = _deepest(regions)
+    if valid is not None:
+        places = places[valid[places[:, 0], places[:, 1]]]
+    kept = regions[places[:, 0], places[:, 1]]
 
     def means(values: np.ndarray) -> np.ndarray:
         sums = [np.bincount(flat, row.ravel(), number) for row in values]
-        return np.stack(sums, 1) / areas[:, None]
+        return (np.stack(sums, 1) / areas[:, None])[kept]
 
     if probabilities is None:
         colour = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).transpose(2, 0, 1)
@@ -74,7 +82,7 @@ def choose_clicks(
     else:
         entropy = -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(0)
         groups, needs = means(probabilities).argmax(1), means(entropy[None])[:, 0]
-    return _deepest(regions)[_in_turn(groups, needs, count)]
+    return places[_in_turn(groups, needs, count)]
 
 
 def _superpixels(image: np.ndarray, number: int) -> np.ndarray:

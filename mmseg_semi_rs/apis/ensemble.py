@@ -16,10 +16,11 @@ class PredictorEnsemble(Predictor):
     """An ensemble that averages class probabilities; each network preprocesses the windows itself.
 
     Args:
-        predictors: Predictors of the same classes and window size; the first sets the overlap.
+        predictors: Predictors of the same classes, bands and window size; the first sets the
+            overlap.
 
     Raises:
-        ValueError: There are no predictors, or their classes or window sizes differ.
+        ValueError: There are no predictors, or their classes, bands or window sizes differ.
     """
 
     def __init__(self, predictors: Sequence[Predictor]) -> None:
@@ -33,6 +34,11 @@ class PredictorEnsemble(Predictor):
                     f'One network has the classes {", ".join(self.classes)} and windows of '
                     f'{self.window} px, another one {", ".join(other.classes)} and {other.window}: '
                     'give checkpoints of the same classes, and --window.'
+                )
+            if repr(other.to_rgb) != repr(self.to_rgb):
+                raise ValueError(
+                    f'One network reads images by {self.to_rgb}, another one by {other.to_rgb}: '
+                    'give networks of the same bands, scaled alike.'
                 )
 
     @property

@@ -167,7 +167,9 @@ def _model(cfg: Config, owner: Config, classes: int) -> dict[str, Any]:
     if network['type'] == 'DistillEncoderDecoder':
         network['type'] = 'EncoderDecoder'
         network.pop('view_resize', None)
-    head['num_classes'] = classes
+    for given in (head, network.get('auxiliary_head') or []):
+        for each in given if isinstance(given, list) else [given]:
+            each['num_classes'] = classes
     for node in nodes(network):
         if node.get('type') == 'ValidCrossEntropyLoss':
             node.update(type='CrossEntropyLoss', avg_non_ignore=True)
@@ -189,6 +191,8 @@ def _pipeline(labelled: Any) -> list[dict[str, Any]]:
             found += [part.to_dict() for part in step['sup'] if part['type'] != 'PackSemiInputs']
         elif kind not in ('AddValidMask', 'PackSegInputs'):
             found.append(step.to_dict())
+    for step in found:
+        step.pop('reduce_zero_label', None)  # the masks hold class ids
     off = [step for step in found if step['type'] == 'LabelWarp' and not step.get('prob', 1)]
     return [*(step for step in found if step not in off), dict(type='PackSegInputs')]
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from ..rasters.drawings import CLASS_FIELD, import_fiona
 from ..rasters.gdal import import_rasterio
 from ..rasters.levels import RasterToRGB
-from ..rasters.sources import PixelSource, is_raster, open_source
+from ..rasters.reader import raster_info
+from ..rasters.sources import PixelSource, Source, is_raster, open_source
 from ..rasters.windows import Window, tile_name, tile_windows
 from ..utils.progress import progress_bar
 from ..visualization import save_picture
@@ -56,7 +57,7 @@ class Candidate(NamedTuple):
 def list_candidates(
     images: Sequence[tuple[str, Path]], tile: int | None, to_rgb: RasterToRGB
 ) -> list[Candidate]:
-    """Divide images into tiles that could be labelled.
+    """Divide images into tiles that could be labelled, without those that have no data.
 
     Args:
         images: Name and file of each image.
@@ -68,24 +69,30 @@ def list_candidates(
     """
     candidates = []
     for name, path in images:
+        partly = to_rgb.nodata is not None or raster_info(path).transparent
         with open_source(path, to_rgb) as source:
-            width, height = source.width, source.height
-        whole = tile is None or max(width, height) <= tile
-        for window in tile_windows(width, height, None if whole else tile):
-            candidates.append(Candidate(tile_name(name, None if whole else window), path, window))
+            whole = tile is None or max(source.width, source.height) <= tile
+            for window in tile_windows(source.width, source.height, None if whole else tile):
+                if not partly or _read(source, window)[1].any():
+                    stem = tile_name(name, None if whole else window)
+                    candidates.append(Candidate(stem, path, window))
     return candidates
 
 
-def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
-    """Read the pixels of a tile as network input, see :class:`~.rasters.sources.Source`."""
-    left, top, right, bottom = tile.window
+def _read(source: Source, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    left, top, right, bottom = window
+    return source.read(top, min(bottom, source.height), left, min(right, source.width))
+
+
+def read_tile(tile: Candidate, to_rgb: RasterToRGB) -> tuple[np.ndarray, np.ndarray]:
+    """Read a tile as network input and where it has data, see :meth:`~.rasters.sources.Source`."""
     with open_source(tile.path, to_rgb) as source:
-        return source.read(top, min(bottom, source.height), left, min(right, source.width))[0]
+        return _read(source, tile.window)
 
 
 def see_tile(tile: Candidate, to_rgb: RasterToRGB) -> np.ndarray:
     """Read a tile as a picture for people, (H, W, 3) uint8, RGB."""
-    return to_rgb.picture(read_tile(tile, to_rgb))
+    return to_rgb.picture(read_tile(tile, to_rgb)[0])
 
 
 @torch.no_grad()
@@ -137,7 +144,7 @@ def tile_needs(tiles: Sequence[Candidate], predictor: Predictor) -> np.ndarray:
     shares = np.zeros(len(predictor.classes))
     with progress_bar() as bar:
         for index, tile in enumerate(bar.track(tiles, description='predicting tiles')):
-            image = cv2.resize(read_tile(tile, predictor.to_rgb), (side, side))
+            image = cv2.resize(read_tile(tile, predictor.to_rgb)[0], (side, side))
             window = torch.from_numpy(image).permute(2, 0, 1)[None].to(predictor.device)
             probabilities = predictor.probabilities(window)[0].flatten(1).double().cpu()
             entropy = -(probabilities * probabilities.clamp(min=1e-12).log()).sum(0)
@@ -241,16 +248,16 @@ def click_points(
     found = []
     with progress_bar() as bar:
         for tile in bar.track(tiles, description='choosing clicks'):
-            image = read_tile(tile, to_rgb)
+            image, valid = read_tile(tile, to_rgb)
             height, width = image.shape[:2]
             probabilities = None
             if predictor is not None:
                 mosaic = Mosaic(predictor, width, height, memory=2**62)
-                strips = mosaic.predict(PixelSource(image, to_rgb=to_rgb), probabilities=True)
+                strips = mosaic.predict(PixelSource(image, valid, to_rgb), probabilities=True)
                 parts = [np.asarray(strip.probabilities) for strip in strips]
                 probabilities = np.concatenate(parts, axis=1) / 255
             count = count_clicks(clicks, height * width)
-            rows_columns = choose_clicks(to_rgb.picture(image), count, probabilities)
+            rows_columns = choose_clicks(to_rgb.picture(image), count, probabilities, valid)
             found.append(rows_columns[:, ::-1] + tile.window[:2])
     return found
 
@@ -261,7 +268,8 @@ def write_places(
     """Write the outlines of tiles of georeferenced images as a GeoPackage for labelling in QGIS.
 
     The layer ``suggested`` holds the outlines, ``clicks`` the points to label, and ``areas`` is
-    empty for drawing. Shapes of the latter two with a name in the field ``class`` are read by
+    empty for drawing. Images of different coordinate systems are given in longitude and latitude.
+    Shapes of the latter two with a name in the field ``class`` are read by
     :func:`~mmseg_semi_rs.rasters.drawings.read_drawings`.
 
     Args:
@@ -274,34 +282,36 @@ def write_places(
 
     Raises:
         ImportError: rasterio or fiona is not installed.
-        ValueError: The images have different coordinate systems.
     """
     rasterio = import_rasterio(path)
     outlines: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
-    systems: dict[str, Path] = {}
+    systems: list[Any] = []
     for rank, tile in enumerate(tiles, start=1):
         if not is_raster(tile.path):
             continue
         with rasterio.open(tile.path) as raster:
             if raster.crs is None:
                 continue
-            systems[raster.crs.to_wkt()] = tile.path
-            to_ground = raster.transform
+            crs, to_ground = raster.crs, raster.transform
+        systems.append(crs)
         x0, y0, x1, y1 = tile.window
         corners = [to_ground * corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
         known = {'rank': rank, 'tile': tile.name}
-        outlines.append(_feature('Polygon', [[*corners, corners[0]]], known))
+        outlines.append(_feature('Polygon', [[*corners, corners[0]]], known, crs))
         for column, row in clicks[rank - 1].tolist() if clicks is not None else ():
             ground = to_ground * (column + 0.5, row + 0.5)
-            points.append(_feature('Point', ground, {**known, CLASS_FIELD: ''}))
+            points.append(_feature('Point', ground, {**known, CLASS_FIELD: ''}, crs))
     if not outlines:
         return None
-    if len(systems) > 1:
-        raise ValueError(
-            f'{" and ".join(map(str, list(systems.values())[:2]))} have different coordinate '
-            'systems: suggest tiles of one system at a time, or warp the images to one.'
-        )
+    from rasterio.warp import transform_geom
+
+    same = all(crs == systems[0] for crs in systems)
+    common = systems[0] if same else rasterio.crs.CRS.from_epsg(4326)
+    for feature in (*outlines, *points):
+        crs = feature.pop('crs')
+        if crs != common:
+            feature['geometry'] = transform_geom(crs, common, feature['geometry'])
     named, labelled = {'rank': 'int', 'tile': 'str'}, {CLASS_FIELD: 'str'}
     with writing(path) as partial:
         for layer, kind, fields, rows in (
@@ -310,15 +320,16 @@ def write_places(
             ('areas', 'Polygon', labelled, []),
         ):
             schema = {'geometry': kind, 'properties': fields}
-            options = dict(driver='GPKG', layer=layer, schema=schema, crs_wkt=next(iter(systems)))
+            options = dict(driver='GPKG', layer=layer, schema=schema, crs_wkt=common.to_wkt())
             with import_fiona(path).open(partial, 'w', **options) as sink:
                 sink.writerecords(rows)
     return path
 
 
-def _feature(kind: str, coordinates: Any, properties: dict[str, Any]) -> dict[str, Any]:
+def _feature(kind: str, coordinates: Any, properties: dict[str, Any], crs: Any) -> dict[str, Any]:
     return {
         'type': 'Feature',
+        'crs': crs,
         'geometry': {'type': kind, 'coordinates': coordinates},
         'properties': properties,
     }

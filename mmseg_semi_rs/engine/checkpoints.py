@@ -147,7 +147,8 @@ def check_resumable(
         images: The training images, see :func:`~mmseg_semi_rs.engine.data_checks.image_lists`.
 
     Raises:
-        ValueError: If the model, optimizer, list of classes or list of images differs.
+        ValueError: If the model, optimizer, end of the schedule, list of classes or list of images
+            differs.
     """
     path, meta = runner._load_from, checkpoint.get('meta', {})
     check_fit(unwrap(runner.model), checkpoint.get('state_dict', checkpoint), path)
@@ -169,6 +170,25 @@ def check_resumable(
             f'The checkpoint {path} has an optimizer of {len(groups)} parameter groups with '
             f'{sum(groups)} parameters, the config one of {len(others)} with {sum(others)}: '
             'resume with its own config.'
+        )
+    _check_schedule(path, checkpoint.get('param_schedulers'), runner.param_schedulers)
+
+
+def _check_schedule(path: Path | str, saved: Any, schedulers: Any) -> None:
+    """Refuse a schedule of another length, which would be followed instead of the config's."""
+    listed, ours = (
+        [one for part in found.values() for one in part] if isinstance(found, dict) else found
+        for found in (saved or [], schedulers or [])
+    )
+    before = [state.get('end') for state in listed]
+    now = [scheduler.end for scheduler in ours]
+    if before and before != now:
+        raise ValueError(
+            f'The checkpoint {path} has a learning rate that ends at iteration '
+            f'{", ".join(map(str, before))}, the config one that ends at '
+            f'{", ".join(map(str, now)) or "none"}, and what follows would be trained with the '
+            'last one: resume with its own max_iters, begin anew in another work_dir, or give '
+            'param_scheduler that end if this is wanted.'
         )
 
 

@@ -17,6 +17,7 @@ from mmseg.registry import METRICS
 from prettytable import PrettyTable
 from torch import Tensor
 
+from ..utils.commands import command
 from ..utils.files import write_png
 
 __all__ = ['SubsetIoUMetric', 'confusion_matrix', 'scores_per_class']
@@ -195,9 +196,9 @@ class SubsetIoUMetric(IoUMetric):
         self.nan_to_num = nan_to_num
         self.beta = beta
         self.output_dir = output_dir
+        self._written: dict[Path, str] = {}  # image of each map
         self.format_only = format_only
         self.record: dict[str, Any] | None = None
-        self._written: dict[str, str] = {}
         if output_dir is not None and is_main_process():
             Path(output_dir).mkdir(parents=True, exist_ok=True)
 
@@ -241,8 +242,7 @@ class SubsetIoUMetric(IoUMetric):
                 ``format_only``, ``gt_sem_seg``, both PixelData with ``data`` (1, H, W).
 
         Raises:
-            ValueError: A sample has no ground truth, an id is not a class, or two images would be
-                written to the same file.
+            ValueError: A sample has no ground truth, or an id is not a class.
         """
         for sample in data_samples:
             prediction = sample['pred_sem_seg']['data'].squeeze(0)
@@ -269,13 +269,12 @@ class SubsetIoUMetric(IoUMetric):
         ids = prediction.cpu().numpy()
         if sample.get('reduce_zero_label', False):
             ids = ids + 1
-        source = str(sample['img_path'])
-        path = Path(str(self.output_dir)) / f'{Path(source).stem}.png'
-        other = self._written.setdefault(path.name, source)
-        if other != source:
+        path = Path(str(self.output_dir)) / f'{Path(sample["img_path"]).stem}.png'
+        owner = self._written.setdefault(path, sample['img_path'])
+        if owner != sample['img_path']:
             raise ValueError(
-                f'The maps of {other} and {source} would both be {path}: rename one of the images, '
-                'or test without writing maps.'
+                f'{path} would be written for {owner} and for {sample["img_path"]}: write maps by '
+                f'{command("predict")}, which keeps their folders.'
             )
         write_png(path, ids.astype(np.uint8), shared=True)  # two ranks may write copies
 

@@ -201,6 +201,13 @@ def test_tolerance_127_cuts_each_channel_at_128():
         assert ((decoded.ids == class_id) == (corner == colour).all(2)).all()
 
 
+def test_more_colours_than_a_few_are_told_apart_near_each_of_them():
+    legend = tuple(((2 * index, 100, 200), index) for index in range(120))
+    rgb = np.array([[(0, 100, 201), (140, 100, 200), (72, 100, 201), (0, 0, 0)]], np.uint8)
+    decoded = ColourLabels(legend, 255, tolerance=1, unknown='ignore')
+    assert decoded.decode(Image.fromarray(rgb), 'x').ids.tolist() == [[0, 70, 36, 255]]
+
+
 def test_R13_ids_out_of_range_are_refused():
     ids = np.zeros((8, 8), np.uint8)
     ids[0, :3] = 9

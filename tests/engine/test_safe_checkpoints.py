@@ -141,7 +141,7 @@ def test_last_checkpoint_is_relative_and_a_moved_folder_goes_on(config, trained,
     assert (trained / 'last_checkpoint').read_text() == 'iter_4.pth'
     assert not list(trained.glob('.*.part')) and not (trained / '.lock').exists()
     shutil.copytree(trained, tmp_path / 'moved')
-    longer = ('train_cfg.max_iters=6', *OPTIONS)
+    longer = ('train_cfg.max_iters=6', 'param_scheduler.end=4', *OPTIONS)
     run_here(
         'train', config, '--work-dir', tmp_path / 'moved', '--resume', '--cfg-options', *longer
     )
@@ -186,6 +186,12 @@ def wider(config, target):
     return target
 
 
+def longer(config, target):
+    """Its learning rate would stay at 0, where that of the checkpoint ends."""
+    target.write_text(config.read_text().replace('max_iters=4', 'max_iters=6'))
+    return target
+
+
 def other_groups(config, target):
     target.write_text(
         config.read_text().replace(
@@ -207,6 +213,7 @@ def other_groups(config, target):
         (shorter_list, 'trained on labelled 2 images .*, not on 1 images'),
         (wider, 'does not belong to the config: .* has shape'),
         (other_groups, 'an optimizer of 1 parameter groups .* the config one of 2'),
+        (longer, 'learning rate that ends at iteration 4, the config one that ends at 6'),
     ],
 )
 def test_a_foreign_checkpoint_is_not_resumed(config, trained, tmp_path, capsys, change, said):

@@ -248,12 +248,76 @@ def test_bars_are_fitted_to_images_that_were_held_out(trained, monkeypatch):
     assert set(np.unique(mask_of(out, NAMES[2]))) == {0, 1, 2}
 
 
+def test_converted_images_are_not_converted_again(trained, monkeypatch):
+    """The config's ``raster`` is for the original files, of which a training's images were made."""
+    monkeypatch.setattr(Predictor, 'probabilities', by_colour)
+    config, paths = trained
+    out, _ = run(trained)
+    masks = [mask_of(out, name) for name in NAMES]
+    raster = config.with_name('raster.py')
+    raster.write_text(
+        "_base_ = './tiny.py'\nraster = dict(bands=[4, 3, 2], low=[200.0] * 3, high=[900.0] * 3)\n"
+    )
+    (out / 'masks').rename(out / 'before')
+    out, _ = run((raster, paths))
+    for name, mask in zip(NAMES, masks, strict=True):
+        np.testing.assert_array_equal(mask_of(out, name), mask)
+    assert Config.fromfile(out / 'student.py').raster.bands == [4, 3, 2]
+
+
+def test_corrections_move_along_when_images_are_added_elsewhere(trained, monkeypatch):
+    monkeypatch.setattr(Predictor, 'probabilities', by_colour)
+    folder = trained[0].parent
+    for kind in ('img', 'ann'):
+        (folder / kind).rename(folder / 'north')
+        (folder / kind).mkdir()
+        (folder / 'north').rename(folder / kind / 'north')
+    for listed in folder.glob('*.txt'):
+        listed.write_text(listed.read_text().replace('tile', 'north/tile'))
+    out, _ = run(trained)
+    correction = np.full((64, 64), 2, np.uint8)
+    Image.fromarray(correction).save(out / 'masks' / f'{NAMES[3]}.png')
+    (folder / 'img' / 'tile_9.png').write_bytes(
+        (folder / 'img' / 'north' / f'{NAMES[2]}.png').read_bytes()
+    )
+    with (folder / 'unlabelled.txt').open('a') as listed:
+        listed.write('tile_9\n')
+    for _ in range(2):
+        out, images = run(trained)
+        assert images[NAMES[3]]['source'] == 'edited'
+        np.testing.assert_array_equal(mask_of(out, f'north/{NAMES[3]}'), correction)
+        made = sorted(p.relative_to(out / 'masks').as_posix() for p in out.glob('masks/**/*.png'))
+        assert made == [*(f'north/{name}.png' for name in NAMES), 'tile_9.png']
+
+
+def test_names_of_held_out_images_are_those_of_lists(tmp_path):
+    images = [tmp_path / name for name in ('north/a.png', 'south/a.png', 'south/b.tif')]
+    listed = tmp_path / 'list.txt'
+    listed.write_text('north/a\nb.tif\n')
+    assert labels.find_listed(images, listed) == [images[0], images[2]]
+    for text, said in (('b\na\n', 'names a, which fits 2'), ('\n', 'is empty')):
+        listed.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            labels.find_listed(images, listed)
+
+
+def test_the_student_reads_class_ids_and_has_as_many_classes(trained):
+    cfg = Config.fromfile(trained[0])
+    cfg.train_dataloader.dataset.labelled.pipeline[1].reduce_zero_label = True
+    other = Config.fromfile(trained[0])
+    other.model.student.auxiliary_head = [dict(type='FCNHead', num_classes=19)]
+    found = plain_config(cfg, {}, ['a', 'b'], [[0, 0, 0]] * 2, other)
+    assert found.train_dataloader.dataset.pipeline[1] == dict(type='LoadAnnotations')
+    assert found.model.decode_head.num_classes == 2
+    assert found.model.auxiliary_head[0].num_classes == 2
+
+
 @pytest.mark.parametrize(
     'more, said',
     [
         (['--keep', '0'], '--keep 0.0 must be in'),
         (['--person-share', '1'], '--person-share 1.0 within'),
-        (['--calibrate', 'nobody.txt'], 'names none of the labelled images'),
+        (['--calibrate', 'nobody.txt'], 'names tile_9, which fits 0 of the labelled images'),
         (['--iters', '0'], '--iters 0 trains nothing'),
     ],
 )
@@ -275,6 +339,9 @@ def test_a_picture_predicted_by_several_is_their_mean(trained, monkeypatch):
     assert np.abs(together - (parts[0] + parts[1]) / 2).max() <= 1
     other = load_predictor(trained[0], trained[1][0], window=32)
     with pytest.raises(ValueError, match='give checkpoints of the same classes, and --window'):
+        PredictorEnsemble([both[0], other])
+    other = load_predictor(trained[0], trained[1][0], raster=dict(low=[0] * 3, high=[99] * 3))
+    with pytest.raises(ValueError, match='give networks of the same bands, scaled alike'):
         PredictorEnsemble([both[0], other])
 
 

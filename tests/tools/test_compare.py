@@ -2,6 +2,7 @@
 """``rsseg compare`` trains a method and supervised training, tests both, and tells the gain."""
 
 import json
+import os
 import re
 import sys
 import time
@@ -95,6 +96,30 @@ def test_a_student_of_automatic_masks_is_compared_too(compare, configs, tmp_path
     labelled = json.loads((root / 'labelled_all' / 'labels.json').read_text())
     made = Path(labelled['made_by']['networks'][0][0])
     assert made == Path('work_dirs/compare/tiny_seed0/iter_4.pth') and labelled['made_by']['flips']
+
+
+def test_results_of_other_settings_or_lists_are_not_passed_off(compare, configs):
+    data = Config.fromfile(configs[0]).test_dataloader.dataset
+    manifest = Path(data.data_root) / 'splits' / 'manifest.json'
+    assert compare(*configs, fail='train')[0] == 2
+    manifest.parent.mkdir()
+    for options in (['--cfg-options', 'train_cfg.max_iters=3'], []):
+        manifest.write_text('{"pixels": "other"}' if not options else '{}')
+        code, begun, said = compare(*configs, *options)
+        assert code == 2 and not begun
+        assert 'plain_seed0 is of other settings, lists or masks' in said
+
+
+def test_a_test_of_an_earlier_checkpoint_does_not_count(tmp_path):
+    done = load_tool('compare').tested(str(tmp_path / 'iter_*.pth'))
+    assert not done()
+    for step in (4, 8):
+        (tmp_path / f'iter_{step}.pth').touch()
+        os.utime(tmp_path / f'iter_{step}.pth', (step, step))
+        assert not done()
+        (tmp_path / 'test').mkdir(exist_ok=True)
+        (tmp_path / 'test' / f'iter_{step}.json').touch()
+        assert done()
 
 
 @pytest.mark.parametrize(

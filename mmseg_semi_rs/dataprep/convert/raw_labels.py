@@ -15,8 +15,8 @@ from .archives import SourceError
 
 UnknownColours = Literal['error', 'nearest', 'ignore']
 
-_SNAPPED = 64  # added to the index of a legend colour for pixels that only resemble it
-_UNKNOWN = 255
+_SNAPPED = 4096  # added to the index of a legend colour for pixels that only resemble it
+_UNKNOWN = 2 * _SNAPPED
 _STRIP = 512  # rows decoded at a time, which bounds the memory for 6000 x 6000 labels
 
 
@@ -92,10 +92,10 @@ class ColourLabels:
             )
         rgb = np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
         table, ids = _colour_table(self)
-        codes = np.empty(rgb.shape[:2], np.uint8)
+        codes = np.empty(rgb.shape[:2], np.uint16)
         for top in range(0, len(rgb), _STRIP):
             codes[top : top + _STRIP] = table[packed(rgb[top : top + _STRIP])]
-        counts = np.bincount(codes.ravel(), minlength=256)
+        counts = np.bincount(codes.ravel(), minlength=_UNKNOWN + 1)
         notes: list[str] = []
         if counts[_UNKNOWN]:
             told = (
@@ -203,7 +203,7 @@ def _examples(rgb: np.ndarray, mask: np.ndarray, limit: int = 3) -> str:
 def _colour_table(labels: ColourLabels) -> tuple[np.ndarray, np.ndarray]:
     """Return the code of each of the 2^24 colours, and the id of each code."""
     palette = np.array([colour for colour, _ in labels.legend], np.int32)
-    table = np.empty(1 << 24, np.uint8)
+    table = np.empty(1 << 24, np.uint16)
     channel = np.arange(256, dtype=np.int32)
     # squared and absolute distance of a channel value to each legend colour: (256, 3, K)
     difference = np.abs(channel[:, None, None] - palette.T[None])
@@ -221,7 +221,7 @@ def _colour_table(labels: ColourLabels) -> tuple[np.ndarray, np.ndarray]:
         if labels.unknown != 'nearest':
             code = np.where(largest > labels.tolerance, _UNKNOWN, code)
         table[red << 16 : (red + 1) << 16] = code
-    ids = np.full(256, labels.ignore_id, np.uint8)
+    ids = np.full(_UNKNOWN + 1, labels.ignore_id, np.uint8)
     for index, (_, class_id) in enumerate(labels.legend):
         ids[index] = ids[index + _SNAPPED] = class_id
     return table, ids

@@ -24,6 +24,7 @@ __all__ = [
     'SIZES',
     'FolderConfig',
     'check_method',
+    'check_unedited',
     'default_method',
     'fold_config',
     'method_of',
@@ -456,7 +457,7 @@ def fold_config(config: Path, fold: int, unlabelled: bool) -> str:
     parts = ['labelled', *(['unlabelled'] if unlabelled else [])]
     lists = ', '.join(f"{part}=dict(ann_file=f'{{split}}/{part}.txt')" for part in parts)
     return (
-        f"_base_ = './{config.name}'\n"
+        f'_base_ = {f"./{config.name}"!r}\n'
         f"split = 'splits/fold_{fold}'\n"
         f'train_dataloader = dict(dataset=dict({lists}))\n'
         "val_dataloader = dict(dataset=dict(ann_file=f'{split}/val.txt'))\n"
@@ -542,20 +543,29 @@ def write_config(path: Path, text: str, force: bool = False) -> bool:
         ValueError: The existing config was edited, and ``force`` is not set.
     """
     sealed = f'{text}# {command("init")}{_SEAL}{_digest(text)}\n'
-    if path.is_file():
-        before = path.read_text(encoding='utf-8')
-        if before == sealed:
-            return False
-        body, mark, digest = before.rpartition(_SEAL)
-        body = body[: body.rfind('\n') + 1]  # without the command, which may be spelt otherwise
-        if not force and (not mark or digest.strip() != _digest(body)):
-            raise ValueError(
-                f'{path} was edited or written by something else: choose another --config, or '
-                'replace it by --force.'
-            )
+    if path.is_file() and path.read_text(encoding='utf-8') == sealed:
+        return False
+    check_unedited(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, sealed.encode())
     return True
+
+
+def check_unedited(path: Path, force: bool) -> None:
+    """Refuse to replace a config that was edited, unless ``force`` is set.
+
+    Raises:
+        ValueError: See :func:`write_config`.
+    """
+    if force or not path.is_file():
+        return
+    body, mark, digest = path.read_text(encoding='utf-8').rpartition(_SEAL)
+    body = body[: body.rfind('\n') + 1]  # without the command, which may be spelt otherwise
+    if not mark or digest.strip() != _digest(body):
+        raise ValueError(
+            f'{path} was edited or written by something else: choose another --config, or replace '
+            'it by --force.'
+        )
 
 
 class _Name(str):

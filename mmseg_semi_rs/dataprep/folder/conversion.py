@@ -169,7 +169,7 @@ class MaskSource(SourceFile):
         """Text that changes with the file, the classes and how the mask is fitted to its image."""
         plan = self.plan
         settings = (plan.values, plan.coloured, plan.tolerance, plan.threshold, self.warped)
-        return ':'.join(map(str, (super().fingerprint, *settings, self.upright)))
+        return ':'.join(map(str, (super().fingerprint, *settings, self.upright, *plan.excluded)))
 
     def open_image(self) -> Image.Image:
         """Decode the ids as a grey image; see :meth:`SourceFile.open_image`."""

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from ...classes import class_colours
-from ...rasters.masks import Colour, Mask, unpacked
+from ...rasters.masks import Colour, Mask, packed, unpacked
 from ..convert.raw_labels import ColourLabels
 
 IGNORED = 255
@@ -83,6 +83,7 @@ class ClassPlan:
         tolerance: Largest channel difference at which a value counts as the nearest class.
         threshold: Grey level from which pixels are of the second of two classes; None if classes
             are given by values.
+        excluded: Values that are no class even if they are near one.
         ignored: Number of pixels of each value that is no class.
         reasons: Sentences on how this was decided.
     """
@@ -93,6 +94,7 @@ class ClassPlan:
     coloured: bool
     tolerance: int = 0
     threshold: int | None = None
+    excluded: tuple[int, ...] = ()
     ignored: dict[int, int] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
@@ -136,20 +138,27 @@ class ClassPlan:
     @property
     def legend(self) -> ColourLabels:
         """Decoder of coloured masks."""
-        pairs = tuple((unpacked(value), index) for index, value in enumerate(self.values))
+        pairs = tuple((unpacked(value), index) for value, index in self._ids.items())
         return ColourLabels(pairs, IGNORED, self.tolerance, 'ignore')
+
+    @property
+    def _ids(self) -> dict[int, int]:
+        """Id of each value of :attr:`values`, and of those that are excluded."""
+        ids = {value: index for index, value in enumerate(self.values)}
+        return ids | dict.fromkeys(self.excluded, IGNORED)
 
     def encode(self, mask: Mask) -> np.ndarray:
         """Convert a mask to class ids, (H, W) uint8, with 255 for pixels without a class."""
         if self.threshold is not None:
             grey = mask.pixels.mean(-1) if mask.coloured else mask.pixels
             ids = (grey >= self.threshold).astype(np.uint8)
+            ids[np.isin(packed(mask.pixels) if mask.coloured else grey, self.excluded)] = IGNORED
         elif self.coloured:
             ids = self.legend.decode(Image.fromarray(mask.colours), 'mask').ids
         else:
             ids = np.full(mask.pixels.shape, IGNORED, np.uint8)
             nearest = np.full(mask.pixels.shape, self.tolerance + 1)
-            for index, value in enumerate(self.values):
+            for value, index in self._ids.items():
                 distance = np.abs(mask.pixels.astype(np.int64) - value)
                 ids[distance < nearest] = index
                 nearest = np.minimum(nearest, distance)
@@ -168,12 +177,11 @@ class ClassPlan:
 
     def _index(self, value: int) -> int | None:
         if self.threshold is not None:
-            return int(_grey(value, self.coloured) >= self.threshold)
-        if value in self.values:
-            return self.values.index(value)
-        near = [(_distance(value, v, self.coloured), k) for k, v in enumerate(self.values)]
+            id_ = int(_grey(value, self.coloured) >= self.threshold)
+            return None if value in self.excluded else id_
+        near = [(_distance(value, v, self.coloured), k) for v, k in self._ids.items()]
         distance, index = min(near)
-        return index if distance <= self.tolerance else None
+        return index if distance <= self.tolerance and index != IGNORED else None
 
     def show(self, value: int) -> str:
         """Format a value of :attr:`values` for the user."""
@@ -227,28 +235,43 @@ def propose_classes(
         ValueError: The names do not fit the values, or fewer than two classes are left.
     """
     if threshold is not None:
-        return _two_grey_levels(masks, threshold, wanted)
+        marks = [value for value in masks.declared if value]
+        excluded = {*ignore, *marks, *([0] if zero == 'ignore' else [])}
+        return _two_grey_levels(masks, threshold, wanted, tuple(sorted(excluded)))
     return _ClassPlanner(masks, zero, set(ignore), tolerance).decide(list(wanted))
 
 
-def _two_grey_levels(masks: MaskValues, threshold: int, wanted: Sequence[WantedClass]) -> ClassPlan:
-    """Plan two classes: pixels darker than a threshold, and the rest."""
+def _two_grey_levels(
+    masks: MaskValues, threshold: int, wanted: Sequence[WantedClass], excluded: tuple[int, ...]
+) -> ClassPlan:
+    """Plan two classes: pixels darker than a threshold, and the rest without excluded values."""
     names = [one.name for one in wanted] or ['background', 'foreground']
     if len(set(names)) != 2 or any(one.value is not None for one in wanted):
         raise ValueError(
             f'--mask-threshold {threshold} makes two classes: give --classes two names without '
             'values, the darker one first.'
         )
-    levels = [_grey(value, masks.coloured) for value in masks.counts]
+    levels = [_grey(v, masks.coloured) for v in masks.counts if v not in excluded]
     if not min(levels, default=0) < threshold <= max(levels, default=0):
         raise ValueError(
             f'--mask-threshold {threshold} does not divide the masks, whose grey levels are '
             f'{min(levels, default=0):g} to {max(levels, default=0):g}: choose one between.'
         )
-    reason = f'pixels below {threshold} are {names[0]}, the others {names[1]} (--mask-threshold)'
+    reasons = [f'pixels below {threshold} are {names[0]}, the others {names[1]} (--mask-threshold)']
+    ignored = {value: masks.counts[value] for value in excluded if masks.counts[value]}
+    if ignored:
+        listed = ', '.join(f'#{v:06x}' if masks.coloured else str(v) for v in ignored)
+        reasons.append(f'ignored: {listed}')
     colours = tuple((r, g, b) for r, g, b in class_colours(names))
     return ClassPlan(
-        tuple(names), colours, (0, 1), masks.coloured, threshold=threshold, reasons=(reason,)
+        tuple(names),
+        colours,
+        (0, 1),
+        masks.coloured,
+        threshold=threshold,
+        excluded=excluded,
+        ignored=ignored,
+        reasons=tuple(reasons),
     )
 
 
@@ -302,6 +325,7 @@ class _ClassPlanner:
             values,
             self.coloured,
             self.tolerance,
+            excluded=tuple(sorted({*self.ignore, *self.masks.declared}.difference(values))),
         )
         ignored = {v: n for v, n in self.counts.items() if not plan.tally({v: n})}
         near = sum(n for v, n in self.counts.items() if v not in values and v not in ignored)
