@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, field, replace
@@ -376,14 +376,22 @@ class _Prediction:
                 write(strip)
                 self._advance(count * job.mosaic.windows_of(strip.number))
 
+    def _written(
+        self, job: _Job, strips: Iterable[Strip], source: PixelSource | RasterSource
+    ) -> list[Path]:
+        """Write the files of an image; until all are there, the journal counts them as missing."""
+        self.journal.drop(job.out)
+        files = self.writer.write(job.out, strips, source)
+        self.journal.add(job.image, job.out)
+        return files
+
     def _write(self, job: _Job, partial: PartialMap) -> list[Path]:
         address = self.addresses.get(job.image)
         if address and stand_in(address, job.image.parents[2]) != job.image:
             partial.remove()
             raise ValueError(f'{address} has changed while it was read: predict it again.')
         with open_source(job.image, self.predictor.to_rgb) as source:
-            files = self.writer.write(job.out, partial, source)
-        self.journal.add(job.image, job.out)
+            files = self._written(job, partial, source)
         partial.remove()
         return files
 
@@ -408,16 +416,11 @@ class _Prediction:
                 if job in todo:
                     self._attempt(
                         job,
-                        lambda job=job, strip=strip, source=source: self._write_small(  # type: ignore[misc]
-                            job, strip, source
+                        lambda job=job, strip=strip, source=source: self._written(  # type: ignore[misc]
+                            job, [strip], source
                         ),
                     )
                     self._advance(count * job.windows)
-
-    def _write_small(self, job: _Job, strip: Strip, source: PixelSource) -> list[Path]:
-        files = self.writer.write(job.out, [strip], source)
-        self.journal.add(job.image, job.out)
-        return files
 
     def _pixels(self, image: Path) -> PixelSource:
         to_rgb = self.predictor.to_rgb
@@ -472,7 +475,7 @@ def find_images(given: Path, out: Path) -> list[Path]:
 
     Args:
         given: An image or a folder.
-        out: Folder of the maps, which is not searched.
+        out: Folder of the maps, which is not searched if it is below ``given``.
 
     Raises:
         FileNotFoundError: There are no images.
@@ -485,11 +488,13 @@ def find_images(given: Path, out: Path) -> list[Path]:
         return [given]
     if not given.is_dir():
         raise FileNotFoundError(f'{given} does not exist: give an image or a folder of images.')
+    maps = out.resolve()
+    below = maps if maps.is_relative_to(given.resolve()) else None
     found = sorted(
         path
         for names in list_images(given).values()
         for path in map(given.joinpath, names)
-        if out.resolve() not in (path.parent.resolve() / path.name).parents
+        if below not in (path.parent.resolve() / path.name).parents
     )
     if not found:
         raise FileNotFoundError(f'{given} has no images: known are {" ".join(known)}.')
@@ -541,12 +546,22 @@ class Journal:
 
     def add(self, image: Path, out: Path) -> None:
         """Record that all files of an image are written; ``out`` is its map."""
-        self._file.write(json.dumps(self._entry(image, out)) + '\n')
+        self._note(self._entry(image, out))
+
+    def drop(self, out: Path) -> None:
+        """Record that the files of a map are being replaced, so that none of them counts."""
+        self._note({'map': self._name(out)})
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + '\n')
         self._file.flush()
+
+    def _name(self, out: Path) -> str:
+        return str(out.relative_to(self.path.parent))
 
     def _entry(self, image: Path, out: Path) -> dict[str, Any]:
         return {
-            'map': str(out.relative_to(self.path.parent)),
+            'map': self._name(out),
             'image': str(image.resolve()),
             'stamp': _stamp(image),
             'fingerprint': self.fingerprint,

@@ -177,19 +177,26 @@ def overlapping(places: Sequence[Place]) -> Iterator[tuple[int, int]]:
                 yield int(min(index, other)), int(max(index, other))
 
 
-def square_metres(crs: Any, latitude: float) -> float:
+def square_metres(crs: Any, y: float) -> float:
     """Return the area in m² of a square whose side is one unit of the coordinates.
 
     Args:
-        crs: ``rasterio.crs.CRS``; degrees are taken to be on the WGS 84 ellipsoid.
-        latitude: Latitude of the square in degrees, used if the unit is degrees.
+        crs: ``rasterio.crs.CRS``. Degrees are taken to be on the WGS 84 ellipsoid. The metres of
+            Mercator maps, as of web tiles, are converted to those on the ground; other projected
+            coordinates are taken as they are.
+        y: Second coordinate of the square, such as its latitude in degrees.
     """
-    if not crs.is_geographic:
+    if crs.is_geographic:
+        latitude = np.radians(y)
+        unit = np.radians(1) ** 2
+    elif 'PROJECTION["Mercator_1SP' in crs.wkt:
+        latitude = np.arctan(np.sinh(y / _AXIS))
+        unit = np.cos(latitude) / _AXIS**2
+    else:
         return float(crs.linear_units_factor[1]) ** 2 if crs.is_projected else 1.0
-    sine, cosine = np.sin(np.radians(latitude)), np.cos(np.radians(latitude))
-    squash = 1 - _FLATNESS * sine**2
+    squash = 1 - _FLATNESS * np.sin(latitude) ** 2
     meridian, normal = _AXIS * (1 - _FLATNESS) / squash**1.5, _AXIS / squash**0.5
-    return float(meridian * normal * cosine * np.radians(1) ** 2)
+    return float(meridian * normal * np.cos(latitude) * unit)
 
 
 def _apart(first: np.ndarray, second: np.ndarray) -> bool:

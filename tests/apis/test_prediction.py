@@ -367,12 +367,18 @@ def test_background_is_in_polygons_and_previews_only_if_asked_for(tmp_path, aske
 
 
 @pytest.mark.parametrize(
-    ('code', 'unit', 'area'), [(32633, 10, 100.0), (2263, 10, 9.29), (4326, 1e-4, 123.9 * 0.7088)]
+    ('code', 'y', 'unit', 'area'),
+    [
+        (32633, 45, 10, 100.0),
+        (2263, 45, 10, 9.29),
+        (4326, 45, 1e-4, 123.9 * 0.7088),
+        (3857, 5621521, 10, 50.0),  # 45 degrees north on a Mercator map
+    ],
 )
-def test_areas_are_insquare_metres_whatever_the_coordinates(code, unit, area):
+def test_areas_are_in_square_metres_whatever_the_coordinates(code, y, unit, area):
     rasterio = pytest.importorskip('rasterio')
     crs = rasterio.crs.CRS.from_epsg(code)
-    assert unit**2 * square_metres(crs, 45.0) == pytest.approx(area, rel=3e-3)
+    assert unit**2 * square_metres(crs, y) == pytest.approx(area, rel=3e-3)
 
 
 @pytest.mark.parametrize('world', ['jgw', 'jpgw', 'wld', 'JGW'])
@@ -537,6 +543,24 @@ def test_what_is_done_is_not_predicted_again(tmp_path):
     assert other.skipped == 0
     back = predict_files(predictor(model=model), folder, out)  # the files are those of `other`
     assert back.skipped == 0
+
+
+def test_a_map_that_a_killed_run_of_other_settings_replaced_is_not_done(tmp_path, monkeypatch):
+    image, out = tmp_path / 'a.png', tmp_path / 'out'
+    Image.fromarray(picture(64, 64)).save(image)
+    predict_files(predictor(), image, out)
+    before = (out / 'a.png').read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MapWriter, '_write_preview', killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict_files(predictor(overlap=0), image, out, Layers(preview=True))
+    assert (out / 'a.png').read_bytes() != before
+    assert predict_files(predictor(), image, out).skipped == 0
+    assert (out / 'a.png').read_bytes() == before
 
 
 def test_maps_are_not_written_over_the_images(tmp_path):
@@ -842,6 +866,9 @@ def test_maps_in_a_sub_folder_of_the_images_are_no_images(tmp_path):
         result = predict_files(predictor(), tmp_path, tmp_path / 'maps')
         assert list(result.files) == [tmp_path / 'a.png'] and not result.failures
         assert result.skipped == skipped
+    (tmp_path / 'tiles').mkdir()
+    (tmp_path / 'a.png').rename(tmp_path / 'tiles' / 'b.png')
+    assert predict_files(predictor(), tmp_path / 'tiles', tmp_path).files  # maps above the images
 
 
 def test_one_file_for_two_images_is_refused(tmp_path):

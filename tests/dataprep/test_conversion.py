@@ -403,6 +403,26 @@ def test_replaced_source_and_deleted_tile_are_converted_again(tmp_path):
     assert (out / 'ann_dir' / 'train' / 'b_0_0_64_64.png').is_file()
 
 
+def test_tiles_that_a_killed_run_of_another_source_replaced_are_converted_again(
+    tmp_path, monkeypatch
+):
+    source = write_files(tmp_path / 'in', members('ab'))
+    jobs = [[replace(job, key='x')] for job in jobs_in(source)]
+    out, decoder = tmp_path / 'out', ColourLabels(LEGEND, 0)
+    convert(jobs[0], out, Cut(64), decoder)
+    before = [data for _, data in snapshot(out).values()]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceFile, 'write_tile', killed)  # its first label is written
+        with pytest.raises(KeyboardInterrupt):
+            convert(jobs[1], out, Cut(64), decoder)
+    assert convert(jobs[0], out, Cut(64), decoder).skipped == 0
+    assert [data for _, data in snapshot(out).values()] == before
+
+
 def test_other_windows_are_not_mixed_in(tmp_path):
     source = write_files(tmp_path / 'in', members('a'))
     convert(jobs_in(source), tmp_path / 'out', Cut(64), ColourLabels(LEGEND, 0))

@@ -225,6 +225,11 @@ def convert(
         _open_journal(out_dir, options) as log,
         progress_bar(console, transient=False) as progress,
     ):
+        for job in waiting:
+            if (job.subset, job.key) in finished:  # its tiles are going to be replaced
+                dropped = Converted(job.key, job.subset, '', job.labels is not None)
+                log.write(json.dumps(asdict(dropped)) + '\n')
+        log.flush()
         task = progress.add_task('converting', total=len(jobs), completed=len(skipped))
         for result in _run(waiting, out_dir, cut, decoder, workers):
             if result.failure is None:
