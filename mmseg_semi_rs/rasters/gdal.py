@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .levels import RasterToBands, RasterToRGB
+from .levels import RasterToRGB
 
 
 def import_rasterio(path: str | Path) -> ModuleType:
@@ -118,11 +118,13 @@ def has_data(
     """Return where a raster has data, (H, W), by GDAL's mask and :meth:`RasterToRGB.has_data`.
 
     A band that is read as data is not used as mask, even if the file marks it as alpha, as GDAL
-    does with the fourth of four 8-bit bands.
+    does with the fourth of four 8-bit bands; its declared no-data value counts as that of others.
     """
     found = to_rgb.has_data(pixels)
     marks = [band.name for band in raster.colorinterp]
-    read = to_rgb.bands or () if isinstance(to_rgb, RasterToBands) else ()
-    if 'alpha' in marks and marks.index('alpha') + 1 in read:
+    read = to_rgb.choose(count_bands(raster), raster.name)
+    if 'alpha' not in marks or marks.index('alpha') + 1 not in read:
+        return found & (raster.dataset_mask(window=window, out_shape=pixels.shape[1:]) > 0)
+    if any(flag.name == 'alpha' for band in raster.mask_flag_enums for flag in band):
         return found
-    return found & (raster.dataset_mask(window=window, out_shape=pixels.shape[1:]) > 0)
+    return found & (raster.read_masks(read, window=window, out_shape=pixels.shape) > 0).any(0)

@@ -280,7 +280,13 @@ def _read_raster(path: Path) -> Mask:
     if lossy and len(bands) == 1:  # as for a lossy picture
         bands = np.repeat(bands, 3, 0)
     rgb = len(bands) > 1 and bands.dtype == np.uint8
-    coloured = rgb and (lossy or bool((bands[:3] != bands[0]).any()))
+    differ = bool((bands[:3] != bands[0]).any())
+    if differ and not rgb:
+        raise ValueError(
+            f'{path} has {len(bands)} bands of type {bands.dtype} that differ, which are neither '
+            'ids nor 8-bit colours: write one band of ids, or colours of 8 bits.'
+        )
+    coloured = rgb and (lossy or differ)
     pixels = bands[:3].transpose(1, 2, 0) if coloured else bands[0]
     if declared is not None and coloured:
         declared *= 0x010101

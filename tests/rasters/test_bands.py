@@ -77,6 +77,16 @@ def test_an_infrared_band_that_gdal_calls_alpha_is_data(tmp_path):
     assert valid is None
     np.testing.assert_array_equal(pixels, levels.transpose(1, 2, 0).astype(np.float32))
     assert not read_rgb(path).valid[:10].any()  # of RGB it is what GDAL says
+    for to_rgb in (RasterToRGB([4, 1, 2]), RasterToBands(rgb=[1, 2, 3])):  # read as data, too
+        assert read_rgb(path, to_rgb).valid is None
+
+
+def test_declared_no_data_counts_where_an_infrared_band_is_called_alpha(tmp_path):
+    levels = np.full((4, 20, 20), 100, np.uint8)
+    levels[:, :5], levels[3, 5:10] = 0, 0
+    path = write_bands(tmp_path / 'naip.tif', levels, photometric='rgb', alpha='yes', nodata=0)
+    valid = read_rgb(path, RasterToBands([1, 2, 3, 4], rgb=[1, 2, 3])).valid
+    assert not valid[:5].any() and valid[5:].all()
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,14 @@ def test_few_bits_are_widened_in_images_and_not_in_masks(bits, tmp_path):
         assert (read_mask(found).pixels == ids).all()
 
 
+def test_colours_of_16_bits_are_not_taken_for_ids(tmp_path):
+    bands = np.full((3, 4, 4), 7, np.uint16)
+    assert (read_mask(write_tiff(tmp_path / 'ids.tif', bands)).pixels == 7).all()
+    bands[1] = 255
+    with pytest.raises(ValueError, match='3 bands of type uint16 that differ'):
+        read_mask(write_tiff(tmp_path / 'colours.tif', bands))
+
+
 @pytest.mark.parametrize('kind', ['mask', 'alpha'])
 def test_what_a_file_of_labels_marks_as_empty_has_no_label(kind, tmp_path):
     ids = (np.arange(HOLE.size) % 3).reshape(HOLE.shape).astype(np.uint8)
