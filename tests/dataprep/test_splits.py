@@ -477,6 +477,15 @@ def test_bad_release_list(text, message):
         read_release_list(text, TileIndex('loveda', grid_names({'7': 'train'}, 2)), 'l.txt')
 
 
+def test_a_name_that_two_folders_share_is_found_by_its_folder():
+    index = TileIndex('mine', ['train/1', 'val/1', 'val/2'])
+    assert read_release_list('train/1.png\nval/1\nimages/2.png', index, 'l.txt') == [
+        *('train/1', 'val/1', 'val/2')
+    ]
+    with pytest.raises(ValueError, match=r'1\.png of a list may be train/1 or val/1: write'):
+        read_release_list('1.png', index, 'l.txt')
+
+
 # --- leaks
 
 

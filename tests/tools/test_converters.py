@@ -119,6 +119,8 @@ def test_potsdam_failures_are_listed_and_end_in_status_1(tmp_path, potsdam_downl
     write_zip(source / '5_Labels_all.zip', labels)
     assert run_potsdam(source, tmp_path / 'out', '--exclude', '7_13') == 0
     assert '2 images (1 of them already there), 8 tiles' in capsys.readouterr().err
+    assert run_potsdam(source, tmp_path / 'out', '--exclude', '7-13') == 2
+    assert '--exclude 7-13 is no tile of Potsdam' in capsys.readouterr().err
 
 
 def test_potsdam_label_of_the_challenge_stands_in(tmp_path, potsdam_download, capsys):

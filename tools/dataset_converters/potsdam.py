@@ -75,6 +75,9 @@ def plan(args: argparse.Namespace) -> Plan:
     for pair in pairs.values():
         pair.labels.sort(key=lambda source: 'for_participants' in str(source))
     subset_of = {tile: subset for subset, tiles in POTSDAM_TILES.items() for tile in tiles}
+    unknown = [tile for tile in args.exclude if tile not in subset_of]
+    if unknown:
+        raise ValueError(f'--exclude {" ".join(unknown)} is no tile of Potsdam, such as 7_10.')
     wanted = [tile for tile in subset_of if tile not in args.exclude]
     here = [tile for tile in wanted if tile in pairs]
     absent = [tile for tile in wanted if tile not in pairs]

@@ -44,12 +44,12 @@ class TileIndex:
     ) -> None:
         self.dataset = dataset
         self.tile_order = tile_order
-        self._by_base: dict[str, str] = {}
+        self._by_base: dict[str, list[str]] = {}
         self._by_position: dict[tuple[str, int, int], str] = {}
         columns: set[int] = set()
         rows: set[int] = set()
         for name in names:
-            self._by_base[name.rsplit('/', 1)[-1]] = name
+            self._by_base.setdefault(name.rsplit('/', 1)[-1], []).append(name)
             stem, window = parse_tile_name(name)
             if window is not None:
                 columns.add(window.x0)
@@ -108,11 +108,22 @@ class TileIndex:
         )
 
     def find(self, entry: str) -> str | None:
-        """Return the tile by its path in a release, e.g. ``images/top_potsdam_6_11_28_RGB.tif``."""
-        base = entry.strip().replace('\\', '/').rsplit('/', 1)[-1]
-        base = re.sub(r'\.(png|jpe?g|tiff?)$', '', base, flags=re.IGNORECASE)
-        if base in self._by_base:
-            return self._by_base[base]
+        """Return the tile by its path in a release, e.g. ``images/top_potsdam_6_11_28_RGB.tif``.
+
+        Raises:
+            ValueError: Tiles of several folders have this name.
+        """
+        path = entry.strip().replace('\\', '/')
+        path = re.sub(r'\.(png|jpe?g|tiff?)$', '', path, flags=re.IGNORECASE)
+        base = path.rsplit('/', 1)[-1]
+        there = self._by_base.get(base, [])
+        if path in there or len(there) == 1:
+            return path if path in there else there[0]
+        if there:
+            raise ValueError(
+                f'{entry} of a list may be {" or ".join(there[:3])}: write the names in it with '
+                'the folders below img_dir.'
+            )
         pattern = _NUMBERED.get(self.dataset)
         match = pattern.match(base) if pattern is not None else None
         if match is not None:
