@@ -30,7 +30,7 @@ from ..engine.launch import load_config
 from ..models.utils.renormalise import image_statistics
 from ..utils.commands import find_checkpoint_file
 from ..utils.files import replacing, write_atomic
-from .predictor import choose_network, dataset_meta, load_weights
+from .predictor import choose_network, dataset_meta, load_weights, prediction_steps
 from .stock_parts import (
     NO_STOCK_PART,
     State,
@@ -356,10 +356,7 @@ def _config(taken: TakenNetwork, model: dict[str, Any]) -> dict[str, Any]:
 
 def _pipeline(cfg: Config) -> list[dict[str, Any]]:
     """Return the test pipeline without the steps that load or mark labels."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
-    steps = dataset.get('pipeline') or cfg.get('test_pipeline')
+    steps = prediction_steps(cfg)
     if not steps:
         return [{'type': 'LoadImageFromFile'}, {'type': 'PackSegInputs'}]
     kept = [dict(step) for step in steps if step['type'] not in _NOT_TO_PREDICT]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..rasters.levels import RasterToBands
+from ..utils.files import write_atomic
 from .export import ExportedNetwork, TakenNetwork
 from .graph_export import GraphFile, has_bands
 
@@ -218,5 +219,5 @@ def write_stac_item(
     """
     path = network.config.with_suffix('.json')
     item = stac_item(taken, network, graphs, path.stem)
-    path.write_text(json.dumps(item, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    write_atomic(path, (json.dumps(item, indent=2, ensure_ascii=False) + '\n').encode())
     return path

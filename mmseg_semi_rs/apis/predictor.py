@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..engine.calibration import Calibration, read_calibration
 from ..engine.launch import load_config, section
+from ..engine.test_time_aug import plain_steps
 from ..models.utils.renormalise import image_statistics
 from ..models.weights import load_weights
 from ..rasters.levels import RasterToBands, RasterToRGB, raster_conversion
@@ -331,6 +332,14 @@ def _side(cfg: Config) -> int:
     return int(size if isinstance(size, int) else min(size))
 
 
+def prediction_steps(cfg: Config) -> list[Mapping[str, Any]]:
+    """Return the configs of the transforms of a config's test pipeline; empty if it has none."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return plain_steps(dataset.get('pipeline') or cfg.get('test_pipeline') or [])
+
+
 def _resize_of(cfg: Config) -> Any:
     """Return how a config's test pipeline resizes a square window.
 
@@ -340,17 +349,10 @@ def _resize_of(cfg: Config) -> Any:
     Raises:
         ValueError: The pipeline does more than load, resize and pack.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'pipeline' not in dataset and 'dataset' in dataset:
-        dataset = dataset['dataset']
     resize = None
-    steps = list(dataset.get('pipeline') or cfg.get('test_pipeline') or [])
-    while steps:
-        transform = steps.pop(0)
+    for transform in prediction_steps(cfg):
         name = transform['type'].rsplit('.', 1)[-1]
-        if name == 'KeepInMemory':
-            steps[:0] = transform['transforms']
-        elif name == 'Resize':
+        if name == 'Resize':
             resize = transform
         elif not name.startswith(('Load', 'Pack')):
             raise ValueError(

@@ -56,7 +56,7 @@ def tta_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ValueError: If anything but one ``Resize`` moves pixels.
     """
     first, resize, labels, pack = [], None, [], dict(type='PackSegInputs')
-    for step in pipeline:
+    for step in plain_steps(pipeline):
         name = _name(step)
         if name == 'Resize' and resize is None:
             resize = dict(step)
@@ -78,6 +78,15 @@ def tta_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         [pack],
     ]
     return [*first, dict(type='TestTimeAug', transforms=choices)]
+
+
+def plain_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the configs of a pipeline's transforms, with those of ``KeepInMemory`` in its place."""
+    return [
+        part
+        for step in pipeline
+        for part in (plain_steps(step['transforms']) if _name(step) == 'KeepInMemory' else [step])
+    ]
 
 
 def _resized(resize: Mapping[str, Any] | None, ratio: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mmseg.registry import MODELS
 from PIL import Image
 
 from mmseg_semi_rs.apis import graph_export, onnx_export, pt2_export, stock_parts
-from mmseg_semi_rs.apis.export import export_network, file_name, take_network
+from mmseg_semi_rs.apis.export import _pipeline, export_network, file_name, take_network
 from mmseg_semi_rs.apis.onnx_export import export_onnx
 from mmseg_semi_rs.apis.pt2_export import export_pt2
 from tests._support.tiny_training import ROOT, run_here
@@ -147,6 +147,13 @@ def stock(tmp_path_factory):
 
 def repr_of(cfg):
     return ''.join(f'{key} = {value!r}\n' for key, value in cfg.to_dict().items())
+
+
+def test_a_pipeline_that_keeps_images_in_memory_is_exported_without():
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    steps = [dict(type='KeepInMemory', transforms=load), dict(type='PackSemiInputs')]
+    found = _pipeline(Config(dict(test_pipeline=steps)))
+    assert [step['type'] for step in found] == ['LoadImageFromFile', 'PackSegInputs']
 
 
 @pytest.mark.slow

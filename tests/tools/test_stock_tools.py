@@ -86,6 +86,9 @@ def test_the_copies_have_the_sizes_of_the_test_pipeline():
     assert [step['scale_factor'] for step in tta_pipeline(steps[::4])[1]['transforms'][0]] == [
         *test_time_aug.RATIOS
     ]
+    kept = [dict(type='KeepInMemory', transforms=[steps[0], steps[3]]), steps[4]]
+    *first, copies = tta_pipeline(kept)  # labels keep their own size there, too
+    assert first == steps[:1] and copies['transforms'][2] == [steps[3]]
 
 
 def test_what_cannot_be_augmented_is_told(config):
