@@ -81,7 +81,7 @@ def tta_pipeline(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plain_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the configs of a pipeline's transforms, with those of ``KeepInMemory`` in its place."""
+    """Return the configs of a pipeline's transforms, also from inside ``KeepInMemory``."""
     return [
         part
         for step in pipeline
