@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..engine.processes import Processes
 from ..rasters.files import IMAGE_SUFFIXES, list_images
+from ..rasters.gdal import open_raster
 from ..rasters.levels import RasterToBands, RasterToRGB
 from ..rasters.reader import raster_info, read_rgb
 from ..rasters.remote import is_remote, item_asset, stand_in
@@ -569,9 +570,15 @@ class Journal:
 
 
 def _stamp(path: Path) -> list[int]:
-    """Return size and time of modification of a file, which change when it is replaced."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    """Return size and time of modification of a file, which change when it is replaced.
+
+    Those of the local files that a VRT is made of follow.
+    """
+    files = [path]
+    if path.suffix.lower() == '.vrt':
+        with open_raster(path) as raster:
+            files += [file for file in map(Path, raster.files[1:]) if file.is_file()]
+    return [number for s in map(Path.stat, files) for number in (s.st_size, s.st_mtime_ns)]
 
 
 @contextmanager

@@ -186,24 +186,29 @@ def item_asset(item: str | Path, asset: str | None = None) -> str:
         raise ValueError(f'{item} is no JSON ({error}): give an image or a STAC item.') from error
     if not isinstance(parsed, dict) or not isinstance(parsed.get('assets'), dict):
         raise ValueError(f'{item} is no STAC item, which has assets: give an image or an item.')
+    assets = {
+        key: {**value, 'roles': value.get('roles') or ()}
+        for key, value in parsed['assets'].items()
+        if isinstance(value, dict) and value.get('href')
+    }
     rasters = {
         key: value
-        for key, value in parsed['assets'].items()
-        if 'image/' in value.get('type', 'image/') and 'thumbnail' not in value.get('roles', ())
+        for key, value in assets.items()
+        if 'image/' in (value.get('type') or 'image/') and 'thumbnail' not in value['roles']
     }
     if asset is None:
         fitting = [
             key
             for word in _PREFERRED
             for key, value in rasters.items()
-            if key == word or word in value.get('roles', ())
+            if key == word or word in value['roles']
         ]
         chosen = fitting[:1] if len({*fitting}) == 1 or fitting[:1] == ['visual'] else [*rasters]
         asset = chosen[0] if len(chosen) == 1 else None
-    if asset not in parsed['assets']:
+    if asset not in assets:
         raise ValueError(
-            f'{item} has the assets {", ".join(parsed["assets"])}: name the one to predict by '
+            f'{item} has the assets {", ".join(assets) or "none"}: name the one to predict by '
             '--asset.'
         )
-    address = urljoin(place, parsed['assets'][asset]['href'])
+    address = urljoin(place, assets[asset]['href'])
     return unquote(urlsplit(address).path) if address.startswith('file:') else address

@@ -545,6 +545,20 @@ def test_what_is_done_is_not_predicted_again(tmp_path):
     assert back.skipped == 0
 
 
+def test_a_mosaic_of_changed_tiles_is_predicted_again(tmp_path):
+    rasterio = pytest.importorskip('rasterio')
+    from rasterio.shutil import copy
+
+    write_raster(tmp_path / 'tile.tif', picture(40, 40))
+    with rasterio.open(tmp_path / 'tile.tif') as tile:
+        copy(tile, tmp_path / 'all.vrt', driver='VRT')
+    for skipped in (0, 1):
+        done = predict_files(predictor(), tmp_path / 'all.vrt', tmp_path / 'out')
+        assert done.skipped == skipped
+    write_raster(tmp_path / 'tile.tif', 255 - picture(40, 40))
+    assert predict_files(predictor(), tmp_path / 'all.vrt', tmp_path / 'out').skipped == 0
+
+
 def test_a_map_that_a_killed_run_of_other_settings_replaced_is_not_done(tmp_path, monkeypatch):
     image, out = tmp_path / 'a.png', tmp_path / 'out'
     Image.fromarray(picture(64, 64)).save(image)

@@ -148,6 +148,11 @@ def test_an_asset_of_a_stac_item_is_predicted(server, tmp_path):
     with pytest.raises(ValueError, match='has the assets thumb, nir, meta, red: name the one'):
         predict_files(predictor(), server.folder / 'item.json', tmp_path / 'out')
     (server.folder / 'item.json').write_text('[1]')
+    odd = {'a': {'href': 'a.tif', 'type': None, 'roles': None}, 'b': {}, 'c': []}
+    (server.folder / 'odd.json').write_text(json.dumps({'assets': odd}))
+    assert item_asset(server.folder / 'odd.json') == str(server.folder / 'a.tif')
+    with pytest.raises(ValueError, match='has the assets a: name'):
+        item_asset(server.folder / 'odd.json', 'b')
     with pytest.raises(ValueError, match='is no STAC item'):
         item_asset(server.folder / 'item.json')
 
