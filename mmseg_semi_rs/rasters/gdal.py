@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .levels import RasterToRGB
+from .levels import RasterToBands, RasterToRGB, in_type
 
 
 def import_rasterio(path: str | Path) -> ModuleType:
@@ -66,7 +66,10 @@ def read_window(
     """
     stored = read_bands(raster, bands, window=window)
     valid = has_data(raster, stored, to_rgb, window)
-    return to_rgb.with_data(to_rgb(stored), valid), valid
+    pixels = to_rgb.with_data(to_rgb(stored), valid)
+    if isinstance(to_rgb, RasterToBands):
+        pixels[declared_gaps(raster, bands, stored).transpose(1, 2, 0)] = 0
+    return pixels, valid
 
 
 def count_bands(raster: Any) -> int:
@@ -110,6 +113,25 @@ def _palette(raster: Any) -> np.ndarray | None:
     for value, colour in raster.colormap(1).items():
         colours[:, value] = colour[:3]
     return colours
+
+
+def declared_gaps(raster: Any, bands: Sequence[int], stored: np.ndarray) -> np.ndarray:
+    """Return where single bands have the no-data value that their file declares.
+
+    Args:
+        raster: ``rasterio.DatasetReader``.
+        bands: Numbers of the bands.
+        stored: Their pixels as read by :func:`read_bands`, (B, H, W).
+
+    Returns:
+        Shape (B, H, W), bool. A raster with a palette has no such gaps.
+    """
+    gaps = np.zeros(stored.shape, bool)
+    for gap, band, pixels in zip(gaps, bands, stored, strict=True):
+        value = None if _palette(raster) is not None else raster.nodatavals[band - 1]
+        if value is not None:
+            gap[:] = pixels == in_type(value, pixels.dtype)
+    return gaps
 
 
 def has_data(

@@ -173,7 +173,7 @@ class RasterToRGB:
         if pixels.dtype.kind == 'f':
             found &= np.isfinite(pixels).any(0)
         if self.nodata is not None:
-            found &= (pixels != _as(self.nodata, pixels.dtype)).any(0)
+            found &= (pixels != in_type(self.nodata, pixels.dtype)).any(0)
         return found
 
     def with_data(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -194,8 +194,8 @@ class RasterToBands(RasterToRGB):
         low: Value of each band that is mapped to 0.
         high: Value of each band that is mapped to 255. None for both keeps 8-bit values as they
             are, and adds 128 to signed ones.
-        nodata: Value of pixels without data that the files do not declare. A band with this value
-            becomes 0; a pixel has no data if all bands have it.
+        nodata: Value of pixels without data that the files do not declare. A band with this value,
+            or with that of its file, becomes 0; a pixel has no data if all bands have it.
         rgb: Numbers of the red, green and blue band for pictures, which must be among ``bands``; a
             single number gives grey pictures. None takes the first three, or the first of two.
         count: Number of bands that files must have. None accepts any file that has ``bands``.
@@ -302,7 +302,7 @@ class RasterToBands(RasterToRGB):
             )
         levels = self._levels(pixels).astype(np.float32, copy=False)
         if self.nodata is not None:
-            levels = np.where(pixels == _as(self.nodata, pixels.dtype), np.float32(0), levels)
+            levels = np.where(pixels == in_type(self.nodata, pixels.dtype), np.float32(0), levels)
         return np.ascontiguousarray(np.clip(levels, *self.FURTHEST).transpose(1, 2, 0))
 
     def with_data(self, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -334,7 +334,7 @@ def raster_conversion(settings: Mapping[str, Any]) -> RasterToRGB:
     return kind(**settings)
 
 
-def _as(value: float, kind: np.dtype) -> Any:
+def in_type(value: float, kind: np.dtype) -> Any:
     """Convert a number to how pixels of a type hold it."""
     if kind.kind == 'f':
         return kind.type(value)

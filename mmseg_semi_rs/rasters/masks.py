@@ -14,6 +14,7 @@ from PIL import Image
 
 from ..utils.errors import one_line
 from .gdal import open_raster
+from .pictures import is_deep_png
 from .place import Place, is_annotated, misfit, place_of, warp
 from .reader import RasterInfo, raster_info
 
@@ -22,6 +23,7 @@ Colour = tuple[int, int, int]
 _SMOOTH = 8  # largest channel difference within an area of one colour after lossy compression
 _COUNTED = 256  # most frequent values of a mask that are counted one by one
 _ALIKE = 0xF8F8F8  # bits of a colour that rarer ones, which are counted together, have in common
+_ONE_BAND = 'write one band of ids, or colours of 8 bits'
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ def _read_picture(path: Path) -> Mask:
             valid = np.asarray(image)[..., -1] > 0 if mode in ('RGBA', 'LA') else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f'{path} cannot be read ({one_line(error)}): replace the file.') from error
+    if is_deep_png(path) and not mode.startswith('I'):
+        raise ValueError(f'{path} has several channels of 16 bits: {_ONE_BAND}.')
     if mode == 'LA':
         pixels = pixels[..., 0]
     grey = pixels.ndim == 3 and not lossy and bool((pixels == pixels[..., :1]).all())
@@ -283,8 +287,7 @@ def _read_raster(path: Path) -> Mask:
     differ = bool((bands[:3] != bands[0]).any())
     if differ and not rgb:
         raise ValueError(
-            f'{path} has {len(bands)} bands of type {bands.dtype} that differ, which are neither '
-            'ids nor 8-bit colours: write one band of ids, or colours of 8 bits.'
+            f'{path} has {len(bands)} bands of type {bands.dtype} that differ: {_ONE_BAND}.'
         )
     coloured = rgb and (lossy or differ)
     pixels = bands[:3].transpose(1, 2, 0) if coloured else bands[0]

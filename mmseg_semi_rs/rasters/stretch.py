@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .gdal import count_bands, has_data, open_raster, read_bands
-from .levels import RasterToRGB
+from .gdal import count_bands, declared_gaps, has_data, open_raster, read_bands
+from .levels import RasterToRGB, in_type
 from .reader import raster_info, read_picture, read_rgb
 
 PERCENTILES = (2.0, 98.0)
@@ -182,7 +182,10 @@ def read_small(path: Path) -> np.ndarray:
 
 
 def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:
-    """Return a sample of the chosen bands' values with data, (B, N), or None for a damaged file."""
+    """Return a sample of the chosen bands' values with data, (B, N), or None for a damaged file.
+
+    Where only some of the bands have a no-data value, it becomes NaN.
+    """
     try:
         info = raster_info(path)
         thin = max(1, max(info.width, info.height) // _SAMPLED_SIDE)
@@ -192,11 +195,12 @@ def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:
                 shape = (max(1, info.height // thin), max(1, info.width // thin))
                 pixels = read_bands(raster, bands, shape)
                 marked = has_data(raster, pixels, chooser)
+                gaps = declared_gaps(raster, bands, pixels)
         else:
             whole, valid = read_picture(path)
             bands = chooser.choose(len(whole), str(path))
             pixels = whole[[band - 1 for band in bands], ::thin, ::thin]
-            marked = chooser.has_data(pixels)
+            marked, gaps = chooser.has_data(pixels), np.zeros(pixels.shape, bool)
             if valid is not None:
                 marked &= valid[::thin, ::thin]
     except FileNotFoundError:
@@ -205,4 +209,6 @@ def _sample(path: Path, chooser: RasterToRGB) -> np.ndarray | None:
         if 'cannot be read' in str(error):
             return None
         raise
-    return pixels[:, marked].astype(np.float64)
+    if chooser.nodata is not None:
+        gaps |= pixels == in_type(chooser.nodata, pixels.dtype)
+    return np.where(gaps, np.nan, pixels.astype(np.float64))[:, marked]

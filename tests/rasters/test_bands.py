@@ -81,6 +81,18 @@ def test_an_infrared_band_that_gdal_calls_alpha_is_data(tmp_path):
         assert read_rgb(path, to_rgb).valid is None
 
 
+@pytest.mark.parametrize('declared', [-9999, None])
+def test_gaps_of_a_single_band_are_no_part_of_its_stretch(tmp_path, declared):
+    bands = np.random.default_rng(0).uniform(100, 200, (2, 40, 40)).astype(np.float32)
+    bands[1, :10] = -9999  # such as holes in a height model
+    path = write_bands(tmp_path / 'height.tif', bands, nodata=declared)
+    given = None if declared else -9999
+    found = estimate_stretch([path], None, nodata=given, kind=RasterToBands)
+    assert min(found.low) > 100 and max(found.high) < 201
+    pixels, valid = read_rgb(path, found)
+    assert valid is None and (pixels[:10, :, 1] == 0).all() and (pixels[:10, :, 0] != 0).any()
+
+
 def test_declared_no_data_counts_where_an_infrared_band_is_called_alpha(tmp_path):
     levels = np.full((4, 20, 20), 100, np.uint8)
     levels[:, :5], levels[3, 5:10] = 0, 0

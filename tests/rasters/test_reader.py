@@ -262,6 +262,9 @@ def test_colours_of_16_bits_are_not_taken_for_ids(tmp_path):
     bands[1] = 255
     with pytest.raises(ValueError, match='3 bands of type uint16 that differ'):
         read_mask(write_tiff(tmp_path / 'colours.tif', bands))
+    cv2.imwrite(str(tmp_path / 'ids.png'), np.full((4, 4, 3), 7, np.uint16))
+    with pytest.raises(ValueError, match='several channels of 16 bits'):  # Pillow drops the 7
+        read_mask(tmp_path / 'ids.png')
 
 
 @pytest.mark.parametrize('kind', ['mask', 'alpha'])
