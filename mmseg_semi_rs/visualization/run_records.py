@@ -291,7 +291,7 @@ def _read_scalars(path: Path, faults: list[str]) -> tuple[dict[str, Series], dic
             }
             if not isinstance(step, int):
                 raise TypeError('a step is a whole number')
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             damaged.append(str(number))
             continue
         part = train if 'iter' in values else val
@@ -373,7 +373,7 @@ def _read_tests(folder: Path, faults: list[str]) -> Iterator[Tested]:
             classes = [str(name) for name in found['classes']]
             matrix = [[int(pixels) for pixels in row] for row in found['matrix']]
             sizes = {len(matrix), *map(len, matrix), *map(len, scores.values())}
-            if sizes != {len(classes)}:
+            if sizes != {len(classes)} or not {*found['averaged']} <= {*classes}:
                 raise ValueError(f'{len(classes)} classes and tables of {sorted(sizes)}')
             yield Tested(
                 Path(about['checkpoint']).name,
