@@ -140,9 +140,13 @@ class Run:
         found: Any = (self.config.get('val_dataloader') or {}).get('dataset') or {}
         while isinstance(found.get('dataset'), dict):  # a wrapper
             found = found['dataset']
-        prefix, meta = found.get('data_prefix') or {}, found.get('metainfo') or {}
-        parts = (found.get('type'), found.get('data_root'), found.get('ann_file'))
-        return tuple(map(str, (*parts, prefix.get('img_path'), *(meta.get('classes') or ()))))
+        parts = found.get('datasets') or [found]
+        named: list[list[Any]] = [
+            [part.get(key) for part in parts] for key in ('type', 'data_root', 'ann_file')
+        ]
+        named.append([(part.get('data_prefix') or {}).get('img_path') for part in parts])
+        classes = (parts[0].get('metainfo') or {}).get('classes') or ()
+        return (*(', '.join(map(str, dict.fromkeys(each))) for each in named), *map(str, classes))
 
     @property
     def supervised(self) -> bool:

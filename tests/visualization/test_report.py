@@ -346,11 +346,21 @@ def test_pseudo_labels_are_drawn_by_class_beside_the_labels(tmp_path):
         assert any(heading in found for found in page.texts['h3'])
 
 
+def test_the_lists_of_joined_validation_data_tell_them_apart(tmp_path):
+    def data(*lists):
+        parts = [dict(type='A', ann_file=name, data_prefix=dict(img_path='x')) for name in lists]
+        dataset = parts[0] if len(parts) == 1 else dict(type='ConcatDataset', datasets=parts)
+        return Run(tmp_path, 'a', dict(val_dataloader=dict(dataset=dataset))).data
+
+    assert data('a.txt') == ('A', 'None', 'a.txt', 'x')
+    assert data('a.txt', 'b.txt') == ('A', 'None', 'a.txt, b.txt', 'x') != data('a.txt', 'c.txt')
+
+
 def test_damaged_lines_are_named_and_the_rest_is_kept(tmp_path):
     run = write_run(tmp_path / 'run', lines_of(5, 40))
     file = next(run.glob('*/vis_data/scalars.json'))
     lines = file.read_text().splitlines()
-    lines[1] = lines[1][:20]
+    lines[1] = f'{{"loss": 1{"0" * 400}, "iter": 10, "step": 10}}'
     lines[3] = '[1, 2]'
     lines.append('{"loss": 1, "iter": 45')
     file.write_text('\n'.join(lines))
@@ -442,8 +452,12 @@ def test_tests_are_told_by_class_with_confusion_and_the_worst_images(tmp_path):
     run = write_run(tmp_path / 'run', lines_of(5, 40))
     leave_test(run)
     (run / 'test' / 'torn.json').write_text('{"networks": {"a": {"classes": ["x"]')
+    odd = json.loads((run / 'test' / 'iter_40.json').read_text())
+    odd['networks']['teacher']['averaged'] = ['sea']
+    (run / 'test' / 'odd.json').write_text(json.dumps(odd))
     page, faults = report([run], tmp_path / 'page.html')
-    assert [fault for fault in faults if 'torn.json is no record of a test' in fault]
+    for name in ('torn', 'odd'):
+        assert [fault for fault in faults if f'{name}.json is no record of a test' in fault]
     heads, road, roof = (page.row(*begin) for begin in (['class', 'pixels'], ['road', '100.0%'],
                                                          ['<roof>', '0.0%']))  # fmt: skip
     assert heads == ['class', 'pixels', 'IoU, %', 'F1, %', 'precision, %', 'recall, %']
