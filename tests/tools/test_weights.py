@@ -325,3 +325,16 @@ def test_every_weight_file_of_a_config_is_in_the_table_and_the_table_is_sound():
         assert not known.instead or known.instead in lines
         hub = '/' in name  # where huggingface_hub knows the address
         assert bool(known.url) + bool(known.ask) == 1 or (hub and not known.url), name
+
+
+def test_an_interrupted_model_of_the_hub_is_not_here_yet(tmp_path, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.snapshot_download', lambda *_, **__: str(tmp_path))
+    model = weights.Weights('owner/name', 'hub')
+    (tmp_path / 'config.json').write_text('{}')
+    assert not model.here
+    (tmp_path / 'model-00001-of-00002.safetensors').touch()
+    assert not model.here
+    (tmp_path / 'model-00002-of-00002.safetensors').touch()
+    assert model.here
+    (tmp_path / 'pytorch_model-00001-of-00003.bin').touch()  # the other kind is not needed
+    assert model.here
