@@ -60,12 +60,7 @@ def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
             'GenerativeVerifier, Sam3Verifier, one of yours from custom_imports, or a config.'
         )
     verifier: Verifier = MODELS.build({**found, **cfg.get('verifier', {})})
-    if verifier.num_classes != len(classes):
-        raise ValueError(
-            f'The verifier has prompts for {verifier.num_classes} classes, the test set '
-            f'{len(classes)} ({", ".join(classes)}): give one entry of names per class, None for '
-            'those that nobody could point at.'
-        )
+    verifier.check_classes(classes)
     if verifier.needs_calibration:
         raise ValueError(
             f'{type(verifier).__name__} is to be fitted to labelled tiles first: run the annotate '
@@ -135,7 +130,7 @@ def evaluate_verifier(
     verifier.load(device)
     for index in track(range(len(dataset)), 'verifying', transient=True):
         sample = dataset[index]['data_samples']
-        (evidence,) = verifier.verify([load_image(dataset, sample.img_path)])
+        (evidence,) = verifier.verify([load_image(dataset, sample.img_path, verifier.bands)])
         if evidence.size != tuple(sample.ori_shape[:2]):
             raise ValueError(
                 f'The evidence of {sample.img_path} is for {evidence.size} pixels, the tile has '

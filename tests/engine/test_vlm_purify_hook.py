@@ -143,7 +143,12 @@ def test_calibration_happens_once_before_anything_else(tmp_path):
         (
             dict(verifier=dict(type='ColourVerifier', classes=['grass', 'road'])),
             None,
-            'prompts for 2 classes, but the training data has 3',
+            'prompts for 2 classes, but the data has 3',
+        ),
+        (
+            dict(verifier=dict(type='ColourVerifier', classes=['road', 'grass', 'roof'])),
+            None,
+            "Class 0 of the data is 'grass', .* name of class 1 .*: give the entries in the order",
         ),
         (dict(budget=2), 'supervised', 'the training data has none'),
         (dict(budget=2), 'geometry', r"no \['geometry'\]"),

@@ -191,8 +191,10 @@ class VLMPurifyHook(Hook):
             iteration: First iteration of the training.
 
         Raises:
-            ValueError: If the store lacks evidence that is needed.
+            ValueError: If the store lacks evidence that is needed, or the classes do not fit.
         """
+        classes = dataset.metainfo['classes']
+        self.verifier.check_classes(classes)
         if is_main_process():
             calibrate(self.verifier, dataset.labelled, str(device))
         barrier()
@@ -213,7 +215,6 @@ class VLMPurifyHook(Hook):
                 f'The store {store.folder} holds no evidence of this verifier and its prompts: run '
                 f'{command("annotate")} with this config first, or set budget of VLMPurifyHook.'
             )
-        classes = dataset.metainfo['classes']
         if isinstance(self.verifier, Verifier):
             self._learn(dataset.labelled, classes)
         self.source.start(iteration)
@@ -232,14 +233,7 @@ class VLMPurifyHook(Hook):
         )
 
     def _check(self, dataset: Any) -> None:
-        """Raise ValueError if classes, unlabelled data or views do not fit."""
-        classes = dataset.metainfo['classes']
-        if isinstance(self.verifier, Verifier) and self.verifier.num_classes != len(classes):
-            raise ValueError(
-                f'The verifier has prompts for {self.verifier.num_classes} classes, but the '
-                f'training data has {len(classes)} ({", ".join(classes)}): give one entry of names '
-                'per class in verifier.classes, None for those that nobody could point at.'
-            )
+        """Raise ValueError if unlabelled data or views do not fit."""
         if getattr(dataset, 'unlabelled', None) is None:
             raise ValueError(
                 'VLMPurifyHook purifies labels of unlabelled images, but the training data has '
