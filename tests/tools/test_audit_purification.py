@@ -146,6 +146,13 @@ def test_other_sources(trained, tmp_path, source, names):
     assert found['rates']['accuracy_after'] > found['rates']['accuracy_before']
 
 
+def test_thresholds_that_act_are_named_in_the_place_of_trust(trained, tmp_path):
+    thresholds = 'custom_hooks.1.thresholds.type=ConformalThresholds'
+    audit(trained, tmp_path, '--tiles', 1, '--cfg-options', thresholds)
+    page = (tmp_path / 'audit.html').read_text()
+    assert 'thresholds' in page and 'trust' not in page
+
+
 def test_fewer_tiles_and_fewer_on_the_page(trained, tmp_path):
     fill_all(trained[0])
     found, lines = audit(trained, tmp_path, '--source', 'val', '--tiles', 2, '--show', 1)

@@ -174,12 +174,22 @@ def test_what_came_before_is_not_mixed_with_another_file(server, known, tmp_path
 
 
 def test_a_part_that_was_whole_already_is_not_fetched_again(server, known, tmp_path, capsys):
-    (tmp_path / 'a.pth.part').write_bytes(CONTENT)
     note = dict(url=f'{server.address}/a.pth', validator='"first"')
-    (tmp_path / 'a.pth.part.json').write_text(json.dumps(note))
+
+    def left_behind():
+        (tmp_path / 'a.pth.part').write_bytes(CONTENT)
+        (tmp_path / 'a.pth.part.json').write_text(json.dumps(note))
+
+    left_behind()
     assert run(capsys, 'a.pth', '--download', '--folder', tmp_path)[0] == 0
     assert len(server.asked) == 1
     (tmp_path / 'a.pth').unlink()
+    left_behind()  # nor taken unchecked, where the hub alone names its digest
+    known(sha256='')
+    server.hub_says = '0' * 64
+    assert 'was removed' in get(capsys, tmp_path)
+    known()
+    server.hub_says = ''
     (tmp_path / 'a.pth.part').write_bytes(CONTENT + b'more than there is')
     (tmp_path / 'a.pth.part.json').write_text(json.dumps(note))
     assert run(capsys, 'a.pth', '--download', '--folder', tmp_path)[0] == 0
