@@ -14,6 +14,7 @@ from mmseg.registry import DATASETS, MODELS
 from rich.progress import track
 from torch import Tensor
 
+from ..classes import can_be_asked_for
 from ..datasets.tiles import load_image
 from ..purification.evidence import Evidence
 from ..purification.replay import frame_of, replay_evidence
@@ -21,9 +22,6 @@ from ..purification.verifiers import Verifier
 from .annotation import find_hook
 
 __all__ = ['build_verifier', 'evaluate_verifier', 'verifier_map']
-
-#: Names of classes that are not objects one could point at; they are not asked for.
-_NOTHING = {'background', 'clutter', 'other', 'others', 'unknown', 'unlabeled', 'void'}
 
 
 def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
@@ -51,7 +49,7 @@ def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
         found = source.get('verifier') if name else None
         found = found or source.custom_hooks[find_hook(source)].verifier
     else:
-        asked = [None if each.lower() in _NOTHING else each for each in classes]
+        asked = [each if can_be_asked_for(each) else None for each in classes]
         found = dict(type=name, classes=asked)
     kind = found['type'] if isinstance(found['type'], type) else MODELS.get(found['type'])
     if kind is None or not issubclass(kind, Verifier):
