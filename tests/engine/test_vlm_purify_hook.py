@@ -261,3 +261,16 @@ def test_thresholds_act_in_the_place_of_trust_and_are_learnt_on_held_out_tiles(
 def test_what_does_not_go_together_is_told(settings, words):
     with pytest.raises(ValueError, match=words):
         VLMPurifyHook(**{'verifier': dict(type='ColourVerifier'), 'store': 's', **settings})
+
+
+def test_held_out_tiles_need_labels_of_the_same_classes(tiny, tmp_path):
+    held_out = config(tiny, tmp_path).val_dataloader.dataset.to_dict()
+    images = [step for step in held_out['pipeline'] if step['type'] != 'LoadAnnotations']
+    names = dict(classes=('road', 'grass', 'roof'), palette=[[0, 0, 0]] * 3)
+    for change, words in (
+        (dict(pipeline=images), 'labels of .* are not loaded'),
+        (dict(metainfo=names), 'in the order of the class ids'),
+    ):
+        hook = dict(budget=4, held_out={**held_out, **change})
+        with pytest.raises(ValueError, match=words):
+            train(config(tiny, tmp_path / words[:3], iters=1, hook=hook))

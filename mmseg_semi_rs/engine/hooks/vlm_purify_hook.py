@@ -254,6 +254,7 @@ class VLMPurifyHook(Hook):
         assert isinstance(self.verifier, Verifier)
         if self.held_out is not None:
             labelled = DATASETS.build(self.held_out)
+            self.verifier.check_classes(labelled.metainfo['classes'])
         settings = dict(self.trust_settings or {})
         chosen = evenly(len(labelled), settings.pop('images', _TRUST['images']))
         name, learns = type(self.verifier).__name__, self.thresholds or self.trust_settings
@@ -296,7 +297,11 @@ class VLMPurifyHook(Hook):
                     f'{command("annotate")} with this config, or set trust=None and no thresholds '
                     'of VLMPurifyHook.'
                 )
-            assert tile.labels is not None  # of a labelled dataset
+            if tile.labels is None:
+                raise ValueError(
+                    f'The labels of {tile.path}, on which trust is learnt, are not loaded: add '
+                    'LoadAnnotations to the pipeline of its data set.'
+                )
             if evidence.size != tile.labels.shape:
                 raise ValueError(
                     f'The evidence of {tile.path} is for {evidence.size} pixels, but its labels '
