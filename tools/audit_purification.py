@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from mmseg_semi_rs.utils.command_line import Faults, command_parser, parse
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+    from mmseg_semi_rs.engine.hooks import VLMPurifyHook
     from mmseg_semi_rs.models.segmentors import SemiSegmentor
 
 
@@ -142,6 +143,17 @@ def show_totals(found: Mapping[str, Any], console: Console) -> None:
     console.print('\n'.join(told))
 
 
+def claims(hook: VLMPurifyHook, classes: Sequence[str]) -> dict[str, Any]:
+    """What makes a claim of each class count: thresholds, trust, or nothing."""
+    if hook.fitted is not None:
+        name, values = 'thresholds', hook.fitted.threshold
+    elif hook.trust is not None:
+        name, values = 'trust', hook.trust.trust
+    else:
+        return {'trust': 'full'}
+    return {name: {k: round(v, 3) for k, v in zip(classes, values.tolist(), strict=True)}}
+
+
 def audit(args: argparse.Namespace) -> dict[str, Any]:
     """Audit as the command line says.
 
@@ -185,17 +197,12 @@ def audit(args: argparse.Namespace) -> dict[str, Any]:
     found = totals(summaries)
     (out / 'audit.jsonl').unlink(missing_ok=True)
     append_summaries(out / 'audit.jsonl', summaries)
-    trust = hook.trust
     settings = {
         'checkpoint': args.checkpoint,
         'network': network,
         'tiles': f'{len(summaries)} of {len(dataset)} {args.source}',
-        'policy': hook_cfg.get('policy') or {'type': 'EvidencePolicy'},
-        'trust': 'full'
-        if trust is None
-        else {
-            name: round(float(value), 3) for name, value in zip(classes, trust.trust, strict=True)
-        },
+        'policy': hook_cfg.get('policy') or {'type': type(hook.policy).__name__},
+        **claims(hook, classes),
         'verifier': hook.source.store.settings,
     }
     page = write_audit_page(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mmseg_semi_rs.dataprep.experiments import Experiment
 
 EVIDENCE, ZERO = 'evidence.done', 'zero_labels.json'
+CLIP_TEMPERATURE = 0.01  # its own, of the row for 0 labels
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -149,7 +150,8 @@ class Reproduction:
         if not self._weights_ready():
             fetch = [RSSEG, 'weights', self.config, '--download', *options]
             steps.insert(0, Step('weights', fetch, self._weights_ready))
-        if any(hook.type == 'VLMPurifyHook' for hook in self.cfg.custom_hooks):
+        hooks = [hook for hook in self.cfg.custom_hooks if hook.type == 'VLMPurifyHook']
+        if hooks:
             words = [*on_gpu, RSSEG, 'annotate', self.config, *options]
             alone = [*on_gpu, RSSEG, 'test', self.config, '--verifier', '--json']
             alone += [str(self.folder / ZERO), '--work-dir', str(self.folder / 'zero_labels')]
@@ -157,7 +159,11 @@ class Reproduction:
             mark = self.folder / EVIDENCE
             steps.append(Step('evidence', words, mark.is_file, mark))
             done = (self.folder / ZERO).is_file
-            steps.append(Step('test, the verifier alone', [*alone, *options], done))
+            if isinstance(hooks[0].verifier.get('temperature'), str):  # fitted to labels
+                alone += overriding({**self.options, 'verifier.temperature': CLIP_TEMPERATURE})
+            else:
+                alone += options
+            steps.append(Step('test, the verifier alone', alone, done))
         for seed in range(args.seeds):
             folder = self.folder / f'seed_{seed}'
             begun = (folder / 'last_checkpoint').is_file()
@@ -242,6 +248,11 @@ class Reproduction:
                 )
         return found
 
+    def noted(self) -> dict[str, str]:
+        """Settings of the trainings other than the config's, for people and comparison."""
+        options = {key: str(value) for key, value in self.training.items()}
+        return {**options, '--amp': 'True'} if self.args.amp else options
+
     def check_same(self) -> None:
         """Refuse a work folder of another command, whose seeds would be mixed with these.
 
@@ -251,8 +262,7 @@ class Reproduction:
         from mmseg_semi_rs.utils.files import write_atomic
 
         note = self.folder / 'reproduce.json'
-        options = {key: str(value) for key, value in self.training.items()}
-        now = {'config': self.experiment.config.stem, 'options': options}
+        now = {'config': self.experiment.config.stem, 'options': self.noted()}
         if note.is_file():
             before = json.loads(note.read_text(encoding='utf-8'))
             if before != now:
@@ -307,7 +317,7 @@ def measure(work: Reproduction) -> dict[str, Any]:
         'test_tiles': len(read_list(work.root / work.test_list)),
         'scene_in_training': leak.get('scene_in_training'),
         'versions': {'mmseg_semi_rs': __version__} | runs[0].environment,
-        'options': {key: str(value) for key, value in work.training.items()},
+        'options': work.noted(),
     }
 
 

@@ -20,6 +20,7 @@ import argparse
 import shlex
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mmseg_semi_rs import register_all
@@ -215,8 +216,12 @@ def fill(
     folder = args.store or hook.store
     verifier = MODELS.build(hook.verifier)
     dataset, tiles = list_tiles(cfg, args.sources, args.limit, hook.get('held_out'))
+    verifier.check_classes(dataset.metainfo['classes'])
     if processes.first:
         calibrate(verifier, dataset.labelled, device)
+        if verifier.settings().get('weights', '') is None:
+            with suppress(FileNotFoundError, ImportError):
+                verifier.load(device)  # fetches its model, where that is allowed
     processes.gather(None)
     again = f'{command("annotate")} {shlex.quote(args.config)}'
     train = f'{command("train")} {shlex.quote(args.config)}'

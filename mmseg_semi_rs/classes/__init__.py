@@ -2,7 +2,14 @@
 """Class names and the colours they are drawn in, as plain data."""
 
 from .colours import class_colours, is_background
-from .concepts import CONCEPTS, class_concepts
+from .concepts import CONCEPTS, can_be_asked_for, class_concepts
 from .tables import METAINFO
 
-__all__ = ['CONCEPTS', 'METAINFO', 'class_colours', 'class_concepts', 'is_background']
+__all__ = [
+    'CONCEPTS',
+    'METAINFO',
+    'can_be_asked_for',
+    'class_colours',
+    'class_concepts',
+    'is_background',
+]

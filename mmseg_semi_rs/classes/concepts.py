@@ -8,6 +8,10 @@ trained with (arXiv 2512.23035), even doubtful ones: 'roof' is an impervious sur
 
 from __future__ import annotations
 
+from .colours import is_background
+
+_NO_THING = ('clutter', 'foreground', 'unknown', 'unlabeled', 'void')
+
 Concepts = tuple[tuple[str, ...], ...]
 
 _MARS: Concepts = (
@@ -134,6 +138,16 @@ CONCEPTS: dict[str, Concepts] = {
         ('unknown', 'clouds'),
     ),
 }
+
+
+def can_be_asked_for(name: str) -> bool:
+    """Return whether one could point at a class, unlike background, clutter and the like.
+
+    Examples:
+        >>> [can_be_asked_for(name) for name in ('road', 'Background', 'clutter', 'non-road')]
+        [True, False, False, False]
+    """
+    return not is_background(name) and name.strip().lower() not in _NO_THING
 
 
 def class_concepts(name: str) -> Concepts:

@@ -18,7 +18,7 @@ import yaml
 
 from ..utils.commands import command, resources
 from ..utils.download import fetch, mirrored
-from ..utils.files import file_digest, replacing
+from ..utils.files import file_digest, model_weights, replacing
 
 TABLE = 'weights.yml'
 _SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
@@ -67,11 +67,12 @@ class Weights:
 
     @property
     def here(self) -> bool:
-        """Whether the weights are on this machine, in any state."""
+        """Whether the weights are on this machine, all of them, in any state."""
         if self.kind == 'package':
             return importlib.util.find_spec(self.name) is not None
         if self.kind == 'hub':
-            return self._snapshot() is not None
+            folder = self._snapshot()
+            return folder is not None and bool(model_weights(folder))
         return self.path.exists()
 
     @property

@@ -124,22 +124,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def collect_logits(
-    model: Any, dataset: Any, pixels: int, ignore_index: int = 255
-) -> tuple[Tensor, Tensor]:
+def collect_logits(model: Any, dataset: Any, pixels: int) -> tuple[Tensor, Tensor]:
     """Collect logits and labels of pixels, equally many from each image, drawn with seed 0.
 
     Args:
         model: A segmentor in evaluation mode, which predicts with the wanted network.
         dataset: Dataset of labelled images.
-        pixels: Total number of pixels.
-        ignore_index: Label of pixels that are left out.
+        pixels: Total number of pixels. Those whose label is no class are left out.
 
     Returns:
         Logits (N, K), float32, and labels (N,), int64, on the CPU.
 
     Raises:
-        ValueError: If no pixel has a label.
+        ValueError: If no labels are loaded, or no pixel has one.
     """
     generator = torch.Generator().manual_seed(0)
     share = max(1, pixels // len(dataset))
@@ -147,8 +144,12 @@ def collect_logits(
     with progress_bar() as bar:
         for index in bar.track(range(len(dataset)), description='predicting'):
             (output,) = model.test_step(pseudo_collate([dataset[index]]))
+            if 'gt_sem_seg' not in output:
+                raise ValueError(
+                    'The pipeline of val_dataloader loads no labels: add LoadAnnotations to it.'
+                )
             labels = output.gt_sem_seg.data[0].flatten().cpu()
-            known = (labels != ignore_index).nonzero()[:, 0]
+            known = ((labels >= 0) & (labels < len(output.seg_logits.data))).nonzero()[:, 0]
             drawn = known[torch.randperm(len(known), generator=generator)[:share]]
             logits = output.seg_logits.data.flatten(1).cpu()[:, drawn].T
             found.append((logits.float(), labels[drawn].long()))

@@ -35,12 +35,22 @@ def audit_dataset(cfg: Config, source: str) -> Any:
     Returns:
         BaseSegDataset: With the pipeline of ``val_dataloader``. Labels of unlabelled tiles are
         looked for in the folder of the labelled ones. If the first tile has none, none are loaded.
+
+    Raises:
+        ValueError: If there is no such source, or it is not a single data set.
     """
     dataset_cfg = deepcopy(cfg.val_dataloader.dataset)
     if source != 'val':
         train = ConfigDict(fill_split(cfg.train_dataloader.dataset))
-        part = train[source]
+        part = train.get(source)
+        sources = (part, train.labelled)
+        if not all(isinstance(each, dict) and 'data_prefix' in each for each in sources):
+            raise ValueError(
+                f'The {source} tiles of {cfg.filename} are not those of one data set with '
+                'data_prefix: choose another --source.'
+            )
         for key in ('data_root', 'ann_file', 'img_suffix', 'metainfo', 'type'):
+            dataset_cfg.pop(key, None)  # of the validation
             if key in part:
                 dataset_cfg[key] = part[key]
         prefix = train.labelled.data_prefix

@@ -14,6 +14,7 @@ from mmseg.registry import DATASETS, MODELS
 from rich.progress import track
 from torch import Tensor
 
+from ..classes import can_be_asked_for
 from ..datasets.tiles import load_image
 from ..purification.evidence import Evidence
 from ..purification.replay import frame_of, replay_evidence
@@ -21,9 +22,6 @@ from ..purification.verifiers import Verifier
 from .annotation import find_hook
 
 __all__ = ['build_verifier', 'evaluate_verifier', 'verifier_map']
-
-#: Names of classes that are not objects one could point at; they are not asked for.
-_NOTHING = {'background', 'clutter', 'other', 'others', 'unknown', 'unlabeled', 'void'}
 
 
 def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
@@ -51,7 +49,7 @@ def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
         found = source.get('verifier') if name else None
         found = found or source.custom_hooks[find_hook(source)].verifier
     else:
-        asked = [None if each.lower() in _NOTHING else each for each in classes]
+        asked = [each if can_be_asked_for(each) else None for each in classes]
         found = dict(type=name, classes=asked)
     kind = found['type'] if isinstance(found['type'], type) else MODELS.get(found['type'])
     if kind is None or not issubclass(kind, Verifier):
@@ -60,12 +58,7 @@ def build_verifier(cfg: Config, name: str, classes: Sequence[str]) -> Verifier:
             'GenerativeVerifier, Sam3Verifier, one of yours from custom_imports, or a config.'
         )
     verifier: Verifier = MODELS.build({**found, **cfg.get('verifier', {})})
-    if verifier.num_classes != len(classes):
-        raise ValueError(
-            f'The verifier has prompts for {verifier.num_classes} classes, the test set '
-            f'{len(classes)} ({", ".join(classes)}): give one entry of names per class, None for '
-            'those that nobody could point at.'
-        )
+    verifier.check_classes(classes)
     if verifier.needs_calibration:
         raise ValueError(
             f'{type(verifier).__name__} is to be fitted to labelled tiles first: run the annotate '
@@ -135,7 +128,7 @@ def evaluate_verifier(
     verifier.load(device)
     for index in track(range(len(dataset)), 'verifying', transient=True):
         sample = dataset[index]['data_samples']
-        (evidence,) = verifier.verify([load_image(dataset, sample.img_path)])
+        (evidence,) = verifier.verify([load_image(dataset, sample.img_path, verifier.bands)])
         if evidence.size != tuple(sample.ori_shape[:2]):
             raise ValueError(
                 f'The evidence of {sample.img_path} is for {evidence.size} pixels, the tile has '

@@ -118,5 +118,13 @@ def quantise(scores: np.ndarray) -> np.ndarray:
 
     Returns:
         The same shape, uint8, rounded to the nearest of 256 steps.
+
+    Raises:
+        ValueError: If a score is NaN.
     """
+    if np.isnan(scores).any():
+        raise ValueError(
+            'A verifier gives scores that are no numbers (NaN), as where its weights are damaged '
+            "or half precision overflows: correct the weights, or set dtype='float32'."
+        )
     return np.rint(np.clip(scores, 0.0, 1.0) * FULL_SCORE).astype(np.uint8)

@@ -36,7 +36,7 @@ class RegionProposer(EvidenceMaker):
             tile: Shape (H, W, 3), uint8, RGB.
 
         Returns:
-            Region number of each pixel, shape (H, W), any integers; 0 for no region.
+            Region number of each pixel, shape (H, W), integers of 0 or more; 0 for no region.
         """
 
     def verify(self, tiles: Sequence[np.ndarray]) -> list[Evidence]:
@@ -60,8 +60,8 @@ def consecutive(ids: np.ndarray) -> np.ndarray:
     Returns:
         The same regions, as uint16, or uint32 if there are more than 65,535.
     """
-    used, ids = np.unique(ids, return_inverse=True)
-    ids = ids + (used[0] != 0)
+    used, found = np.unique(ids, return_inverse=True)
+    ids = found.reshape(ids.shape) + (used[0] != 0)  # numpy 1 gives them flat
     return ids.astype(np.uint16 if ids.max() < 2**16 else np.uint32)
 
 

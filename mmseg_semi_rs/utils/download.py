@@ -106,7 +106,7 @@ def _receive(url: str, part: Path, note: Path, path: Path, sha256: str) -> str:
         if error.code != 416:
             raise
         if error.headers['Content-Range'] == f'bytes */{start}':  # it was already complete
-            return ''
+            return '' if sha256 else said.digest
         del request.headers['Range'], request.headers['If-range']
         answer = opener.open(request, timeout=_TIMEOUT)
     with answer:
@@ -132,7 +132,7 @@ def _receive(url: str, part: Path, note: Path, path: Path, sha256: str) -> str:
         size = part.stat().st_size
     if total is not None and size != total:
         raise ConnectionError(f'it broke off after {size} of {total} bytes')
-    return said.digest if not sha256 else ''
+    return '' if sha256 else said.digest
 
 
 def _begun(url: str, part: Path, note: Path) -> tuple[int, str]:

@@ -1,5 +1,5 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
-"""Atomic writing of files, locks, text files and digests."""
+"""Atomic writing of files, locks, text files, digests, and the weight files of a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,10 @@ import numpy as np
 from PIL import Image
 
 from .errors import DiskFaultError, InUseError
+
+_WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
+_WHOLE = ('model.safetensors', 'pytorch_model.bin')
+_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')  # as transformers names them
 
 
 @contextmanager
@@ -195,6 +201,23 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
         SHA-256, 64 hexadecimal digits.
     """
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def model_weights(folder: Path) -> list[Path]:
+    """List the weight files of a model's folder.
+
+    Args:
+        folder: A snapshot of the Hugging Face hub, or any folder that transformers loads.
+
+    Returns:
+        The files, sorted; empty if some of them are missing, as after an interrupted download.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+    shards = Counter(m.groups() for path in files if (m := _SHARD.fullmatch(path.name)))
+    complete = any(count == int(total) for (_, total, _), count in shards.items())
+    if shards and not complete and not any(path.name in _WHOLE for path in files):
+        return []
+    return files
 
 
 def file_digest(path: Path) -> str:

@@ -1,6 +1,8 @@
 # Copyright (c) mmseg_semi_rs contributors. SPDX-License-Identifier: Apache-2.0
 """What looks at training images of bands: verifiers, checks, pictures."""
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import torch
@@ -8,12 +10,13 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 
 from mmseg_semi_rs.datasets import FolderDataset
-from mmseg_semi_rs.engine import data_checks
+from mmseg_semi_rs.engine import data_checks, verifier_test
 from mmseg_semi_rs.engine.annotation import StoredTile, evidence_settings
 from mmseg_semi_rs.engine.batch_painter import BatchPainter
 from mmseg_semi_rs.models.data_preprocessor import rgb_channels
 from mmseg_semi_rs.purification.verifiers import CLIPVerifier
 from tests._support.bands import RASTER, RGB, STATISTICS, stack, write_bands
+from tests._support.stub_verifier import COLOURS, StubVerifier
 
 pytest.importorskip('rasterio')
 
@@ -40,6 +43,24 @@ def test_a_verifier_is_shown_the_bands_that_it_names(folder):
     shown = np.rint(levels[[3, 2, 1]].clip(0, 255)).transpose(1, 2, 0)
     np.testing.assert_array_equal(tile.image(verifier.bands), shown)
     assert (tile.image() != shown).any()  # a picture's own bands
+
+
+def test_a_verifier_alone_is_shown_them_too(folder, monkeypatch):
+    shown = []
+
+    class Shown(StubVerifier):
+        def verify(self, tiles):
+            shown.extend(tiles)
+            return super().verify(tiles)
+
+    verifier, dataset = Shown(['land', 'water'], COLOURS[:2]), folder()
+    verifier.bands = [3, 2, 1]
+    monkeypatch.setattr(verifier_test, 'build_verifier', lambda *_: verifier)
+    monkeypatch.setattr(verifier_test.DATASETS, 'build', lambda _: dataset)
+    monkeypatch.setattr(verifier_test, 'Evaluator', MagicMock())
+    verifier_test.evaluate_verifier(MagicMock(), '', 'cpu', 'land')
+    tile = StoredTile(dataset, 0, dataset.get_data_info(0)['img_path'])
+    np.testing.assert_array_equal(shown[0], tile.image([3, 2, 1]))
 
 
 def test_evidence_of_other_bands_or_another_stretch_is_other_evidence(folder):

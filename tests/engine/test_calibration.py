@@ -3,16 +3,20 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmseg_semi_rs.apis import load_predictor, predict_image
 from mmseg_semi_rs.engine.calibration import (
     Calibration,
     calibration_file,
+    collect_logits,
     fit_calibration,
     fit_temperature,
 )
@@ -156,3 +160,13 @@ def test_the_tool_fits_to_the_validation_images(tmp_path, capsys):
     path = calibration_file(checkpoint, 'teacher')
     path.write_bytes(b'\xef\xbb\xbf' + path.read_bytes())  # as an editor of Windows saves it
     assert load_predictor(config, checkpoint).calibration is not None
+
+
+@pytest.mark.parametrize(('truth', 'words'), [(None, 'loads no labels'), (7, 'has a label')])
+def test_images_without_labels_of_classes_fit_nothing(truth, words):
+    sample = SegDataSample(seg_logits=PixelData(data=torch.zeros(2, 4, 4)))
+    if truth is not None:
+        sample.gt_sem_seg = PixelData(data=torch.full((1, 4, 4), truth))
+    model = SimpleNamespace(test_step=lambda _: [sample])
+    with pytest.raises(ValueError, match=words):
+        collect_logits(model, [dict(inputs=torch.zeros(1))], 10)

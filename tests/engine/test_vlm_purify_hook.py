@@ -143,7 +143,12 @@ def test_calibration_happens_once_before_anything_else(tmp_path):
         (
             dict(verifier=dict(type='ColourVerifier', classes=['grass', 'road'])),
             None,
-            'prompts for 2 classes, but the training data has 3',
+            'prompts for 2 classes, but the data has 3',
+        ),
+        (
+            dict(verifier=dict(type='ColourVerifier', classes=['road', 'grass', 'roof'])),
+            None,
+            "Class 0 of the data is 'grass', .* name of class 1 .*: give the entries in the order",
         ),
         (dict(budget=2), 'supervised', 'the training data has none'),
         (dict(budget=2), 'geometry', r"no \['geometry'\]"),
@@ -256,3 +261,16 @@ def test_thresholds_act_in_the_place_of_trust_and_are_learnt_on_held_out_tiles(
 def test_what_does_not_go_together_is_told(settings, words):
     with pytest.raises(ValueError, match=words):
         VLMPurifyHook(**{'verifier': dict(type='ColourVerifier'), 'store': 's', **settings})
+
+
+def test_held_out_tiles_need_labels_of_the_same_classes(tiny, tmp_path):
+    held_out = config(tiny, tmp_path).val_dataloader.dataset.to_dict()
+    images = [step for step in held_out['pipeline'] if step['type'] != 'LoadAnnotations']
+    names = dict(classes=('road', 'grass', 'roof'), palette=[[0, 0, 0]] * 3)
+    for change, words in (
+        (dict(pipeline=images), 'labels of .* are not loaded'),
+        (dict(metainfo=names), 'in the order of the class ids'),
+    ):
+        hook = dict(budget=4, held_out={**held_out, **change})
+        with pytest.raises(ValueError, match=words):
+            train(config(tiny, tmp_path / words[:3], iters=1, hook=hook))

@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from mmseg.registry import MODELS
 
 from mmseg_semi_rs.purification.verifiers import generative_verifier, masks, pretrained
 from mmseg_semi_rs.purification.verifiers.generative_verifier import GenerativeVerifier
+from mmseg_semi_rs.purification.verifiers.pretrained import model_digest, need_model
 from tests._support.tiny_vlm import save_qwen, save_sam
 
 transformers = pytest.importorskip('transformers')
@@ -193,6 +195,7 @@ def test_s10_natural_names_are_generateed_for_and_nothing_else(folders, monkeypa
 
 
 def test_too_little_memory_halves_the_batch(folders, monkeypatch):
+    monkeypatch.delattr(torch, 'OutOfMemoryError', raising=False)  # not before torch 2.5
     verifier = loaded(folders['qwen2_5_vl'], batch_size=8)
     let_answer(verifier, monkeypatch, *(answer_of(('car', (0, 0, 28, i))) for i in range(1, 8)))
     generate, sizes = model_of(verifier).generate, []
@@ -200,7 +203,7 @@ def test_too_little_memory_halves_the_batch(folders, monkeypatch):
     def limited(input_ids, **inputs):
         sizes.append(len(input_ids))
         if len(input_ids) > 2:
-            raise torch.OutOfMemoryError('too much')
+            raise torch.cuda.OutOfMemoryError('too much')
         return generate(input_ids, **inputs)
 
     monkeypatch.setattr(model_of(verifier), 'generate', limited)
@@ -209,10 +212,10 @@ def test_too_little_memory_halves_the_batch(folders, monkeypatch):
     assert [evidence.regions[0].box[3] for evidence in found] == list(range(1, 8))
 
     def never(**inputs):
-        raise torch.OutOfMemoryError('too much')
+        raise torch.cuda.OutOfMemoryError('too much')
 
     monkeypatch.setattr(model_of(verifier), 'generate', never)
-    with pytest.raises(MemoryError, match=r'one tile of .56, 56.: set a smaller max_pixels'):
+    with pytest.raises(ValueError, match=r'one tile of .56, 56.: set a smaller max_pixels'):
         verifier.verify(tiles((56, 56)))
 
 
@@ -324,11 +327,14 @@ def test_a_missing_model_is_not_downloaded(cache, model, words):
 
 
 @pytest.mark.parametrize('local_files_only', [True, False])
-def test_the_hub_is_generateed_only_where_that_is_allowed(folders, monkeypatch, local_files_only):
-    asked = []
+def test_the_hub_is_asked_only_where_that_is_allowed(folders, monkeypatch, local_files_only):
+    asked, here = [], set()
 
     def snapshot_download(model, revision, local_files_only):
         asked.append((model, revision, local_files_only))
+        if local_files_only and model not in here:
+            raise LocalEntryNotFoundError(model)
+        here.add(model)
         return str(folders['sam' if model == 'a/sam' else 'qwen2_5_vl'])
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
@@ -339,11 +345,41 @@ def test_the_hub_is_generateed_only_where_that_is_allowed(folders, monkeypatch, 
         masks=dict(model='a/sam'),
         local_files_only=local_files_only,
     )
-    verifier.settings()
+    assert verifier.settings()['weights'] is None
     assert {local for *_, local in asked} == {True}
-    asked.clear()
+    if local_files_only:
+        with pytest.raises(FileNotFoundError, match='a/tiny'):
+            verifier.load()
+        assert {local for *_, local in asked} == {True}
+        return
     verifier.load()
-    assert asked == [('a/tiny', 'v1', local_files_only), ('a/sam', None, local_files_only)]
+    fetched = [each for each in asked if not each[2]]
+    assert fetched == [('a/tiny', 'v1', False), ('a/sam', None, False)]
+    settings = verifier.settings()
+    asked.clear()
+    verifier._model = None
+    verifier.load()  # what is here is not exchanged for what the hub has meanwhile
+    assert {local for *_, local in asked} == {True} and verifier.settings() == settings
+
+
+def test_a_model_that_the_hub_does_not_give_is_told(monkeypatch):
+    def snapshot_download(*_, local_files_only, **__):
+        if local_files_only:
+            raise LocalEntryNotFoundError('')
+        raise GatedRepoError.__new__(GatedRepoError)
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
+    with pytest.raises(FileNotFoundError, match='SAM licence of Meta, to be accepted on its page'):
+        need_model('facebook/sam3', None, download=True)
+
+
+def test_half_a_model_has_no_digest(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    shards = [tmp_path / f'model-0000{number}-of-00002.safetensors' for number in (1, 2)]
+    shards[0].write_bytes(b'1')
+    assert model_digest(tmp_path) is None
+    shards[1].write_bytes(b'2')
+    assert model_digest(tmp_path) is not None
 
 
 def test_a_model_in_the_hubs_cache_is_found(cache, folders):

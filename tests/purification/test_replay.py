@@ -163,3 +163,8 @@ def test_evidence_of_wrong_shapes_is_refused():
         Evidence(np.zeros((2, 9, 8), np.uint8), np.ones((9, 8), bool), (8, 8))
     with pytest.raises(ValueError, match='uint8'):
         Evidence(np.zeros((2, 8, 8)), np.ones((8, 8), bool), (8, 8))
+
+
+def test_scores_that_are_no_numbers_are_no_evidence_of_absence():
+    with pytest.raises(ValueError, match='no numbers'):
+        quantise(np.array([0.5, np.nan]))

@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
+from mmseg_semi_rs.engine.purification_audit import audit_dataset
 from tests._support.purified_training import config, fill
 from tests._support.tiny_training import run_here, train, write_dual, write_training
 
@@ -144,6 +146,13 @@ def test_other_sources(trained, tmp_path, source, names):
     assert found['rates']['accuracy_after'] > found['rates']['accuracy_before']
 
 
+def test_thresholds_that_act_are_named_in_the_place_of_trust(trained, tmp_path):
+    thresholds = 'custom_hooks.1.thresholds.type=ConformalThresholds'
+    audit(trained, tmp_path, '--tiles', 1, '--cfg-options', thresholds)
+    page = (tmp_path / 'audit.html').read_text()
+    assert 'thresholds' in page and 'trust' not in page
+
+
 def test_fewer_tiles_and_fewer_on_the_page(trained, tmp_path):
     fill_all(trained[0])
     found, lines = audit(trained, tmp_path, '--source', 'val', '--tiles', 2, '--show', 1)
@@ -197,3 +206,12 @@ def test_a_missing_checkpoint_and_a_config_without_the_hook_are_told(trained, tm
         assert left.value.code == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert told in line
+
+
+def test_the_list_of_the_validation_is_that_of_no_other_source(trained):
+    cfg = Config.fromfile(trained[0])
+    cfg.train_dataloader.dataset.unlabelled.ann_file = ''
+    assert len(audit_dataset(cfg, 'unlabelled')) > len(audit_dataset(cfg, 'val'))
+    cfg.train_dataloader.dataset.labelled = [cfg.train_dataloader.dataset.labelled]
+    with pytest.raises(ValueError, match='not those of one data set'):
+        audit_dataset(cfg, 'labelled')

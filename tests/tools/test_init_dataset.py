@@ -769,9 +769,11 @@ def test_methods_that_speak_want_names(init, tmp_path):
 @pytest.mark.parametrize('method', TOOL.METHODS)
 def test_config_of_every_method(init, tmp_path, method):
     write(tmp_path, images=8, side=96)
-    done = init('--method', method, '--classes', 'background', 'road', 'roof', '--iters', 20)
+    done = init('--method', method, '--classes', 'Background', 'road', 'roof', '--iters', 20)
     assert done.code == 0
     cfg = done.config
+    if method == 'semiearth':
+        assert cfg.custom_hooks[-1].verifier.classes == [None, 'road', 'roof']
     assert '_base_' not in cfg and cfg.load_from is None
     weights = set(re.findall(r"'(checkpoints/\S+)'", repr(cfg.to_dict())))
     assert weights == set(re.findall(r'^  (checkpoints/\S+) \(.+\) is missing', done.out, re.M))

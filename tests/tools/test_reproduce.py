@@ -157,6 +157,8 @@ def test_from_archives_to_a_row_beside_the_published_ones(place, monkeypatch, ca
 
     status, begun = reproduce(monkeypatch, *words)
     assert status == 0 and not begun
+    status, _ = reproduce(monkeypatch, *words, '--amp')
+    assert status == 2 and 'give another --work-dir' in capsys.readouterr().err
     status, _ = reproduce(monkeypatch, *words[:3], '--archives', archives)  # another length
     assert status == 2 and 'give another --work-dir' in capsys.readouterr().err
 
@@ -226,6 +228,7 @@ def test_each_method_has_its_steps(tmp_path, monkeypatch, capsys):
     assert said[2] == 'rsseg splits potsdam'
     assert said[4].startswith(begin.replace('annotate', 'test'))
     assert '_1-4.py --verifier --json work_dirs/' in said[4]
+    assert said[4].endswith('verifier.temperature=0.01')  # which no label was fitted to
     assert re.match(r'env GPUS=1 bash \S+/slurm_train\.sh gpu semiearth_\S+_0 configs/', said[5])
     assert 'accumulative_counts=8' in said[5] and 'custom_hooks.0.interval=8' in said[5]
     assert re.match(r'env GPUS=1 bash \S+/slurm_test\.sh gpu semiearth_\S+_0 configs/', said[6])

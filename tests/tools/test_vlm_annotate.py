@@ -302,6 +302,8 @@ def test_the_network_is_not_built(tiny):
         (['--device', 'gpu'], '--device gpu is no device'),
         (['--launcher', 'pytorch'], 'needs the environment variables'),
         (['--store', 'FILE'], 'Evidence cannot be written to'),
+        (['--cfg-options', 'custom_hooks.1.verifier.classes=["grass","road"]'],
+         'prompts for 2 classes, but the data has 3'),
         (['--cfg-options', 'custom_hooks.1.verifier.weights=None'], 'copy the store here'),
         (['--cfg-options', 'train_dataloader.dataset.unlabelled=None', '--sources', 'unlabelled'],
          'has no unlabelled tiles'),
@@ -310,7 +312,7 @@ def test_the_network_is_not_built(tiny):
     ],
     ids=[
         'no_hook', 'two_hooks', 'other_hook', 'no_store', 'batch', 'limit', 'device', 'launcher',
-        'read_only', 'no_weights', 'no_tiles', 'no_list',
+        'read_only', 'few_classes', 'no_weights', 'no_tiles', 'no_list',
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(tiny, options, words, capsys, monkeypatch):
@@ -359,3 +361,12 @@ def test_several_hooks_are_filled_one_after_the_other(tiny, capsys):
     assert len(store) == 10
     ids = store.read(store.key(tiny.parent / 'img' / 'tile_0.png')).region_ids
     assert ids.shape == (64, 64) and ids.min() == 1
+
+
+def test_a_model_that_may_be_fetched_is_fetched_first(tiny, monkeypatch):
+    def load(self, device='cpu'):
+        self.weights = 'fetched'
+
+    monkeypatch.setattr(StubVerifier, 'load', load)
+    annotate(tiny, '--limit', 1, '--cfg-options', 'custom_hooks.1.verifier.weights=None')
+    assert len(store_of(tiny, weights='fetched')) == 2

@@ -174,12 +174,22 @@ def test_what_came_before_is_not_mixed_with_another_file(server, known, tmp_path
 
 
 def test_a_part_that_was_whole_already_is_not_fetched_again(server, known, tmp_path, capsys):
-    (tmp_path / 'a.pth.part').write_bytes(CONTENT)
     note = dict(url=f'{server.address}/a.pth', validator='"first"')
-    (tmp_path / 'a.pth.part.json').write_text(json.dumps(note))
+
+    def left_behind():
+        (tmp_path / 'a.pth.part').write_bytes(CONTENT)
+        (tmp_path / 'a.pth.part.json').write_text(json.dumps(note))
+
+    left_behind()
     assert run(capsys, 'a.pth', '--download', '--folder', tmp_path)[0] == 0
     assert len(server.asked) == 1
     (tmp_path / 'a.pth').unlink()
+    left_behind()  # nor taken unchecked, where the hub alone names its digest
+    known(sha256='')
+    server.hub_says = '0' * 64
+    assert 'was removed' in get(capsys, tmp_path)
+    known()
+    server.hub_says = ''
     (tmp_path / 'a.pth.part').write_bytes(CONTENT + b'more than there is')
     (tmp_path / 'a.pth.part.json').write_text(json.dumps(note))
     assert run(capsys, 'a.pth', '--download', '--folder', tmp_path)[0] == 0
@@ -325,3 +335,16 @@ def test_every_weight_file_of_a_config_is_in_the_table_and_the_table_is_sound():
         assert not known.instead or known.instead in lines
         hub = '/' in name  # where huggingface_hub knows the address
         assert bool(known.url) + bool(known.ask) == 1 or (hub and not known.url), name
+
+
+def test_an_interrupted_model_of_the_hub_is_not_here_yet(tmp_path, monkeypatch):
+    monkeypatch.setattr('huggingface_hub.snapshot_download', lambda *_, **__: str(tmp_path))
+    model = weights.Weights('owner/name', 'hub')
+    (tmp_path / 'config.json').write_text('{}')
+    assert not model.here
+    (tmp_path / 'model-00001-of-00002.safetensors').touch()
+    assert not model.here
+    (tmp_path / 'model-00002-of-00002.safetensors').touch()
+    assert model.here
+    (tmp_path / 'pytorch_model-00001-of-00003.bin').touch()  # the other kind is not needed
+    assert model.here

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmengine.config import Config
 
+from ...classes import can_be_asked_for
 from ...rasters.levels import RasterToBands, RasterToRGB
 from ...utils.commands import command
 from ...utils.files import write_atomic
@@ -38,7 +39,6 @@ ENOUGH_TO_CHOOSE = 20  # validation images: with two, the best checkpoint was wo
 _DRAWN = 8  # predictions drawn at each validation
 _SEAL = ' replaces this file as long as nobody has edited it: '
 _UNSPOKEN = re.compile(r'(class|colour)_[0-9a-f-]+|foreground')
-_NO_THING = ('background', 'clutter', 'other', 'others', 'unknown', 'foreground')
 
 
 class _Cost(NamedTuple):
@@ -429,7 +429,7 @@ class FolderConfig:
             hooks.append(dict(type='SemiVisHook', interval=interval))
         if self.method == 'semiearth':
             base = Config.fromfile(configs / 'semiearth/_base_/semiearth.py')
-            things = [None if n in _NO_THING else _spoken(n) for n in self.classes]
+            things = [_spoken(n) if can_be_asked_for(n) else None for n in self.classes]
             store = self.data_root / 'evidence'
             shown = dict(bands=_Name('rgb')) if self.statistics is not None else {}
             verifier = dict(

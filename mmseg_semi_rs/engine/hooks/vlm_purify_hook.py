@@ -191,8 +191,10 @@ class VLMPurifyHook(Hook):
             iteration: First iteration of the training.
 
         Raises:
-            ValueError: If the store lacks evidence that is needed.
+            ValueError: If the store lacks evidence that is needed, or the classes do not fit.
         """
+        classes = dataset.metainfo['classes']
+        self.verifier.check_classes(classes)
         if is_main_process():
             calibrate(self.verifier, dataset.labelled, str(device))
         barrier()
@@ -213,7 +215,6 @@ class VLMPurifyHook(Hook):
                 f'The store {store.folder} holds no evidence of this verifier and its prompts: run '
                 f'{command("annotate")} with this config first, or set budget of VLMPurifyHook.'
             )
-        classes = dataset.metainfo['classes']
         if isinstance(self.verifier, Verifier):
             self._learn(dataset.labelled, classes)
         self.source.start(iteration)
@@ -232,14 +233,7 @@ class VLMPurifyHook(Hook):
         )
 
     def _check(self, dataset: Any) -> None:
-        """Raise ValueError if classes, unlabelled data or views do not fit."""
-        classes = dataset.metainfo['classes']
-        if isinstance(self.verifier, Verifier) and self.verifier.num_classes != len(classes):
-            raise ValueError(
-                f'The verifier has prompts for {self.verifier.num_classes} classes, but the '
-                f'training data has {len(classes)} ({", ".join(classes)}): give one entry of names '
-                'per class in verifier.classes, None for those that nobody could point at.'
-            )
+        """Raise ValueError if unlabelled data or views do not fit."""
         if getattr(dataset, 'unlabelled', None) is None:
             raise ValueError(
                 'VLMPurifyHook purifies labels of unlabelled images, but the training data has '
@@ -260,6 +254,7 @@ class VLMPurifyHook(Hook):
         assert isinstance(self.verifier, Verifier)
         if self.held_out is not None:
             labelled = DATASETS.build(self.held_out)
+            self.verifier.check_classes(labelled.metainfo['classes'])
         settings = dict(self.trust_settings or {})
         chosen = evenly(len(labelled), settings.pop('images', _TRUST['images']))
         name, learns = type(self.verifier).__name__, self.thresholds or self.trust_settings
@@ -302,7 +297,11 @@ class VLMPurifyHook(Hook):
                     f'{command("annotate")} with this config, or set trust=None and no thresholds '
                     'of VLMPurifyHook.'
                 )
-            assert tile.labels is not None  # of a labelled dataset
+            if tile.labels is None:
+                raise ValueError(
+                    f'The labels of {tile.path}, on which trust is learnt, are not loaded: add '
+                    'LoadAnnotations to the pipeline of its data set.'
+                )
             if evidence.size != tile.labels.shape:
                 raise ValueError(
                     f'The evidence of {tile.path} is for {evidence.size} pixels, but its labels '

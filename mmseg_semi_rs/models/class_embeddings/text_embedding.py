@@ -63,7 +63,7 @@ class TextEmbedding(BaseModule):
         templates: Sentences with '{}' for the concept, or the name of an entry of
             :data:`TEMPLATES`, 'photo' or 'aerial'. Defaults to ('a photo of a {}',).
         variant: 'conceptavg' averages the concepts of a class, 'single' takes the first. Averages
-            separate the classes less: their mean cosine is 0.87 to 0.89 with Co2S's lists, that of
+            separate the classes less: their mean cosine is 0.86 to 0.89 with Co2S's lists, that of
             the names alone 0.78 to 0.85.
         center: Whether to subtract the mean over the classes, and normalise again.
         underscores: 'space' writes 'low_vegetation' as 'low vegetation', 'verbatim' keeps it.

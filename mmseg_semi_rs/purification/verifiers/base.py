@@ -49,6 +49,9 @@ class EvidenceMaker(ABC):
             ValueError: If a weight file does not fit.
         """
 
+    def check_classes(self, classes: Sequence[str]) -> None:  # noqa: B027 - some have no classes
+        """Raise ValueError if a data set's classes, in their order, are not those asked for."""
+
     @property
     def needs_calibration(self) -> bool:
         """Whether :meth:`calibrate` must run before anything but :meth:`load`."""
@@ -109,3 +112,27 @@ class Verifier(EvidenceMaker):
     def num_classes(self) -> int:
         """Number of classes K, including those that are never asked for."""
         return len(self.prompts)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Check that the prompts are for the classes of a data set, in its order.
+
+        Args:
+            classes: Names of the classes of the data set, by id.
+
+        Raises:
+            ValueError: If their number differs, or the name of a class is a prompt of another one.
+        """
+        if len(classes) != self.num_classes:
+            raise ValueError(
+                f'The verifier has prompts for {self.num_classes} classes, but the data has '
+                f'{len(classes)} ({", ".join(classes)}): give one entry of names per class in '
+                'verifier.classes, None for those that nobody could point at.'
+            )
+        for label, name in enumerate(classes):
+            found = self.prompts.find(name)
+            if found not in (None, label):
+                raise ValueError(
+                    f'Class {label} of the data is {name!r}, which verifier.classes gives as a '
+                    f'name of class {found} ({classes[found]!r}): give the entries in the order of '
+                    f'the class ids ({", ".join(classes)}).'
+                )

@@ -211,16 +211,16 @@ class GenerativeVerifier(Verifier):
         """See :meth:`Verifier.verify`.
 
         Raises:
-            MemoryError: If the device's memory does not suffice for a single tile.
+            ValueError: If the device's memory does not suffice for a single tile.
         """
         found: list[Evidence] = []
         while len(found) < len(tiles):
             batch = tiles[len(found) : len(found) + self.batch_size]
             try:
                 answers = self._generate(batch)
-            except torch.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError as error:
                 if len(batch) == 1:
-                    raise MemoryError(
+                    raise ValueError(
                         f'{self.model_name} does not fit the memory of {self._model.device} even '
                         f'for one tile of {batch[0].shape[:2]}: set a smaller max_pixels or take a '
                         'smaller model.'

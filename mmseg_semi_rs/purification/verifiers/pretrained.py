@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from ...utils.files import model_weights
+
 # Errors from loading a model of transformers whose folder does not fit or is damaged.
 _LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, SafetensorError)
 
-_WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth')
 _DESCRIPTIONS = ('.json', '.txt', '.jinja', '.model')
 # Number and length in bytes of the pieces of each weight file that the digest covers.
 _PIECES, _PIECE = 16, 4096
@@ -63,30 +64,31 @@ def find_model(model: str, revision: str | None, download: bool = False) -> Path
         download: Whether to download missing files.
 
     Returns:
-        The folder, or None if the model is not on this machine.
+        The folder, or None if the model is not on this machine, and the hub does not give it.
     """
     if Path(model).is_dir():
         return Path(model)
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-    except ImportError:
-        return None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=not download))
-    except (HFValidationError, LocalEntryNotFoundError):
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError):
         return None
 
 
 def need_model(model: str, revision: str | None, download: bool = False) -> Path:
     """Find the folder of a model that must exist; see :func:`find_model`.
 
+    A complete model on this machine is never replaced by a newer one of the hub.
+
     Raises:
         FileNotFoundError: If it does not exist; the message says where to get the model.
     """
-    folder = find_model(model, revision, download)
-    if folder is not None and (folder / 'config.json').is_file() and _files(folder, _WEIGHTS):
-        return folder
+    for may_download in (False, True) if download else (False,):
+        folder = find_model(model, revision, may_download)
+        if folder and (folder / 'config.json').is_file() and model_weights(folder):
+            return folder
     name = short_name(model)
     licence = next(
         (text for start, text in _LICENCES.items() if name.lower().startswith(start)),
@@ -141,13 +143,13 @@ def model_digest(folder: Path | None) -> str | None:
         folder: From :func:`find_model`.
 
     Returns:
-        64 hexadecimal digits; None if the model is not on this machine.
+        64 hexadecimal digits; None if the model is not on this machine, or not complete.
     """
-    weights = _files(folder, _WEIGHTS) if folder is not None else []
+    weights = model_weights(folder) if folder is not None else []
     if folder is None or not weights:
         return None
     digest = hashlib.sha256()
-    for path in _files(folder, _DESCRIPTIONS):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _DESCRIPTIONS and p.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f'{path.name} {content}\n'.encode())
     for path in weights:
@@ -158,7 +160,3 @@ def model_digest(folder: Path | None) -> str | None:
                 file.seek(max(0, size - _PIECE) * piece // (_PIECES - 1))
                 digest.update(file.read(_PIECE))
     return digest.hexdigest()
-
-
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
