@@ -23,8 +23,12 @@ _Result = TypeVar('_Result')
 
 
 def launcher_of() -> str:
-    """Launcher of this process as one of several: ``'pytorch'``, ``'slurm'`` or ``'none'``."""
-    for launcher, count in (('pytorch', 'WORLD_SIZE'), ('slurm', 'SLURM_NTASKS')):
+    """Launcher of this process as one of several: ``'pytorch'``, ``'slurm'`` or ``'none'``.
+
+    Only srun sets the number of tasks of a step; a script of sbatch that calls a tool without srun
+    has the number of tasks of its job, and is alone.
+    """
+    for launcher, count in (('pytorch', 'WORLD_SIZE'), ('slurm', 'SLURM_STEP_NUM_TASKS')):
         rank = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}[launcher]
         if rank in os.environ and int(os.environ.get(count, '1')) > 1:
             return launcher

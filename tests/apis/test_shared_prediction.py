@@ -109,12 +109,13 @@ def fails_together(folder: Path) -> None:
         ({}, 'none'),
         ({'RANK': '0', 'WORLD_SIZE': '1'}, 'none'),
         ({'RANK': '1', 'WORLD_SIZE': '2'}, 'pytorch'),
-        ({'SLURM_PROCID': '0', 'SLURM_NTASKS': '1'}, 'none'),
-        ({'SLURM_PROCID': '3', 'SLURM_NTASKS': '4'}, 'slurm'),
+        ({'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_STEP_NUM_TASKS': '1'}, 'none'),
+        ({'SLURM_PROCID': '0', 'SLURM_NTASKS': '4'}, 'none'),  # sbatch alone, without srun
+        ({'SLURM_PROCID': '3', 'SLURM_NTASKS': '4', 'SLURM_STEP_NUM_TASKS': '4'}, 'slurm'),
     ],
 )
 def test_the_launcher_is_known_by_what_it_sets(monkeypatch, variables, launcher):
-    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID', 'SLURM_NTASKS'):
+    for name in ('RANK', 'WORLD_SIZE', 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS'):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
